@@ -1,0 +1,34 @@
+# `make demo` and `make test` work on a bare machine with Python 3.11 and make: each builds .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check fix clean
+
+demo: .venv/installed ## train, fuse, evaluate on drawn traffic signs; write runs/demo/report.html
+	$(BIN)/steadylens reproduce --out runs/demo
+
+test: .venv/installed-dev ## the test suite, with coverage
+	$(BIN)/pytest --cov --cov-report=term
+
+check: .venv/installed-dev ## lint, formatting, types, layer contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: .venv/installed-dev ## what ruff can repair by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and every cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[report]"
+	touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[report,dev]"
+	touch $@ .venv/installed

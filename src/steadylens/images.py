@@ -1,0 +1,129 @@
+"""The image contract: float, (N, C, H, W), RGB, in [0, 1]. Everything else is converted here, once.
+
+Stored images are 8-bit, uint8 (N, 3, H, W). Noise is given in grey levels of 255 and divided here.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from steadylens.errors import ImageError, SettingError
+from steadylens.files import replacing
+
+GREY_LEVELS = 255
+"""The highest grey level of an 8-bit image: a strength of sigma grey levels is sigma / 255 in [0, 1]."""
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""The endings of the files that count as images in a folder (compared in lower case)."""
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom are exclusive, as Pillow counts."""
+
+
+def check_images(images: Tensor, *, channels: int | None = None, minimum_size: int = 1) -> None:
+    """Refuses a batch that breaks the image contract in type or shape.
+
+    The range is not looked at: noise that is not clipped leaves [0, 1] on purpose.
+
+    Args:
+        images: The batch to look at.
+        channels: The channel count that is needed, or None if any will do.
+        minimum_size: The smallest height and width that will do, in pixels.
+
+    Raises:
+        ImageError: If the batch is not a float tensor (N, C, H, W) of that many channels and that size.
+    """
+    if not images.is_floating_point():
+        raise ImageError(
+            f"images are {images.dtype}, the contract is float in [0, 1]; convert with steadylens.to_float"
+        )
+    if images.ndim != 4:
+        raise ImageError(
+            f"images have shape {tuple(images.shape)}, the contract is (N, C, H, W); "
+            "add a batch axis with images[None] to a single image"
+        )
+    if channels is not None and images.shape[1] != channels:
+        raise ImageError(f"images have {images.shape[1]} channels where {channels} are needed")
+    if min(images.shape[-2:]) < minimum_size:
+        raise ImageError(
+            f"images are {images.shape[-2]}x{images.shape[-1]} pixels, at least "
+            f"{minimum_size}x{minimum_size} are needed here; use larger images or a shallower net"
+        )
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Returns 8-bit images, uint8 of any shape, as float32 in [0, 1]."""
+    if images.dtype != torch.uint8:
+        raise ImageError(f"stored images are uint8, these are {images.dtype}")
+    return images.to(torch.float32).div_(GREY_LEVELS)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Returns float images as 8-bit ones, uint8 of the same shape: clipped to [0, 1], rounded to nearest."""
+    return images.clamp(0, 1).mul(GREY_LEVELS).round_().to(torch.uint8)
+
+
+def quantize(images: Tensor) -> Tensor:
+    """Returns float images rounded to the nearest of the 256 grey levels, still float; no clipping."""
+    return images.mul(GREY_LEVELS).round_().div_(GREY_LEVELS)
+
+
+def read_image(path: Path, *, box: Box | None = None, size: int | None = None) -> Tensor:
+    """Reads an image file as 8-bit RGB.
+
+    Palette, grey, CMYK and 16-bit images are converted, transparency is dropped, the EXIF orientation
+    is applied.
+
+    Args:
+        path: The file.
+        box: The part to keep, or None for the whole image. It is cut to the image.
+        size: The height and width in pixels to resize to (antialiased bilinear), or None to leave the size.
+
+    Returns:
+        The image, uint8 (3, H, W).
+
+    Raises:
+        ImageError: If the file is missing, is no image, is damaged, or the box holds no pixel of it.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = _to_rgb(ImageOps.exif_transpose(opened))
+    except FileNotFoundError as error:
+        raise ImageError(f"{path} does not exist") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path} is not an image of a known format") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path} cannot be read: {error}; replace the file") from error
+    if box is not None:
+        left, top = max(box[0], 0), max(box[1], 0)
+        right, bottom = min(box[2], image.width), min(box[3], image.height)
+        if left >= right or top >= bottom:
+            raise ImageError(
+                f"{path}: the box {box} holds no pixel of the {image.width}x{image.height} image"
+            )
+        image = image.crop((left, top, right, bottom))
+    if size is not None:
+        if size < 1:
+            raise SettingError(f"size is {size}, it must be at least 1 pixel")
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def write_image(path: Path, image: Tensor) -> None:
+    """Writes one image, float (3, H, W) in [0, 1], as an 8-bit file of the format that `path` ends with.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
+    with replacing(path) as temporary:
+        Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()).save(temporary)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits or more a pixel: Pillow would clip at 255 instead of scaling
+        levels = np.asarray(image).astype(np.float64) / 65535 * GREY_LEVELS
+        image = Image.fromarray(levels.clip(0, GREY_LEVELS).round().astype(np.uint8))
+    return image.convert("RGB")
