@@ -1,0 +1,212 @@
+"""What the experiments measure: quality, contraction, accuracy and how sure it is, and cost."""
+
+import math
+from itertools import chain
+from statistics import NormalDist
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from steadylens.errors import ImageError, SettingError
+from steadylens.images import check_images
+
+
+def psnr(images: Tensor, reference: Tensor) -> Tensor:
+    """Returns the peak signal-to-noise ratio of each image against its reference, Eq. (4).
+
+    Eq. (4) is 10 log10(255^2 / MSE) in grey levels of 255; in [0, 1] the same is 10 log10(1 / MSE).
+
+    Args:
+        images: Degraded or restored images, float (N, C, H, W) in [0, 1]; values outside count as they are.
+        reference: The clean images, of the same shape.
+
+    Returns:
+        Decibels, (N,). The mean squared error runs over all pixels and channels of one image; equal images
+        give infinity.
+
+    Raises:
+        ImageError: If a batch is no float tensor (N, C, H, W), or the two shapes differ.
+    """
+    _check_pair(images, reference)
+    return -10 * (images - reference).square().mean(dim=(1, 2, 3)).log10()
+
+
+def hits(psnr_db: Tensor) -> tuple[Tensor, Tensor]:
+    """Tells for each image which net restored it best, and which two did (Table 2).
+
+    Ties, between infinities too, go to the earlier net.
+
+    Args:
+        psnr_db: PSNR of each net's restored images, float (K, N) for K nets, at least two, and N images.
+
+    Returns:
+        Two bool tensors (K, N): the best net, one True per image; and the best two nets, two True per image.
+
+    Raises:
+        SettingError: If there are fewer than two nets, or a PSNR is not a number.
+    """
+    if psnr_db.ndim != 2 or psnr_db.shape[0] < 2:
+        raise SettingError(
+            f"PSNRs have shape {tuple(psnr_db.shape)}, (K, N) with at least two nets is needed; "
+            "stack one row per net"
+        )
+    if psnr_db.isnan().any():
+        raise SettingError("a PSNR is not a number and cannot be ranked; look for NaN in the restored images")
+    ranking = psnr_db.sort(dim=0, descending=True, stable=True).indices
+    nobody = torch.zeros_like(psnr_db, dtype=torch.bool)
+    return nobody.scatter(0, ranking[:1], True), nobody.scatter(0, ranking[:2], True)
+
+
+def contraction_quotients(
+    restored_noisy: Tensor, restored_clean: Tensor, noisy: Tensor, clean: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns how much of the noise a restorer F lets through: ||F(x + nu) - F(x)|| / ||nu|| (Fig. 3).
+
+    F contracts where the quotient is below 1. Norms are Euclidean, over all pixels and channels of one image.
+
+    Args:
+        restored_noisy: F(x + nu), float (N, C, H, W).
+        restored_clean: F(x), of the same shape.
+        noisy: x + nu, float (N, C, H, W); a net in its valid form restores less than all of it.
+        clean: x, of the shape of `noisy`.
+
+    Returns:
+        The quotients, the norms ||nu|| and the norms ||F(x + nu) - F(x)||, each (N,). Zero noise tells
+        nothing about F: its quotient is 0, so that it never is the largest.
+
+    Raises:
+        ImageError: If a batch is no float tensor (N, C, H, W), or the shapes do not go together.
+    """
+    _check_pair(restored_noisy, restored_clean)
+    _check_pair(noisy, clean)
+    if len(noisy) != len(restored_noisy):
+        raise ImageError(f"{len(noisy)} noisy images cannot have {len(restored_noisy)} restored ones")
+    noise_norms = torch.linalg.vector_norm(noisy - clean, dim=(1, 2, 3))
+    restored_norms = torch.linalg.vector_norm(restored_noisy - restored_clean, dim=(1, 2, 3))
+    quotients = torch.where(noise_norms == 0, 0, restored_norms / noise_norms)
+    return quotients, noise_norms, restored_norms
+
+
+def top_k(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Tells for each image whether its label is among the k classes with the largest logits.
+
+    A class stands before the label when its logit is at least the label's, so a tie counts against the
+    label: a classifier that answers the same for every class is never right (but where k takes them all).
+    A logit that is not a number stands before the label too, and such a label behind every other class.
+
+    Args:
+        logits: Float (N, classes).
+        labels: Integers (N,), each in [0, classes).
+        k: How many classes are looked at, from 1 to classes.
+
+    Returns:
+        Bool (N,).
+
+    Raises:
+        SettingError: If the shapes do not go together, k is out of range, or a label is no class.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise SettingError(
+            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not go together; "
+            "(N, classes) and (N,) are needed"
+        )
+    classes = logits.shape[1]
+    if not 1 <= k <= classes:
+        raise SettingError(f"k is {k}, it must be from 1 to the number of classes, {classes}")
+    if labels.is_floating_point() or ((labels < 0) | (labels >= classes)).any():
+        raise SettingError(f"labels must be integers from 0 to {classes - 1}; check the class list")
+    of_label = logits.gather(1, labels.long()[:, None])
+    before_label = (~(logits < of_label)).sum(dim=1) - 1  # less the label itself
+    return before_label < k
+
+
+def wilson_interval(correct: int, samples: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns Wilson's score interval of a proportion, an accuracy for example.
+
+    Args:
+        correct: Number of successes, from 0 to `samples`.
+        samples: Number of independent trials, at least 1. Many noisy versions of one image are not
+            independent: for those the interval is narrower than it ought to be.
+        confidence: Probability that the interval aims to hold, between 0 and 1.
+
+    Returns:
+        The lower and the upper end, in [0, 1].
+
+    Raises:
+        SettingError: If an argument is out of its range.
+    """
+    if samples < 1 or not 0 <= correct <= samples:
+        raise SettingError(f"{correct} correct of {samples} samples: 0 <= correct <= samples >= 1 is needed")
+    if not 0 < confidence < 1:
+        raise SettingError(f"confidence is {confidence}, it must lie between 0 and 1, 0.95 for example")
+    z = -NormalDist().inv_cdf((1 - confidence) / 2)
+    share = correct / samples
+    scale = 1 + z**2 / samples
+    centre = (share + z**2 / (2 * samples)) / scale
+    spread = z / scale * math.sqrt(share * (1 - share) / samples + z**2 / (4 * samples**2))
+    # At the ends of [0, 1] the formula is exact in real numbers only.
+    return 0.0 if correct == 0 else centre - spread, 1.0 if correct == samples else centre + spread
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Returns the p value of McNemar's exact two-sided test of two classifiers on the same images.
+
+    Under the hypothesis that both are equally accurate, each image on which only one of them is right is
+    a fair coin; the images on which both are right, or both wrong, tell nothing.
+
+    Args:
+        only_first: Number of images that the first gets right and the second wrong.
+        only_second: Number of images that the second gets right and the first wrong.
+
+    Raises:
+        SettingError: If a count is negative.
+    """
+    if min(only_first, only_second) < 0:
+        raise SettingError(f"counts are {only_first} and {only_second}, they must not be negative")
+    tosses = only_first + only_second
+    term = tail = 1
+    for heads in range(min(only_first, only_second)):
+        term = term * (tosses - heads) // (heads + 1)  # the next binomial coefficient, an exact division
+        tail += term
+    return min(1.0, 2 * tail / (1 << tosses))
+
+
+def multiplications(module: nn.Module, *, channels: int, size: int) -> int:
+    """Counts the multiply-adds that a module spends on one image in evaluation mode.
+
+    Convolutions and matrix products count, in groups as they are; biases, activations and pooling do not.
+    The module runs once, on its own device, and keeps its mode.
+
+    Args:
+        module: Images (N, C, H, W) -> anything.
+        channels: Channels of the image.
+        size: Height and width of the image in pixels.
+    """
+    tensors = chain(module.parameters(), module.buffers(), [torch.empty(0)])
+    like = next(tensor for tensor in tensors if tensor.is_floating_point())
+    image = torch.zeros(1, channels, size, size, device=like.device, dtype=like.dtype)
+    modes = {part: part.training for part in module.modules()}
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), counter:
+            module.eval()(image)
+    finally:
+        for part, training in modes.items():
+            part.training = training
+    return counter.get_total_flops() // 2
+
+
+def parameters(module: nn.Module) -> int:
+    """Counts a module's parameters, frozen ones too; one that is shared counts once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _check_pair(images: Tensor, reference: Tensor) -> None:
+    check_images(images)
+    check_images(reference)
+    if images.shape != reference.shape:
+        raise ImageError(
+            f"images have shape {tuple(images.shape)} and their reference {tuple(reference.shape)}; "
+            "each image needs its own, of the same size"
+        )
