@@ -1,0 +1,380 @@
+"""Metrics against scikit-image, torchmetrics, SciPy, plain loops and numbers worked out by hand."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from skimage.metrics import peak_signal_noise_ratio
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy
+from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
+
+from steadylens.errors import ImageError, SettingError
+from steadylens.metrics import (
+    contraction_quotients,
+    hits,
+    mcnemar,
+    multiplications,
+    parameters,
+    psnr,
+    top_k,
+    wilson_interval,
+)
+
+
+def drawn_images(seed: int, *shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# PSNR, Eq. (4)
+
+
+def test_psnr_agrees_with_scikit_image_image_by_image() -> None:
+    clean, noisy = drawn_images(0, 4, 3, 9, 7), drawn_images(1, 4, 3, 9, 7)
+    for value, x, y in zip(psnr(noisy, clean), clean.numpy(), noisy.numpy(), strict=True):
+        expected = peak_signal_noise_ratio(x, y, data_range=1)  # type: ignore[no-untyped-call]
+        assert value.item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_psnr_agrees_with_torchmetrics() -> None:
+    clean, noisy = drawn_images(0, 4, 3, 9, 7), drawn_images(1, 4, 3, 9, 7)
+    expected = torchmetrics_psnr(noisy, clean, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    torch.testing.assert_close(psnr(noisy, clean), expected)
+
+
+@pytest.mark.parametrize(("grey_levels", "decibels"), [(1, 48.1308), (2, 42.1102), (25.5, 20.0), (255, 0.0)])
+def test_psnr_of_a_constant_error_is_that_of_eq_4(grey_levels: float, decibels: float) -> None:
+    clean = torch.zeros(2, 3, 4, 4)
+    assert psnr(clean + grey_levels / 255, clean).tolist() == pytest.approx([decibels] * 2, abs=1e-4)
+
+
+def test_psnr_is_accurate_in_float32_for_one_wrong_grey_level_in_a_large_image() -> None:
+    clean = drawn_images(2, 1, 3, 480, 640)
+    noisy = clean.clone()
+    noisy[0, 1, 100, 100] += 1 / 255
+    expected = psnr(noisy.double(), clean.double())
+    assert psnr(noisy, clean).item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_psnr_of_equal_images_is_infinite_and_leaves_the_others_alone() -> None:
+    clean = drawn_images(0, 2, 3, 5, 5)
+    noisy = clean.clone()
+    noisy[1] += 0.1
+    assert psnr(noisy, clean).tolist() == pytest.approx([math.inf, 20.0], abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 5, 5), (2, 1, 5, 5), (2, 3, 5, 4)])
+def test_psnr_refuses_to_broadcast(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="of the same size"):
+        psnr(torch.zeros(2, 3, 5, 5), torch.zeros(shape))
+
+
+def test_psnr_refuses_stored_images() -> None:
+    stored = torch.zeros(1, 3, 5, 5, dtype=torch.uint8)
+    with pytest.raises(ImageError, match="uint8"):
+        psnr(stored, stored)
+
+
+# Hits, Table 2
+
+
+def test_hits_of_an_example_by_hand() -> None:
+    psnr_db = torch.tensor([[30.0, 20.0, 25.0], [28.0, math.inf, 24.0], [29.0, 40.0, 26.0]])
+    best, best_two = hits(psnr_db)
+    assert best.int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert best_two.int().tolist() == [[1, 0, 1], [0, 1, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("value", [31.5, math.inf, -math.inf])
+def test_hits_give_ties_to_the_earlier_nets(value: float) -> None:
+    best, best_two = hits(torch.full((6, 40), value))
+    assert best.sum(dim=1).tolist() == [40, 0, 0, 0, 0, 0]
+    assert best_two.sum(dim=1).tolist() == [40, 40, 0, 0, 0, 0]
+
+
+@given(
+    st.integers(2, 6).flatmap(
+        lambda nets: st.lists(
+            # Few values, so that ties are common.
+            st.lists(st.sampled_from([-math.inf, 10.0, 20.0, 30.0, math.inf]), min_size=nets, max_size=nets),
+            min_size=1,
+            max_size=8,
+        )
+    )
+)
+def test_hits_agree_with_a_plain_sort(rows: list[list[float]]) -> None:
+    best, best_two = hits(torch.tensor(rows).T)
+    for image, row in enumerate(rows):
+        ranking = sorted(range(len(row)), key=lambda net: -row[net])  # Python's sort is stable
+        assert best[:, image].nonzero().flatten().tolist() == ranking[:1]
+        assert best_two[:, image].nonzero().flatten().tolist() == sorted(ranking[:2])
+
+
+def test_hits_of_no_image_are_empty() -> None:
+    best, best_two = hits(torch.empty(3, 0))
+    assert best.shape == best_two.shape == (3, 0)
+
+
+def test_hits_refuse_what_is_not_a_number() -> None:
+    with pytest.raises(SettingError, match="NaN"):
+        hits(torch.tensor([[30.0], [math.nan]]))
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (5,), (2, 3, 4)])
+def test_hits_refuse_fewer_than_two_nets(shape: tuple[int, ...]) -> None:
+    with pytest.raises(SettingError, match="at least two nets"):
+        hits(torch.zeros(shape))
+
+
+# Contraction, Fig. 3
+
+
+def test_contraction_quotients_agree_with_a_plain_loop() -> None:
+    restored_noisy, restored_clean, noisy, clean = (drawn_images(seed, 3, 3, 5, 6) for seed in range(4))
+    quotients, noise_norms, restored_norms = contraction_quotients(
+        restored_noisy, restored_clean, noisy, clean
+    )
+    for index in range(3):
+        noise = float(np.linalg.norm((noisy - clean)[index].numpy().ravel()))
+        left = float(np.linalg.norm((restored_noisy - restored_clean)[index].numpy().ravel()))
+        assert noise_norms[index].item() == pytest.approx(noise, rel=1e-5)
+        assert restored_norms[index].item() == pytest.approx(left, rel=1e-5)
+        assert quotients[index].item() == pytest.approx(left / noise, rel=1e-5)
+
+
+@given(st.floats(0, 4, width=32))
+def test_a_restorer_that_scales_has_its_factor_as_the_quotient(factor: float) -> None:
+    clean, noise = drawn_images(0, 2, 3, 5, 5), drawn_images(1, 2, 3, 5, 5)
+    quotients, _, _ = contraction_quotients(factor * noise, torch.zeros_like(noise), clean + noise, clean)
+    assert quotients.tolist() == pytest.approx([factor] * 2, rel=1e-5)
+
+
+def test_a_restorer_in_its_valid_form_is_measured_on_what_it_restores() -> None:
+    clean = torch.zeros(1, 1, 5, 5)
+    noisy = clean.clone()
+    noisy[..., 2, 2] = 0.5
+    quotients, _, restored_norms = contraction_quotients(
+        noisy[..., 1:-1, 1:-1], clean[..., 1:-1, 1:-1], noisy, clean
+    )
+    assert quotients.tolist() == [1.0]
+    assert restored_norms.tolist() == [0.5]
+
+
+def test_zero_noise_has_quotient_zero_even_if_rounding_left_something() -> None:
+    clean = drawn_images(0, 2, 3, 5, 5)
+    quotients, noise_norms, _ = contraction_quotients(
+        clean + torch.tensor([0, 1e-6]).view(2, 1, 1, 1), clean, clean, clean
+    )
+    assert noise_norms.tolist() == [0, 0]
+    assert quotients.tolist() == [0, 0]
+
+
+def test_contraction_refuses_another_number_of_restored_images() -> None:
+    with pytest.raises(ImageError, match="2 noisy images cannot have 1 restored"):
+        contraction_quotients(*[torch.zeros(1, 3, 5, 5)] * 2, *[torch.zeros(2, 3, 5, 5)] * 2)
+
+
+# Top-k, Table 3
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 7])
+def test_top_k_agrees_with_torchmetrics_where_nothing_ties(k: int) -> None:
+    logits = drawn_images(0, 200, 7)
+    labels = torch.randint(7, (200,), generator=torch.Generator().manual_seed(1))
+    expected = multiclass_accuracy(logits, labels, num_classes=7, top_k=k, average="micro")
+    torch.testing.assert_close(top_k(logits, labels, k).float().mean(), expected)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=6), st.data())
+def test_top_k_agrees_with_a_plain_loop_where_much_ties(rows: list[list[int]], data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, 4))
+    labels = data.draw(st.lists(st.integers(0, 3), min_size=len(rows), max_size=len(rows)))
+    answers = top_k(torch.tensor(rows).float(), torch.tensor(labels), k).tolist()
+    for right, row, label in zip(answers, rows, labels, strict=True):
+        before = sum(row[other] >= row[label] for other in range(4) if other != label)
+        assert right == (before < k)
+
+
+@given(st.integers(2, 9), st.data())
+def test_top_k_never_loses_an_image_when_k_grows(classes: int, data: st.DataObject) -> None:
+    logits = drawn_images(data.draw(st.integers(0, 99)), 10, classes)
+    labels = torch.arange(10) % classes
+    right = [top_k(logits, labels, k) for k in range(1, classes + 1)]
+    assert all((fewer <= more).all() for fewer, more in pairwise(right))
+    assert right[-1].all()
+
+
+def test_a_constant_classifier_is_never_right() -> None:
+    labels = torch.arange(5)
+    assert not top_k(torch.zeros(5, 5), labels, 1).any()
+    assert not top_k(torch.zeros(5, 5), labels, 4).any()
+
+
+@pytest.mark.parametrize("logits", [[math.nan] * 3, [0.0, math.nan, 0.0], [math.nan, 1.0, 0.0]])
+def test_a_logit_that_is_not_a_number_never_helps(logits: list[float]) -> None:
+    assert not top_k(torch.tensor([logits]), torch.tensor([1]), 1).any()
+
+
+def test_top_k_takes_labels_of_any_integer_type() -> None:
+    logits = torch.eye(3)
+    for dtype in (torch.uint8, torch.int32, torch.int64):
+        assert top_k(logits, torch.arange(3, dtype=dtype), 1).all()
+
+
+@pytest.mark.parametrize("k", [-1, 0, 4])
+def test_top_k_refuses_a_k_that_is_no_number_of_classes(k: int) -> None:
+    with pytest.raises(SettingError, match=f"k is {k}, .* number of classes, 3"):
+        top_k(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), k)
+
+
+@pytest.mark.parametrize("labels", [[0, 3], [-1, 0], [0.0, 1.0]])
+def test_top_k_refuses_labels_that_are_no_class(labels: list[float]) -> None:
+    with pytest.raises(SettingError, match="integers from 0 to 2"):
+        top_k(torch.zeros(2, 3), torch.tensor(labels), 1)
+
+
+def test_top_k_refuses_another_number_of_labels() -> None:
+    with pytest.raises(SettingError, match="do not go together"):
+        top_k(torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64), 1)
+
+
+# Intervals and paired tests
+
+
+@given(st.integers(1, 20_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.data())
+def test_wilson_interval_agrees_with_scipy(counts: tuple[int, int], data: st.DataObject) -> None:
+    confidence = data.draw(st.floats(0.01, 0.9999))
+    expected = binomtest(*counts).proportion_ci(confidence, method="wilson")
+    assert wilson_interval(*counts, confidence=confidence) == pytest.approx(tuple(expected), abs=1e-9)
+
+
+def test_wilson_interval_of_ten_of_a_hundred_by_hand() -> None:
+    assert wilson_interval(10, 100) == pytest.approx((0.055229, 0.174366), abs=1e-6)
+
+
+def test_wilson_interval_of_the_papers_single_net_is_a_third_of_a_percent_wide() -> None:
+    lower, upper = wilson_interval(12_510, 12_630)
+    assert (lower, upper) == pytest.approx((0.988651, 0.992048), abs=1e-6)
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_holds_the_share_and_stays_within_0_and_1(counts: tuple[int, int]) -> None:
+    lower, upper = wilson_interval(*counts)
+    assert 0 <= lower <= counts[0] / counts[1] <= upper <= 1
+
+
+def test_wilson_interval_touches_the_ends_exactly() -> None:
+    for samples in (1, 7, 12_630):
+        assert wilson_interval(0, samples)[0] == 0
+        assert wilson_interval(samples, samples)[1] == 1
+
+
+@pytest.mark.parametrize(("correct", "samples"), [(0, 0), (-1, 5), (6, 5)])
+def test_wilson_interval_refuses_counts_that_cannot_be(correct: int, samples: int) -> None:
+    with pytest.raises(SettingError, match="correct <= samples"):
+        wilson_interval(correct, samples)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, math.nan])
+def test_wilson_interval_refuses_a_confidence_out_of_range(confidence: float) -> None:
+    with pytest.raises(SettingError, match="between 0 and 1"):
+        wilson_interval(1, 2, confidence=confidence)
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_mcnemar_agrees_with_scipys_sign_test(only_first: int, only_second: int) -> None:
+    if only_first + only_second == 0:
+        expected = 1.0
+    else:
+        expected = binomtest(only_first, only_first + only_second, 0.5).pvalue
+    assert mcnemar(only_first, only_second) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar(only_first, only_second) == mcnemar(only_second, only_first)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p_value"),
+    [(0, 0, 1.0), (4, 4, 1.0), (0, 1, 1.0), (0, 6, 2 / 64), (1, 7, 2 * 9 / 256), (0, 2000, 0.0)],
+)
+def test_mcnemar_by_hand(only_first: int, only_second: int, p_value: float) -> None:
+    assert mcnemar(only_first, only_second) == p_value
+
+
+def test_mcnemar_refuses_negative_counts() -> None:
+    with pytest.raises(SettingError, match="-1 and 3"):
+        mcnemar(-1, 3)
+
+
+# Cost
+
+
+class Frozen(nn.Module):
+    """Some layers that a call of train() does not put into training mode."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers).eval()
+
+    def train(self, mode: bool = True) -> "Frozen":
+        self.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.layers(images)
+        return result
+
+
+def test_multiplications_are_those_of_the_layers_by_hand() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),  # 10x10 outputs
+        nn.LeakyReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 6, 3, padding=1, groups=2, bias=False),  # 5x5 outputs
+        nn.Flatten(),
+        nn.Linear(150, 4),
+    )
+    expected = 10 * 10 * 8 * 3 * 9 + 5 * 5 * 6 * 4 * 9 + 150 * 4
+    assert multiplications(net, channels=3, size=12) == expected
+
+
+def test_multiplications_leave_modes_and_statistics_as_they_were() -> None:
+    norm, frozen = nn.BatchNorm2d(4), Frozen(nn.Conv2d(4, 2, 1), nn.Dropout())
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), norm, frozen).train()
+    before = {part: part.training for part in net.modules()}
+    multiplications(net, channels=1, size=6)
+    assert {part: part.training for part in net.modules()} == before
+    assert not frozen.layers.training
+    assert norm.num_batches_tracked is not None
+    assert norm.num_batches_tracked.item() == 0
+
+
+def test_multiplications_put_the_modes_back_when_the_net_fails() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout()).train()
+    with pytest.raises(RuntimeError):
+        multiplications(net, channels=2, size=6)
+    assert all(part.training for part in net.modules())
+
+
+def test_multiplications_need_no_memory_for_gradients() -> None:
+    net = nn.Conv2d(1, 2, 3)
+    multiplications(net, channels=1, size=5)
+    assert net.weight.grad is None
+    assert net.weight.requires_grad
+
+
+def test_multiplications_of_a_module_without_parameters_are_none() -> None:
+    assert multiplications(nn.Identity(), channels=3, size=8) == 0
+
+
+def test_multiplications_run_in_the_modules_own_precision() -> None:
+    assert multiplications(nn.Conv2d(1, 1, 3).double(), channels=1, size=5) == 9 * 9
+
+
+def test_parameters_count_frozen_and_shared_ones_once() -> None:
+    shared = nn.Linear(3, 2)
+    net = nn.Sequential(shared, nn.Linear(2, 3).requires_grad_(False), shared)
+    assert parameters(net) == 8 + 9
