@@ -1,0 +1,277 @@
+"""Records -> tables: the paper's Tables 2, 3 and 4 with its printed rows beside ours, and those it lacks.
+
+Where a row was measured twice, the later one counts.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from steadylens.paper import SIGMAS_GREY, TABLE_2, TABLE_3, TABLE_4
+from steadylens.records import (
+    Accuracy,
+    Comparison,
+    Contraction,
+    Cost,
+    Curve,
+    Hits,
+    Measurement,
+    Restoring,
+    Stability,
+)
+from steadylens.tables import (
+    DASH,
+    SIGMA,
+    Cell,
+    Line,
+    Table,
+    decibels,
+    duration,
+    grouped,
+    largest,
+    line,
+    percent,
+    select,
+    source,
+    span,
+    unique,
+)
+
+IN_TABLE_3 = {"original": "single", "restoration + original": "restoration + single"}
+"""What the paper's Table 3 calls the networks that it calls otherwise in Table 4."""
+
+IN_TABLE_4 = {"Gaussian smoothing as first layer": "Gaussian smoothing"}
+"""What the paper's Table 4 calls networks of longer names."""
+
+POPULATIONS = {"own": "the images that each network classifies correctly when clean", "all": "all images"}
+
+
+def training_tables(records: Sequence[Measurement]) -> list[Table]:
+    """Makes the table of training stages, if there are any."""
+    curves = [curve for curve in select(records, Curve) if curve.steps]
+    return [training_table(curves)] if curves else []
+
+
+def restoration_tables(records: Sequence[Measurement]) -> list[Table]:
+    """Makes the tables about restoration, once for each way in which noisy images were stored."""
+    return [
+        *map(restoration_table, grouped(select(records, Restoring), by=lambda row: row.noise).values()),
+        *map(hits_table, grouped(select(records, Hits), by=lambda row: row.noise).values()),
+        *map(contraction_table, grouped(select(records, Contraction), by=lambda row: row.noise).values()),
+    ]
+
+
+def accuracy_tables(records: Sequence[Measurement]) -> list[Table]:
+    """Makes Table 3 and the comparisons of its rows, if there are any."""
+    accuracies, comparisons = select(records, Accuracy), select(records, Comparison)
+    tables = [accuracy_table(accuracies)] if accuracies else []
+    return [*tables, comparison_table(comparisons)] if comparisons else tables
+
+
+def stability_tables(records: Sequence[Measurement]) -> list[Table]:
+    """Makes Table 4 once for each way of storing: on each network's own images, then on all images."""
+    rows = select(records, Stability)
+    groups = grouped(rows, by=lambda row: (row.noise, row.population))
+    return [stability_table(groups[key]) for key in sorted(groups, key=lambda key: key[1] == "all")]
+
+
+def cost_tables(records: Sequence[Measurement]) -> list[Table]:
+    """Makes a table of costs for each size of image."""
+    return [cost_table(rows) for rows in grouped(select(records, Cost), by=lambda row: row.size).values()]
+
+
+def training_table(curves: Sequence[Curve]) -> Table:
+    """Lists how long each stage of training took and where its loss began and ended."""
+    return Table(
+        title="Training stages",
+        caption="The first and the last loss are means over the steps up to the first, and since the last "
+        "but one, point of the stage's curve.",
+        source=source(curves, count="images in a stage"),
+        header=("stage", "steps", "time", "first loss", "last loss"),
+        lines=tuple(
+            line(
+                curve.stage, f"{curve.steps[-1]:,}", duration(curve.seconds),
+                f"{curve.losses[0]:.4g}", f"{curve.losses[-1]:.4g}",
+            )
+            for curve in curves
+        ),
+    )  # fmt: skip
+
+
+def restoration_table(rows: Sequence[Restoring]) -> Table:
+    """Lists the PSNR after each net and its gain, for one way of storing noisy images."""
+    sigmas = sorted({row.sigma_grey for row in rows})
+    found = {(row.network, row.sigma_grey): row for row in rows}
+    networks = unique(row.network for row in rows)
+    noisy = {row.sigma_grey: row.noisy_db for row in rows}
+    lines = [line("noisy images", *(decibels(noisy[sigma]) for sigma in sigmas))]
+    by_sigma = grouped(found.values(), by=lambda row: row.sigma_grey)
+    best = {sigma: largest(row.restored_db for row in some) for sigma, some in by_sigma.items()}
+    for name in networks:
+        cells = (_restored_cell(found.get((name, sigma)), best[sigma]) for sigma in sigmas)
+        lines.append(Line(cells=(Cell(text=name), *cells)))
+    return Table(
+        title="Restoration of Gaussian noise",
+        caption=f"Mean PSNR in dB after each net, by {SIGMA} of the noise in grey levels of 255; beneath, "
+        f"the gain over the noisy images. {SIGMA} = 0 are clean images.",
+        source=source(rows, count="images in each cell"),
+        header=("network", *(f"{SIGMA} = {sigma:g}" for sigma in sigmas)),
+        lines=tuple(lines),
+    )
+
+
+def hits_table(rows: Sequence[Hits]) -> Table:
+    """Lists how often each net restored best, beside the paper's Table 2."""
+    best = largest(row.top1 for row in rows), largest(row.top2 for row in rows)
+    printed_samples = sum(row.top1 for row in TABLE_2.values())
+    lines = []
+    for row in {row.network: row for row in rows}.values():
+        cells = [Cell(text=row.network)]
+        printed = TABLE_2.get(row.network)
+        paper = (printed.top1, printed.top2) if printed else (None, None)
+        for count, printed_count, most in zip((row.top1, row.top2), paper, best, strict=True):
+            cells.append(Cell(text=f"{count:,}"))
+            cells.append(Cell(text=percent(count / row.samples, digits=1), best=count == most))
+            share = None if printed_count is None else printed_count / printed_samples
+            cells.append(Cell(text=percent(share, digits=1)))
+        lines.append(Line(cells=tuple(cells)))
+    return Table(
+        title="Table 2. Which net restores best",
+        caption="How many noisy images each net gave the best PSNR (top-1), or one of the two best (top-2).",
+        source=source(rows, count="noisy images"),
+        header=("network", "top-1", "in %", "paper, %", "top-2", "in %", "paper, %"),
+        lines=tuple(lines),
+    )
+
+
+def contraction_table(rows: Sequence[Contraction]) -> Table:
+    """Lists quantiles of each net's contraction quotients."""
+    probabilities = sorted({probability for row in rows for probability, _ in row.quantiles})
+    lines = []
+    for row in {row.network: row for row in rows}.values():
+        quotients = dict(row.quantiles)
+        texts = (f"{quotients[p]:.3f}" if p in quotients else DASH for p in probabilities)
+        lines.append(line(row.network, *texts, f"{row.largest:.3f}"))
+    return Table(
+        title="Contraction",
+        caption="Quantiles of ||F(x + nu) - F(x)|| / ||nu|| over noisy images: below 1, noise leaves the net "
+        "smaller than it entered.",
+        source=source(rows, count="noisy images"),
+        header=("network", *(f"{100 * probability:g} %" for probability in probabilities), "largest"),
+        lines=tuple(lines),
+    )
+
+
+def accuracy_table(rows: Sequence[Accuracy]) -> Table:
+    """Lists top-k accuracy on clean images, beside the paper's Table 3."""
+    ks = sorted({row.k for row in rows})
+    found = {(row.network, row.k): row for row in rows}
+    by_k = grouped(found.values(), by=lambda row: row.k)
+    best = {k: largest(map(_share, some)) for k, some in by_k.items()}
+    lines = []
+    for name in unique(row.network for row in rows):
+        cells = (_share_cell(found.get((name, k)), best[k], digits=2) for k in ks)
+        lines.append(Line(cells=(Cell(text=name), *cells)))
+        if printed := TABLE_3.get(IN_TABLE_3.get(name, name)):
+            paper = {1: printed.top1_percent, 2: printed.top2_percent, 5: printed.top5_percent}
+            lines.append(_printed_line(name, (paper.get(k) for k in ks), digits=2))
+    return Table(
+        title="Table 3. Accuracy on clean images",
+        caption="Share of the test images, in per cent, with the label among the first k answers; beneath, "
+        "its 95 % Wilson interval.",
+        source=source(rows, count="test images"),
+        header=("network", *(f"top-{k}" for k in ks)),
+        lines=tuple(lines),
+    )
+
+
+def comparison_table(rows: Sequence[Comparison]) -> Table:
+    """Lists McNemar's test of each pair of networks."""
+    pairs = {(row.first, row.second): row for row in rows}.values()
+    return Table(
+        title="Paired comparisons on clean images",
+        caption="McNemar's exact test looks at the images that only one of two networks gets right; a small "
+        "p says that chance alone would hardly make such a difference.",
+        source=source(rows, count="test images"),
+        header=("first", "second", "only first right", "only second right", "p"),
+        lines=tuple(
+            line(row.first, row.second, f"{row.only_first:,}", f"{row.only_second:,}", f"{row.p_value:.2g}")
+            for row in pairs
+        ),
+    )
+
+
+def stability_table(rows: Sequence[Stability]) -> Table:
+    """Lists accuracy under Gaussian noise for one storage and population, beside the paper's Table 4."""
+    population = rows[0].population
+    sigmas = sorted({row.sigma_grey for row in rows})
+    found = {(row.network, row.sigma_grey): row for row in rows}
+    by_sigma = grouped(found.values(), by=lambda row: row.sigma_grey)
+    best = {sigma: largest(map(_share, some)) for sigma, some in by_sigma.items()}
+    means = {name: overall(some) for name, some in grouped(rows, by=lambda row: row.network).items()}
+    lines = []
+    for name, mean in means.items():
+        cells = [_share_cell(found.get((name, sigma)), best[sigma], digits=1) for sigma in sigmas]
+        cells.append(Cell(text=percent(mean, digits=2), best=mean == largest(means.values())))
+        lines.append(Line(cells=(Cell(text=name), *cells)))
+        printed = TABLE_4.get(IN_TABLE_4.get(name, name))
+        if printed and population == "own":
+            paper: dict[float, float] = dict(zip(SIGMAS_GREY, printed.percent, strict=True))
+            values = (*(paper.get(sigma) for sigma in sigmas), printed.overall_percent)
+            lines.append(_printed_line(name, values, digits=1))
+    return Table(
+        title=f"Table 4. Accuracy under Gaussian noise, on {POPULATIONS[population]}",
+        caption=f"In per cent, by {SIGMA} of the noise in grey levels of 255; beneath, the 95 % Wilson "
+        "interval; overall is the mean over the strengths above 0.",
+        source=source(rows, count=f"noisy images in each cell, of {span(row.images for row in rows)} images"),
+        header=("network", *(f"{sigma:g}" for sigma in sigmas), "overall"),
+        lines=tuple(lines),
+    )
+
+
+def cost_table(rows: Sequence[Cost]) -> Table:
+    """Lists what each network costs on images of one size."""
+    size = rows[0].size
+    return Table(
+        title=f"Cost for images of {size} x {size} pixels",
+        caption="Multiply-adds and time are for one image; training is the time of all stages together.",
+        source=f"On {', '.join(unique(row.provenance.device for row in rows))}. "
+        + source(rows, count="images in a batch"),
+        header=("network", "parameters", "million multiply-adds", "milliseconds", "training"),
+        lines=tuple(
+            line(
+                row.network, f"{row.parameters:,}", f"{row.multiplications / 1e6:,.1f}",
+                f"{row.milliseconds:.3g}", duration(row.training_seconds),
+            )
+            for row in {row.network: row for row in rows}.values()
+        ),
+    )  # fmt: skip
+
+
+def overall(rows: Sequence[Stability]) -> float | None:
+    """Returns one network's mean accuracy over the strengths above 0, if there are any."""
+    shares = {row.sigma_grey: _share(row) for row in rows if row.sigma_grey > 0}
+    return sum(shares.values()) / len(shares) if shares else None
+
+
+def _share(row: Accuracy | Stability) -> float:
+    return row.correct / row.samples
+
+
+def _share_cell(row: Accuracy | Stability | None, best: float | None, *, digits: int) -> Cell:
+    if row is None:
+        return Cell(text=DASH)
+    interval = f"{percent(row.lower, digits=digits)}{DASH}{percent(row.upper, digits=digits)}"
+    return Cell(text=percent(_share(row), digits=digits), note=interval, best=_share(row) == best)
+
+
+def _restored_cell(row: Restoring | None, best: float | None) -> Cell:
+    if row is None:
+        return Cell(text=DASH)
+    gain = row.restored_db - row.noisy_db
+    note = f"{gain:+.2f}" if math.isfinite(gain) else ""
+    return Cell(text=decibels(row.restored_db), note=note, best=row.restored_db == best)
+
+
+def _printed_line(name: str, percentages: Iterable[float | None], *, digits: int) -> Line:
+    texts = (DASH if value is None else f"{value:.{digits}f}" for value in percentages)
+    return line(f"{name} (paper)", *texts, printed=True)
