@@ -1,11 +1,13 @@
 """The degradation module: clean -> noisy, each sample with its own fresh noise (Sec. 4.1, Fig. 1)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from steadylens.errors import SettingError
@@ -21,7 +23,6 @@ from steadylens.noise import (
     Sparse,
     Strength,
     Uniform,
-    quantiles,
 )
 
 __all__ = [
@@ -128,7 +129,7 @@ class Degradation:
             ImageError: If the images are no float tensor (N, C, H, W).
             SettingError: If the generator is on another device.
         """
-        return self.draw(images, generator=generator).images
+        return self._degrade(images, generator)[0]
 
     def draw(self, images: Tensor, *, generator: torch.Generator) -> Drawn:
         """Returns noisy versions of clean images, and what was drawn for each.
@@ -136,6 +137,17 @@ class Degradation:
         The same generator state gives the same images as calling the degradation. Arguments and errors
         are those of the call.
         """
+        noisy, rows = self._degrade(images, generator)
+        return Drawn(
+            images=noisy,
+            family=torch.from_numpy(rows.family).to(images.device),
+            strength_grey=_floats(rows.strength_grey, images.device),
+            shared=torch.from_numpy(rows.shared).to(images.device),
+            density=_floats(rows.density, images.device),
+            factor=_floats(rows.factor, images.device),
+        )
+
+    def _degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, "_Rows"]:
         check_images(images)
         if generator.device.type != images.device.type:
             raise SettingError(
@@ -143,140 +155,154 @@ class Degradation:
                 f"make it with torch.Generator({images.device.type!r})"
             )
         seed = torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device)
-        # Small decisions are taken on the host, for they tell which kernels run at all.
+        # What is drawn once per sample is drawn on the host, for it decides which kernels run at all.
         host = np.random.Generator(np.random.SFC64(int(seed)))
-        bits = _HostBits(host) if images.device.type == "cpu" else _DeviceBits(generator)
-        settings = self._settings(len(images) * self.versions, host)
-        return Drawn(images=self._degrade(images, settings, bits), **settings.tensors(images.device))
+        rows = self._rows(len(images) * self.versions, host)
+        source = host if images.device.type == "cpu" else generator
 
-    def _settings(self, count: int, host: np.random.Generator) -> "_Settings":
-        uniforms = host.random((6, count))
-        weights = np.array(self.weights or [1.0] * len(self.families))
-        limits = np.cumsum(weights / weights.sum())
-        family = np.minimum(np.searchsorted(limits, uniforms[0], side="right"), np.flatnonzero(weights)[-1])
-        ranges = np.array([_ranges(each) for each in self.families]).T[:, family]
-        low, high, logarithmic, shared, density_low, density_high, factor_low, factor_high = ranges
-        linear = low + uniforms[1] * (high - low)
-        safe = np.where(logarithmic > 0, low, 1)
-        strength = np.where(logarithmic > 0, safe * (np.maximum(high, safe) / safe) ** uniforms[1], linear)
-        settings = _Settings(
-            family=family,
-            strength_grey=strength,
-            shared=uniforms[2] < shared,
-            density=density_low + uniforms[3] * (density_high - density_low),
-            factor=factor_low + uniforms[4] * (factor_high - factor_low),
-        )
-        settings.clean(uniforms[5] < self.clean_share)
-        return settings
-
-    def _degrade(self, images: Tensor, settings: "_Settings", bits: "_Bits") -> Tensor:
-        laws = [family.law for family in self.families]
-        unique = list(dict.fromkeys(laws))
-        law = np.array([unique.index(each) for each in laws])[settings.family]
-        law[settings.family < 0] = -1
-        # Samples of one kind stand together while they are worked on: one kernel serves them all.
-        key = (law * 2 + settings.shared) * 2 + (settings.factor < 1)
-        order = np.argsort(key, kind="stable")
+        # Samples of one kind stand together while they are worked on, so that one kernel serves them all.
+        planes = np.where(rows.family < 0, 0, np.where(rows.shared, 1, images.shape[1]))
+        order = np.lexsort((rows.law, rows.thinned, planes))
         noisy = images.index_select(0, torch.from_numpy(order // self.versions).to(images.device))
-        bounds = [0, *(np.flatnonzero(np.diff(key[order])) + 1).tolist(), len(order)]
-        for start, stop in pairwise(bounds):
+        laws, _, _ = _ranges(self.families)
+        bits = _Bits(int((planes * (1 + rows.thinned)).sum()) * math.prod(images.shape[2:]), source)
+        for start, stop in _runs(planes[order]):
             chosen = order[start:stop]
-            if stop > start and law[chosen[0]] >= 0:
-                _add_noise(noisy[start:stop], unique[law[chosen[0]]], settings.rows(chosen), bits, self.clip)
+            if planes[chosen[0]]:
+                _add_noise(
+                    noisy[start:stop], int(planes[chosen[0]]), rows.take(chosen), laws, bits, clip=self.clip
+                )
         if self.clip:
             noisy.clamp_(0, 1)
         if self.quantize:
             noisy.mul_(GREY_LEVELS).round_().div_(GREY_LEVELS)
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        return noisy.index_select(0, torch.from_numpy(back).to(images.device))
+        if (np.diff(order) > 0).all():
+            return noisy, rows
+        return noisy.index_select(0, torch.from_numpy(np.argsort(order)).to(images.device)), rows
 
-
-class _HostBits:
-    def __init__(self, host: np.random.Generator) -> None:
-        self.host = host
-
-    def __call__(self, count: int) -> Tensor:
-        words = self.host.integers(0, 2**64 - 1, -(-count // 4), dtype=np.uint64, endpoint=True)
-        return torch.from_numpy(words.view(np.uint16)[:count].astype(np.int32))
-
-
-class _DeviceBits:
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-
-    def __call__(self, count: int) -> Tensor:
-        device = self.generator.device
-        return torch.randint(LEVELS, (count,), generator=self.generator, device=device, dtype=torch.int32)
-
-
-_Bits = _HostBits | _DeviceBits
+    def _rows(self, count: int, host: np.random.Generator) -> "_Rows":
+        pick, stay, position, share, density, factor = host.random((6, count))
+        weights = np.cumsum(self.weights or [1.0] * len(self.families))
+        family = np.searchsorted(weights, pick * weights[-1], side="right")
+        _, law, ranges = _ranges(self.families)
+        low, high, logarithmic, shared, density_low, density_high, factor_low, factor_high = ranges[:, family]
+        strength = low + position * (high - low)
+        if logarithmic.any():
+            with np.errstate(divide="ignore", invalid="ignore"):
+                strength = np.where(logarithmic, low * (high / low) ** position, strength)
+        rows = _Rows(
+            family=family,
+            law=law[family],
+            strength_grey=strength,
+            shared=share < shared,
+            density=density_low + density * (density_high - density_low),
+            factor=factor_low + factor * (factor_high - factor_low),
+        )
+        rows.keep_clean(stay < self.clean_share)
+        return rows
 
 
 @dataclass(kw_only=True, slots=True)
-class _Settings:
-    family: np.ndarray
-    strength_grey: np.ndarray
-    shared: np.ndarray
-    density: np.ndarray
-    factor: np.ndarray
+class _Rows:
+    """What is drawn once per sample, one entry each."""
 
-    def clean(self, chosen: np.ndarray) -> None:
+    family: NDArray[np.int64]
+    law: NDArray[np.int64]
+    strength_grey: NDArray[np.float64]
+    shared: NDArray[np.bool_]
+    density: NDArray[np.float64]
+    factor: NDArray[np.float64]
+
+    @property
+    def thinned(self) -> NDArray[np.bool_]:
+        return self.factor < 1
+
+    def take(self, chosen: NDArray[np.int64]) -> "_Rows":
+        return _Rows(**{each.name: getattr(self, each.name)[chosen] for each in fields(self)})
+
+    def keep_clean(self, chosen: NDArray[np.bool_]) -> None:
         self.family[chosen] = -1
+        self.shared[chosen] = False
         self.strength_grey[chosen] = 0
         self.density[chosen] = self.factor[chosen] = 1
-        self.shared[chosen] = False
 
-    def rows(self, chosen: np.ndarray) -> "_Settings":
-        return _Settings(
-            family=self.family[chosen],
-            strength_grey=self.strength_grey[chosen],
-            shared=self.shared[chosen],
-            density=self.density[chosen],
-            factor=self.factor[chosen],
+
+@cache
+def _ranges(families: tuple[Family, ...]) -> tuple[tuple[Law, ...], NDArray[np.int64], NDArray[np.float64]]:
+    """Returns the distinct laws, each family's index into them, and the ends of its ranges (8, families)."""
+    laws = tuple(dict.fromkeys(family.law for family in families))
+    ranges = [
+        (
+            family.strength.low_grey,
+            family.strength.high_grey,
+            family.strength.logarithmic,
+            family.shared,
+            *family.density,
+            *family.factor,
         )
-
-    def tensors(self, device: torch.device) -> dict[str, Tensor]:
-        return {
-            "family": torch.from_numpy(self.family).to(device),
-            "strength_grey": torch.from_numpy(self.strength_grey.astype(np.float32)).to(device),
-            "shared": torch.from_numpy(self.shared).to(device),
-            "density": torch.from_numpy(self.density.astype(np.float32)).to(device),
-            "factor": torch.from_numpy(self.factor.astype(np.float32)).to(device),
-        }
+        for family in families
+    ]
+    return laws, np.array([laws.index(family.law) for family in families]), np.array(ranges, dtype=float).T
 
 
-def _ranges(family: Family) -> tuple[float, ...]:
-    strength = family.strength
-    return (
-        strength.low_grey,
-        strength.high_grey,
-        float(strength.logarithmic),
-        family.shared,
-        *family.density,
-        *family.factor,
-    )
+class _Bits:
+    """The 16 random bits of every value of a batch, drawn in one go."""
+
+    def __init__(self, count: int, source: np.random.Generator | torch.Generator) -> None:
+        if isinstance(source, np.random.Generator):
+            words: NDArray[np.uint64] = source.bit_generator.random_raw(-(-count // 4))
+            self.left = torch.from_numpy(words.view(np.uint16))
+        else:
+            self.left = torch.randint(
+                LEVELS, (count,), generator=source, device=source.device, dtype=torch.int32
+            )
+
+    def take(self, count: int) -> Tensor:
+        taken, self.left = self.left[:count], self.left[count:]
+        return taken
 
 
-def _add_noise(noisy: Tensor, law: Law, settings: _Settings, bits: _Bits, clip: bool) -> None:
-    samples, channels, height, width = noisy.shape
-    shape = (samples, 1 if settings.shared[0] else channels, height, width)
-    table = quantiles(law, noisy.device)
-    noise = table.index_select(0, bits(math.prod(shape))).view(shape)
-    if law.replaces:
-        noise = noise - noisy
-    else:
-        noise.mul_(_column(settings.strength_grey / GREY_LEVELS, noisy))
+def _add_noise(
+    noisy: Tensor, planes: int, rows: _Rows, laws: tuple[Law, ...], bits: _Bits, *, clip: bool
+) -> None:
+    """Adds noise in place to samples whose noise has `planes` planes; thinned ones stand last."""
+    samples, _, height, width = noisy.shape
+    size = planes * height * width
+    noise = torch.empty(samples * size, device=noisy.device)
+    runs = [(start, stop, laws[rows.law[start]]) for start, stop in _runs(rows.law)]
+    drawn = bits.take(samples * size)
+    for start, stop, law in runs:
+        law.fill(noise[start * size : stop * size], drawn[start * size : stop * size])
+    noise = noise.view(samples, planes, height, width)
+    noise.mul_(_column(rows.strength_grey / GREY_LEVELS, noisy.device))
     if not clip:
         noise.clamp_(-1, 1)
-    if (settings.factor < 1).any():
-        # 1 where the draw is below the threshold, else 0, without the slow comparison and selection.
-        kept = bits(math.prod(shape)).view(shape).to(torch.float32)
-        kept.neg_().add_(_column(np.round(settings.density * LEVELS), noisy)).clamp_(0, 1)
-        factor = _column(settings.factor, noisy)
-        noise.mul_(kept.mul_(1 - factor).add_(factor))
+    first = samples - int(rows.thinned.sum())
+    if first < samples:
+        kept = _kept(bits, noise[first:], rows.density[first:])
+        for start, stop, law in runs:
+            if law.replaces:
+                noisy[start:stop].mul_(1 - kept[start - first : stop - first])
+        factor = _column(rows.factor[first:], noisy.device)
+        noise[first:].mul_(kept.mul_(1 - factor).add_(factor))
     noisy.add_(noise)
 
 
-def _column(values: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32)).to(like.device).view(-1, 1, 1, 1)
+def _kept(bits: _Bits, noise: Tensor, density: NDArray[np.float64]) -> Tensor:
+    """Returns 1 with the probability `density` of each sample, else 0, in the shape of the noise."""
+    below = _column(np.round(density * LEVELS), noise.device)
+    # Subtracting and clamping integers is the same as comparing them, and several times faster on a CPU.
+    return bits.take(noise.numel()).view(noise.shape).to(torch.float32).neg_().add_(below).clamp_(0, 1)
+
+
+def _runs(keys: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Returns the bounds of the runs of equal keys."""
+    return list(pairwise([0, *(np.flatnonzero(np.diff(keys)) + 1).tolist(), len(keys)])) if len(keys) else []
+
+
+def _floats(values: NDArray[np.float64], device: torch.device) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32)).to(device)
+
+
+def _column(values: NDArray[np.float64], device: torch.device) -> Tensor:
+    return _floats(values, device).view(-1, 1, 1, 1)

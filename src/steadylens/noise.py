@@ -33,23 +33,32 @@ class Law:
     Attributes:
         name: The law's name in the field.
         quantile: Probabilities in (0, 1), float64 (K,) -> values, float64 (K,).
-        replaces: Whether a value takes the place of the pixel instead of being added to it.
+        replaces: Whether a value takes the place of the pixel instead of being added to it. The family's
+            factor must then be 0.
     """
 
     name: str
     quantile: Callable[[Tensor], Tensor]
     replaces: bool = False
 
+    def fill(self, values: Tensor, bits: Tensor) -> None:
+        """Writes one value of the law for each 16 random bits.
 
-def _laplace_quantile(probabilities: Tensor) -> Tensor:
-    centred = probabilities - 0.5
-    return -centred.sign() * torch.log1p(-2 * centred.abs())
+        Args:
+            values: Where to write, float32 (K,).
+            bits: Integers from 0 to 65,535, uint16 or int32 (K,).
+        """
+        torch.index_select(quantiles(self, values.device), 0, bits.to(torch.int32), out=values)
 
 
-NORMAL = Law("normal", torch.special.ndtri)
-UNIFORM = Law("uniform", lambda probabilities: probabilities)
-LAPLACE = Law("Laplace", _laplace_quantile)
-IMPULSE = Law("impulse", torch.round, replaces=True)
+class UniformLaw(Law):
+    """The uniform law, whose quantiles need no table."""
+
+    __slots__ = ()
+
+    def fill(self, values: Tensor, bits: Tensor) -> None:
+        """Writes one value of the law for each 16 random bits."""
+        values.copy_(bits).sub_((LEVELS - 1) / 2).mul_(math.sqrt(12 / (LEVELS**2 - 1)))
 
 
 @cache
@@ -60,6 +69,21 @@ def quantiles(law: Law, device: torch.device) -> Tensor:
         values = values - values.mean()
         values = values / values.square().mean().sqrt()
     return values.to(device, torch.float32)
+
+
+def _laplace_quantile(probabilities: Tensor) -> Tensor:
+    centred = probabilities - 0.5
+    return -centred.sign() * torch.log1p(-2 * centred.abs())
+
+
+def _uniform_quantile(probabilities: Tensor) -> Tensor:
+    return probabilities
+
+
+NORMAL = Law("normal", torch.special.ndtri)
+UNIFORM = UniformLaw("uniform", _uniform_quantile)
+LAPLACE = Law("Laplace", _laplace_quantile)
+IMPULSE = Law("impulse", torch.round, replaces=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
