@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from steadylens.degradation import PAPER_FAMILIES, Degradation, Drawn
+from steadylens.degradation import PAPER_FAMILIES, Degradation, Drawn, gaussian_degradation
 from steadylens.errors import ImageError, SettingError
 from steadylens.images import to_float, to_uint8
 from steadylens.noise import Attenuated, Family, Gaussian, Laplacian, SaltAndPepper, Sparse, Strength, Uniform
@@ -261,6 +261,27 @@ def test_noise_slighter_than_a_grey_level_survives_quantizing() -> None:
 )
 def test_the_noise_mode_names_clipping_and_rounding(clip: bool, quantize: bool, mode: str) -> None:
     assert Degradation(clip=clip, quantize=quantize).noise_mode == mode
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("quantize", [True, False])
+def test_restored_images_are_stored_as_noisy_ones_are(clip: bool, quantize: bool) -> None:
+    images = torch.linspace(-0.5, 1.5, 300).view(1, 1, 10, 30)
+    before = images.clone()
+    expected = images.clamp(0, 1) if clip else images
+    expected = (expected * 255).round() / 255 if quantize else expected
+    assert torch.equal(Degradation(clip=clip, quantize=quantize).stored(images), expected)
+    assert torch.equal(images, before)
+
+
+def test_gaussian_degradation_has_one_strength_and_independent_channels() -> None:
+    degrade = gaussian_degradation(20, clip=False, quantize=False)
+    noise = (degrade(grey(), generator=seeded()) - grey()).double() * 255
+    assert noise.std().item() == pytest.approx(20, abs=spread_tolerance(noise))
+    assert correlation(noise) == pytest.approx(0, abs=5 / math.sqrt(noise[:, 0].numel()))
+    assert gaussian_degradation(5).noise_mode == "clipped, 8-bit"
+    with pytest.raises(SettingError, match="grey levels"):
+        gaussian_degradation(-1)
 
 
 def test_the_generator_decides_everything_and_the_global_one_nothing() -> None:

@@ -12,31 +12,7 @@ from torch import Tensor
 
 from steadylens.errors import SettingError
 from steadylens.images import GREY_LEVELS, check_images
-from steadylens.noise import (
-    LEVELS,
-    Attenuated,
-    Family,
-    Gaussian,
-    Laplacian,
-    Law,
-    SaltAndPepper,
-    Sparse,
-    Strength,
-    Uniform,
-)
-
-__all__ = [
-    "PAPER_FAMILIES",
-    "Attenuated",
-    "Degradation",
-    "Drawn",
-    "Gaussian",
-    "Laplacian",
-    "SaltAndPepper",
-    "Sparse",
-    "Strength",
-    "Uniform",
-]
+from steadylens.noise import LEVELS, Attenuated, Family, Gaussian, Law, Sparse, Strength, Uniform
 
 PAPER_FAMILIES: tuple[Family, ...] = (
     Gaussian(),
@@ -147,6 +123,10 @@ class Degradation:
             factor=_floats(rows.factor, images.device),
         )
 
+    def stored(self, images: Tensor) -> Tensor:
+        """Returns images, restored ones for example, clipped and rounded as this degradation does it."""
+        return self._store(images.clone())
+
     def _degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, "_Rows"]:
         check_images(images)
         if generator.device.type != images.device.type:
@@ -172,13 +152,15 @@ class Degradation:
                 _add_noise(
                     noisy[start:stop], int(planes[chosen[0]]), rows.take(chosen), laws, bits, clip=self.clip
                 )
-        if self.clip:
-            noisy.clamp_(0, 1)
-        if self.quantize:
-            noisy.mul_(GREY_LEVELS).round_().div_(GREY_LEVELS)
+        self._store(noisy)
         if (np.diff(order) > 0).all():
             return noisy, rows
         return noisy.index_select(0, torch.from_numpy(np.argsort(order)).to(images.device)), rows
+
+    def _store(self, images: Tensor) -> Tensor:
+        if self.clip:
+            images.clamp_(0, 1)
+        return images.mul_(GREY_LEVELS).round_().div_(GREY_LEVELS) if self.quantize else images
 
     def _rows(self, count: int, host: np.random.Generator) -> "_Rows":
         pick, stay, position, share, density, factor = host.random((6, count))
@@ -200,6 +182,21 @@ class Degradation:
         )
         rows.keep_clean(stay < self.clean_share)
         return rows
+
+
+def gaussian_degradation(sigma_grey: float, *, clip: bool = True, quantize: bool = True) -> Degradation:
+    """Returns the degradation of Table 4: Gaussian noise of one strength, independent in every channel.
+
+    Args:
+        sigma_grey: The standard deviation in grey levels of 255.
+        clip: Whether noisy images are clipped to [0, 1].
+        quantize: Whether they are rounded to 8 bits.
+
+    Raises:
+        SettingError: If the strength is negative or not finite.
+    """
+    family = Gaussian(strength=Strength.fixed(sigma_grey), shared=0)
+    return Degradation(families=(family,), clip=clip, quantize=quantize)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -279,20 +276,22 @@ def _add_noise(
         noise.clamp_(-1, 1)
     first = samples - int(rows.thinned.sum())
     if first < samples:
-        kept = _kept(bits, noise[first:], rows.density[first:])
+        share = _share_of_noise(bits, noise[first:], rows, first)
         for start, stop, law in runs:
             if law.replaces:
-                noisy[start:stop].mul_(1 - kept[start - first : stop - first])
-        factor = _column(rows.factor[first:], noisy.device)
-        noise[first:].mul_(kept.mul_(1 - factor).add_(factor))
+                noisy[start:stop].mul_(1 - share[start - first : stop - first])
+        noise[first:].mul_(share)
     noisy.add_(noise)
 
 
-def _kept(bits: _Bits, noise: Tensor, density: NDArray[np.float64]) -> Tensor:
-    """Returns 1 with the probability `density` of each sample, else 0, in the shape of the noise."""
-    below = _column(np.round(density * LEVELS), noise.device)
+def _share_of_noise(bits: _Bits, noise: Tensor, rows: _Rows, first: int) -> Tensor:
+    """Returns 1 with the probability `density` of each sample, else its `factor`, in the noise's shape."""
+    below = _column(np.round(rows.density[first:] * LEVELS), noise.device)
+    factor = _column(rows.factor[first:], noise.device)
     # Subtracting and clamping integers is the same as comparing them, and several times faster on a CPU.
-    return bits.take(noise.numel()).view(noise.shape).to(torch.float32).neg_().add_(below).clamp_(0, 1)
+    share = bits.take(noise.numel()).to(torch.float32).view(noise.shape)
+    torch.sub(below, share, out=share).clamp_(max=1)
+    return torch.maximum(share, factor, out=share)
 
 
 def _runs(keys: NDArray[np.int64]) -> list[tuple[int, int]]:
