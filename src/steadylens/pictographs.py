@@ -1,0 +1,287 @@
+"""The symbols on synthetic traffic signs, and the pen that draws them.
+
+A symbol is drawn in a frame of its own, x to the right and y down, both in [-1, 1]. Letters are strokes,
+since a font would look different on another machine.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import ImageDraw
+
+BLACK = (24, 24, 28)
+WHITE = (238, 238, 234)
+RED = (192, 28, 38)
+BLUE = (22, 84, 168)
+YELLOW = (244, 182, 28)
+GREEN = (40, 140, 70)
+GREY = (120, 122, 122)
+
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pen:
+    """Draws in a frame of its own: `unit` pixels long, centred on pixel (`x`, `y`), coloured `ink`."""
+
+    canvas: ImageDraw.ImageDraw
+    x: float
+    y: float
+    unit: float
+    ink: Colour = BLACK
+
+    def at(self, x: float, y: float, scale: float) -> "Pen":
+        """Returns a pen for the smaller frame with centre (x, y) and half-side `scale`."""
+        return replace(self, x=self.x + x * self.unit, y=self.y + y * self.unit, unit=scale * self.unit)
+
+    def dip(self, ink: Colour) -> "Pen":
+        """Returns the pen with another colour."""
+        return replace(self, ink=ink)
+
+    def fill(self, *points: Point) -> None:
+        """Fills a polygon."""
+        self.canvas.polygon([self._pixel(point) for point in points], fill=(*self.ink, 255))
+
+    def disc(self, x: float, y: float, radius: float) -> None:
+        """Fills a circle."""
+        corners = [self._pixel((x - radius, y - radius)), self._pixel((x + radius, y + radius))]
+        self.canvas.ellipse(corners, fill=(*self.ink, 255))
+
+    def stroke(self, *points: Point, width: float) -> None:
+        """Draws a line with round joints and ends."""
+        pixels = [self._pixel(point) for point in points]
+        self.canvas.line(pixels, fill=(*self.ink, 255), width=round(width * self.unit))
+        for x, y in points:
+            self.disc(x, y, width / 2)
+
+    def arrow(self, *points: Point, width: float) -> None:
+        """Draws a line whose last point is the tip of a head."""
+        (x, y), (tip_x, tip_y) = points[-2:]
+        length = float(np.hypot(tip_x - x, tip_y - y))
+        along_x, along_y = (tip_x - x) / length, (tip_y - y) / length
+        neck = (tip_x - 1.6 * width * along_x, tip_y - 1.6 * width * along_y)
+        wings = [
+            (neck[0] - side * 1.5 * width * along_y, neck[1] + side * 1.5 * width * along_x)
+            for side in (-1, 1)
+        ]
+        self.stroke(*points[:-1], neck, width=width)
+        self.fill((tip_x, tip_y), *wings)
+
+    def _pixel(self, point: Point) -> Point:
+        return self.x + point[0] * self.unit, self.y + point[1] * self.unit
+
+
+Symbol = Callable[[Pen], None]
+"""What draws a symbol with the pen it is given."""
+
+
+def arc(x: float, y: float, radii: Point, start: float, stop: float) -> list[Point]:
+    """Returns points on an ellipse; the angles are degrees, 0 to the right, growing clockwise."""
+    angles = np.radians(np.linspace(start, stop, 33))
+    return [(x + radii[0] * float(np.cos(a)), y + radii[1] * float(np.sin(a))) for a in angles]
+
+
+# Letters: strokes in a cell with x in [-0.5, 0.5] and y in [-1, 1].
+
+
+def _strokes(letter: str) -> Sequence[Sequence[Point]]:
+    ring = arc(0, 0, (0.5, 1), 0, 360)
+    strokes: dict[str, Sequence[Sequence[Point]]] = {
+        "0": [ring],
+        "1": [[(-0.35, -0.5), (0.1, -1), (0.1, 1)]],
+        "2": [[*arc(0, -0.48, (0.48, 0.52), 190, 395), (-0.48, 1), (0.52, 1)]],
+        "3": [[*arc(0, -0.52, (0.44, 0.48), 195, 450), *arc(0, 0.48, (0.5, 0.52), 270, 525)]],
+        "5": [[(0.42, -1), (-0.36, -1), (-0.42, -0.1), *arc(0, 0.4, (0.5, 0.6), 235, 505)]],
+        "6": [arc(0, 0.42, (0.5, 0.58), 0, 360), arc(0.4, 0.42, (0.9, 1.45), 180, 262)],
+        "7": [[(-0.5, -1), (0.5, -1), (-0.12, 1)]],
+        "8": [arc(0, -0.52, (0.42, 0.48), 0, 360), arc(0, 0.48, (0.5, 0.52), 0, 360)],
+        "O": [ring],
+        "P": [[(-0.45, 1), (-0.45, -1), *arc(0, -0.45, (0.5, 0.55), 270, 450), (-0.45, 0.1)]],
+        "S": [[*arc(0, -0.5, (0.48, 0.5), -25, -270), *arc(0, 0.5, (0.48, 0.5), -90, 155)]],
+        "T": [[(-0.55, -1), (0.55, -1)], [(0, -1), (0, 1)]],
+    }
+    return strokes[letter]
+
+
+def text(pen: Pen, letters: str, *, cell: Point, width: float) -> None:
+    """Draws letters side by side; `cell` is the width and the half-height of one."""
+    left = -(len(letters) - 1) / 2
+    for column, letter in enumerate(letters):
+        for points in _strokes(letter):
+            middle = (left + column) * cell[0]
+            pen.stroke(*[(middle + 0.66 * x * cell[0], y * cell[1]) for x, y in points], width=width)
+
+
+def number(pen: Pen, digits: str) -> None:
+    """Draws a speed limit, two or three digits."""
+    cell = (0.74, 0.56) if len(digits) == 2 else (0.56, 0.5)
+    text(pen, digits, cell=cell, width=0.19 if len(digits) == 2 else 0.16)
+
+
+# Symbols.
+
+
+def nothing(pen: Pen) -> None:
+    """Leaves the plate empty."""
+
+
+def inset(pen: Pen, symbol: Symbol, scale: float) -> None:
+    """Draws a symbol smaller than its frame."""
+    symbol(pen.at(0, 0, scale))
+
+
+def car(pen: Pen) -> None:
+    """Draws a car from behind."""
+    pen.fill((-0.95, -0.05), (0.95, -0.05), (0.95, 0.5), (-0.95, 0.5))
+    pen.fill((-0.75, 0), (-0.5, -0.6), (0.5, -0.6), (0.75, 0))
+    pen.fill((-0.85, 0.4), (-0.4, 0.4), (-0.4, 0.8), (-0.85, 0.8))
+    pen.fill((0.4, 0.4), (0.85, 0.4), (0.85, 0.8), (0.4, 0.8))
+
+
+def lorry(pen: Pen) -> None:
+    """Draws a lorry that drives to the left."""
+    pen.fill((-0.35, -0.6), (1, -0.6), (1, 0.35), (-0.35, 0.35))
+    pen.fill((-1, 0.35), (-1, -0.05), (-0.8, -0.35), (-0.45, -0.35), (-0.45, 0.35))
+    for x in (-0.7, 0.2, 0.65):
+        pen.disc(x, 0.42, 0.2)
+
+
+def overtaking(pen: Pen, left: Symbol, ink: Colour) -> None:
+    """Draws a car and, to its left in another colour, what overtakes it."""
+    left(pen.at(-0.45, 0, 0.46).dip(ink))
+    car(pen.at(0.48, 0, 0.42))
+
+
+def crossroads(pen: Pen) -> None:
+    """Draws a main road that a side road crosses."""
+    pen.fill((0, -1), (0.4, -0.3), (0.18, -0.3), (0.18, 0.95), (-0.18, 0.95), (-0.18, -0.3), (-0.4, -0.3))
+    pen.fill((-0.65, 0.2), (0.65, 0.2), (0.65, 0.42), (-0.65, 0.42))
+
+
+def exclamation(pen: Pen) -> None:
+    """Draws an exclamation mark."""
+    pen.fill((-0.2, -1), (0.2, -1), (0.11, 0.4), (-0.11, 0.4))
+    pen.disc(0, 0.75, 0.2)
+
+
+def bend(pen: Pen, side: int) -> None:
+    """Draws a road that bends to the right (`side` = 1) or to the left (-1)."""
+    pen.arrow((-0.4 * side, 0.9), (-0.4 * side, 0.1), (-0.2 * side, -0.25), (0.8 * side, -0.4), width=0.27)
+
+
+def double_bend(pen: Pen) -> None:
+    """Draws a road that bends to the left, then back."""
+    pen.arrow((0.45, 0.9), (0.45, 0.4), (-0.35, 0.05), (-0.35, -0.25), (0.4, -1.05), width=0.26)
+
+
+def bumps(pen: Pen) -> None:
+    """Draws two humps of the road."""
+    pen.fill((-1, 0.6), *arc(-0.45, 0.6, (0.5, 0.8), 180, 360), (1, 0.6), (1, 0.85), (-1, 0.85))
+    pen.fill(*arc(0.45, 0.6, (0.5, 0.8), 180, 360))
+
+
+def skid(pen: Pen) -> None:
+    """Draws a car that leaves wavy tracks."""
+    car(pen.at(0.08, -0.4, 0.55))
+    for x in (-0.35, 0.4):
+        pen.stroke((x, 0.15), (x + 0.22, 0.38), (x - 0.12, 0.62), (x + 0.1, 0.9), width=0.15)
+
+
+def narrowing(pen: Pen) -> None:
+    """Draws a road whose right edge moves in."""
+    pen.stroke((-0.35, 0.9), (-0.35, -0.9), width=0.2)
+    pen.stroke((0.55, 0.9), (0.55, 0.3), (0.15, -0.15), (0.15, -0.9), width=0.2)
+
+
+def digger(pen: Pen) -> None:
+    """Draws a worker who shovels a heap."""
+    pen.disc(-0.1, -0.75, 0.2)
+    pen.stroke((-0.2, -0.45), (-0.5, 0.1), width=0.32)
+    pen.stroke((-0.5, 0.1), (-0.35, 0.85), width=0.22)
+    pen.stroke((-0.5, 0.1), (-0.85, 0.85), width=0.22)
+    pen.stroke((-0.2, -0.35), (0.2, 0.05), (-0.2, 0.25), width=0.15)
+    pen.stroke((-0.45, 0.0), (0.5, 0.5), width=0.12)
+    pen.fill((0.1, 0.9), (0.6, 0.2), (1.05, 0.9))
+
+
+def signals(pen: Pen) -> None:
+    """Draws three lamps."""
+    pen.stroke((0, -0.6), (0, 0.6), width=0.75)
+    for y, ink in ((-0.6, RED), (0, YELLOW), (0.6, GREEN)):
+        pen.dip(ink).disc(0, y, 0.25)
+
+
+def walker(pen: Pen) -> None:
+    """Draws a person who walks."""
+    pen.disc(0.05, -0.8, 0.2)
+    pen.stroke((0.02, -0.4), (0, 0.05), width=0.36)
+    pen.stroke((0, 0.1), (0.3, 0.5), (0.35, 0.95), width=0.2)
+    pen.stroke((0, 0.1), (-0.15, 0.5), (-0.45, 0.9), width=0.2)
+    pen.stroke((0, -0.45), (0.45, 0.0), width=0.15)
+    pen.stroke((0, -0.45), (-0.45, -0.05), width=0.15)
+
+
+def children(pen: Pen) -> None:
+    """Draws two children, one larger, hand in hand."""
+    walker(pen.at(-0.45, 0.2, 0.72))
+    walker(pen.at(0.5, -0.05, 0.95))
+    pen.stroke((-0.4, -0.1), (0.3, -0.2), width=0.13)
+
+
+def bicycle(pen: Pen) -> None:
+    """Draws a bicycle from the side."""
+    for x in (-0.62, 0.62):
+        pen.stroke(*arc(x, 0.35, (0.42, 0.42), 0, 360), width=0.14)
+    pen.stroke((-0.62, 0.35), (-0.25, -0.3), (0.35, -0.3), (0, 0.35), (-0.62, 0.35), width=0.13)
+    pen.stroke((0.62, 0.35), (0.25, -0.6), (0.55, -0.65), width=0.13)
+    pen.stroke((0, 0.35), (-0.32, -0.5), width=0.13)
+    pen.stroke((-0.5, -0.5), (-0.15, -0.5), width=0.15)
+
+
+def snowflake(pen: Pen) -> None:
+    """Draws a snowflake."""
+    for angle in np.radians(np.arange(0, 360, 60) + 30):
+        x, y = float(np.cos(angle)), float(np.sin(angle))
+        pen.stroke((0, 0), (0.95 * x, 0.95 * y), width=0.14)
+        for side in (-0.32, 0.32):
+            tip = (0.85 * x - side * y, 0.85 * y + side * x)
+            pen.stroke((0.5 * x, 0.5 * y), tip, width=0.12)
+
+
+def deer(pen: Pen) -> None:
+    """Draws a leaping deer."""
+    pen.stroke((-0.5, 0.05), (0.35, -0.1), width=0.42)
+    pen.stroke((0.4, -0.1), (0.62, -0.5), (0.9, -0.4), width=0.22)
+    pen.stroke((0.6, -0.5), (0.4, -0.75), (0.55, -1.05), width=0.1)
+    pen.stroke((0.6, -0.5), (0.75, -0.8), (0.7, -1.05), width=0.1)
+    for hip, knee, hoof in ((-0.55, -0.8, -1.0), (-0.45, -0.3, -0.5), (0.4, 0.75, 0.6), (0.3, 0.55, 0.95)):
+        pen.stroke((hip, 0.1), (knee, 0.5), (hoof, 0.9), width=0.15)
+
+
+def turn(pen: Pen, side: int) -> None:
+    """Draws an arrow that turns to the right (`side` = 1) or to the left (-1)."""
+    pen.arrow((-0.3 * side, 0.75), (-0.3 * side, 0.0), (-0.05 * side, -0.25), (0.8 * side, -0.25), width=0.24)
+
+
+def ahead(pen: Pen) -> None:
+    """Draws an arrow straight up."""
+    pen.arrow((0, 0.8), (0, -0.85), width=0.26)
+
+
+def ahead_or(pen: Pen, side: int) -> None:
+    """Draws an arrow straight up that forks to the right (`side` = 1) or to the left (-1)."""
+    pen.arrow((-0.25 * side, 0.8), (-0.25 * side, -0.85), width=0.22)
+    pen.arrow((-0.25 * side, 0.3), (0, 0.15), (0.8 * side, 0.15), width=0.22)
+
+
+def keep(pen: Pen, side: int) -> None:
+    """Draws an arrow down to the right (`side` = 1) or to the left (-1)."""
+    pen.arrow((-0.55 * side, -0.55), (0.68 * side, 0.68), width=0.27)
+
+
+def roundabout(pen: Pen) -> None:
+    """Draws three arrows that chase each other around."""
+    for start in (20, 140, 260):
+        pen.arrow(*arc(0, 0, (0.64, 0.64), start, start - 88)[::4], width=0.2)
