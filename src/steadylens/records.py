@@ -249,7 +249,7 @@ def write_records(path: Path, records: Iterable[Measurement]) -> None:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
             row = {"kind": type(record).__name__, **asdict(record)}
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=True) + "\n")
+            file.write(json.dumps(row) + "\n")
 
 
 def read_records(path: Path) -> list[Measurement]:

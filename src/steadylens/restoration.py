@@ -144,7 +144,7 @@ class DongNet(nn.Module):
         super().__init__()
         _check(channels=channels, padding=padding)
         self.channels, self.padding = channels, padding
-        self.layers = _convolutions([channels, 64, 32, channels], [9, 1, 5], nn.ReLU())
+        self.layers = _convolutions([channels, 64, 32, channels], [9, 1, 5], nn.ReLU(inplace=True))
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the restored images, (N, C, H, W) in (-1, 1), for images (N, C, H, W) in [0, 1].

@@ -1,0 +1,56 @@
+"""What the machine at hand does fastest: number format, memory layout, batch that fits the cache."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+ProgressCallback = Callable[[int, int], None]
+"""Told how much of a long piece of work is done, and how much there is."""
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Says whether `device` multiplies bfloat16 faster than float32 (a GPU of 2020 on, AVX512-BF16, AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False
+
+
+def fast_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Returns a context in which the nets run in bfloat16 where that is faster, else one without effect."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
+
+
+def fast_memory_format(device: torch.device) -> torch.memory_format:
+    """Returns the layout in which the convolutions of `device` run fastest."""
+    return torch.channels_last if has_fast_bfloat16(device) else torch.contiguous_format
+
+
+def cache_batch(device: torch.device) -> int:
+    """Returns how many 48x48 images to send through a net at once.
+
+    On a CPU the feature maps of ten images still lie in the cache: L11 is half again as fast as with 50.
+    """
+    return 10 if device.type == "cpu" else 1024
+
+
+def default_device() -> torch.device:
+    """Returns the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def forward_in_batches(module: nn.Module, images: Tensor, *, batch: int | None = None) -> Tensor:
+    """Returns `module(images)` computed a batch at a time, in float32 and without gradients.
+
+    Args:
+        module: The net, in eval mode.
+        images: (N, C, H, W), on the net's device.
+        batch: Images in a batch, or None for as many as fit the device's cache. The result does not depend
+            on it beyond rounding.
+    """
+    with torch.inference_mode():
+        return torch.cat([module(some) for some in torch.split(images, batch or cache_batch(images.device))])

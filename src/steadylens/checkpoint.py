@@ -1,0 +1,153 @@
+"""Architecture, weights and provenance in one safetensors file; states of unfinished trainings in another.
+
+Nothing is pickled: a file is tensors and JSON, so that a foreign one can do no harm when it is read.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from steadylens.classification import SignNet
+from steadylens.errors import CheckpointError, SettingError
+from steadylens.files import replacing
+from steadylens.fusion import FusedClassifier
+from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
+
+FORMAT = 1
+
+
+def save_model(path: Path, module: nn.Module, *, about: dict[str, Any]) -> None:
+    """Writes a net so that `load_model` can build it again; the file appears whole or not at all.
+
+    Args:
+        path: The file, conventionally ending in .safetensors.
+        module: A net of this package, or a `FusedClassifier` of such.
+        about: Plain data about where the weights come from.
+
+    Raises:
+        SettingError: If the net is of a kind that cannot be described.
+        StorageError: If the file cannot be written.
+    """
+    plain = {"architecture": describe(module), "about": about}
+    _write(path, module.state_dict(), kind="model", plain=plain)
+
+
+def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Reads a net that `save_model` wrote.
+
+    Returns:
+        The net on the CPU, in eval mode, and the data about it.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, of another kind, does not fit its architecture,
+            or holds weights that are not finite.
+    """
+    tensors, plain = _read(path, kind="model")
+    try:
+        module = build(plain["architecture"])
+        module.load_state_dict(tensors)
+    except (KeyError, TypeError, SettingError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: the weights do not fit the architecture: {error}; save it again"
+        ) from error
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: {name} holds values that are not finite; train the net again")
+    return module.eval(), plain["about"]
+
+
+def save_state(path: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    """Writes the state of an unfinished training; the file appears whole or not at all.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
+    _write(path, tensors, kind="training", plain=plain)
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `save_state` wrote.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of another kind.
+    """
+    return _read(path, kind="training")
+
+
+def describe(module: nn.Module) -> dict[str, Any]:
+    """Returns the plain data that `build` needs to make a net of the same architecture.
+
+    Raises:
+        SettingError: If the net is of a kind that cannot be described.
+    """
+    match module:
+        case FusedClassifier():
+            parts = {"restorer": describe(module.restorer), "classifier": describe(module.classifier)}
+            return {"kind": "FusedClassifier", **parts}
+        case RestorationNet():
+            settings = {"depth": module.depth, "channels": module.channels, "padding": module.padding}
+            return {"kind": "RestorationNet", **settings}
+        case DongNet():
+            return {"kind": "DongNet", "channels": module.channels, "padding": module.padding}
+        case GaussianSmoothing():
+            return {"kind": "GaussianSmoothing", "sigma_pixels": module.sigma_pixels}
+        case SignNet():
+            return {"kind": "SignNet", "classes": module.classes}
+        case nn.Identity():
+            return {"kind": "Identity"}
+    raise SettingError(f"a {type(module).__name__} cannot be saved; save its state_dict yourself")
+
+
+def build(architecture: dict[str, Any]) -> nn.Module:
+    """Returns a net of the architecture that `describe` returned, with fresh weights.
+
+    Raises:
+        SettingError: If the kind is unknown or its settings are refused.
+    """
+    settings = {name: value for name, value in architecture.items() if name != "kind"}
+    match architecture["kind"]:
+        case "FusedClassifier":
+            return FusedClassifier(build(settings["restorer"]), build(settings["classifier"]))
+        case "RestorationNet":
+            return RestorationNet(**settings)
+        case "DongNet":
+            return DongNet(**settings)
+        case "GaussianSmoothing":
+            return GaussianSmoothing(**settings)
+        case "SignNet":
+            return SignNet(**settings)
+        case "Identity":
+            return nn.Identity()
+    raise SettingError(
+        f"the architecture {architecture['kind']!r} is unknown to this version; update steadylens"
+    )
+
+
+def _write(path: Path, tensors: dict[str, Tensor], *, kind: str, plain: dict[str, Any]) -> None:
+    header = {"steadylens": json.dumps({"format": FORMAT, "kind": kind, **plain})}
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(contiguous, metadata=header))
+
+
+def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            plain = json.loads((file.metadata() or {})["steadylens"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except KeyError as error:
+        raise CheckpointError(f"{path} was not written by steadylens") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}; write it again") from error
+    if not isinstance(plain, dict) or (plain.get("format"), plain.get("kind")) != (FORMAT, kind):
+        raise CheckpointError(
+            f"{path} is no {kind} file of format {FORMAT}; it holds another kind or version"
+        )
+    return tensors, plain

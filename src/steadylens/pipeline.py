@@ -1,0 +1,133 @@
+"""The whole of the paper in one call: train, fuse, evaluate, report (Sec. 4)."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from steadylens.checkpoint import load_model
+from steadylens.errors import SettingError
+from steadylens.experiments import curve_of, measure_costs, measure_networks, measure_restorers, take_pictures
+from steadylens.fusion import FusedClassifier
+from steadylens.images import to_float
+from steadylens.records import Measurement, Picture, write_records
+from steadylens.report import write_report, write_tables
+from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.run import Run
+from steadylens.stages import fine_tune, train_classifier, train_restorer
+
+ORIGINAL = "original"
+FINE_TUNED = "fine-tuned on noisy images"
+SMOOTHED = "Gaussian smoothing as first layer"
+RESTORED = "restoration + original"
+AUGMENTED = "strong noise augmentation"
+"""Names of the networks in Tables 3 and 4: the paper's four, and a baseline that it lacks."""
+
+RESTORERS = (RestorationNet, DongNet, GaussianSmoothing, nn.Identity)
+
+
+def reproduce(run: Run, out: Path) -> Path:
+    """Trains the nets and the classifiers, fuses, measures Tables 2 to 4 and Figures 1 to 4, and reports.
+
+    What `out` already holds of the same run is not made again.
+
+    Args:
+        run: Data, recipe and seed; the data lies on the run's device.
+        out: The folder of the run, made if it is missing.
+
+    Returns:
+        The report page.
+
+    Raises:
+        SteadylensError: If something that a user can mend went wrong; everything finished is kept.
+    """
+    models = out / "models"
+    paths = {net: models / f"restorer-{net}.safetensors" for net in run.recipe.nets}
+    restorers = {net: train_restorer(run, net, path) for net, path in paths.items()}
+    front = restorers[run.recipe.front]
+    original = train_classifier(run, models / "original.safetensors")
+
+    def tuned(restorer: nn.Module, name: str) -> FusedClassifier:
+        return fine_tune(run, restorer, copy.deepcopy(original), models / f"{name}.safetensors", name=name)
+
+    networks: dict[str, nn.Module] = {
+        ORIGINAL: original,
+        FINE_TUNED: tuned(nn.Identity(), "noisy"),
+        SMOOTHED: tuned(GaussianSmoothing(sigma_pixels=run.recipe.smoothing_pixels), "smoothed"),
+        RESTORED: (fused := tuned(copy.deepcopy(front), "restored")),
+        AUGMENTED: train_classifier(run, models / "augmented.safetensors", noisy=True),
+    }
+    stems = dict(zip(networks, ("original", "noisy", "smoothed", "restored", "augmented"), strict=True))
+    paths |= {name: models / f"{stem}.safetensors" for name, stem in stems.items()}
+    abouts = {name: load_model(path)[1] for name, path in paths.items()}
+    seconds = {name: about["seconds"] for name, about in abouts.items()}
+    for name in (FINE_TUNED, SMOOTHED, RESTORED):
+        seconds[name] += seconds[ORIGINAL]
+    seconds[RESTORED] += seconds[run.recipe.front]
+    records = out / "records"
+    return publish(
+        [
+            *(curve_of(run, about) for about in abouts.values()),
+            *measure_restorers(run, restorers, records),
+            *measure_networks(run, networks, records),
+            *measure_costs(run, restorers | networks, seconds, records),
+            *take_pictures(run, front, original, fused, records),
+        ],
+        out,
+    )
+
+
+def publish(records: Sequence[Measurement], out: Path) -> Path:
+    """Writes records.jsonl, pictures.jsonl, tables.md and report.html into `out`; returns the last.
+
+    The pictures are kept apart because they hold images of the data, which may not be free to share.
+    """
+    write_records(out / "records.jsonl", [record for record in records if not isinstance(record, Picture)])
+    write_records(out / "pictures.jsonl", [record for record in records if isinstance(record, Picture)])
+    write_tables(records, out / "tables.md")
+    write_report(records, out / "report.html")
+    return out / "report.html"
+
+
+def evaluate_files(run: Run, paths: Sequence[Path], out: Path) -> Path:
+    """Measures nets from files, restorers and classifiers, and reports.
+
+    Args:
+        run: Data, recipe and seed; the data lies on the run's device.
+        paths: Files of nets; each net is called after its file.
+        out: The folder of the report.
+
+    Returns:
+        The report page.
+
+    Raises:
+        SettingError: If there is no file, two have the same name, or a classifier has other classes.
+        CheckpointError: If a file cannot be read.
+    """
+    if not paths or len({path.stem for path in paths}) < len(paths):
+        raise SettingError(
+            f"{len(paths)} files of nets were given; give at least one, each with its own name"
+        )
+    loaded = {path.stem: load_model(path) for path in paths}
+    nets = {name: net.to(run.device) for name, (net, _) in loaded.items()}
+    seconds = {name: float(about.get("seconds", 0)) for name, (_, about) in loaded.items()}
+    restorers = {name: net for name, net in nets.items() if isinstance(net, RESTORERS)}
+    networks = {name: net for name, net in nets.items() if name not in restorers}
+    for name, network in networks.items():
+        _check_classes(name, network, run)
+    records = [*measure_costs(run, nets, seconds, out / "records")]
+    if restorers:
+        records += measure_restorers(run, restorers, out / "records")
+    if networks:
+        records += measure_networks(run, networks, out / "records")
+    return publish(records, out)
+
+
+def _check_classes(name: str, network: nn.Module, run: Run) -> None:
+    classes, wanted = network(to_float(run.data.test.images[:1])).shape[1], len(run.data.class_names)
+    if classes != wanted:
+        raise SettingError(
+            f"{name} tells {classes} classes apart, {run.data.source} has {wanted}; "
+            "evaluate it on the data that it was trained for"
+        )
