@@ -3,7 +3,9 @@
 Tolerances are five standard errors of what is measured, so that a right program fails once in a million.
 """
 
+import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -302,6 +304,14 @@ def test_drawing_with_a_record_gives_the_same_images() -> None:
     assert torch.equal(drawn.images, degrade(grey(), generator=seeded()))
     rows = (drawn.family, drawn.strength_grey, drawn.shared, drawn.density, drawn.factor)
     assert all(row.shape == (80,) for row in rows)
+
+
+def test_settings_become_plain_numbers_for_a_record() -> None:
+    families = (*PAPER_FAMILIES, SaltAndPepper())
+    assert json.loads(json.dumps(asdict(Degradation(families=families))))["families"][-1] == {
+        "density": [0.005, 0.2],
+        "shared": 0.5,
+    }
 
 
 def test_all_settings_are_frozen() -> None:

@@ -32,7 +32,8 @@ class Drawn:
     Attributes:
         images: The noisy images, float (N * versions, C, H, W).
         family: Index into the degradation's families, int64 (N * versions,); -1 where an image stayed clean.
-        strength_grey: Standard deviation of the noise before thinning, in grey levels; 0 where clean.
+        strength_grey: Standard deviation of the noise before thinning, in grey levels, or the height of
+            impulses, 255; 0 where clean.
         shared: Whether the channels share one pattern, bool.
         density: Share of the values that keep their full noise; 1 where clean.
         factor: Factor on the noise of all other values; 1 where there are none.
@@ -114,14 +115,9 @@ class Degradation:
         are those of the call.
         """
         noisy, rows = self._degrade(images, generator)
-        return Drawn(
-            images=noisy,
-            family=torch.from_numpy(rows.family).to(images.device),
-            strength_grey=_floats(rows.strength_grey, images.device),
-            shared=torch.from_numpy(rows.shared).to(images.device),
-            density=_floats(rows.density, images.device),
-            factor=_floats(rows.factor, images.device),
-        )
+        names = ("family", "strength_grey", "shared", "density", "factor")
+        drawn = {name: torch.from_numpy(getattr(rows, name)).to(images.device) for name in names}
+        return Drawn(images=noisy, **drawn)
 
     def stored(self, images: Tensor) -> Tensor:
         """Returns images, restored ones for example, clipped and rounded as this degradation does it."""
@@ -163,7 +159,7 @@ class Degradation:
         return images.mul_(GREY_LEVELS).round_().div_(GREY_LEVELS) if self.quantize else images
 
     def _rows(self, count: int, host: np.random.Generator) -> "_Rows":
-        pick, stay, position, share, density, factor = host.random((6, count))
+        pick, stay, position, share, density, factor = host.random((6, count), dtype=np.float32)
         weights = np.cumsum(self.weights or [1.0] * len(self.families))
         family = np.searchsorted(weights, pick * weights[-1], side="right")
         _, law, ranges = _ranges(self.families)
@@ -205,10 +201,10 @@ class _Rows:
 
     family: NDArray[np.int64]
     law: NDArray[np.int64]
-    strength_grey: NDArray[np.float64]
+    strength_grey: NDArray[np.float32]
     shared: NDArray[np.bool_]
-    density: NDArray[np.float64]
-    factor: NDArray[np.float64]
+    density: NDArray[np.float32]
+    factor: NDArray[np.float32]
 
     @property
     def thinned(self) -> NDArray[np.bool_]:
@@ -225,7 +221,7 @@ class _Rows:
 
 
 @cache
-def _ranges(families: tuple[Family, ...]) -> tuple[tuple[Law, ...], NDArray[np.int64], NDArray[np.float64]]:
+def _ranges(families: tuple[Family, ...]) -> tuple[tuple[Law, ...], NDArray[np.int64], NDArray[np.float32]]:
     """Returns the distinct laws, each family's index into them, and the ends of its ranges (8, families)."""
     laws = tuple(dict.fromkeys(family.law for family in families))
     ranges = [
@@ -239,7 +235,7 @@ def _ranges(families: tuple[Family, ...]) -> tuple[tuple[Law, ...], NDArray[np.i
         )
         for family in families
     ]
-    return laws, np.array([laws.index(family.law) for family in families]), np.array(ranges, dtype=float).T
+    return laws, np.array([laws.index(family.law) for family in families]), np.array(ranges, np.float32).T
 
 
 class _Bits:
@@ -271,7 +267,7 @@ def _add_noise(
     for start, stop, law in runs:
         law.fill(noise[start * size : stop * size], drawn[start * size : stop * size])
     noise = noise.view(samples, planes, height, width)
-    noise.mul_(_column(rows.strength_grey / GREY_LEVELS, noisy.device))
+    noise.mul_(_column(rows.strength_grey, noisy.device) / GREY_LEVELS)
     if not clip:
         noise.clamp_(-1, 1)
     first = samples - int(rows.thinned.sum())
@@ -299,9 +295,5 @@ def _runs(keys: NDArray[np.int64]) -> list[tuple[int, int]]:
     return list(pairwise([0, *(np.flatnonzero(np.diff(keys)) + 1).tolist(), len(keys)])) if len(keys) else []
 
 
-def _floats(values: NDArray[np.float64], device: torch.device) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32)).to(device)
-
-
-def _column(values: NDArray[np.float64], device: torch.device) -> Tensor:
-    return _floats(values, device).view(-1, 1, 1, 1)
+def _column(values: NDArray[np.float32], device: torch.device) -> Tensor:
+    return torch.from_numpy(values).to(device).view(-1, 1, 1, 1)

@@ -6,9 +6,9 @@ of the values that keep their full noise, and the factor on the others are drawn
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -33,8 +33,7 @@ class Law:
     Attributes:
         name: The law's name in the field.
         quantile: Probabilities in (0, 1), float64 (K,) -> values, float64 (K,).
-        replaces: Whether a value takes the place of the pixel instead of being added to it. The family's
-            factor must then be 0.
+        replaces: Whether a value takes the pixel's place; the family's factor must then be 0.
     """
 
     name: str
@@ -76,12 +75,8 @@ def _laplace_quantile(probabilities: Tensor) -> Tensor:
     return -centred.sign() * torch.log1p(-2 * centred.abs())
 
 
-def _uniform_quantile(probabilities: Tensor) -> Tensor:
-    return probabilities
-
-
 NORMAL = Law("normal", torch.special.ndtri)
-UNIFORM = UniformLaw("uniform", _uniform_quantile)
+UNIFORM = UniformLaw("uniform", torch.clone)
 LAPLACE = Law("Laplace", _laplace_quantile)
 IMPULSE = Law("impulse", torch.round, replaces=True)
 
@@ -295,10 +290,10 @@ class SaltAndPepper:
 
     density: Range = (0.005, 0.2)
     shared: float = 0.5
-    name: str = field(default="salt and pepper", init=False)
-    law: Law = field(default=IMPULSE, init=False, repr=False)
-    strength: Strength = field(default=Strength.fixed(GREY_LEVELS), init=False, repr=False)
-    factor: Range = field(default=(0.0, 0.0), init=False, repr=False)
+    name: ClassVar[str] = "salt and pepper"
+    law: ClassVar[Law] = IMPULSE
+    strength: ClassVar[Strength] = Strength.fixed(GREY_LEVELS)
+    factor: ClassVar[Range] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         _check_share("shared", self.shared)
