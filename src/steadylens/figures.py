@@ -7,6 +7,7 @@ import base64
 import io
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import FancyBboxPatch
+    from matplotlib.ticker import LogLocator, NullLocator
 except ImportError as error:
     raise MissingExtraError("matplotlib", "report") from error
 
@@ -41,6 +43,9 @@ MARKERS = dict(zip(COLOURS, "osD^vPXddPXvo", strict=True))
 
 OTHER_COLOURS = ("#332288", "#882255", "#117733", "#999933")
 
+WIDTH = 9.4
+"""Width of every figure in inches: shown at the same width, their letters have the same size."""
+
 SIGMA_LABEL = r"$\sigma$ of the noise (grey levels of 255)"
 
 
@@ -48,36 +53,41 @@ def svg(figure: Figure) -> str:
     """Renders a figure; the same figure always gives the same text."""
     text = io.StringIO()
     with rc_context({"svg.hashsalt": "steadylens", "svg.fonttype": "path"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", dpi=200, metadata={"Date": None})
     return text.getvalue()
 
 
 def method() -> Figure:
     """Draws how the restoration net is trained (Sec. 4.1) and where it then stands (Sec. 4.2)."""
-    figure = Figure(figsize=(9.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.set(xlim=(-1, 95), ylim=(0, 34), aspect="equal")
+    axes.set(xlim=(-1, 100), ylim=(1, 39), aspect="equal")
     axes.set_axis_off()
+    image, net, other = "#f4f4f4", "#d6e8f5", "#fdebd0"
+    axes.text(0, 36.5, "Training the restoration net", fontsize=9, color=QUIET)
     trained = (
-        "clean\n$x$",
-        "degradation\nmodule",
-        "noisy\n$x + \\nu$",
-        "restoration\nnet",
-        "restored\n$F(x + \\nu)$",
-    )
-    used = ("any\nimage", "restoration\nnet, frozen", "restored\nimage", "classifier,\nfine-tuned", "answer")
-    for bottom, title, texts in ((21, "Training", trained), (2, "Use", used)):
-        axes.text(-0.6, bottom + 8.5, title, fontsize=9, color=QUIET)
-        for index, text in enumerate(texts):
-            _draw_box(axes, 20 * index, bottom, text, colour="#d6e8f5" if index % 2 else "#f3f3f3")
-            if index:
-                _draw_arrow(axes, (20 * index - 6.4, bottom + 3), (20 * index - 0.6, bottom + 3))
+        ("clean\n$x$", 0, 10, image), ("degradation\nmodule", 14, 26, other),
+        ("noisy\n$x + \\nu$", 30, 40, image), ("restoration\nnet", 44, 56, net),
+        ("+", 63, 66, other), ("restored\n$F(x + \\nu)$", 70, 81, image),
+        ("loss\n$\\|x - F(x + \\nu)\\|^2$", 85, 99, other),
+    )  # fmt: skip
+    _draw_chain(axes, 22, trained)
+    _draw_path(axes, (35, 28), (35, 32), (64.5, 32), (64.5, 28))
+    _draw_path(axes, (5, 22), (5, 17), (92, 17), (92, 22))
+    axes.text(49.5, 32.7, "shortcut", ha="center", fontsize=8, color=QUIET)
+    axes.text(59.2, 25.7, "pattern", ha="center", fontsize=8, color=QUIET)
+    axes.text(0, 11.5, "Using it", fontsize=9, color=QUIET)
+    used = (
+        ("any\nimage", 0, 14, image), ("restoration\nnet, frozen", 20, 37, net),
+        ("restored\nimage", 43, 57, image), ("classifier,\nfine-tuned", 63, 80, other), ("answer", 86, 99, image),
+    )  # fmt: skip
+    _draw_chain(axes, 2, used)
     return figure
 
 
 def densities(rows: Sequence[Density]) -> Figure:
     """Draws the histogram of each noise family's values (Fig. 1), a bin that towers cut off and labelled."""
-    figure, panels = _grid(len(rows), columns=5, size=(1.9, 1.7))
+    figure, panels = _grid(len(rows), columns=5, height=1.7)
     for axes, row in zip(panels, rows, strict=True):
         shares = 100 * np.asarray(row.shares)
         second, tallest = np.sort(np.append(shares, 0))[-2:]
@@ -93,35 +103,42 @@ def densities(rows: Sequence[Density]) -> Figure:
 
 def training(curves: Sequence[Curve]) -> Figure:
     """Draws the loss of each stage, on a logarithmic axis where it is positive throughout."""
-    figure, panels = _grid(len(curves), columns=3, size=(3.1, 2.0))
+    figure, panels = _grid(len(curves), columns=4, height=1.9)
     for axes, curve in zip(panels, curves, strict=True):
         axes.plot(curve.steps, curve.losses, color=COLOURS["L11"], linewidth=1.2)
         axes.ticklabel_format(axis="x", style="plain")
         axes.locator_params(axis="x", nbins=4)
         if min(curve.losses, default=0) > 0:
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
         _dressed(axes, title=curve.stage)
     _shared_labels(figure, "step", "mean loss")
     return figure
 
 
 def restoration(rows: Sequence[Restoring]) -> Figure:
-    """Draws the mean PSNR of each net against the noise's strength, and that of the noisy images dashed."""
-    figure, axes = _single()
+    """Draws by the noise's strength each net's mean PSNR, the noisy images' dashed, and the gain."""
+    figure, (left, right) = _grid(2, columns=2, height=3.8)
     finite = [row for row in rows if np.isfinite((row.noisy_db, row.restored_db)).all()]
     noisy = sorted({row.sigma_grey: row.noisy_db for row in finite}.items())
-    axes.plot(*np.transpose(noisy), color=INK, linestyle="--", label="noisy images")
+    left.plot(*np.transpose(noisy), color=INK, linestyle="--", label="noisy images")
+    right.axhline(0, color=INK, linestyle="--")
     for name, some in grouped(finite, by=lambda row: row.network).items():
-        points = sorted({row.sigma_grey: row.restored_db for row in some}.items())
-        axes.plot(*np.transpose(points), label=name, **_line_style(name))
-    _dressed(axes, x=SIGMA_LABEL, y="mean PSNR (dB)")
-    axes.legend(frameon=False, loc="upper right", ncols=2)
+        points = {row.sigma_grey: (row.restored_db, row.restored_db - row.noisy_db) for row in some}
+        restored, gain = np.transpose([points[sigma] for sigma in sorted(points)])
+        left.plot(sorted(points), restored, label=name, **_line_style(name))
+        right.plot(sorted(points), gain, **_line_style(name))
+    _dressed(left, x=SIGMA_LABEL, y="mean PSNR (dB)")
+    _dressed(right, x=SIGMA_LABEL, y="gain over the noisy images (dB)")
+    left.legend(frameon=False, loc="upper right", ncols=2)
     return figure
 
 
 def stability(rows: Sequence[Stability]) -> Figure:
     """Draws each network's accuracy against the noise's strength, its interval as a band (Table 4)."""
-    figure, axes = _single()
+    figure, (axes,) = _grid(1, columns=1, height=4.2)
     for name, some in grouped(rows, by=lambda row: row.network).items():
         points = {row.sigma_grey: (row.correct / row.samples, row.lower, row.upper) for row in some}
         sigmas = sorted(points)
@@ -151,7 +168,7 @@ def exploration(
         draws.append(partial(_draw_contractions, contractions))
     if hits:
         draws.append(partial(_draw_hits, hits))
-    figure, panels = _grid(len(draws), columns=2, size=(4.7, 3.7))
+    figure, panels = _grid(len(draws), columns=2, height=3.7)
     for axes, draw in zip(panels, draws, strict=True):
         draw(axes)
     rows: tuple[Scatter | Contraction | Hits, ...] = (*scatters, *contractions, *hits)
@@ -164,7 +181,7 @@ def exploration(
 def pictures(rows: Sequence[Picture]) -> Figure:
     """Draws rows of images, each pixel as a square (Fig. 2 and 4)."""
     columns = max(len(row.panels) for row in rows)
-    figure, panels = _grid(len(rows) * columns, columns=columns, size=(1.6, 1.75))
+    figure, panels = _grid(len(rows) * columns, columns=columns, height=WIDTH / columns + 0.3)
     for index, axes in enumerate(panels):
         row, column = rows[index // columns], index % columns
         axes.set_axis_off()
@@ -178,7 +195,7 @@ def pictures(rows: Sequence[Picture]) -> Figure:
 def _draw_scatters(fit: str, rows: Sequence[tuple[Scatter, Sequence[float]]], axes: Axes) -> None:
     for row, coefficients in rows:
         colour, noisy = _colour(row.network), np.asarray(row.noisy_db)
-        axes.scatter(noisy, row.restored_db, s=3, alpha=0.15, color=colour, linewidths=0, rasterized=True)
+        axes.scatter(noisy, row.restored_db, s=4, alpha=0.3, color=colour, linewidths=0, rasterized=True)
         grid = np.linspace(noisy.min(), noisy.max(), 50)
         axes.plot(grid, np.polyval(coefficients, grid), color=colour)
     axes.axline((30, 30), slope=1, color=QUIET, linestyle=":", linewidth=1)
@@ -188,27 +205,23 @@ def _draw_scatters(fit: str, rows: Sequence[tuple[Scatter, Sequence[float]]], ax
 def _draw_contractions(rows: Sequence[Contraction], axes: Axes) -> None:
     for row in rows:
         points = row.noise_norms, row.restored_norms
-        axes.scatter(*points, s=3, alpha=0.25, color=_colour(row.network), linewidths=0, rasterized=True)
-    axes.axline((0, 0), slope=1, color=INK, linestyle="--", linewidth=1)
-    axes.text(0.60, 0.66, "K = 1", transform=axes.transAxes, color=INK, ha="right")
+        axes.scatter(*points, s=4, alpha=0.4, color=_colour(row.network), linewidths=0, rasterized=True)
+    axes.axline((0, 0), slope=1, color=INK, linestyle="--", linewidth=1, label="K = 1")
+    axes.set(xlim=(0, None), ylim=(0, None))
+    axes.legend(frameon=False, loc="upper left")
     _dressed(axes, title="contraction", x=r"$\|\nu\|$", y=r"$\|F(x + \nu) - F(x)\|$")
 
 
 def _draw_hits(rows: Sequence[Hits], axes: Axes) -> None:
     for row in rows:
         axes.stairs(row.top1_by_norm, row.norm_edges, color=_colour(row.network), linewidth=1.6)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     _dressed(axes, title="best PSNR of all nets (top-1 hits)", x=r"$\|\nu\|$", y="noisy images")
 
 
-def _single() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _grid(count: int, *, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    columns = min(count, columns)
+def _grid(count: int, *, columns: int, height: float) -> tuple[Figure, list[Axes]]:
     rows = -(-count // columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height * rows + 0.4), layout="constrained")
     return figure, [figure.add_subplot(rows, columns, 1 + index) for index in range(count)]
 
 
@@ -238,12 +251,18 @@ def _line_style(network: str) -> dict[str, Any]:
     return {"color": _colour(network), "marker": marker, "markersize": 4.5, "linewidth": 1.6}
 
 
-def _draw_box(axes: Axes, left: float, bottom: float, text: str, *, colour: str) -> None:
-    box = FancyBboxPatch((left, bottom), 13, 6, "round,pad=0.6", facecolor=colour, edgecolor=QUIET)
-    axes.add_patch(box)
-    axes.text(left + 6.5, bottom + 3, text, ha="center", va="center", fontsize=9, color=INK)
+def _draw_chain(axes: Axes, bottom: float, boxes: Sequence[tuple[str, float, float, str]]) -> None:
+    """Draws boxes (text, left edge, right edge, colour) and an arrow from each to the next."""
+    for text, left, right, colour in boxes:
+        shape = "round,pad=0,rounding_size=1.2"
+        box = FancyBboxPatch((left, bottom), right - left, 6, shape, facecolor=colour, edgecolor=QUIET)
+        axes.add_patch(box)
+        axes.text((left + right) / 2, bottom + 3, text, ha="center", va="center", fontsize=9, color=INK)
+    for (_, _, start, _), (_, end, _, _) in pairwise(boxes):
+        _draw_path(axes, (start, bottom + 3), (end, bottom + 3))
 
 
-def _draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+def _draw_path(axes: Axes, *points: tuple[float, float]) -> None:
+    axes.plot(*np.transpose(points[:-1]), color=QUIET, linewidth=1)
     style = {"arrowstyle": "-|>", "color": QUIET, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", xy=end, xytext=start, arrowprops=style)
+    axes.annotate("", xy=points[-1], xytext=points[-2], arrowprops=style)

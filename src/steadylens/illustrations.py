@@ -90,8 +90,8 @@ def stability_illustrations(records: Sequence[Measurement]) -> list[Illustration
 def _restoration(rows: Sequence[Restoring]) -> Illustration:
     return Illustration(
         title="Restoration by strength of noise",
-        caption=f"Mean PSNR by {SIGMA}: a net helps where its curve lies above the dashed one, and harms "
-        "where it lies below.",
+        caption=f"Mean PSNR by {SIGMA}, and its gain: a net helps where its curve lies above the dashed one, "
+        "and harms where it lies below.",
         source=source(rows, count="images at each point"),
         image=_encoded(figures.restoration(rows)),
     )

@@ -46,6 +46,11 @@ class Gallery:
     source: str
     pictures: Sequence[Picture]
 
+    @property
+    def columns(self) -> int:
+        """Images in the longest row."""
+        return max(len(picture.panels) for picture in self.pictures)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
@@ -179,7 +184,7 @@ def _galleries(records: Sequence[Measurement]) -> list[Gallery]:
         Gallery(
             title=GALLERIES[figure][0],
             caption=GALLERIES[figure][1],
-            source=source(groups[figure], count="images in a row"),
+            source=source(groups[figure], count="image in each row"),
             pictures=groups[figure],
         )
         for figure in sorted(groups)
@@ -200,17 +205,21 @@ def _provenance(records: Sequence[Measurement]) -> list[tuple[str, str]]:
 
 
 def _measurements(records: Sequence[Measurement]) -> Table:
-    """Lists what was measured; rows that were measured together bear the same time, which counts once."""
+    """Lists what was measured. Rows that were measured together bear the same time, which counts once."""
     groups = grouped(records, by=lambda row: type(row).__name__)
-    seconds = {kind: sum({row.seconds for row in rows}) for kind, rows in groups.items()}
     lines = [
-        line(kind, f"{len(rows):,}", span(row.samples for row in rows), duration(seconds[kind]))
+        line(kind, f"{len(rows):,}", span(row.samples for row in rows), _time(rows))
         for kind, rows in groups.items()
     ]
     return Table(
         title="What was measured",
-        caption="The kinds of record behind this page, what each row counts over, and what measuring took.",
+        caption="The kinds of record behind this page, what a row of each counts over, and what training and "
+        "measuring took; what was measured together shares its time.",
         source="",
         header=("kind", "rows", "samples in a row", "time"),
-        lines=(*lines, line("together", f"{len(records):,}", "", duration(sum(seconds.values())))),
+        lines=(*lines, line("together", f"{len(records):,}", "", _time(records))),
     )
+
+
+def _time(rows: Sequence[Measurement]) -> str:
+    return duration(sum({row.seconds for row in rows}))

@@ -9,6 +9,8 @@ from steadylens.records import Measurement
 
 SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 DASH = "\N{EN DASH}"
+NU = "\N{GREEK SMALL LETTER NU}"
+NORM = "\N{DOUBLE VERTICAL LINE}"
 INFINITY = "\N{INFINITY}"
 
 Record = TypeVar("Record", bound=Measurement)

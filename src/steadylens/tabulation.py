@@ -20,6 +20,8 @@ from steadylens.records import (
 )
 from steadylens.tables import (
     DASH,
+    NORM,
+    NU,
     SIGMA,
     Cell,
     Line,
@@ -153,8 +155,8 @@ def contraction_table(rows: Sequence[Contraction]) -> Table:
         lines.append(line(row.network, *texts, f"{row.largest:.3f}"))
     return Table(
         title="Contraction",
-        caption="Quantiles of ||F(x + nu) - F(x)|| / ||nu|| over noisy images: below 1, noise leaves the net "
-        "smaller than it entered.",
+        caption=f"Quantiles of {NORM}F(x + {NU}) - F(x){NORM} / {NORM}{NU}{NORM} over noisy images: below 1, "
+        "noise leaves the net smaller than it entered.",
         source=source(rows, count="noisy images"),
         header=("network", *(f"{100 * probability:g} %" for probability in probabilities), "largest"),
         lines=tuple(lines),
@@ -173,7 +175,7 @@ def accuracy_table(rows: Sequence[Accuracy]) -> Table:
         lines.append(Line(cells=(Cell(text=name), *cells)))
         if printed := TABLE_3.get(IN_TABLE_3.get(name, name)):
             paper = {1: printed.top1_percent, 2: printed.top2_percent, 5: printed.top5_percent}
-            lines.append(_printed_line(name, (paper.get(k) for k in ks), digits=2))
+            lines.append(_printed_line((paper.get(k) for k in ks), digits=2))
     return Table(
         title="Table 3. Accuracy on clean images",
         caption="Share of the test images, in per cent, with the label among the first k answers; beneath, "
@@ -192,11 +194,8 @@ def comparison_table(rows: Sequence[Comparison]) -> Table:
         caption="McNemar's exact test looks at the images that only one of two networks gets right; a small "
         "p says that chance alone would hardly make such a difference.",
         source=source(rows, count="test images"),
-        header=("first", "second", "only first right", "only second right", "p"),
-        lines=tuple(
-            line(row.first, row.second, f"{row.only_first:,}", f"{row.only_second:,}", f"{row.p_value:.2g}")
-            for row in pairs
-        ),
+        header=("networks", "only the first right", "only the second right", "p"),
+        lines=tuple(_comparison_line(row) for row in pairs),
     )
 
 
@@ -217,7 +216,7 @@ def stability_table(rows: Sequence[Stability]) -> Table:
         if printed and population == "own":
             paper: dict[float, float] = dict(zip(SIGMAS_GREY, printed.percent, strict=True))
             values = (*(paper.get(sigma) for sigma in sigmas), printed.overall_percent)
-            lines.append(_printed_line(name, values, digits=1))
+            lines.append(_printed_line(values, digits=1))
     return Table(
         title=f"Table 4. Accuracy under Gaussian noise, on {POPULATIONS[population]}",
         caption=f"In per cent, by {SIGMA} of the noise in grey levels of 255; beneath, the 95 % Wilson "
@@ -272,6 +271,11 @@ def _restored_cell(row: Restoring | None, best: float | None) -> Cell:
     return Cell(text=decibels(row.restored_db), note=note, best=row.restored_db == best)
 
 
-def _printed_line(name: str, percentages: Iterable[float | None], *, digits: int) -> Line:
+def _comparison_line(row: Comparison) -> Line:
+    pair = f"{row.first} against {row.second}"
+    return line(pair, f"{row.only_first:,}", f"{row.only_second:,}", f"{row.p_value:.2g}")
+
+
+def _printed_line(percentages: Iterable[float | None], *, digits: int) -> Line:
     texts = (DASH if value is None else f"{value:.{digits}f}" for value in percentages)
-    return line(f"{name} (paper)", *texts, printed=True)
+    return line("in the paper", *texts, printed=True)
