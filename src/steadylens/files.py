@@ -1,7 +1,7 @@
 """Files appear whole or not at all."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,18 +25,18 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: If the operating system refuses to make, write or rename the file.
     """
+    temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        temporary.open("xb").close()
+        mode = temporary.stat().st_mode
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}; choose another place") from error
-    os.close(descriptor)
-    temporary = Path(name)
     try:
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(mode)  # some writers replace the file by a private one of their own
         temporary.replace(path)
     except OSError as error:
         if isinstance(error, StorageError):
@@ -46,9 +46,3 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

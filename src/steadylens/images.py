@@ -75,19 +75,22 @@ def read_image(path: Path, *, box: Box | None = None, size: int | None = None) -
     """Reads an image file as 8-bit RGB.
 
     Palette, grey, CMYK and 16-bit images are converted, transparency is dropped, the EXIF orientation
-    is applied.
+    is applied. Of an animation, the first frame is read.
 
     Args:
         path: The file.
-        box: The part to keep, or None for the whole image. It is cut to the image.
+        box: The part to keep, or None for the whole image. It must lie within the image.
         size: The height and width in pixels to resize to (antialiased bilinear), or None to leave the size.
 
     Returns:
         The image, uint8 (3, H, W).
 
     Raises:
-        ImageError: If the file is missing, is no image, is damaged, or the box holds no pixel of it.
+        ImageError: If the file is missing, is no image, is damaged, or the box does not lie within it.
+        SettingError: If the size is below 1.
     """
+    if size is not None and size < 1:
+        raise SettingError(f"size is {size}, it must be at least 1 pixel")
     try:
         with Image.open(path) as opened:
             image = _to_rgb(ImageOps.exif_transpose(opened))
@@ -98,16 +101,14 @@ def read_image(path: Path, *, box: Box | None = None, size: int | None = None) -
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} cannot be read: {error}; replace the file") from error
     if box is not None:
-        left, top = max(box[0], 0), max(box[1], 0)
-        right, bottom = min(box[2], image.width), min(box[3], image.height)
-        if left >= right or top >= bottom:
+        left, top, right, bottom = box
+        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
             raise ImageError(
-                f"{path}: the box {box} holds no pixel of the {image.width}x{image.height} image"
+                f"{path}: the box {box} does not lie within the {image.width}x{image.height} image; "
+                "correct the annotation"
             )
-        image = image.crop((left, top, right, bottom))
+        image = image.crop(box)
     if size is not None:
-        if size < 1:
-            raise SettingError(f"size is {size}, it must be at least 1 pixel")
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
@@ -116,8 +117,15 @@ def write_image(path: Path, image: Tensor) -> None:
     """Writes one image, float (3, H, W) in [0, 1], as an 8-bit file of the format that `path` ends with.
 
     Raises:
+        ImageError: If the image is not a float tensor (3, H, W).
+        SettingError: If `path` has none of `IMAGE_SUFFIXES`.
         StorageError: If the file cannot be written.
     """
+    check_images(image[None], channels=3)
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise SettingError(
+            f"{path} does not end as an image file, use one of {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
     with replacing(path) as temporary:
         Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()).save(temporary)
 
@@ -126,4 +134,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits or more a pixel: Pillow would clip at 255 instead of scaling
         levels = np.asarray(image).astype(np.float64) / 65535 * GREY_LEVELS
         image = Image.fromarray(levels.clip(0, GREY_LEVELS).round().astype(np.uint8))
+    image.info.pop("transparency", None)  # Pillow would try to keep it, and warn where it cannot
     return image.convert("RGB")
