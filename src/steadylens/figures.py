@@ -79,7 +79,8 @@ def method() -> Figure:
     axes.text(0, 11.5, "Using it", fontsize=9, color=QUIET)
     used = (
         ("any\nimage", 0, 14, image), ("restoration\nnet, frozen", 20, 37, net),
-        ("restored\nimage", 43, 57, image), ("classifier,\nfine-tuned", 63, 80, other), ("answer", 86, 99, image),
+        ("restored\nimage", 43, 57, image), ("classifier,\nfine-tuned", 63, 80, other),
+        ("answer", 86, 99, image),
     )  # fmt: skip
     _draw_chain(axes, 2, used)
     return figure

@@ -134,7 +134,7 @@ def decibels(value: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """Writes a time with the two units that matter."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -1,0 +1,301 @@
+"""Complete, plausible and made-up records, for tests of what is made from records."""
+
+import base64
+import io
+import math
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from steadylens.metrics import mcnemar, wilson_interval
+from steadylens.records import (
+    Accuracy,
+    Comparison,
+    Contraction,
+    Cost,
+    Curve,
+    Density,
+    Hits,
+    Measurement,
+    Picture,
+    Provenance,
+    Restoring,
+    Scatter,
+    Stability,
+)
+
+NOISE = "clipped, 8-bit"
+SIGMAS = (1.0, 2.0, 4.0, 8.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0)
+RESTORERS = {"L11": 6.0, "L9": 5.5, "L7": 5.2, "L5": 4.4, "L3": 2.6, "Dong": 2.0}
+"""Names of the nets, and how many decibels each gains from strong noise."""
+
+CLASSIFIERS = {
+    "original": 0.20,
+    "fine-tuned on noisy images": 0.12,
+    "Gaussian smoothing as first layer": 0.17,
+    "strong noise augmentation": 0.10,
+    "restoration + original": 0.06,
+}
+"""Names of the networks, and what share of their answers noise of 40 grey levels costs."""
+
+POPULATIONS: tuple[tuple[Literal["own", "all"], float, int], ...] = (
+    ("own", 1.0, 12_520),
+    ("all", 0.991, 12_630),
+)
+"""Of Table 4: accuracy without noise, and number of images."""
+
+FIGURES: tuple[tuple[Literal[2, 4], int], ...] = ((2, 5), (4, 2))
+"""The paper's number of a figure, and how many panels its rows have."""
+
+PROVENANCE = Provenance(
+    recipe="fast",
+    seed=3,
+    data="GTSRB (sha256 5f2c9a01)",
+    commit="0123abc",
+    versions=(("steadylens", "0.1.0"), ("torch", "2.14.1")),
+    device="one GPU",
+)
+
+
+def sample_records() -> list[Measurement]:
+    """Returns rows of every kind; the same ones every time."""
+    return [
+        *curves(),
+        *densities(),
+        *restorings(),
+        *explorations(),
+        *accuracies(),
+        *stabilities(),
+        *costs(),
+        *pictures(),
+    ]
+
+
+def curves() -> list[Measurement]:
+    steps = tuple(range(100, 10_001, 100))
+    stages = {f"restorer {name}": 1.0 for name in RESTORERS} | {"classifier": 3.7, "fine-tuning": 0.4}
+    return [
+        Curve(
+            provenance=PROVENANCE,
+            samples=500_000,
+            seconds=700.0 + index,
+            stage=stage,
+            steps=steps,
+            losses=tuple(start * (0.1 + 0.9 * math.exp(-step / 1500)) for step in steps),
+            learning_rates=tuple(0.001 * 0.9998**step for step in steps),
+        )
+        for index, (stage, start) in enumerate(stages.items())
+    ]
+
+
+def densities() -> list[Measurement]:
+    edges = np.linspace(-100, 100, 52)
+    centres = (edges[1:] + edges[:-1]) / 2
+    gaussian = np.exp(-(centres**2) / (2 * 30**2))
+    uniform = (np.abs(centres) < 30 * math.sqrt(3)).astype(float)
+    sparse = gaussian + 40 * (np.abs(centres) < 2)
+    families = {
+        "Gaussian": gaussian,
+        "uniform": uniform,
+        "Gaussian, sparse": sparse,
+        "salt": gaussian[::-1] ** 4,
+    }
+    return [
+        Density(
+            provenance=PROVENANCE,
+            samples=1_000_000,
+            seconds=0.4,
+            family=family,
+            strength_grey=30.0,
+            edges_grey=tuple(edges.tolist()),
+            shares=tuple((values / values.sum()).tolist()),
+        )
+        for family, values in families.items()
+    ]
+
+
+def restorings() -> list[Measurement]:
+    rows: list[Measurement] = []
+    for sigma in (0.0, *SIGMAS):
+        noisy = math.inf if sigma == 0 else 20 * math.log10(255 / sigma) + 0.3
+        for name, gain in RESTORERS.items():
+            restored = 46 + gain / 3 if sigma == 0 else noisy + gain * (1 - math.exp(-sigma / 15)) - 0.2
+            rows.append(
+                Restoring(
+                    provenance=PROVENANCE,
+                    samples=1_263,
+                    seconds=2.5 + sigma,
+                    network=name,
+                    sigma_grey=sigma,
+                    noise=NOISE,
+                    noisy_db=noisy,
+                    restored_db=restored,
+                )
+            )
+    return rows
+
+
+def explorations() -> list[Measurement]:
+    rows: list[Measurement] = []
+    edges = np.linspace(0, 25, 25)
+    centres = (edges[1:] + edges[:-1]) / 2
+    generator = np.random.default_rng(0)
+    bumps = [
+        gain**2 * np.exp(-(((centres - 3 - 3 * i) / 6) ** 2)) for i, gain in enumerate(RESTORERS.values())
+    ]
+    shares = np.array(bumps) / np.sum(bumps)
+    for index, (name, gain) in enumerate(RESTORERS.items()):
+        by_norm = np.round(shares[index] * 189_450).astype(int)
+        rows.append(
+            Hits(
+                provenance=PROVENANCE,
+                samples=189_450,
+                seconds=950.0,
+                network=name,
+                noise=NOISE,
+                top1=int(by_norm.sum()),
+                top2=int(by_norm.sum() * 1.4),
+                norm_edges=tuple(edges.tolist()),
+                top1_by_norm=tuple(by_norm.tolist()),
+            )
+        )
+        noisy = generator.uniform(12, 50, 400)
+        restored = noisy * 0.7 + 9 + gain + generator.normal(0, 1, 400)
+        rows.append(
+            Scatter(
+                provenance=PROVENANCE,
+                samples=189_450,
+                seconds=950.0,
+                network=name,
+                noise=NOISE,
+                noisy_db=tuple(noisy.tolist()),
+                restored_db=tuple(restored.tolist()),
+                mean_noisy_db=float(noisy.mean()),
+                mean_restored_db=float(restored.mean()),
+                line=tuple(np.polyfit(noisy, restored, 1).tolist()),
+                parabola=tuple(np.polyfit(noisy, restored, 2).tolist()),
+            )
+        )
+        norms = generator.uniform(0.2, 25, 400)
+        quotients = generator.uniform(0.1, 0.9 - gain / 12, 400)
+        rows.append(
+            Contraction(
+                provenance=PROVENANCE,
+                samples=189_450,
+                seconds=950.0,
+                network=name,
+                noise=NOISE,
+                noise_norms=tuple(norms.tolist()),
+                restored_norms=tuple((norms * quotients).tolist()),
+                quantiles=tuple((p, float(np.quantile(quotients, p))) for p in (0.5, 0.9, 0.99, 0.999)),
+                largest=float(quotients.max()),
+            )
+        )
+    return rows
+
+
+def accuracies() -> list[Measurement]:
+    rows: list[Measurement] = []
+    for name, loss in CLASSIFIERS.items():
+        for k in (1, 2, 5):
+            correct = round(12_630 * (1 - (0.004 + loss / 30) / k))
+            lower, upper = wilson_interval(correct, 12_630)
+            rows.append(
+                Accuracy(
+                    provenance=PROVENANCE,
+                    samples=12_630,
+                    seconds=1.5,
+                    network=name,
+                    k=k,
+                    correct=correct,
+                    lower=lower,
+                    upper=upper,
+                )
+            )
+    rows += [
+        Comparison(
+            provenance=PROVENANCE,
+            samples=12_630,
+            seconds=0.0,
+            first="original",
+            second=name,
+            only_first=20 + index,
+            only_second=40 + 9 * index,
+            p_value=mcnemar(20 + index, 40 + 9 * index),
+        )
+        for index, name in enumerate(list(CLASSIFIERS)[1:])
+    ]
+    return rows
+
+
+def stabilities() -> list[Measurement]:
+    rows: list[Measurement] = []
+    for name, loss in CLASSIFIERS.items():
+        for sigma in SIGMAS:
+            for population, ceiling, images in POPULATIONS:
+                samples = images * 2
+                correct = round(samples * ceiling * (1 - loss * (sigma / 40) ** 1.6))
+                lower, upper = wilson_interval(correct, samples)
+                rows.append(
+                    Stability(
+                        provenance=PROVENANCE,
+                        samples=samples,
+                        seconds=4.0 + sigma,
+                        network=name,
+                        sigma_grey=sigma,
+                        noise=NOISE,
+                        population=population,
+                        images=images,
+                        correct=correct,
+                        lower=lower,
+                        upper=upper,
+                    )
+                )
+    return rows
+
+
+def costs() -> list[Measurement]:
+    figures = {"L11": (397_411, 1_070_000_000), "original": (1_123_449, 76_400_000)}
+    return [
+        Cost(
+            provenance=PROVENANCE,
+            samples=64,
+            seconds=3.0,
+            network=name,
+            size=48,
+            parameters=parameters,
+            multiplications=multiplications,
+            milliseconds=multiplications / 2e8,
+            training_seconds=9_000.0,
+        )
+        for name, (parameters, multiplications) in figures.items()
+    ]
+
+
+def pictures() -> list[Measurement]:
+    captions = ("clean", "noisy", "pattern", "restored", "pattern, normalised")
+    classes = ("speed limit 20", "no passing", "stop <script>", "yield", "road works", "keep right")
+    return [
+        Picture(
+            provenance=PROVENANCE,
+            samples=1,
+            seconds=0.1,
+            figure=figure,
+            title=title,
+            panels=tuple((caption, drawn_png(index)) for index, caption in enumerate(captions[:panels])),
+        )
+        for figure, panels in FIGURES
+        for title in classes
+    ]
+
+
+def drawn_png(seed: int) -> str:
+    """Returns a small image as PNG in base64: a red ring on grey, with some noise."""
+    y, x = np.mgrid[:48, :48] - 23.5
+    radius = np.hypot(x, y)[..., None]
+    image = np.where((radius > 14) & (radius < 20), [200, 30, 40], np.where(radius < 20, 240, 120))
+    noise = np.random.default_rng(seed).normal(0, 20 if seed in {1, 2, 4} else 3, image.shape)
+    file = io.BytesIO()
+    Image.fromarray(np.clip(image + noise, 0, 255).astype(np.uint8)).save(file, format="png")
+    return base64.b64encode(file.getvalue()).decode("ascii")

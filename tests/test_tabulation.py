@@ -1,0 +1,223 @@
+"""Every number in a table is a record's, or the paper's."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+
+from sample_records import SIGMAS, sample_records
+from steadylens import paper
+from steadylens.records import Accuracy, Contraction, Cost, Hits, Restoring, Stability
+from steadylens.tables import Cell, Line, Table, select
+from steadylens.tabulation import (
+    accuracy_tables,
+    cost_tables,
+    overall,
+    restoration_tables,
+    stability_tables,
+    training_tables,
+)
+
+RECORDS = sample_records()
+OWN, ALL = stability_tables(RECORDS)
+RESTORING, HITS, CONTRACTION = restoration_tables(RECORDS)
+ACCURACY, COMPARISON = accuracy_tables(RECORDS)
+
+
+def cells(table: Table, name: str) -> tuple[Cell, ...]:
+    return next(line.cells[1:] for line in table.lines if line.cells[0].text == name)
+
+
+def texts(table: Table, name: str) -> list[str]:
+    return [cell.text for cell in cells(table, name)]
+
+
+def printed_after(table: Table, name: str) -> Line | None:
+    """Returns the paper's line beneath a network's, if there is one."""
+    names = [line.cells[0].text for line in table.lines]
+    following = table.lines[names.index(name) + 1 :]
+    return following[0] if following and following[0].printed else None
+
+
+def best_in_column(table: Table, column: int) -> list[str]:
+    return [line.cells[0].text for line in table.lines if line.cells[column].best]
+
+
+def test_training_table_tells_stage_steps_time_and_losses() -> None:
+    (table,) = training_tables(RECORDS)
+    assert texts(table, "classifier") == ["10,000", "11 min 46 s", "3.485", "0.3742"]
+
+
+def test_restoration_table_holds_noisy_restored_and_gain() -> None:
+    rows = [row for row in select(RECORDS, Restoring) if row.network == "L7"]
+    assert [float(text) for text in texts(RESTORING, "L7")] == pytest.approx(
+        [row.restored_db for row in rows], abs=0.005
+    )
+    assert texts(RESTORING, "noisy images")[:2] == ["\N{INFINITY}", "48.43"]
+    gains = [float(cell.note) for cell in cells(RESTORING, "L7")[1:]]
+    assert gains == pytest.approx([row.restored_db - row.noisy_db for row in rows[1:]], abs=0.005)
+
+
+def test_restoration_table_has_no_gain_over_clean_images() -> None:
+    assert cells(RESTORING, "L11")[0].note == ""
+
+
+def test_restoration_table_marks_the_best_net_and_never_the_noisy_images() -> None:
+    assert all(best_in_column(RESTORING, column) == ["L11"] for column in range(1, len(SIGMAS) + 2))
+
+
+def test_table_2_gives_counts_and_per_cent_beside_the_papers() -> None:
+    row = next(row for row in select(RECORDS, Hits) if row.network == "L11")
+    count1, share1, paper1, count2, share2, paper2 = texts(HITS, "L11")
+    assert (count1, count2) == (f"{row.top1:,}", f"{row.top2:,}")
+    assert float(share1) == pytest.approx(100 * row.top1 / row.samples, abs=0.05)
+    assert float(share2) == pytest.approx(100 * row.top2 / row.samples, abs=0.05)
+    assert (paper1, paper2) == ("50.5", "77.5")
+
+
+def test_table_2_marks_the_net_with_most_hits() -> None:
+    most = max(select(RECORDS, Hits), key=lambda row: row.top1)
+    assert best_in_column(HITS, 2) == [most.network]
+    assert best_in_column(HITS, 3) == []
+
+
+def test_contraction_table_gives_quantiles_and_the_largest_quotient() -> None:
+    row = select(RECORDS, Contraction)[0]
+    expected = [f"{quotient:.3f}" for _, quotient in row.quantiles] + [f"{row.largest:.3f}"]
+    assert texts(CONTRACTION, row.network) == expected
+    assert CONTRACTION.header[1:] == ("50 %", "90 %", "99 %", "99.9 %", "largest")
+
+
+def test_table_3_gives_accuracy_with_its_interval() -> None:
+    rows = [row for row in select(RECORDS, Accuracy) if row.network == "original"]
+    found = cells(ACCURACY, "original")
+    assert [cell.text for cell in found] == [f"{100 * row.correct / row.samples:.2f}" for row in rows]
+    assert found[0].note == f"{100 * rows[0].lower:.2f}\N{EN DASH}{100 * rows[0].upper:.2f}"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("original", ["99.05", "99.69", "99.81"]), ("restoration + original", ["99.52", "99.80", "99.85"])],
+)
+def test_table_3_stands_beside_the_papers(name: str, expected: list[str]) -> None:
+    line = printed_after(ACCURACY, name)
+    assert line is not None
+    assert [cell.text for cell in line.cells[1:]] == expected
+
+
+def test_table_3_has_no_printed_line_for_networks_that_the_paper_lacks() -> None:
+    assert printed_after(ACCURACY, "strong noise augmentation") is None
+
+
+def test_comparisons_give_both_counts_and_the_p_value() -> None:
+    assert texts(COMPARISON, "original against restoration + original") == ["23", "67", "3.8e-06"]
+
+
+@pytest.mark.parametrize(("table", "population"), [(OWN, "own"), (ALL, "all")])
+def test_table_4_gives_every_networks_accuracy_by_strength(table: Table, population: str) -> None:
+    rows = [row for row in select(RECORDS, Stability) if row.population == population]
+    for name in {row.network for row in rows}:
+        expected = [f"{100 * row.correct / row.samples:.1f}" for row in rows if row.network == name]
+        assert texts(table, name)[:-1] == expected
+
+
+def test_the_overall_column_is_the_mean_over_the_strengths() -> None:
+    rows = [row for row in select(RECORDS, Stability) if (row.population, row.network) == ("own", "original")]
+    mean = fmean(row.correct / row.samples for row in rows)
+    assert overall(rows) == pytest.approx(mean)
+    assert texts(OWN, "original")[-1] == f"{100 * mean:.2f}"
+
+
+def test_the_overall_column_leaves_clean_images_out() -> None:
+    rows = [row for row in select(RECORDS, Stability) if (row.population, row.network) == ("own", "original")]
+    clean = replace(rows[0], sigma_grey=0.0, correct=rows[0].samples)
+    assert overall([clean, *rows]) == overall(rows)
+    assert overall([clean]) is None
+
+
+def test_table_4_marks_the_best_network_of_each_strength_and_never_the_papers() -> None:
+    assert best_in_column(OWN, OWN.header.index("40")) == ["restoration + original"]
+    assert best_in_column(OWN, OWN.header.index("overall")) == ["restoration + original"]
+    assert not any(cell.best for line in OWN.lines if line.printed for cell in line.cells)
+
+
+def test_networks_that_are_equally_good_are_all_marked() -> None:
+    rows = [replace(row, correct=9) for row in select(RECORDS, Accuracy)]
+    (table,) = accuracy_tables(rows)
+    assert len(best_in_column(table, 1)) == len({row.network for row in rows})
+
+
+@pytest.mark.parametrize("name", ["original", "fine-tuned on noisy images", "restoration + original"])
+def test_table_4_stands_beside_the_papers_on_own_images(name: str) -> None:
+    line = printed_after(OWN, name)
+    expected = paper.TABLE_4[name]
+    assert line is not None
+    assert [float(cell.text) for cell in line.cells[1:]] == [*expected.percent, expected.overall_percent]
+
+
+def test_gaussian_smoothing_stands_beside_the_papers_row_of_the_shorter_name() -> None:
+    line = printed_after(OWN, "Gaussian smoothing as first layer")
+    assert line is not None
+    assert line.cells[-1].text == "94.9"
+
+
+def test_table_4_on_all_images_has_no_printed_lines() -> None:
+    assert not any(line.printed for line in ALL.lines)
+
+
+def test_strengths_that_the_paper_lacks_are_dashes_in_its_lines() -> None:
+    rows = [replace(row, sigma_grey=row.sigma_grey + 0.5) for row in select(RECORDS, Stability)]
+    line = printed_after(stability_tables(rows)[0], "original")
+    assert line is not None
+    assert [cell.text for cell in line.cells[1:-1]] == ["\N{EN DASH}"] * len(SIGMAS)
+
+
+def test_a_network_that_was_not_measured_at_a_strength_has_a_dash_there() -> None:
+    rows = select(RECORDS, Stability)[2:]
+    assert texts(stability_tables(rows)[0], "original")[0] == "\N{EN DASH}"
+
+
+def test_each_way_of_storing_noisy_images_has_tables_of_its_own() -> None:
+    rows = select(RECORDS, Stability)
+    tables = stability_tables([*rows, *(replace(row, noise="unclipped") for row in rows)])
+    sources = [table.source.split(";")[0] for table in tables]
+    assert sources == ["Noise clipped, 8-bit", "Noise unclipped"] * 2
+
+
+def test_a_row_that_was_measured_again_counts_once() -> None:
+    rows = select(RECORDS, Hits)
+    again = replace(rows[0], top1=7)
+    (table,) = restoration_tables([*rows, again])
+    assert [line.cells[0].text for line in table.lines].count("L11") == 1
+    assert texts(table, "L11")[0] == "7"
+
+
+def test_cost_table_gives_parameters_multiply_adds_and_times_for_each_size() -> None:
+    rows = select(RECORDS, Cost)
+    small, large = cost_tables([*rows, replace(rows[0], size=480)])
+    assert texts(small, "L11") == ["397,411", "1,070.0", "5.35", "2 h 30 min"]
+    assert (small.title, large.title) == (
+        "Cost for images of 48 x 48 pixels",
+        "Cost for images of 480 x 480 pixels",
+    )
+    assert "one GPU" in small.source
+
+
+def all_tables() -> Sequence[Table]:
+    makers = (training_tables, restoration_tables, accuracy_tables, stability_tables, cost_tables)
+    return [table for make in makers for table in make(RECORDS)]
+
+
+def test_every_line_has_as_many_cells_as_the_header() -> None:
+    assert all(len(line.cells) == len(table.header) for table in all_tables() for line in table.lines)
+
+
+def test_every_table_names_recipe_seed_data_and_commit() -> None:
+    parts = ("recipe fast", "seed 3", "data GTSRB (sha256 5f2c9a01)", "commit 0123abc")
+    assert all(part in table.source for table in all_tables() for part in parts)
+
+
+def test_no_records_make_no_tables() -> None:
+    makers = (training_tables, restoration_tables, accuracy_tables, stability_tables, cost_tables)
+    assert [make([]) for make in makers] == [[]] * len(makers)
