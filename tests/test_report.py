@@ -13,7 +13,16 @@ import pytest
 
 from sample_records import PROVENANCE, pictures, sample_records
 from steadylens.errors import RecordError
-from steadylens.records import Curve, Hits, Measurement, Picture, Provenance, Stability, write_records
+from steadylens.records import (
+    Curve,
+    Hits,
+    Measurement,
+    Picture,
+    Provenance,
+    Restoring,
+    Stability,
+    write_records,
+)
 from steadylens.report import write_report, write_tables
 from steadylens.tables import select
 
@@ -161,6 +170,13 @@ def test_sections_without_records_are_left_out(tmp_path: Path) -> None:
 def test_each_kind_of_record_makes_a_page_by_itself(kind: str, tmp_path: Path) -> None:
     rows = [record for record in RECORDS if type(record).__name__ == kind]
     assert f'<th scope="row">{kind}</th>' in page_of(rows, tmp_path)
+
+
+def test_restoration_of_clean_images_alone_has_a_table_and_no_curve(tmp_path: Path) -> None:
+    rows = [row for row in select(RECORDS, Restoring) if row.sigma_grey == 0]
+    outline = Outline(page_of(rows, tmp_path))
+    assert "Restoration of Gaussian noise" in outline.headings
+    assert not outline.images
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:

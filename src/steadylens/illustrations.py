@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from steadylens import figures
@@ -75,7 +76,8 @@ def training_illustrations(records: Sequence[Measurement]) -> list[Illustration]
 
 def restoration_illustrations(records: Sequence[Measurement]) -> list[Illustration]:
     """Draws PSNR by strength, then Fig. 3, each once for every way in which noisy images were stored."""
-    by_sigma = grouped(select(records, Restoring), by=lambda row: row.noise).values()
+    finite = [row for row in select(records, Restoring) if isfinite(row.noisy_db)]
+    by_sigma = grouped(finite, by=lambda row: row.noise).values()
     explored = [row for row in records if isinstance(row, Scatter | Contraction | Hits)]
     by_noise = grouped(explored, by=lambda row: row.noise).values()
     return [*map(_restoration, by_sigma), *map(_exploration, by_noise)]
