@@ -86,7 +86,7 @@ def _set_up(label: int, rng: np.random.Generator, size: int) -> _Track:
     return _Track(
         plate=_wear(paint(label), rng),
         backdrop=draw_backdrop(rng, side=size * 5 // 4),
-        gain=(np.exp(min(rng.normal(-0.35, 0.6), 0.55)) * np.exp(rng.normal(0, 0.06, 3))).astype(np.float32),
+        gain=(np.exp(min(rng.normal(-0.35, 0.5), 0.35)) * np.exp(rng.normal(0, 0.06, 3))).astype(np.float32),
         gamma=float(rng.uniform(0.8, 1.3)),
         veil=float(0.25 * rng.beta(1, 4)),
         noise_grey=float(rng.uniform(0, 1.5)),
@@ -98,16 +98,16 @@ def _set_up(label: int, rng: np.random.Generator, size: int) -> _Track:
 
 def _wear(painted: Paint, rng: np.random.Generator) -> Image.Image:
     """Returns a plate, RGBA, faded and dirty, maybe with a shadow across it and leaves or a sticker on it."""
-    faded = Image.blend(painted.new, painted.faded, 0.7 * rng.beta(1, 3))
+    faded = Image.blend(painted.new, painted.faded, 0.65 * rng.beta(1, 3))
     dirt = noise_field(rng, cells=(4, 20), side=MASTER_SIDE) ** 2
-    light = 1 - 0.8 * rng.beta(1, 3) * dirt
-    if rng.random() < 0.3:
+    light = 1 - 0.7 * rng.beta(1, 3) * dirt
+    if rng.random() < 0.2:
         shadow = noise_field(rng, cells=(2, int(rng.integers(3, 12))), side=MASTER_SIDE)
-        light *= 1 - rng.uniform(0.3, 0.65) * (8 * (shadow - 0.5) + 0.5).clip(0, 1)
+        light *= 1 - rng.uniform(0.3, 0.6) * (8 * (shadow - 0.5) + 0.5).clip(0, 1)
     colours = np.asarray(faded) * light[..., None]
     plate = Image.fromarray(colours.astype(np.uint8))
     plate.putalpha(painted.outline)
-    if rng.random() < 0.2:
+    if rng.random() < 0.12:
         _cover(plate, rng)
     return plate
 
@@ -139,8 +139,8 @@ def _see(track: _Track, step: float, rng: np.random.Generator, size: int) -> NDA
     blur = canvas * 0.007 * rng.exponential()
     if blur > 0.5:  # less is lost in the resolution anyway
         scene = scene.filter(ImageFilter.GaussianBlur(blur))
-    if rng.random() < 0.25:
-        angle, length = rng.uniform(0, np.pi), canvas * rng.uniform(0.02, 0.08)
+    if rng.random() < 0.2:
+        angle, length = rng.uniform(0, np.pi), canvas * rng.uniform(0.02, 0.07)
         scene = _smear(scene, length * np.cos(angle), length * np.sin(angle))
     far, near = track.resolutions
     resolution = int(np.clip(far * (near / far) ** step, _LOWEST_RESOLUTION, canvas))
@@ -151,11 +151,12 @@ def _see(track: _Track, step: float, rng: np.random.Generator, size: int) -> NDA
 
 def _compose(track: _Track, rng: np.random.Generator, canvas: int) -> Image.Image:
     """Puts the plate before the backdrop, in a pose of this view."""
-    width, (left, top) = 0.8 * track.backdrop.width, rng.uniform(0, 0.2, 2) * track.backdrop.width
+    width = track.backdrop.width * rng.uniform(0.55, 0.8)
+    left, top = rng.uniform([0.3, 0], [0.7, 1]) * (track.backdrop.width - width)
     box = (left, top, left + width, top + width)
     scene = track.backdrop.resize((canvas, canvas), Image.Resampling.BILINEAR, box)
     reach = rng.uniform(0.7, 1.0)
-    angle = track.tilt + rng.normal(0, 0.02)
+    angle = track.tilt + rng.normal(0, 0.03)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     corners = square * [track.squeeze, 1] @ turn * reach + rng.normal(0, 0.03, (4, 2))
@@ -193,7 +194,7 @@ def _expose(scene: NDArray[np.uint8], track: _Track, rng: np.random.Generator) -
     place = np.linspace(-0.5, 0.5, side, dtype=np.float32)
     down, across = rng.normal(0, 0.25, 2).tolist()
     gradient = (1 + down * place[:, None] + across * place).clip(0.3)[..., None]
-    gain = track.gain * float(np.exp(rng.normal(0, 0.08)))
+    gain = track.gain * float(np.exp(rng.normal(0, 0.12)))
     light = (scene / np.float32(GREY_LEVELS)) ** track.gamma * gain * gradient
     noise = track.noise_grey * rng.standard_normal(scene.shape, np.float32)
     levels = GREY_LEVELS * (light + track.veil * gain.mean()) + noise
