@@ -216,7 +216,7 @@ MIXED_NOISE = Degradation(
 FAST = Recipe(
     name="fast",
     restorer=RestorerRecipe(
-        steps=1_200,
+        steps=900,
         batch=25,
         patch=48,
         loss=LogSquaredError(),
@@ -226,7 +226,7 @@ FAST = Recipe(
         silent_start=True,
     ),
     dong=RestorerRecipe(
-        steps=1_200,
+        steps=900,
         batch=25,
         patch=48,
         loss=LogSquaredError(),
@@ -235,14 +235,14 @@ FAST = Recipe(
         clip_norm=5.0,
     ),
     classifier=ClassifierRecipe(
-        steps=2_400,
+        steps=2_000,
         batch=50,
         optimization=OneCycleAdam(learning_rate=1e-3, weight_decay=0.01),
         augmentation=Augmentation(),
         clip_norm=5.0,
     ),
     fine_tuning=ClassifierRecipe(
-        steps=300,
+        steps=200,
         batch=50,
         optimization=OneCycleAdam(learning_rate=3e-4, weight_decay=0.01),
         augmentation=Augmentation(),
@@ -250,7 +250,7 @@ FAST = Recipe(
         clip_norm=5.0,
     ),
     noise_training=ClassifierRecipe(
-        steps=2_700,
+        steps=2_200,
         batch=50,
         optimization=OneCycleAdam(learning_rate=1e-3, weight_decay=0.01),
         augmentation=Augmentation(),
@@ -261,7 +261,7 @@ FAST = Recipe(
         degradation=replace(MIXED_NOISE, clean_share=0.0),
         exploration_versions=2,
         psnr_images=300,
-        stability_images=1263,
+        stability_images=1_000,
         sampling=Sampling(versions=2),
     ),
 )
