@@ -1,0 +1,101 @@
+"""Fills the tables of README.md and docs/results.md from the records in results/, one file of records a run.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Run this after results/ has changed; a test
+fails where a page and the records no longer agree.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from steadylens.files import replacing
+from steadylens.records import (
+    Accuracy,
+    Comparison,
+    Contraction,
+    Cost,
+    Curve,
+    Hits,
+    Measurement,
+    Restoring,
+    Stability,
+    read_records,
+)
+from steadylens.tables import Table, select
+from steadylens.tabulation import (
+    accuracy_tables,
+    cost_tables,
+    restoration_tables,
+    stability_tables,
+    training_tables,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PAGES = {ROOT / "README.md": False, ROOT / "docs" / "results.md": True}
+"""The pages that hold tables, and whether the cells' notes (intervals, gains) are kept there."""
+
+UNMEASURED = "No records yet. A run writes these tables to `tables.md` in its own folder.\n"
+"""Stands in the place of a table that there are no records for."""
+
+MARKED = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def tables_named(records: Sequence[Measurement]) -> dict[str, list[Table]]:
+    """Returns the tables of one run by the names that stand in the markers."""
+    by_population = {
+        population: [row for row in select(records, Stability) if row.population == population]
+        for population in ("own", "all")
+    }
+    return {
+        "restoration": restoration_tables(select(records, Restoring)),
+        "hits": restoration_tables(select(records, Hits)),
+        "contraction": restoration_tables(select(records, Contraction)),
+        "accuracy": accuracy_tables(select(records, Accuracy)),
+        "comparison": accuracy_tables(select(records, Comparison)),
+        "stability": stability_tables(by_population["own"]),
+        "stability-all": stability_tables(by_population["all"]),
+        "cost": cost_tables(select(records, Cost)),
+        "training": training_tables(select(records, Curve)),
+    }
+
+
+def filled(text: str, runs: Mapping[str, Sequence[Measurement]], *, notes: bool) -> str:
+    """Returns a page with the tables of all runs between its markers.
+
+    Args:
+        text: The page.
+        runs: Records by the name of their run. Runs are kept apart: each has tables of its own.
+        notes: Whether the cells' notes are kept.
+
+    Raises:
+        ValueError: If a marker names no table.
+    """
+    known = [tables_named(records) for records in runs.values()]
+
+    def fill(found: re.Match[str]) -> str:
+        begin, name, end = found.groups()
+        if name not in tables_named([]):
+            raise ValueError(f"there is no table {name!r}; choose one of {', '.join(tables_named([]))}")
+        tables = [table.markdown(notes=notes) for run in known for table in run[name]]
+        return "\n".join([begin, *(tables or [UNMEASURED]), end])
+
+    return MARKED.sub(fill, text)
+
+
+def recorded_runs(folder: Path = ROOT / "results") -> dict[str, list[Measurement]]:
+    """Returns the records of each run in a folder, in the order of the files' names."""
+    return {path.stem: read_records(path) for path in sorted(folder.glob("*.jsonl"))}
+
+
+def main() -> None:
+    """Writes both pages anew."""
+    runs = recorded_runs()
+    for page, notes in PAGES.items():
+        text = filled(page.read_text(encoding="utf-8"), runs, notes=notes)
+        with replacing(page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
