@@ -1,0 +1,176 @@
+"""The sign net against the published counts, a plain forward pass and NumPy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from steadylens.classification import ChannelNormalization, SignNet
+from steadylens.errors import ImageError, SettingError
+from steadylens.metrics import parameters
+from steadylens.paper import CLASSIFIER_PARAMETERS
+
+NET = SignNet().eval()
+
+
+def drawn_images(count: int, *, size: int = 48, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def stored_images(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (count, 3, 48, 48), generator=generator, dtype=torch.uint8)
+
+
+def test_the_sign_net_has_the_parameters_of_the_paper() -> None:
+    assert parameters(NET) == CLASSIFIER_PARAMETERS == 1_123_449
+
+
+def test_the_feature_maps_have_the_published_sizes() -> None:
+    sizes: list[tuple[int, int]] = []
+    layers = [layer for layer in NET.features if isinstance(layer, nn.Conv2d | nn.MaxPool2d)]
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _inputs, maps: sizes.append(tuple(maps.shape[1:3])))
+        for layer in layers
+    ]
+    with torch.no_grad():
+        NET(drawn_images(1))
+    for hook in hooks:
+        hook.remove()
+    assert sizes == [(3, 48), (100, 42), (100, 21), (150, 18), (150, 9), (250, 6), (250, 3)]
+
+
+def plain_sign_net(weights: dict[str, Tensor], images: Tensor) -> Tensor:
+    """The published net in evaluation, from the numbers of its layers alone."""
+    layers = [
+        (weights[name], weights[name.replace("weight", "bias")]) for name in weights if "weight" in name
+    ]
+    first, *blocks, hidden, last = layers
+    maps = F.conv2d((images * 255 - weights["mean"] * 255) / 256, *first, groups=3)
+    for block, groups in zip(blocks, (1, 2, 2), strict=True):
+        maps = F.leaky_relu(F.conv2d(maps, *block, groups=groups), 0.01)
+        maps = F.max_pool2d(maps, 3, stride=2, ceil_mode=True)
+    return F.linear(F.leaky_relu(F.linear(maps.flatten(1), *hidden), 0.01), *last)
+
+
+def test_the_logits_equal_a_plain_pass_through_the_published_layers() -> None:
+    net = SignNet().eval()
+    net.fit_mean(stored_images(3))
+    with torch.no_grad():
+        expected = plain_sign_net(net.state_dict(), drawn_images(2))
+        torch.testing.assert_close(net(drawn_images(2)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 43])
+def test_there_is_a_logit_for_each_class(classes: int) -> None:
+    net = SignNet(classes).eval()
+    assert parameters(net) == CLASSIFIER_PARAMETERS + (classes - 43) * 301
+    with torch.no_grad():
+        assert net(drawn_images(2)).shape == (2, classes)
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    net, images = SignNet(), drawn_images(1)
+    with torch.no_grad():
+        assert not torch.equal(net.train()(images), net(images))
+        assert torch.equal(net.eval()(images), net(images))
+
+
+# Normalisation
+
+
+def test_the_fitted_mean_is_numpys_exactly() -> None:
+    net, images = SignNet(), stored_images(301)
+    net.fit_mean(images)
+    expected = (images.numpy().mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
+    np.testing.assert_array_equal(net.mean.numpy(), expected)
+
+
+def test_the_mean_of_one_image_is_that_image() -> None:
+    net, images = SignNet(), stored_images(1)
+    net.fit_mean(images)
+    torch.testing.assert_close(net.mean, images[0] / 255)
+
+
+def test_the_mean_is_mid_grey_until_it_is_fitted() -> None:
+    assert SignNet().mean.eq(0.5).all()
+
+
+def test_the_mean_is_stored_with_the_weights_and_is_not_trained() -> None:
+    net = SignNet()
+    net.fit_mean(stored_images(2))
+    other = SignNet()
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(other.mean, net.mean)
+    assert "mean" not in dict(net.named_parameters())
+
+
+def test_the_net_reads_grey_levels_without_their_mean_over_256() -> None:
+    net = SignNet().eval()
+    mean, image = stored_images(2)[:, None]
+    net.fit_mean(mean)
+    seen: list[Tensor] = []
+    net.features[0].register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        net(image / 255)
+    torch.testing.assert_close(seen[0], (image.float() - mean.float()) / 256, rtol=0, atol=1e-6)
+
+
+def test_channel_normalization_subtracts_and_divides_channel_by_channel() -> None:
+    mean, deviation = [0.1, 0.2, 0.3], [0.5, 0.25, 2.0]
+    images = drawn_images(2, size=5)
+    normalized = ChannelNormalization(mean, deviation)(images)
+    for channel in range(3):
+        torch.testing.assert_close(
+            normalized[:, channel], (images[:, channel] - mean[channel]) / deviation[channel]
+        )
+
+
+# Errors
+
+
+@pytest.mark.parametrize("size", [47, 49, 32])
+def test_an_image_of_another_size_is_refused(size: int) -> None:
+    with pytest.raises(ImageError, match=rf"{size}x{size} pixels, the sign net reads 48x48; resize"):
+        NET(drawn_images(1, size=size))
+
+
+def test_stored_images_are_refused_by_the_net() -> None:
+    with pytest.raises(ImageError, match=r"torch\.uint8.*to_float"):
+        NET(stored_images(1))
+
+
+def test_grey_images_are_refused() -> None:
+    with pytest.raises(ImageError, match="1 channels where 3 are needed"):
+        NET(torch.zeros(1, 1, 48, 48))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(2, 3, 48, 48), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)],
+    ids=["float", "32x32"],
+)
+def test_a_mean_is_taken_of_stored_images_of_the_nets_size_alone(images: Tensor) -> None:
+    net = SignNet()
+    with pytest.raises(
+        ImageError, match=rf"{images.dtype} \(2, 3, {images.shape[2]}.*load the data at size 48"
+    ):
+        net.fit_mean(images)
+    assert net.mean.eq(0.5).all()
+
+
+@pytest.mark.parametrize("classes", [1, 0, -1])
+def test_fewer_than_two_classes_are_refused(classes: int) -> None:
+    with pytest.raises(SettingError, match=f"classes is {classes}, a classifier needs at least 2"):
+        SignNet(classes)
+
+
+@pytest.mark.parametrize(("mean", "std"), [([0.5], [0.5, 0.5]), ([0.5, 0.5], [0.5, 0.0]), ([0.5], [-1.0])])
+def test_channel_normalization_refuses_what_it_cannot_divide_by(
+    mean: Sequence[float], std: Sequence[float]
+) -> None:
+    with pytest.raises(SettingError, match="must be as long, and std positive"):
+        ChannelNormalization(mean, std)
