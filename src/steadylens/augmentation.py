@@ -32,10 +32,10 @@ class Augmentation:
     contrast: float = 0.3
 
     def __post_init__(self) -> None:
-        """Refuses amounts that are negative or would empty the image."""
+        """Refuses amounts that are negative, not finite or would empty the image."""
         for name in ("rotation_degrees", "shift", "brightness"):
-            if getattr(self, name) < 0:
-                raise SettingError(f"{name} is {getattr(self, name)}, it must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingError(f"{name} is {getattr(self, name)}, it must be a number of at least 0")
         for name in ("scale", "contrast"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}, it must lie in [0, 1)")
@@ -62,7 +62,10 @@ class Augmentation:
         cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
         # affine_grid counts a side as 2, so a share of the side is twice as much there.
         shift_x, shift_y = 2 * self.shift * draws[2], 2 * self.shift * draws[3]
-        matrices = torch.stack([cos, -sin, shift_x, sin, cos, shift_y], dim=1).view(-1, 2, 3)
+        # For the same reason a rotation of an oblong image must weigh its sides against each other.
+        oblong = images.shape[2] / images.shape[3]
+        rows = [cos, -sin * oblong, shift_x, sin / oblong, cos, shift_y]
+        matrices = torch.stack(rows, dim=1).view(-1, 2, 3)
         grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
         moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
         mean = moved.mean(dim=(1, 2, 3), keepdim=True)
