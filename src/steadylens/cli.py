@@ -163,11 +163,9 @@ def fuse(
 ) -> None:
     """Put a restorer in front of a classifier and fine-tune the classifier behind it."""
     with _explaining(debug), _run(data, recipe, seed, device, cache) as run:
-        from steadylens.checkpoint import load_model
-        from steadylens.stages import fine_tune
+        from steadylens.pipeline import fuse_files
 
-        front, behind = load_model(restorer)[0], load_model(classifier)[0]
-        fine_tune(run, front, behind, out, name=out.stem)
+        fuse_files(run, restorer, classifier, out)
     _say(f"fused classifier: {out.resolve()}")
 
 
@@ -231,9 +229,10 @@ def _explaining(debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         if debug:
             raise
-        Console(stderr=True).print(
-            "\nsteadylens: interrupted; the same command goes on from the last checkpoint"
-        )
+        console = Console(stderr=True)
+        if console.is_terminal:
+            console.line()  # the terminal has shown ^C
+        console.print("steadylens: interrupted; the same command goes on from what is saved", soft_wrap=True)
         raise typer.Exit(1) from None
 
 
@@ -246,16 +245,17 @@ def _run(data: str, recipe: RecipeName, seed: int, device: str, cache: Path | No
     from steadylens.recipes import recipe_named
     from steadylens.run import Run, Update
 
-    place = _device(device)
+    place, stage = _device(device), f"images of {data}"
     with Display(Console()) as display:
 
         def loading(done: int, total: int) -> None:
-            display.show(Update(stage=f"images of {data}", state="advanced", done=done, total=total))
+            display.show(Update(stage=stage, state="advanced", done=done, total=total))
 
+        display.show(Update(stage=stage, state="started"))
         images = load_dataset(data, seed=seed, cache=cache, progress=loading)
         sizes = f"{len(images.train):,} for training, {len(images.validation):,} for validation, "
         note = f"{sizes}{len(images.test):,} for testing"
-        display.show(Update(stage=f"images of {data}", state="finished", note=note))
+        display.show(Update(stage=stage, state="finished", note=note))
         for line in images.notes:
             display.console.print(f"  note: {line}", markup=False, highlight=False, soft_wrap=True)
         moved = dataclasses.replace(
@@ -291,9 +291,10 @@ def _device(name: str) -> "torch.device":
         return default_device()
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # a device without storage, as meta, fails here
     except (RuntimeError, AssertionError) as error:
-        raise SettingError(f"the device {name!r} cannot be used here ({error}); try cpu or auto") from error
+        reason = str(error).partition("\n")[0]
+        raise SettingError(f"the device {name!r} cannot be used here ({reason}); try cpu or auto") from error
     return device
 
 

@@ -90,10 +90,7 @@ class Display:
             case "skipped":
                 self._say(news.stage, f"skipped: {news.note}")
             case "finished":
-                self._end()
-                self._say(
-                    news.stage, ", ".join(filter(None, [_clock(time.monotonic() - self._started), news.note]))
-                )
+                self._say(news.stage, ", ".join(filter(None, [self._end(), news.note])))
 
     def _begin(self, news: News) -> TaskID:
         self._started = self._told = time.monotonic()
@@ -111,10 +108,13 @@ class Display:
             self._say(news.stage, f"{news.done / news.total:.0%}, {_clock(left)} left")
             self._told = now
 
-    def _end(self) -> None:
-        if self._task is not None:
-            self.bars.remove_task(self._task)
-            self._task = None
+    def _end(self) -> str:
+        """Takes the bar away and returns how long it stood; nothing for a stage that has not begun."""
+        if self._task is None:
+            return ""
+        self.bars.remove_task(self._task)
+        self._task = None
+        return _clock(time.monotonic() - self._started)
 
     def _say(self, stage: str, text: str) -> None:
         self.console.print(f"  {stage}: {text}", highlight=False, soft_wrap=True, markup=False)

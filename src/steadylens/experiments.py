@@ -37,7 +37,7 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
         folder: Where the records are kept.
     """
     recipe = run.recipe.evaluation
-    keys = [weights_key(net) for net in restorers.values()]
+    keys = [(name, weights_key(net)) for name, net in restorers.items()]
     stage = "PSNR by noise strength"
     records = measure(
         run,

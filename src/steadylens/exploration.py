@@ -5,7 +5,7 @@ batch size, nor on which nets are compared.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,7 +56,7 @@ def explore(
         progress: Told after each block how many noisy images are done.
 
     Returns:
-        For each net its hits, its scatter of PSNRs and its contraction.
+        For each net its hits, where there are others, its scatter of PSNRs and its contraction.
     """
     started = time.perf_counter()
     degradation = replace(degradation, versions=1)
@@ -161,19 +161,22 @@ class _Explored:
     seconds: float
 
     def records(self, names: Sequence[str]) -> list[Measurement]:
+        records: list[Measurement] = list(self._hits(names)) if len(names) > 1 else []
+        for index, name in enumerate(names):
+            records += [self._scatter(name, index), self._contraction(name, index)]
+        return records
+
+    def _hits(self, names: Sequence[str]) -> Iterator[Hits]:
         best, best_two = hits(self.restored_db)
         edges = np.histogram_bin_edges(self.noise_norms.numpy(), bins=NORM_BINS)
-        records: list[Measurement] = []
         for index, name in enumerate(names):
             hit_norms = self.noise_norms[best[index]].numpy()
-            row = Hits(
+            yield Hits(
                 provenance=self.provenance, samples=len(self.noisy_db), seconds=self.seconds, network=name,
                 noise=self.noise, top1=int(best[index].sum()), top2=int(best_two[index].sum()),
                 norm_edges=tuple(edges.tolist()),
                 top1_by_norm=tuple(np.histogram(hit_norms, bins=edges)[0].tolist()),
             )  # fmt: skip
-            records += [row, self._scatter(name, index), self._contraction(name, index)]
-        return records
 
     def _scatter(self, name: str, index: int) -> Scatter:
         noisy, restored = self.noisy_db.double().numpy(), self.restored_db[index].double().numpy()

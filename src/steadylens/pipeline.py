@@ -124,6 +124,29 @@ def evaluate_files(run: Run, paths: Sequence[Path], out: Path) -> Path:
     return publish(records, out)
 
 
+def fuse_files(run: Run, restorer: Path, classifier: Path, out: Path) -> FusedClassifier:
+    """Fine-tunes a classifier from a file behind a restorer from a file, into `out`.
+
+    Args:
+        run: Data, recipe and seed; the data lies on the run's device.
+        restorer: File of the restorer.
+        classifier: File of the classifier.
+        out: The file to write.
+
+    Raises:
+        SettingError: If a file holds something else, or the classifier has other classes than the data.
+        CheckpointError: If a file cannot be read.
+    """
+    front, behind = (load_model(path)[0].to(run.device) for path in (restorer, classifier))
+    if not isinstance(front, RESTORERS) or isinstance(behind, RESTORERS):
+        raise SettingError(
+            f"{restorer} holds a {type(front).__name__} and {classifier} a {type(behind).__name__}; "
+            "give a restorer first and a classifier second"
+        )
+    _check_classes(classifier.stem, behind, run)
+    return fine_tune(run, front, behind, out, name=out.stem)
+
+
 def _check_classes(name: str, network: nn.Module, run: Run) -> None:
     classes, wanted = network(to_float(run.data.test.images[:1])).shape[1], len(run.data.class_names)
     if classes != wanted:

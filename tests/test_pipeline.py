@@ -1,0 +1,217 @@
+"""The whole paper runs in one call, and a second call makes nothing again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from steadylens import cost
+from steadylens.checkpoint import load_model, save_model
+from steadylens.classification import SignNet
+from steadylens.datasets import Dataset, ImageSet
+from steadylens.errors import CheckpointError, SettingError
+from steadylens.fusion import FusedClassifier
+from steadylens.pipeline import (
+    AUGMENTED,
+    FINE_TUNED,
+    ORIGINAL,
+    RESTORED,
+    SMOOTHED,
+    evaluate_files,
+    fuse_files,
+    reproduce,
+)
+from steadylens.recipes import SMOKE
+from steadylens.records import (
+    Accuracy,
+    Contraction,
+    Cost,
+    Curve,
+    Density,
+    Hits,
+    Picture,
+    Restoring,
+    Scatter,
+    Stability,
+    read_records,
+)
+from steadylens.restoration import RestorationNet
+from steadylens.run import Run, Update
+
+NAMES = ("red", "green", "blue", "grey")
+NETS = ("L5", "L3", "Dong")
+RECIPE = replace(SMOKE, nets=NETS, front="L5")
+
+
+def patches(count: int, seed: int) -> ImageSet:
+    """Returns patches in the colours of the classes, with some grain."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % len(NAMES)
+    colours = torch.tensor([[200, 40, 40], [40, 200, 40], [40, 40, 200], [128, 128, 128]])
+    grain = torch.randint(-30, 31, (count, 3, 48, 48), generator=generator)
+    pixels = (colours[labels][:, :, None, None] + grain).to(torch.uint8)
+    return ImageSet(images=pixels, labels=labels, tracks=torch.arange(count))
+
+
+def new_run(news: list[Update] | None = None) -> Run:
+    data = Dataset(
+        train=patches(12, 1), validation=patches(4, 2), test=patches(8, 3), class_names=NAMES,
+        source="coloured patches", fingerprint="0123456789ab", notes=(),
+    )  # fmt: skip
+    observe = (lambda update: None) if news is None else news.append
+    return Run(data=data, recipe=RECIPE, seed=0, device=torch.device("cpu"), observe=observe)
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder of a run from end to end; do not change it."""
+    out = tmp_path_factory.mktemp("pipeline") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "REPEATS", 1)  # times are not looked at here
+        assert reproduce(new_run(), out) == out / "report.html"
+    return out
+
+
+@pytest.fixture
+def restorer(reproduced: Path) -> Path:
+    return reproduced / "models" / "restorer-L5.safetensors"
+
+
+@pytest.fixture
+def classifier(reproduced: Path) -> Path:
+    return reproduced / "models" / "original.safetensors"
+
+
+def test_a_run_leaves_report_tables_records_and_nets(reproduced: Path) -> None:
+    assert {path.name for path in reproduced.iterdir()} == {
+        "models", "records", "records.jsonl", "pictures.jsonl", "tables.md", "report.html"
+    }  # fmt: skip
+    nets = {f"restorer-{net}" for net in NETS} | {"original", "noisy", "smoothed", "restored", "augmented"}
+    assert {path.name for path in (reproduced / "models").iterdir()} == {f"{n}.safetensors" for n in nets}
+    assert (reproduced / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert RESTORED in (reproduced / "tables.md").read_text(encoding="utf-8")
+
+
+def test_every_table_and_figure_of_the_paper_has_its_records(reproduced: Path) -> None:
+    records = read_records(reproduced / "records.jsonl")
+    networks = [ORIGINAL, FINE_TUNED, SMOOTHED, RESTORED, AUGMENTED]
+    assert {type(row) for row in records} >= {
+        Curve, Restoring, Hits, Scatter, Contraction, Accuracy, Stability, Cost, Density
+    }  # fmt: skip
+    assert sum(isinstance(row, Curve) for row in records) == len(NETS) + len(networks)
+    assert [row.network for row in records if isinstance(row, Hits)] == list(NETS)
+    assert [row.network for row in records if isinstance(row, Accuracy) and row.k == 1] == networks
+    assert list(dict.fromkeys(row.network for row in records if isinstance(row, Stability))) == networks
+    assert {row.network for row in records if isinstance(row, Cost)} == {*NETS, *networks}
+
+
+def test_pictures_are_kept_apart_from_the_other_records(reproduced: Path) -> None:
+    pictures = read_records(reproduced / "pictures.jsonl")
+    assert all(isinstance(row, Picture) for row in pictures)
+    assert [row.title for row in pictures if isinstance(row, Picture) and row.figure == 2] == list(NAMES)
+    assert not any(isinstance(row, Picture) for row in read_records(reproduced / "records.jsonl"))
+
+
+def test_training_times_hold_the_stages_before(reproduced: Path) -> None:
+    records = read_records(reproduced / "records.jsonl")
+    own = {row.stage: row.seconds for row in records if isinstance(row, Curve)}
+    total = {row.network: row.training_seconds for row in records if isinstance(row, Cost)}
+    assert total["L5"] == own["restorer L5"]
+    assert total[ORIGINAL] == own["classifier"]
+    assert total[AUGMENTED] == own["classifier, noise-augmented"]
+    assert total[FINE_TUNED] == pytest.approx(own["classifier"] + own["fine-tuning noisy"])
+    assert total[SMOOTHED] == pytest.approx(own["classifier"] + own["fine-tuning smoothed"])
+    assert total[RESTORED] == pytest.approx(
+        own["restorer L5"] + own["classifier"] + own["fine-tuning restored"]
+    )
+
+
+def test_fine_tuning_leaves_the_restorer_and_the_original_as_they_are(
+    reproduced: Path, restorer: Path, classifier: Path
+) -> None:
+    fused, _ = load_model(reproduced / "models" / "restored.safetensors")
+    assert isinstance(fused, FusedClassifier)
+    front, original = load_model(restorer)[0].state_dict(), load_model(classifier)[0].state_dict()
+    assert all(torch.equal(value, front[name]) for name, value in fused.restorer.state_dict().items())
+    tuned = fused.classifier.state_dict()
+    assert any(not torch.equal(value, original[name]) for name, value in tuned.items())
+
+
+def test_a_second_call_skips_everything_and_writes_the_same(reproduced: Path) -> None:
+    files = ("records.jsonl", "pictures.jsonl", "tables.md")
+    before = [(reproduced / name).read_bytes() for name in files]
+    news: list[Update] = []
+    reproduce(new_run(news), reproduced)
+    assert {update.state for update in news} == {"skipped"}
+    assert [(reproduced / name).read_bytes() for name in files] == before
+
+
+def test_another_seed_does_not_go_on_with_the_files_of_the_first(reproduced: Path) -> None:
+    with pytest.raises(SettingError, match="was made with other data, settings or seed"):
+        reproduce(replace(new_run(), seed=1), reproduced)
+
+
+def test_nets_from_files_are_measured_under_the_names_of_the_files(
+    restorer: Path, classifier: Path, tmp_path: Path
+) -> None:
+    assert evaluate_files(new_run(), [restorer, classifier], tmp_path) == tmp_path / "report.html"
+    records = read_records(tmp_path / "records.jsonl")
+    assert {row.network for row in records if isinstance(row, Restoring)} == {"restorer-L5"}
+    assert {row.network for row in records if isinstance(row, Stability)} == {"original"}
+    assert {row.network for row in records if isinstance(row, Cost)} == {"restorer-L5", "original"}
+
+
+def test_a_classifier_alone_is_measured_as_in_the_whole_run(
+    reproduced: Path, classifier: Path, tmp_path: Path
+) -> None:
+    evaluate_files(new_run(), [classifier], tmp_path)
+    alone, whole = (
+        [
+            (row.sigma_grey, row.population, row.correct, row.samples)
+            for row in read_records(folder / "records.jsonl")
+            if isinstance(row, Stability) and row.network == "original"
+        ]
+        for folder in (tmp_path, reproduced)
+    )
+    assert alone == whole
+
+
+@pytest.mark.parametrize("repeats", [0, 2])
+def test_each_file_needs_a_name_of_its_own(restorer: Path, tmp_path: Path, repeats: int) -> None:
+    with pytest.raises(SettingError, match=rf"{repeats} files of nets were given"):
+        evaluate_files(new_run(), [restorer] * repeats, tmp_path)
+
+
+def test_a_classifier_of_other_classes_is_refused(restorer: Path, tmp_path: Path) -> None:
+    path = tmp_path / "three.safetensors"
+    save_model(path, SignNet(classes=3).eval(), about={})
+    with pytest.raises(SettingError, match="three tells 3 classes apart, coloured patches has 4"):
+        evaluate_files(new_run(), [path], tmp_path)
+    with pytest.raises(SettingError, match="three tells 3 classes apart, coloured patches has 4"):
+        fuse_files(new_run(), restorer, path, tmp_path / "fused.safetensors")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_file_is_refused_before_anything_is_measured(restorer: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"there is no file .*absent"):
+        evaluate_files(new_run(), [restorer, tmp_path / "absent.safetensors"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_restorer_and_a_classifier_from_files_are_fused(
+    restorer: Path, classifier: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "restored.safetensors"
+    fused = fuse_files(new_run(), restorer, classifier, path)
+    assert isinstance(fused.restorer, RestorationNet)
+    loaded, about = load_model(path)
+    assert about["stage"] == "fine-tuning restored"
+    probe = patches(2, 9).images / 255
+    with torch.no_grad():
+        assert torch.equal(loaded(probe), fused(probe))
+
+
+def test_files_in_the_wrong_order_are_not_fused(restorer: Path, classifier: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="give a restorer first and a classifier second"):
+        fuse_files(new_run(), classifier, restorer, tmp_path / "fused.safetensors")
