@@ -48,17 +48,21 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
             or holds weights that are not finite.
     """
     tensors, plain = _read(path, kind="model")
+    architecture, about = plain.get("architecture"), plain.get("about")
+    if not isinstance(architecture, dict) or not isinstance(about, dict):
+        raise CheckpointError(f"{path} lacks the architecture or the data about the net; save it again")
     try:
-        module = build(plain["architecture"])
+        module = build(architecture)
         module.load_state_dict(tensors)
-    except (KeyError, TypeError, SettingError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())  # PyTorch lists keys on lines of their own
         raise CheckpointError(
-            f"{path}: the weights do not fit the architecture: {error}; save it again"
+            f"{path}: the weights do not fit the architecture: {reason}; save it again"
         ) from error
-    for name, value in tensors.items():
+    for name, value in module.state_dict().items():
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: {name} holds values that are not finite; train the net again")
-    return module.eval(), plain["about"]
+    return module.eval(), about
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
@@ -144,7 +148,7 @@ def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except KeyError as error:
         raise CheckpointError(f"{path} was not written by steadylens") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}; write it again") from error
     if not isinstance(plain, dict) or (plain.get("format"), plain.get("kind")) != (FORMAT, kind):
         raise CheckpointError(

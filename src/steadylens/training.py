@@ -25,7 +25,7 @@ Objective = Callable[[torch.Generator], Iterator[Tensor]]
 """Draws one batch and yields its loss in parts whose sum is the loss, one part for each forward pass."""
 
 CURVE_POINTS = 100
-"""How many points the curve of a training has when it ends."""
+"""How many points the curve of a training has when it ends, unless it has fewer steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +120,7 @@ class Training:
 
     def _note(self, loss: float, rate: float) -> None:
         self._recent_losses.append(loss)
-        if self.step == self.steps or self.step % max(1, self.steps // CURVE_POINTS) == 0:
+        if self.step * CURVE_POINTS // self.steps > (self.step - 1) * CURVE_POINTS // self.steps:
             self.curve.append((self.step, sum(self._recent_losses) / len(self._recent_losses), rate))
             self._recent_losses.clear()
 
@@ -147,9 +147,9 @@ class Training:
         Raises:
             CheckpointError: If the state belongs to another net or another number of steps.
         """
-        if plain["steps"] != self.steps:
+        if plain.get("steps") != self.steps:
             raise CheckpointError(
-                f"the checkpoint is of a training of {plain['steps']} steps, this one has {self.steps}; "
+                f"the checkpoint is of a training of {plain.get('steps')} steps, this one has {self.steps}; "
                 "remove the checkpoint to start again"
             )
         moments: dict[int, dict[str, Tensor]] = {}
@@ -164,14 +164,15 @@ class Training:
             self.module.load_state_dict(weights)
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        except (RuntimeError, ValueError) as error:
+            self.generator.set_state(tensors["generator"].cpu())
+            self.step, self.seconds = plain["step"], plain["seconds"]
+            self.curve = [(step, loss, rate) for step, loss, rate in plain["curve"]]
+            self._recent_losses = list(plain["recent_losses"])
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())  # PyTorch lists keys on lines of their own
             raise CheckpointError(
-                f"the checkpoint is of another net: {error}; remove it to start again"
+                f"the checkpoint is damaged or of another net: {reason}; remove it to start again"
             ) from error
-        self.generator.set_state(tensors["generator"].cpu())
-        self.step, self.seconds = plain["step"], plain["seconds"]
-        self.curve = [(step, loss, rate) for step, loss, rate in plain["curve"]]
-        self._recent_losses = list(plain["recent_losses"])
 
 
 def restoring_objective(
