@@ -1,0 +1,36 @@
+"""What several test modules share: how properties are searched, and images that are quick to learn."""
+
+import pytest
+import torch
+from hypothesis import settings
+
+from steadylens.datasets import Dataset, ImageSet
+
+# The machine that runs the tests may be busy: how long an example takes says nothing about the code.
+settings.register_profile("steadylens", deadline=None)
+settings.load_profile("steadylens")
+
+COLOURS = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 60]])
+
+
+def coloured(count: int, *, seed: int) -> ImageSet:
+    """Returns `count` 48x48 images of four classes, each of its own colour under random texture."""
+    labels = torch.arange(count) % len(COLOURS)
+    generator = torch.Generator().manual_seed(seed)
+    texture = torch.randint(-50, 51, (count, 3, 48, 48), generator=generator)
+    images = (COLOURS[labels][:, :, None, None] + texture).to(torch.uint8)
+    return ImageSet(images=images, labels=labels, tracks=torch.arange(count))
+
+
+@pytest.fixture(scope="session")
+def tiny_data() -> Dataset:
+    """Returns a data set of four classes; it is shared, so do not change its tensors."""
+    return Dataset(
+        train=coloured(16, seed=1),
+        validation=coloured(8, seed=2),
+        test=coloured(8, seed=3),
+        class_names=("red", "green", "blue", "yellow"),
+        source="coloured",
+        fingerprint="0123456789ab",
+        notes=(),
+    )

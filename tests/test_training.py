@@ -1,0 +1,458 @@
+"""A training can be cut anywhere and goes on the same; its objectives are the paper's."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steadylens import training as training_module
+from steadylens.augmentation import Augmentation
+from steadylens.checkpoint import load_state, save_state
+from steadylens.classification import SignNet
+from steadylens.datasets import Dataset
+from steadylens.degradation import Degradation, gaussian_degradation
+from steadylens.errors import CheckpointError, DivergenceError, SettingError
+from steadylens.fusion import FusedClassifier
+from steadylens.images import to_float
+from steadylens.initialization import initialize_xavier
+from steadylens.losses import LogSquaredError, SquaredError
+from steadylens.optimization import MomentumSgd, OneCycleAdam, Optimization
+from steadylens.restoration import DongNet, RestorationNet
+from steadylens.training import (
+    CURVE_POINTS,
+    Objective,
+    Training,
+    classifying_objective,
+    restoring_objective,
+)
+
+SGD = MomentumSgd(learning_rate=0.01, decay=0.9, l2=1e-4, last_layer_factor=0.5, bias_factor=2.0)
+ADAM = OneCycleAdam(learning_rate=1e-3, weight_decay=0.01)
+STEPS = 5
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def sign_training(data: Dataset, optimization: Optimization, *, seed: int = 1, weights: int = 1) -> Training:
+    """Returns a training in which everything is random: batch, pose, noise and dropout."""
+    net = SignNet(classes=4)
+    initialize_xavier(net, generator=seeded(weights))
+    objective = classifying_objective(
+        net,
+        data.train.images,
+        data.train.labels,
+        batch=4,
+        augmentation=Augmentation(),
+        degradation=Degradation(),
+    )
+    return Training(
+        net, objective, optimization=optimization, steps=STEPS, generator=seeded(seed), clip_norm=5.0
+    )
+
+
+def point_training(
+    losses: list[float], *, steps: int, optimization: Optimization = SGD, clip_norm: float | None = None
+) -> Training:
+    """Returns a training of one linear layer whose losses are those given, one after the other."""
+    layer = nn.Linear(1, 1)
+    values = iter(losses)
+
+    def draw(generator: torch.Generator) -> Iterator[Tensor]:
+        yield layer.weight.sum() * 0 + next(values)
+
+    return Training(
+        layer, draw, optimization=optimization, steps=steps, generator=seeded(0), clip_norm=clip_norm
+    )
+
+
+def advance(training: Training, steps: int) -> None:
+    for _ in islice(training.run(), steps):
+        pass
+
+
+def assert_same_state(training: Training, other: Training) -> None:
+    tensors, plain = training.state()
+    other_tensors, other_plain = other.state()
+    assert tensors.keys() == other_tensors.keys()
+    assert [name for name, value in tensors.items() if not torch.equal(value, other_tensors[name])] == []
+    assert {**plain, "seconds": 0} == {**other_plain, "seconds": 0}
+
+
+# The loop.
+
+
+@pytest.mark.parametrize("optimization", [SGD, ADAM], ids=["momentum SGD", "one-cycle Adam"])
+@pytest.mark.parametrize("cut", [1, 3])
+def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(
+    tiny_data: Dataset, tmp_path: Path, optimization: Optimization, cut: int
+) -> None:
+    whole = sign_training(tiny_data, optimization)
+    advance(whole, STEPS)
+    first = sign_training(tiny_data, optimization)
+    advance(first, cut)
+    save_state(tmp_path / "a.training", *first.state())
+    torch.manual_seed(cut)  # another process has another global generator
+    second = sign_training(tiny_data, optimization, seed=7, weights=7)
+    second.resume(*load_state(tmp_path / "a.training"))
+    assert second.step == cut
+    assert second.seconds == first.seconds
+    advance(second, STEPS)
+    assert second.step == STEPS
+    assert_same_state(second, whole)
+
+
+def test_a_cut_in_the_middle_of_a_curve_point_does_not_show(tmp_path: Path) -> None:
+    losses = [float(number) for number in range(300)]
+    whole = point_training(losses, steps=300)
+    advance(whole, 300)
+    first = point_training(losses, steps=300)
+    advance(first, 100)  # a point is made every three steps
+    save_state(tmp_path / "a.training", *first.state())
+    second = point_training(losses[100:], steps=300)
+    second.resume(*load_state(tmp_path / "a.training"))
+    advance(second, 300)
+    assert second.curve == whole.curve
+
+
+def test_training_leaves_the_global_generator_as_it_was(tiny_data: Dataset) -> None:
+    training = sign_training(tiny_data, ADAM)
+    before = torch.get_rng_state()
+    advance(training, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_global_generator_has_no_influence_and_ours_has(tiny_data: Dataset) -> None:
+    trainings = []
+    for global_seed, seed in ((1, 1), (2, 1), (1, 2)):
+        torch.manual_seed(global_seed)
+        trainings.append(sign_training(tiny_data, ADAM, seed=seed))
+        advance(trainings[-1], 2)
+    assert_same_state(trainings[0], trainings[1])
+    assert trainings[0].curve != trainings[2].curve
+
+
+def test_progress_tells_step_loss_and_rate() -> None:
+    training = point_training([3.0, 2.0], steps=2, optimization=MomentumSgd(learning_rate=0.1, decay=0.5))
+    told = [(each.step, each.steps, each.loss, each.learning_rate) for each in training.run()]
+    assert told == [(1, 2, 3.0, 0.1), (2, 2, 2.0, 0.05)]
+    assert list(training.run()) == []
+
+
+def test_the_rates_of_all_groups_follow_the_factor() -> None:
+    optimization = MomentumSgd(learning_rate=0.1, decay=0.5, bias_factor=2.0)
+    training = point_training([1.0] * 3, steps=3, optimization=optimization)
+    advance(training, 3)
+    assert [group["lr"] for group in training.optimizer.param_groups] == pytest.approx([0.025, 0.05])
+
+
+@pytest.mark.parametrize("steps", [1, 7, 99, 100, 101, 150, 199, 250])
+def test_the_curve_has_the_documented_number_of_points(steps: int) -> None:
+    losses = torch.rand(steps, generator=seeded(steps)).tolist()
+    training = point_training(losses, steps=steps)
+    advance(training, steps)
+    assert len(training.curve) == min(steps, CURVE_POINTS)
+    ends = [end for end, _, _ in training.curve]
+    assert ends == sorted(set(ends))
+    assert ends[-1] == steps
+    starts = [0, *ends[:-1]]
+    for (end, mean, _), start in zip(training.curve, starts, strict=True):
+        assert mean == pytest.approx(sum(losses[start:end]) / (end - start))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_a_divergence(bad: float) -> None:
+    training = point_training([1.0, bad], steps=5)
+    with pytest.raises(DivergenceError, match=rf"became {bad} at step 2 of 5; lower .* \(0\.01\) or clip"):
+        advance(training, 5)
+
+
+def test_a_rate_beyond_reason_is_a_divergence(tiny_data: Dataset) -> None:
+    training = sign_training(tiny_data, MomentumSgd(learning_rate=1e30))
+    training.clip_norm = None
+    with pytest.raises(DivergenceError, match=r"lower the learning rate \(1e\+30\)"):
+        advance(training, STEPS)
+
+
+def test_clipping_bounds_the_move() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    before = layer.weight.detach().clone()
+
+    def draw(generator: torch.Generator) -> Iterator[Tensor]:
+        yield layer.weight.sum() * 1000
+
+    optimization = MomentumSgd(learning_rate=1.0)
+    advance(Training(layer, draw, optimization=optimization, steps=1, generator=seeded(0), clip_norm=0.5), 1)
+    assert float((layer.weight.detach() - before).norm()) == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_steps_below_one_are_refused(steps: int) -> None:
+    with pytest.raises(SettingError, match=f"at least 1 step.*not {steps} steps"):
+        point_training([], steps=steps)
+
+
+def test_a_net_without_trainable_parameters_is_refused() -> None:
+    frozen = nn.Linear(1, 1).requires_grad_(False)
+    with pytest.raises(SettingError, match="1 trainable parameter"):
+        Training(frozen, lambda generator: iter(()), optimization=SGD, steps=1, generator=seeded(0))
+
+
+def test_the_state_of_another_number_of_steps_is_refused() -> None:
+    state = point_training([1.0], steps=3).state()
+    with pytest.raises(CheckpointError, match="of 3 steps, this one has 4; remove the checkpoint"):
+        point_training([1.0], steps=4).resume(*state)
+
+
+def test_the_state_of_another_net_is_refused(tiny_data: Dataset) -> None:
+    other = sign_training(tiny_data, SGD)
+    advance(other, 1)
+    with pytest.raises(CheckpointError, match=r"another net: .*Missing key.* remove it to start again$"):
+        point_training([1.0], steps=STEPS).resume(*other.state())
+
+
+@pytest.mark.parametrize("lost", ["generator", "module.weight"])
+def test_a_state_that_lacks_a_tensor_is_refused(lost: str) -> None:
+    tensors, plain = point_training([1.0], steps=3).state()
+    del tensors[lost]
+    with pytest.raises(CheckpointError, match=lost.removeprefix("module.")):
+        point_training([1.0], steps=3).resume(tensors, plain)
+
+
+@pytest.mark.parametrize("lost", ["step", "steps", "curve", "recent_losses", "seconds"])
+def test_a_state_that_lacks_a_number_is_refused(lost: str) -> None:
+    tensors, plain = point_training([1.0], steps=3).state()
+    del plain[lost]
+    with pytest.raises(CheckpointError, match=lost):
+        point_training([1.0], steps=3).resume(tensors, plain)
+
+
+# The objectives.
+
+
+class Recorder:
+    """A restorer that changes nothing but the size, and remembers what it was given."""
+
+    def __init__(self, margin: int = 0) -> None:
+        self.margin = margin
+        self.seen: list[Tensor] = []
+
+    def valid(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        end = images.shape[-1] - self.margin
+        return images[..., self.margin : end, self.margin : end]
+
+
+def total(objective: Objective, *, seed: int = 0) -> float:
+    return sum(float(part.detach()) for part in objective(seeded(seed)))
+
+
+@pytest.mark.parametrize("versions", [1, 3])
+@pytest.mark.parametrize("net", [RestorationNet(depth=3), DongNet()], ids=["L3", "Dong"])
+def test_restoring_is_equation_3(tiny_data: Dataset, net: RestorationNet | DongNet, versions: int) -> None:
+    initialize_xavier(net, generator=seeded(5))
+    images = tiny_data.train.images[:, :, :16, :16]
+    degradation = Degradation(versions=versions)
+    objective = restoring_objective(
+        net, images, degradation=degradation, loss=SquaredError(), batch=2, patch=16
+    )
+    # The same draws, in the same order: which images, then their noise.
+    generator = seeded(3)
+    clean = to_float(images[torch.randint(len(images), (2,), generator=generator)])
+    noisy = degradation(clean, generator=generator)
+    size, margin = 16 - 2 * net.margin, net.margin
+    energy = 0.0
+    with torch.inference_mode():
+        for i in range(2):
+            for j in range(versions):
+                restored = net.valid(noisy[i * versions + j][None])[0].tolist()
+                wanted = clean[i].tolist()
+                energy += sum(
+                    (wanted[c][margin + y][margin + x] - restored[c][y][x]) ** 2
+                    for c in range(3)
+                    for y in range(size)
+                    for x in range(size)
+                )
+    assert total(objective, seed=3) == pytest.approx(energy / (2 * versions), rel=1e-4)
+
+
+def parts_and_gradients(objective: Objective, module: nn.Module) -> tuple[int, float, list[Tensor]]:
+    parts = list(objective(seeded(2)))
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    loss = torch.stack(parts).sum()
+    return len(parts), float(loss.detach()), list(torch.autograd.grad(loss, trained))
+
+
+@pytest.mark.parametrize("task", ["restoring", "classifying"])
+def test_the_loss_in_parts_is_the_loss_of_the_whole_batch(
+    tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    degradation = Degradation(versions=2)
+    if task == "restoring":
+        net: nn.Module = (restorer := RestorationNet(depth=3))
+        objective = restoring_objective(
+            restorer,
+            tiny_data.train.images,
+            degradation=degradation,
+            loss=LogSquaredError(),
+            batch=5,
+            patch=12,
+        )
+    else:
+        net = SignNet(classes=4).eval()
+        train = tiny_data.train
+        objective = classifying_objective(net, train.images, train.labels, batch=5, degradation=degradation)
+    results = []
+    for size in (1000, 3):
+        monkeypatch.setattr(training_module, "cache_batch", lambda device, size=size: size)
+        results.append(parts_and_gradients(objective, net))
+    (one, whole, whole_gradients), (four, summed, summed_gradients) = results
+    assert (one, four) == (1, 4)  # ten images as 3 + 3 + 3 + 1
+    assert summed == pytest.approx(whole, rel=1e-5)
+    for expected, found in zip(whole_gradients, summed_gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("margin", [0, 2])
+def test_every_noisy_version_is_compared_with_its_own_clean_centre(tiny_data: Dataset, margin: int) -> None:
+    degradation = Degradation(versions=3, clean_share=1.0, quantize=False)
+    objective = restoring_objective(
+        Recorder(margin),
+        tiny_data.train.images,
+        degradation=degradation,
+        loss=SquaredError(),
+        batch=7,
+        patch=9,
+    )
+    assert total(objective) == 0
+
+
+def test_patches_are_windows_from_everywhere_in_the_images() -> None:
+    rows, columns = torch.arange(6)[:, None] * 10, torch.arange(7)[None, :]
+    images = torch.stack([rows + columns, rows + columns + 100, (rows + columns) * 2]).to(torch.uint8)[None]
+    recorder = Recorder()
+    degradation = Degradation(clean_share=1.0)
+    objective = restoring_objective(
+        recorder, images, degradation=degradation, loss=SquaredError(), batch=400, patch=4
+    )
+    assert total(objective) == 0
+    patches = (torch.cat(recorder.seen) * 255).round().to(torch.uint8)
+    corners = set()
+    for patch in patches:
+        top, left = divmod(int(patch[0, 0, 0]), 10)
+        corners.add((top, left))
+        assert torch.equal(patch, images[0, :, top : top + 4, left : left + 4])
+    assert corners == {(top, left) for top in range(3) for left in range(4)}
+
+
+def test_noise_is_fresh_in_every_step(tiny_data: Dataset) -> None:
+    recorder = Recorder()
+    image = tiny_data.train.images[:1]
+    objective = restoring_objective(
+        recorder, image, degradation=gaussian_degradation(20), loss=SquaredError(), batch=2, patch=48
+    )
+    generator = seeded(0)
+    for _ in range(2):
+        list(objective(generator))
+    first, second = recorder.seen
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("patch", [4, 12, 49])
+def test_a_patch_that_does_not_fit_net_or_images_is_refused(tiny_data: Dataset, patch: int) -> None:
+    with pytest.raises(SettingError, match=rf"patch is {patch} .* margin \(12\) .* size \(48\)"):
+        restoring_objective(
+            RestorationNet(depth=11),
+            tiny_data.train.images,
+            degradation=Degradation(),
+            loss=SquaredError(),
+            batch=1,
+            patch=patch,
+        )
+
+
+@pytest.mark.parametrize("patch", [13, 48])
+def test_the_smallest_and_the_largest_patch_train(tiny_data: Dataset, patch: int) -> None:
+    objective = restoring_objective(
+        RestorationNet(depth=11),
+        tiny_data.train.images,
+        degradation=Degradation(),
+        loss=SquaredError(),
+        batch=1,
+        patch=patch,
+    )
+    assert total(objective) > 0
+
+
+def test_classifying_is_the_mean_cross_entropy(tiny_data: Dataset) -> None:
+    net = SignNet(classes=4).eval()
+    train = tiny_data.train
+    objective = classifying_objective(net, train.images, train.labels, batch=12)
+    chosen = torch.randint(len(train), (12,), generator=seeded(4))
+    with torch.inference_mode():
+        probabilities = net(to_float(train.images[chosen])).double().softmax(dim=1)
+    expected = -sum(
+        float(row[label].log()) for row, label in zip(probabilities, train.labels[chosen], strict=True)
+    )
+    assert total(objective, seed=4) == pytest.approx(expected / 12, rel=1e-5)
+
+
+def test_labels_go_with_their_noisy_versions(tiny_data: Dataset) -> None:
+    class Colour(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            red, green, blue = images.mean(dim=(2, 3)).unbind(dim=1)
+            return 1000 * torch.stack([red - green, green - red, blue, red + green - 0.65], dim=1)
+
+    train = tiny_data.train
+    degradation = Degradation(versions=3, clean_share=1.0)
+    objective = classifying_objective(Colour(), train.images, train.labels, batch=16, degradation=degradation)
+    assert total(objective) < 0.01
+
+
+def test_a_restorer_learns_to_remove_noise(tiny_data: Dataset) -> None:
+    net = RestorationNet(depth=3)
+    initialize_xavier(net, generator=seeded(1))
+    objective = restoring_objective(
+        net,
+        tiny_data.train.images,
+        degradation=gaussian_degradation(40),
+        loss=LogSquaredError(),
+        batch=8,
+        patch=16,
+    )
+    optimization = OneCycleAdam(learning_rate=3e-3)
+    training = Training(net, objective, optimization=optimization, steps=60, generator=seeded(2))
+    losses = [progress.loss for progress in training.run()]
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.7  # half the squared error
+
+
+def test_a_classifier_learns_a_tiny_set_by_heart(tiny_data: Dataset) -> None:
+    net = SignNet(classes=4)
+    initialize_xavier(net, generator=seeded(1))
+    net.fit_mean(tiny_data.train.images)
+    train = tiny_data.train
+    objective = classifying_objective(net, train.images, train.labels, batch=8)
+    advance(Training(net, objective, optimization=ADAM, steps=20, generator=seeded(2), clip_norm=5.0), 20)
+    with torch.inference_mode():
+        answers = net.eval()(to_float(train.images)).argmax(dim=1)
+    assert torch.equal(answers, train.labels)
+
+
+def test_fine_tuning_moves_the_classifier_and_not_the_restorer(tiny_data: Dataset) -> None:
+    fused = FusedClassifier(RestorationNet(depth=3), SignNet(classes=4))
+    before = {name: value.clone() for name, value in fused.state_dict().items()}
+    train = tiny_data.train
+    objective = classifying_objective(
+        fused, train.images, train.labels, batch=4, degradation=Degradation(versions=2)
+    )
+    optimization = MomentumSgd(learning_rate=0.01, l2=0.1)
+    advance(Training(fused, objective, optimization=optimization, steps=2, generator=seeded(2)), 2)
+    moved = {name for name, value in fused.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {f"classifier.{name}" for name, _ in SignNet(classes=4).named_parameters()}
+    assert not fused.restorer.training
+    assert fused.classifier.training
