@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print. PyTorch is imported by the commands that need it."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -65,7 +66,6 @@ File = Annotated[
 
 app = typer.Typer(
     name="steadylens",
-    help="Put a restoration ConvNet in front of an image classifier, and measure how much steadier it is.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -79,16 +79,20 @@ def main() -> None:
     app()
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"steadylens {__version__}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def steadylens(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+        bool,
+        typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
     """Put a restoration ConvNet in front of an image classifier, and measure how much steadier it is."""
-    if version:
-        Console().print(f"steadylens {__version__}", highlight=False)
-        raise typer.Exit
 
 
 @app.command()
@@ -239,8 +243,6 @@ def _explaining(debug: bool) -> Iterator[None]:
 @contextmanager
 def _run(data: str, recipe: RecipeName, seed: int, device: str, cache: Path | None) -> Iterator["Run"]:
     """Loads the images and lends a run whose news are shown."""
-    import dataclasses
-
     from steadylens.datasets import load_dataset
     from steadylens.recipes import recipe_named
     from steadylens.run import Run, Update
@@ -258,12 +260,8 @@ def _run(data: str, recipe: RecipeName, seed: int, device: str, cache: Path | No
         display.show(Update(stage=stage, state="finished", note=note))
         for line in images.notes:
             display.console.print(f"  note: {line}", markup=False, highlight=False, soft_wrap=True)
-        moved = dataclasses.replace(
-            images,
-            train=images.train.to(place),
-            validation=images.validation.to(place),
-            test=images.test.to(place),
-        )
+        parts = {name: getattr(images, name).to(place) for name in ("train", "validation", "test")}
+        moved = dataclasses.replace(images, **parts)
         yield Run(
             data=moved, recipe=recipe_named(recipe.value), seed=seed, device=place, observe=display.show
         )
@@ -271,8 +269,6 @@ def _run(data: str, recipe: RecipeName, seed: int, device: str, cache: Path | No
 
 def _sampling(run: "Run", versions: int | None, half_width: float | None) -> "Run":
     """Returns the run with another number of noisy versions, or another precision, in Table 4."""
-    import dataclasses
-
     from steadylens.stability import Sampling
 
     usual = run.recipe.evaluation.sampling
