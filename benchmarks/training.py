@@ -2,8 +2,8 @@
 
 The naive loop draws Gaussian noise with NumPy sample by sample and sends the whole contiguous float32 batch
 through the net. Ours is a step of the package, with degradation in full: a family and a strength for each
-sample, clipping, rounding. Both have the paper's loss and optimizer. They take turns, and the fastest round of
-each counts.
+sample, clipping, rounding. Both have the paper's loss and optimizer. They take turns, and the fastest round
+of each counts.
 """
 
 import argparse

@@ -1,0 +1,117 @@
+"""The pages agree with the records under results/, and what they name exists."""
+
+import importlib
+import re
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sample_records import sample_records
+from steadylens.records import Measurement, read_records
+from steadylens.tabulation import stability_tables
+
+ROOT = Path(__file__).parent.parent
+FILLER: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "tables.py"), run_name="tables")
+PAGES = {"README.md": False, "docs/results.md": True}
+NAMES = sorted(FILLER["tables_named"]([]))
+MAPPED = re.findall(r"`([^`]+)`", (ROOT / "docs" / "equations.md").read_text().split("|---|", 1)[1])
+
+
+def filled(text: str, runs: dict[str, Sequence[Measurement]], *, notes: bool = True) -> str:
+    return str(FILLER["filled"](text, runs, notes=notes))
+
+
+def page_of(*names: str) -> str:
+    return "".join(f"before\n<!-- table: {name} -->\n<!-- end -->\nafter\n" for name in names)
+
+
+def markers(text: str) -> list[str]:
+    return re.findall(r"<!-- table: (\S+) -->\n(?:(?!<!-- ).*\n)*<!-- end -->", text)
+
+
+@pytest.mark.parametrize(("page", "notes"), PAGES.items())
+def test_a_page_holds_the_tables_of_the_records_and_nothing_else(page: str, notes: bool) -> None:
+    runs = {path.stem: read_records(path) for path in sorted((ROOT / "results").glob("*.jsonl"))}
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert text == filled(text, dict(runs), notes=notes), "run .venv/bin/python docs/tables.py"
+
+
+def test_the_pages_have_the_markers_of_their_tables() -> None:
+    assert markers((ROOT / "README.md").read_text(encoding="utf-8")) == ["stability", "accuracy"]
+    assert sorted(markers((ROOT / "docs/results.md").read_text(encoding="utf-8"))) == NAMES
+
+
+def test_the_filler_knows_the_pages() -> None:
+    assert FILLER["PAGES"] == {ROOT / page: notes for page, notes in PAGES.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_table_is_filled_from_records_once_between_its_markers(name: str) -> None:
+    text = filled(page_of(name), {"run": sample_records()})
+    assert text.startswith(f"before\n<!-- table: {name} -->\n\n### ")
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert FILLER["UNMEASURED"] not in text
+    assert text == filled(text, {"run": sample_records()})
+
+
+def test_the_two_tables_of_stability_count_over_own_and_over_all_images() -> None:
+    own, everything = stability_tables(sample_records())
+    assert own.markdown() in filled(page_of("stability"), {"run": sample_records()})
+    assert everything.markdown() in filled(page_of("stability-all"), {"run": sample_records()})
+
+
+def test_runs_have_tables_of_their_own() -> None:
+    once = filled(page_of("accuracy"), {"a": sample_records()})
+    twice = filled(page_of("accuracy"), {"a": sample_records(), "b": sample_records()})
+    assert twice.count("### Table 3") == 2 * once.count("### Table 3") == 2
+
+
+def test_without_records_a_page_says_so() -> None:
+    text = filled(page_of(*NAMES), {"run": sample_records()})
+    assert filled(text, {}).count(FILLER["UNMEASURED"]) == len(NAMES)
+    assert "###" not in filled(text, {})
+
+
+def test_notes_can_be_left_out() -> None:
+    with_notes, without = (
+        filled(page_of("accuracy"), {"run": sample_records()}, notes=notes) for notes in (True, False)
+    )
+    assert len(without) < len(with_notes)
+
+
+def test_a_marker_that_names_no_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="there is no table 'speed'; choose one of restoration, hits"):
+        filled(page_of("speed"), {})
+
+
+@pytest.mark.parametrize("name", sorted({name for name in MAPPED if "::" not in name}))
+def test_a_function_in_the_map_exists(name: str) -> None:
+    module, *path = name.split(".")
+    found: object = importlib.import_module(f"steadylens.{module}")
+    for part in path:
+        found = getattr(found, part)
+
+
+@pytest.mark.parametrize("name", sorted({name for name in MAPPED if "::" in name}))
+def test_a_test_in_the_map_exists(name: str) -> None:
+    module, test = name.split("::")
+    assert f"def {test}(" in (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8")
+
+
+def test_every_row_of_the_map_names_a_function_and_a_test() -> None:
+    text = (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
+    rows = text.split("|---|---|---|---|\n")[1].splitlines()
+    assert len(rows) > 30
+    for row in rows:
+        _, _, functions, tests = row.strip("| ").split(" | ")
+        assert functions.startswith("`")
+        assert "::" in tests
+
+
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert "://" in target or (page.parent / target).exists(), target
