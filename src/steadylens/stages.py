@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from steadylens.acceleration import fast_memory_format, forward_in_batches
-from steadylens.checkpoint import load_model, load_state, save_model, save_state
+from steadylens.checkpoint import describe, load_model, load_state, save_model, save_state
 from steadylens.classification import SignNet
 from steadylens.errors import SettingError
 from steadylens.fusion import FusedClassifier
@@ -52,8 +52,8 @@ def train_restorer(run: Run, net: str, path: Path) -> RestorationNet | DongNet:
     """
     settings = run.recipe.restorer_recipe(net)
     stage = f"restorer {net}"
-    module = restorer_named(net)
-    initialize_xavier(module, generator=derived_generator(run.seed, stage, "weights"))
+    module = restorer_named(net, padding=settings.padding)
+    initialize_xavier(module, generator=derived_generator(run.seed, stage, "weights"), gain=settings.gain)
     if settings.silent_start:
         silence_last_layer(module)
     module.to(run.device).to(memory_format=fast_memory_format(run.device))
@@ -296,8 +296,8 @@ def _check_key(path: Path, found: object, wanted: str) -> None:
 
 
 def weights_key(module: nn.Module) -> str:
-    """Returns a short key of all the weights and buffers of a net."""
-    digest = hashlib.sha256()
+    """Returns a short key of a net: its architecture, weights and buffers."""
+    digest = hashlib.sha256(repr(describe(module)).encode())
     for name, value in module.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
