@@ -28,7 +28,7 @@ from steadylens.restoration import RestorationNet
 
 COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--debug"}
 COMMANDS = {
-    "reproduce": COMMON | {"--out"},
+    "reproduce": COMMON | {"--out", "--half-width", "--versions"},
     "train restorer": COMMON | {"net", "--out"},
     "train classifier": COMMON | {"--out", "--noisy"},
     "fuse": COMMON | {"restorer", "classifier", "--out"},

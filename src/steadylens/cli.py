@@ -50,7 +50,7 @@ Data = Annotated[
 RecipeOption = Annotated[
     RecipeName,
     typer.Option(
-        "--recipe", help="paper: days. fast: about an hour on 2 cores. quick: minutes. smoke: seconds."
+        "--recipe", help="paper: days. fast: about half an hour on 2 cores. quick: minutes. smoke: seconds."
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed that all randomness is derived from.")]
@@ -62,6 +62,11 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Out = Annotated[Path, typer.Option(help="Folder of the run; what it holds already is not made again.")]
 File = Annotated[
     Path, typer.Option("--out", help="File to write; if it is there already, nothing is trained.")
+]
+Versions = Annotated[int | None, typer.Option(help="Noisy versions of each image in Table 4.")]
+HalfWidth = Annotated[
+    float | None,
+    typer.Option(help="Sample each cell of Table 4 until its interval is within +- this share, say 0.001."),
 ]
 
 app = typer.Typer(
@@ -100,6 +105,8 @@ def reproduce(
     data: Data = "signs",
     recipe: RecipeOption = RecipeName.quick,
     out: Out = Path("runs/demo"),
+    versions: Versions = None,
+    half_width: HalfWidth = None,
     seed: Seed = 0,
     device: Device = "auto",
     cache: Cache = None,
@@ -109,7 +116,7 @@ def reproduce(
     with _explaining(debug), _run(data, recipe, seed, device, cache) as run:
         from steadylens.pipeline import reproduce as reproduce_all
 
-        page = reproduce_all(run, out)
+        page = reproduce_all(_sampling(run, versions, half_width), out)
     _say(f"report: {page.resolve()}")
 
 
@@ -181,13 +188,8 @@ def evaluate(
     data: Data = "signs",
     recipe: RecipeOption = RecipeName.quick,
     out: Out = Path("runs/evaluation"),
-    half_width: Annotated[
-        float | None,
-        typer.Option(
-            help="Sample each cell of Table 4 until its interval is within +- this share, say 0.001."
-        ),
-    ] = None,
-    versions: Annotated[int | None, typer.Option(help="Noisy versions of each image in Table 4.")] = None,
+    versions: Versions = None,
+    half_width: HalfWidth = None,
     seed: Seed = 0,
     device: Device = "auto",
     cache: Cache = None,
