@@ -190,6 +190,8 @@ def explorations() -> list[Measurement]:
                 restored_norms=tuple((norms * quotients).tolist()),
                 quantiles=tuple((p, float(np.quantile(quotients, p))) for p in (0.5, 0.9, 0.99, 0.999)),
                 largest=float(quotients.max()),
+                norm_edges=(0.0, 5.0, 10.0, 15.0),
+                quantiles_by_norm=((0.5, 0.8, 0.9, 0.95), (), (0.3, 0.5, 0.7, 0.85)),
             )
         )
     return rows

@@ -20,7 +20,6 @@ from steadylens.records import (
     Curve,
     Density,
     Hits,
-    Picture,
     Restoring,
     Scatter,
     Stability,
@@ -132,21 +131,6 @@ def test_training_draws_losses_on_a_logarithmic_axis_unless_some_are_negative() 
     left, right = figures.training([positive, negative]).axes
     assert points_of(left.lines[0])[1] == list(positive.losses)
     assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")
-
-
-def test_pictures_draw_every_panel_pixel_by_pixel() -> None:
-    rows = [row for row in select(RECORDS, Picture) if row.figure == 2][:2]
-    panels = figures.pictures(rows).axes
-    assert len(panels) == 10
-    assert panels[0].images[0].get_array().shape == (48, 48, 3)  # type: ignore[union-attr]
-    assert panels[1].get_title(loc="left") == "noisy"
-    assert panels[5].get_title(loc="left") == "no passing\nclean"
-
-
-def test_pictures_leave_a_panel_empty_where_a_row_is_shorter() -> None:
-    rows = [row for row in select(RECORDS, Picture) if row.title == "yield"]
-    panels = figures.pictures(rows).axes
-    assert [len(axes.images) for axes in panels] == [1] * 7 + [0] * 3
 
 
 def test_method_names_the_parts_of_fig_1() -> None:

@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steadylens.errors import RecordError, StorageError
-from steadylens.records import KINDS, Accuracy, Cost, Measurement, Provenance, read_records, write_records
+from steadylens.records import (
+    KINDS,
+    Accuracy,
+    Cost,
+    Measurement,
+    Provenance,
+    Restoring,
+    read_records,
+    write_records,
+)
 
 PROVENANCE = Provenance(
     recipe="smoke",
@@ -43,7 +52,10 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
 
 def rows_of(kind: type) -> st.SearchStrategy[Any]:
     """Returns a strategy for records of one kind."""
-    return st.builds(kind, **{name: values_of(hint) for name, hint in get_type_hints(kind).items()})
+    values = {name: values_of(hint) for name, hint in get_type_hints(kind).items()}
+    if "samples" in values:
+        values["samples"] = st.integers(min_value=1)
+    return st.builds(kind, **values)
 
 
 @pytest.fixture(scope="module")
@@ -200,3 +212,25 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where a folder is needed", encoding="utf-8")
     with pytest.raises(StorageError, match=r"cannot write .*records\.jsonl"):
         write_records(tmp_path / "taken" / "records.jsonl", [ACCURACY])
+
+
+@pytest.mark.parametrize("samples", [0, -1, "7", 1.5, None])
+def test_a_row_that_counts_over_nothing_is_refused(tmp_path: Path, samples: object) -> None:
+    path = tmp_path / "records.jsonl"
+    write_records(path, [ACCURACY])
+    row = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**row, "samples": samples}), encoding="utf-8")
+    with pytest.raises(RecordError, match=r"line 1 .* samples is .*, it must be at least 1"):
+        read_records(path)
+
+
+def test_infinite_decibels_are_plain_json(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    row = Restoring(
+        provenance=PROVENANCE, samples=1, seconds=0.0, network="L11", sigma_grey=0.0, noise="clipped",
+        noisy_db=math.inf, restored_db=50.0,
+    )  # fmt: skip
+    write_records(path, [row])
+    refused = pytest.fail
+    json.loads(path.read_text(encoding="utf-8"), parse_constant=refused)
+    assert read_records(path) == [row]

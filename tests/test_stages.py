@@ -1,5 +1,6 @@
 """A stage that was cut off, even killed, ends with the same file; a finished one is not made again."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -19,12 +20,21 @@ from steadylens.checkpoint import load_model, load_state, save_state
 from steadylens.classification import SignNet
 from steadylens.datasets import Dataset, ImageSet, load_dataset
 from steadylens.errors import CheckpointError, DivergenceError, RecordError, SettingError
+from steadylens.fusion import FusedClassifier
 from steadylens.optimization import MomentumSgd
 from steadylens.recipes import FAST, SMOKE, Recipe
 from steadylens.records import Accuracy, Measurement
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.run import Run, Update
-from steadylens.stages import fine_tune, measure, train_classifier, train_restorer, weights_key
+from steadylens.stages import (
+    VALIDATION_IMAGES,
+    _try_classifier,
+    fine_tune,
+    measure,
+    train_classifier,
+    train_restorer,
+    weights_key,
+)
 
 STEPS = 4
 TINY = replace(
@@ -114,7 +124,10 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(
     stage(run_of(tiny_data, Notebook(), seconds=1000), whole)
     with pytest.raises(KeyboardInterrupt):
         stage(run_of(tiny_data, Notebook(limit=3)), cut)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.training", "whole.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cut.safetensors.training",
+        "whole.safetensors",
+    ]
     again = Notebook()
     stage(run_of(tiny_data, again), cut)
     assert again.states == ["resumed", "advanced", "advanced", "finished"]
@@ -147,8 +160,8 @@ def test_a_stage_without_a_checkpoint_starts_anew(tiny_data: Dataset, tmp_path: 
 
 @pytest.mark.parametrize("damage", [b"", b"no tensors" * 100])
 def test_a_damaged_checkpoint_is_named(tiny_data: Dataset, tmp_path: Path, damage: bytes) -> None:
-    (tmp_path / "a.training").write_bytes(damage)
-    with pytest.raises(CheckpointError, match=r"a\.training is damaged"):
+    (tmp_path / "a.safetensors.training").write_bytes(damage)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors\.training is damaged"):
         RESTORER(run_of(tiny_data, Notebook()), tmp_path / "a.safetensors")
 
 
@@ -156,11 +169,11 @@ def test_a_checkpoint_that_lacks_a_part_is_refused(tiny_data: Dataset, tmp_path:
     path = tmp_path / "a.safetensors"
     with pytest.raises(KeyboardInterrupt):
         RESTORER(run_of(tiny_data, Notebook(limit=2)), path)
-    tensors, plain = load_state(tmp_path / "a.training")
+    tensors, plain = load_state(tmp_path / "a.safetensors.training")
     del tensors["generator"]
     for name in ("format", "kind"):
         del plain[name]
-    save_state(tmp_path / "a.training", tensors, plain)
+    save_state(tmp_path / "a.safetensors.training", tensors, plain)
     with pytest.raises(CheckpointError, match="damaged or of another net"):
         RESTORER(run_of(tiny_data, Notebook()), path)
 
@@ -218,6 +231,30 @@ def test_a_finished_stage_is_skipped_and_says_so(tiny_data: Dataset, tmp_path: P
     assert weights_key(again) == weights_key(net) == weights_key(load_model(path)[0])
     assert not net.training
     assert not again.training
+
+
+def test_validation_images_are_of_all_classes_alike(tiny_data: Dataset, tmp_path: Path) -> None:
+    order = tiny_data.train.labels.argsort()
+    many = tiny_data.train.subset(order.repeat_interleave(2 * VALIDATION_IMAGES // len(order)))
+    data = replace(tiny_data, validation=many)
+    seen: list[torch.Tensor] = []
+
+    class Watching(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images.mean(dim=(2, 3)))
+            return images
+
+    net = FusedClassifier(Watching(), sign_net())
+    _try_classifier(run_of(data, Notebook()), net)
+    assert len(torch.cat(seen)) == VALIDATION_IMAGES
+    assert len(set(map(tuple, torch.cat(seen).tolist()))) == len(tiny_data.train)
+
+
+def test_a_net_without_validation_images_is_not_validated(tiny_data: Dataset, tmp_path: Path) -> None:
+    data = replace(tiny_data, validation=tiny_data.validation.subset([]))
+    notebook = Notebook()
+    train_restorer(run_of(data, notebook), "L3", tmp_path / "a.safetensors")
+    assert notebook.updates[-1].note == "not validated"
 
 
 @each_stage
@@ -366,7 +403,19 @@ def test_records_are_measured_once_and_read_back(tiny_data: Dataset, tmp_path: P
     assert len(calls) == 1
     assert notebook.states == ["started", "finished", "skipped"]
     assert notebook.updates[-1].note == "measured before"
-    assert [path.name for path in tmp_path.iterdir()] == ["accuracy-abc.jsonl"]
+    (path,) = tmp_path.iterdir()
+    assert re.fullmatch(r"accuracy-[0-9a-f]{16}\.jsonl", path.name)
+
+
+def test_another_recipe_or_source_is_measured_beside(tiny_data: Dataset, tmp_path: Path) -> None:
+    run, path = run_of(tiny_data, Notebook()), tmp_path / "accuracy.jsonl"
+    others = [
+        replace(run, recipe=replace(run.recipe, name="other")),
+        replace(run, data=replace(tiny_data, source="elsewhere")),
+    ]
+    for each in (run, *others):
+        measure(each, "accuracy", path, lambda: accuracies(run), key="abc")
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_another_key_is_measured_beside(tiny_data: Dataset, tmp_path: Path) -> None:
@@ -386,9 +435,12 @@ def test_measuring_that_fails_leaves_no_records(tiny_data: Dataset, tmp_path: Pa
 
 
 def test_damaged_records_are_named(tiny_data: Dataset, tmp_path: Path) -> None:
-    (tmp_path / "a-abc.jsonl").write_text("{}\n")
-    with pytest.raises(RecordError, match=r"a-abc\.jsonl, line 1"):
-        measure(run_of(tiny_data, Notebook()), "accuracy", tmp_path / "a.jsonl", list, key="abc")
+    run, path = run_of(tiny_data, Notebook()), tmp_path / "a.jsonl"
+    measure(run, "accuracy", path, lambda: accuracies(run), key="abc")
+    (kept,) = tmp_path.iterdir()
+    kept.write_text("{}\n")
+    with pytest.raises(RecordError, match=rf"{kept.name}, line 1"):
+        measure(run, "accuracy", path, list, key="abc")
 
 
 # A real kill.
@@ -421,17 +473,17 @@ def test_a_killed_command_goes_on_and_ends_as_if_it_had_not_been(
     arguments += ["--device", "cpu", "--cache", str(cache)]
     command = [sys.executable, "-c", PATIENT_COMMAND, *arguments]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while not path.with_suffix(".training").exists():
+        while not path.with_name(f"{path.name}.training").exists():
             assert process.poll() is None, "the training ended without a checkpoint"
             time.sleep(0.01)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert not path.exists()
-    assert load_state(path.with_suffix(".training"))[1]["step"] < 25
+    assert load_state(path.with_name(f"{path.name}.training"))[1]["step"] < 25
 
     monkeypatch.setattr(recipes, "SMOKE", PATIENT)
     cli.app(arguments, standalone_mode=False)
-    assert not path.with_suffix(".training").exists()
+    assert not path.with_name(f"{path.name}.training").exists()
     data, whole = load_dataset(source, cache=cache), tmp_path / "whole.safetensors"
     train_classifier(run_of(data, Notebook(), recipe=PATIENT, seconds=1000), whole)
     assert_same_file(path, whole)

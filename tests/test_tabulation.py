@@ -9,7 +9,7 @@ import pytest
 from sample_records import SIGMAS, sample_records
 from steadylens import paper
 from steadylens.records import Accuracy, Contraction, Cost, Hits, Restoring, Stability
-from steadylens.tables import Cell, Line, Table, select
+from steadylens.tables import DASH, Cell, Line, Table, select
 from steadylens.tabulation import (
     accuracy_tables,
     cost_tables,
@@ -21,7 +21,7 @@ from steadylens.tabulation import (
 
 RECORDS = sample_records()
 OWN, ALL = stability_tables(RECORDS)
-RESTORING, HITS, CONTRACTION = restoration_tables(RECORDS)
+RESTORING, HITS, CONTRACTION, BY_NORM = restoration_tables(RECORDS)
 ACCURACY, COMPARISON = accuracy_tables(RECORDS)
 
 
@@ -87,6 +87,12 @@ def test_contraction_table_gives_quantiles_and_the_largest_quotient() -> None:
     expected = [f"{quotient:.3f}" for _, quotient in row.quantiles] + [f"{row.largest:.3f}"]
     assert texts(CONTRACTION, row.network) == expected
     assert CONTRACTION.header[1:] == ("50 %", "90 %", "99 %", "99.9 %", "largest")
+
+
+def test_contraction_by_norm_gives_the_highest_quantile_of_each_bin() -> None:
+    assert BY_NORM.header[1:] == ("0.0 to 5.0", "5.0 to 10.0", "10.0 to 15.0")
+    assert texts(BY_NORM, "L11") == ["0.950", DASH, "0.850"]
+    assert "99.9 % quantile" in BY_NORM.caption
 
 
 def test_table_3_gives_accuracy_with_its_interval() -> None:
@@ -202,6 +208,13 @@ def test_cost_table_gives_parameters_multiply_adds_and_times_for_each_size() -> 
         "Cost for images of 480 x 480 pixels",
     )
     assert "one GPU" in small.source
+
+
+def test_cost_table_gives_every_batch_size_a_column_of_times() -> None:
+    row = next(row for row in select(RECORDS, Cost) if row.network == "L11")
+    (table,) = cost_tables([row, replace(row, samples=1, milliseconds=9.5)])
+    assert table.header[3:5] == ("milliseconds in batches of 1", f"milliseconds in batches of {row.samples}")
+    assert texts(table, "L11")[2:4] == ["9.5", "5.35"]
 
 
 def all_tables() -> Sequence[Table]:

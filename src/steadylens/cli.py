@@ -232,6 +232,12 @@ def _explaining(debug: bool) -> Iterator[None]:
             raise
         Console(stderr=True).print(f"steadylens: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, SettingError | MissingExtraError) else 1) from None
+    except (OSError, MemoryError) as error:
+        if debug:
+            raise
+        text = f"{str(error) or type(error).__name__}; --debug shows where"
+        Console(stderr=True).print(f"steadylens: {text}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         if debug:
             raise

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from steadylens import signs
+from steadylens.acceleration import ProgressCallback
 from steadylens.errors import DatasetError, ImageError, SettingError
 from steadylens.folders import list_folder
 from steadylens.gtsrb import list_gtsrb
-from steadylens.imagecache import Job, Progress, load_or_make
+from steadylens.imagecache import Job, load_or_make
 from steadylens.images import read_image
 from steadylens.listing import Listing, Photograph
 from steadylens.splitting import Part, Roll, split
@@ -121,7 +122,7 @@ def load_dataset(
     seed: int = 0,
     validation_share: float = 0.1,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Dataset:
     """Loads images from a source and splits them.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steadylens.errors import SettingError
-from steadylens.images import GREY_LEVELS, check_images
+from steadylens.images import GREY_LEVELS, check_images, quantize
 from steadylens.noise import LEVELS, Attenuated, Family, Gaussian, Law, Sparse, Strength, Uniform
 
 PAPER_FAMILIES: tuple[Family, ...] = (
@@ -148,7 +148,7 @@ class Degradation:
                 _add_noise(
                     noisy[start:stop], int(planes[chosen[0]]), rows.take(chosen), laws, bits, clip=self.clip
                 )
-        self._store(noisy)
+        noisy = self._store(noisy)
         if (np.diff(order) > 0).all():
             return noisy, rows
         return noisy.index_select(0, torch.from_numpy(np.argsort(order)).to(images.device)), rows
@@ -156,7 +156,7 @@ class Degradation:
     def _store(self, images: Tensor) -> Tensor:
         if self.clip:
             images.clamp_(0, 1)
-        return images.mul_(GREY_LEVELS).round_().div_(GREY_LEVELS) if self.quantize else images
+        return quantize(images) if self.quantize else images
 
     def _rows(self, count: int, host: np.random.Generator) -> "_Rows":
         pick, stay, position, share, density, factor = host.random((6, count), dtype=np.float32)

@@ -29,7 +29,7 @@ SAVED_ANSWERS = 12
 
 
 def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path) -> list[Measurement]:
-    """Measures PSNR by strength, hits and contraction (Tables 2 and 3 of the report, Fig. 3).
+    """Measures PSNR by strength, hits and contraction (Table 2, Fig. 3).
 
     Args:
         run: Data, recipe and seed.

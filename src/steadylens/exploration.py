@@ -4,6 +4,7 @@ Noise is drawn in blocks of images that have a generator each, so that the numbe
 batch size, nor on which nets are compared.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,10 @@ DRAWN_POINTS = 400
 """Points of a scatter plot that are kept for drawing."""
 
 NORM_BINS = 24
+"""Bins of the noise's norm in which hits are counted."""
+
+CONTRACTION_BINS = 6
+"""Bins of the noise's norm in which contraction quotients have quantiles of their own."""
 
 
 def explore(
@@ -131,7 +136,7 @@ def restore_by_sigma(
             restored = [degradation.stored(forward_in_batches(net, noisy)) for net in restorers.values()]
             restored_db.append(torch.stack([psnr(some, clean) for some in restored]))
             progress(index * len(images) + block * BLOCK + len(clean), len(sigmas_grey) * len(images))
-        means = torch.cat(restored_db, dim=1).mean(dim=1)
+        means = [_finite_mean(some) for some in torch.cat(restored_db, dim=1)]
         records += [
             Restoring(
                 provenance=provenance,
@@ -140,8 +145,8 @@ def restore_by_sigma(
                 network=name,
                 sigma_grey=sigma,
                 noise=degradation.noise_mode,
-                noisy_db=float(torch.cat(noisy_db).mean()),
-                restored_db=float(mean),
+                noisy_db=_finite_mean(torch.cat(noisy_db)),
+                restored_db=mean,
             )
             for name, mean in zip(restorers, means, strict=True)
         ]
@@ -179,7 +184,9 @@ class _Explored:
             )  # fmt: skip
 
     def _scatter(self, name: str, index: int) -> Scatter:
-        noisy, restored = self.noisy_db.double().numpy(), self.restored_db[index].double().numpy()
+        finite = self.restored_db[index].isfinite()
+        noisy = self.noisy_db[finite].double().numpy()
+        restored = self.restored_db[index][finite].double().numpy()
         drawn = slice(None, None, -(-len(noisy) // DRAWN_POINTS))
         return Scatter(
             provenance=self.provenance, samples=len(noisy), seconds=self.seconds, network=name,
@@ -192,13 +199,25 @@ class _Explored:
     def _contraction(self, name: str, index: int) -> Contraction:
         norms, restored = self.noise_norms.double().numpy(), self.restored_norms[index].double().numpy()
         quotients = restored / norms
+        edges = np.histogram_bin_edges(norms, bins=CONTRACTION_BINS)
+        bins = np.digitize(norms, edges[1:-1])
         drawn = slice(None, None, -(-len(norms) // DRAWN_POINTS))
         return Contraction(
             provenance=self.provenance, samples=len(norms), seconds=self.seconds, network=name,
             noise=self.noise, noise_norms=_rounded(norms[drawn]), restored_norms=_rounded(restored[drawn]),
             quantiles=tuple((share, float(np.quantile(quotients, share))) for share in QUANTILES),
             largest=float(quotients.max()),
+            norm_edges=tuple(edges.tolist()),
+            quantiles_by_norm=tuple(
+                tuple(np.quantile(some, QUANTILES).tolist()) if len(some) else ()
+                for some in (quotients[bins == each] for each in range(CONTRACTION_BINS))
+            ),
         )  # fmt: skip
+
+
+def _finite_mean(decibels: Tensor) -> float:
+    finite = decibels[decibels.isfinite()]
+    return float(finite.mean()) if len(finite) else math.inf
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> tuple[float, ...]:

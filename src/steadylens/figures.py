@@ -3,7 +3,6 @@
 The paper's colours are not known; these are told apart by people with any colour vision (Okabe and Ito).
 """
 
-import base64
 import io
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,10 +10,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from steadylens.errors import MissingExtraError
-from steadylens.records import Contraction, Curve, Density, Hits, Picture, Restoring, Scatter, Stability
+from steadylens.records import Contraction, Curve, Density, Hits, Restoring, Scatter, Stability
 from steadylens.tables import grouped, unique
 
 try:
@@ -176,20 +174,6 @@ def exploration(
     names = unique(row.network for row in rows)
     handles = [Line2D([], [], label=name, color=_colour(name), linewidth=2.5) for name in names]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    return figure
-
-
-def pictures(rows: Sequence[Picture]) -> Figure:
-    """Draws rows of images, each pixel as a square (Fig. 2 and 4)."""
-    columns = max(len(row.panels) for row in rows)
-    figure, panels = _grid(len(rows) * columns, columns=columns, height=WIDTH / columns + 0.3)
-    for index, axes in enumerate(panels):
-        row, column = rows[index // columns], index % columns
-        axes.set_axis_off()
-        if column < len(row.panels):
-            caption, image = row.panels[column]
-            axes.imshow(np.asarray(Image.open(io.BytesIO(base64.b64decode(image)))), interpolation="nearest")
-            axes.set_title(f"{row.title}\n{caption}" if column == 0 else caption, fontsize=8, loc="left")
     return figure
 
 

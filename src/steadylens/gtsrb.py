@@ -162,7 +162,10 @@ def _read_table(path: Path, file_column: str) -> Iterator[_Row]:
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read: {error}; unpack the archive again") from error
     header = lines[0] if lines else ""
-    table = list(csv.reader(lines, delimiter=";" if ";" in header else ","))
+    try:
+        table = list(csv.reader(lines, delimiter=";" if ";" in header else ","))
+    except csv.Error as error:
+        raise DatasetError(f"{path} is no table: {error}; unpack the archive again") from error
     needed = (file_column, "ClassId", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2")
     columns = [cell.strip() for cell in table[0]] if table else []
     absent = [name for name in needed if name not in columns]

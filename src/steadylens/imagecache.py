@@ -12,14 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from steadylens.acceleration import ProgressCallback
 from steadylens.errors import StorageError
 from steadylens.files import replacing
 
 Job = Callable[[], Tensor]
 """Makes the images of one file or of one track, uint8 (frames, 3, S, S)."""
-
-Progress = Callable[[int, int], None]
-"""Is told how many images are done, and of how many."""
 
 _JOBS_AT_ONCE = 64
 _MOST_THREADS = (
@@ -28,7 +26,7 @@ _MOST_THREADS = (
 
 
 def load_or_make(
-    path: Path, jobs: Sequence[Job], *, frames: int, size: int, progress: Progress | None
+    path: Path, jobs: Sequence[Job], *, frames: int, size: int, progress: ProgressCallback | None
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Reads the images at `path`, or makes them and keeps them there if it holds no sound copy.
 
@@ -80,7 +78,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
     return images, digests
 
 
-def _make(jobs: Sequence[Job], shape: tuple[int, ...], frames: int, progress: Progress) -> Tensor:
+def _make(jobs: Sequence[Job], shape: tuple[int, ...], frames: int, progress: ProgressCallback) -> Tensor:
     images = torch.empty(shape, dtype=torch.uint8)
 
     def fill(start: int) -> int:

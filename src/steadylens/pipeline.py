@@ -12,7 +12,7 @@ from steadylens.experiments import curve_of, measure_costs, measure_networks, me
 from steadylens.fusion import FusedClassifier
 from steadylens.images import to_float
 from steadylens.records import Measurement, Picture, write_records
-from steadylens.report import write_report, write_tables
+from steadylens.report import require_drawing, write_report, write_tables
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.run import Run
 from steadylens.stages import fine_tune, train_classifier, train_restorer
@@ -42,6 +42,7 @@ def reproduce(run: Run, out: Path) -> Path:
     Raises:
         SteadylensError: If something that a user can mend went wrong; everything finished is kept.
     """
+    require_drawing()
     models = out / "models"
     paths = {net: models / f"restorer-{net}.safetensors" for net in run.recipe.nets}
     restorers = {net: train_restorer(run, net, path) for net, path in paths.items()}
@@ -109,6 +110,7 @@ def evaluate_files(run: Run, paths: Sequence[Path], out: Path) -> Path:
         raise SettingError(
             f"{len(paths)} files of nets were given; give at least one, each with its own name"
         )
+    require_drawing()
     loaded = {path.stem: load_model(path) for path in paths}
     nets = {name: net.to(run.device) for name, (net, _) in loaded.items()}
     seconds = {name: float(about.get("seconds", 0)) for name, (_, about) in loaded.items()}

@@ -5,6 +5,7 @@ Norms are Euclidean, over all the pixels and channels of one image in [0, 1].
 """
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -81,8 +82,11 @@ class Density(Measurement):
 class Restoring(Measurement):
     """Mean PSNR of Gaussian noise of one strength before and after one net; 0 grey levels are clean images.
 
+    Each mean is over the images whose PSNR is finite; it is infinite if all images equal the clean ones.
+
     Attributes:
-        noise: How noisy images are stored: "clipped, 8-bit", "clipped" or "unclipped".
+        noise: How noisy images are stored: "clipped, 8-bit", "clipped", "unclipped, 8-bit"
+            or "unclipped".
     """
 
     network: str
@@ -141,6 +145,8 @@ class Contraction(Measurement):
         restored_norms: The same samples' ||F(x + nu) - F(x)||.
         quantiles: Pairs of probability and quotient, over all samples.
         largest: The largest quotient of all.
+        norm_edges: Edges of bins of ||nu||, one more than `quantiles_by_norm`.
+        quantiles_by_norm: Quotients in each bin at the probabilities of `quantiles`; none in an empty bin.
     """
 
     network: str
@@ -149,6 +155,8 @@ class Contraction(Measurement):
     restored_norms: tuple[float, ...]
     quantiles: tuple[tuple[float, float], ...]
     largest: float
+    norm_edges: tuple[float, ...]
+    quantiles_by_norm: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,8 +256,8 @@ def write_records(path: Path, records: Iterable[Measurement]) -> None:
     """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
-            row = {"kind": type(record).__name__, **asdict(record)}
-            file.write(json.dumps(row) + "\n")
+            row = {"kind": type(record).__name__, **_plain(asdict(record))}
+            file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def read_records(path: Path) -> list[Measurement]:
@@ -279,8 +287,27 @@ def _decode(row: dict[str, Any]) -> Measurement:
     missing = {field.name for field in fields(kind)} - row.keys() - {"provenance"}
     if missing:
         raise KeyError(f"missing {', '.join(sorted(missing))}")
+    if not (isinstance(row["samples"], int) and row["samples"] > 0):
+        raise ValueError(f"samples is {row['samples']!r}, it must be at least 1")
     return kind(provenance=provenance, **{name: _frozen(value) for name, value in row.items()})
 
 
+def _plain(value: Any) -> Any:
+    """Returns the value with floats that JSON lacks, infinite decibels say, as {"float": "inf"}."""
+    match value:
+        case dict():
+            return {name: _plain(item) for name, item in value.items()}
+        case tuple() | list():
+            return [_plain(item) for item in value]
+        case float() if not math.isfinite(value):
+            return {"float": str(value)}
+    return value
+
+
 def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+    match value:
+        case list():
+            return tuple(_frozen(item) for item in value)
+        case {"float": str(text)}:
+            return float(text)
+    return value

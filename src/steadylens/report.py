@@ -67,6 +67,15 @@ class Section:
     galleries: Sequence[Gallery] = ()
 
 
+def require_drawing() -> None:
+    """Makes sure that figures can be drawn, before hours are spent on what they show.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    from steadylens import illustrations  # noqa: F401, PLC0415
+
+
 def write_report(records: Sequence[Measurement], path: Path) -> None:
     """Writes the tables and figures that the records allow for as one self-contained HTML file.
 

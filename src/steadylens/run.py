@@ -81,12 +81,17 @@ class Run:
 @cache
 def commit() -> str:
     """Returns the version-control commit that the package runs from, or "unknown" if it is installed."""
-    package = Path(__file__).parent
-    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+        # A package that is installed inside somebody's repository has nothing to do with its commits.
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
     return found.stdout.strip()
 
 

@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from steadylens.acceleration import fast_memory_format, forward_in_batches
 from steadylens.checkpoint import describe, load_model, load_state, save_model, save_state
 from steadylens.classification import SignNet
+from steadylens.datasets import ImageSet
 from steadylens.errors import SettingError
 from steadylens.fusion import FusedClassifier
 from steadylens.images import to_float
@@ -25,7 +27,7 @@ from steadylens.randomness import derived_generator
 from steadylens.recipes import ClassifierRecipe, RestorerRecipe, restorer_named
 from steadylens.records import Measurement, read_records, write_records
 from steadylens.restoration import DongNet, RestorationNet
-from steadylens.run import Run, Update, commit, versions
+from steadylens.run import Run, Update, commit, device_name, versions
 from steadylens.training import Training, classifying_objective, restoring_objective
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -154,7 +156,8 @@ def measure(
         RecordError: If records that are there cannot be read.
         StorageError: If they cannot be written.
     """
-    keyed = path.with_name(f"{path.stem}-{key}{path.suffix}")
+    origin = run.key(key, run.recipe.name, run.data.source, device_name(run.device))
+    keyed = path.with_name(f"{path.stem}-{origin}{path.suffix}")
     if keyed.exists():
         run.observe(Update(stage=stage, state="skipped", note="measured before"))
         return read_records(keyed)
@@ -215,7 +218,7 @@ def _finish(
         module.load_state_dict(trained.state_dict())
         run.observe(Update(stage=stage, state="skipped", note=f"trained before, {_outcome(about)}"))
         return module.eval()
-    unfinished = path.with_suffix(".training")
+    unfinished = path.with_name(f"{path.name}.training")
     if unfinished.exists():
         tensors, plain = load_state(unfinished)
         _check_key(unfinished, plain.get("key"), key)
@@ -257,7 +260,10 @@ def _train_with_checkpoints(run: Run, stage: str, training: Training, path: Path
 
 
 def _try_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> dict[str, float]:
-    clean = to_float(run.data.validation.images[:VALIDATION_IMAGES])
+    chosen = _chosen_validation(run)
+    if len(chosen) == 0:
+        return {}
+    clean = to_float(chosen.images)
     generator = derived_generator(run.seed, "validation", device=run.device)
     degradation = replace(settings.degradation, versions=1, clean_share=0.0)
     noisy = degradation(clean, generator=generator)
@@ -271,12 +277,19 @@ def _try_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> dict[st
 
 
 def _try_classifier(run: Run, classifier: nn.Module) -> dict[str, float]:
-    images, labels = (
-        run.data.validation.images[:VALIDATION_IMAGES],
-        run.data.validation.labels[:VALIDATION_IMAGES],
-    )
-    right = top_k(forward_in_batches(classifier, to_float(images)), labels, 1)
+    chosen = _chosen_validation(run)
+    if len(chosen) == 0:
+        return {}
+    right = top_k(forward_in_batches(classifier, to_float(chosen.images)), chosen.labels, 1)
     return {"accuracy": float(right.float().mean()), "images": len(right)}
+
+
+def _chosen_validation(run: Run) -> ImageSet:
+    """Returns some of the validation images, of all classes alike."""
+    validation = run.data.validation
+    generator = derived_generator(run.seed, "choice of validation images")
+    order = torch.randperm(len(validation), generator=generator)
+    return validation.subset(order[:VALIDATION_IMAGES].to(validation.labels.device))
 
 
 def _outcome(about: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ Where a row was measured twice, the later one counts.
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from steadylens.paper import SIGMAS_GREY, TABLE_2, TABLE_3, TABLE_4
 from steadylens.records import (
@@ -55,10 +56,12 @@ def training_tables(records: Sequence[Measurement]) -> list[Table]:
 
 def restoration_tables(records: Sequence[Measurement]) -> list[Table]:
     """Makes the tables about restoration, once for each way in which noisy images were stored."""
+    contractions = grouped(select(records, Contraction), by=lambda row: row.noise).values()
     return [
         *map(restoration_table, grouped(select(records, Restoring), by=lambda row: row.noise).values()),
         *map(hits_table, grouped(select(records, Hits), by=lambda row: row.noise).values()),
-        *map(contraction_table, grouped(select(records, Contraction), by=lambda row: row.noise).values()),
+        *map(contraction_table, contractions),
+        *map(contraction_by_norm_table, contractions),
     ]
 
 
@@ -163,6 +166,23 @@ def contraction_table(rows: Sequence[Contraction]) -> Table:
     )
 
 
+def contraction_by_norm_table(rows: Sequence[Contraction]) -> Table:
+    """Lists the highest recorded quantile of each net's contraction quotients by the noise's norm."""
+    edges = rows[0].norm_edges
+    probability = rows[0].quantiles[-1][0]
+    return Table(
+        title="Contraction by the norm of the noise",
+        caption=f"The {100 * probability:g} % quantile of the quotients, for noise whose norm "
+        f"{NORM}{NU}{NORM} lies between the two numbers.",
+        source=source(rows, count="noisy images"),
+        header=("network", *(f"{low:.1f} to {high:.1f}" for low, high in pairwise(edges))),
+        lines=tuple(
+            line(name, *(f"{some[-1]:.3f}" if some else DASH for some in row.quantiles_by_norm))
+            for name, row in {row.network: row for row in rows}.items()
+        ),
+    )
+
+
 def accuracy_table(rows: Sequence[Accuracy]) -> Table:
     """Lists top-k accuracy on clean images, beside the paper's Table 3."""
     ks = sorted({row.k for row in rows})
@@ -230,20 +250,26 @@ def stability_table(rows: Sequence[Stability]) -> Table:
 def cost_table(rows: Sequence[Cost]) -> Table:
     """Lists what each network costs on images of one size."""
     size = rows[0].size
+    batches = sorted({row.samples for row in rows})
+    columns = (f"milliseconds in batches of {batch}" for batch in batches)
+    times = {(row.network, row.samples): f"{row.milliseconds:.3g}" for row in rows}
     return Table(
         title=f"Cost for images of {size} x {size} pixels",
         caption="Multiply-adds and time are for one image; training is the time of all stages together.",
         source=f"On {', '.join(unique(row.provenance.device for row in rows))}. "
         + source(rows, count="images in a batch"),
-        header=("network", "parameters", "million multiply-adds", "milliseconds", "training"),
+        header=("network", "parameters", "million multiply-adds", *columns, "training"),
         lines=tuple(
             line(
-                row.network, f"{row.parameters:,}", f"{row.multiplications / 1e6:,.1f}",
-                f"{row.milliseconds:.3g}", duration(row.training_seconds),
+                name,
+                f"{some[0].parameters:,}",
+                f"{some[0].multiplications / 1e6:,.1f}",
+                *(times.get((name, batch), DASH) for batch in batches),
+                duration(some[0].training_seconds),
             )
-            for row in {row.network: row for row in rows}.values()
+            for name, some in grouped(rows, by=lambda row: row.network).items()
         ),
-    )  # fmt: skip
+    )
 
 
 def overall(rows: Sequence[Stability]) -> float | None:

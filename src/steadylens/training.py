@@ -97,6 +97,11 @@ class Training:
                 f"({self.optimization.learning_rate}) or clip the gradient"
             )
         self.step += 1
+        if not all(weights.isfinite().all() for weights in self.trained):
+            raise DivergenceError(
+                f"weights are no longer finite after step {self.step} of {self.steps}; lower the learning "
+                f"rate ({self.optimization.learning_rate}) or clip the gradient"
+            )
         self.seconds += time.perf_counter() - started
         rate = self.optimization.learning_rate * factor
         self._note(loss, rate)
