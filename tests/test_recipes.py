@@ -141,7 +141,7 @@ def test_a_net_by_its_name_is_that_of_table_1(name: str) -> None:
 
 def test_a_recipe_must_train_the_net_that_it_fuses() -> None:
     with pytest.raises(SettingError, match=r"front is L11, it must be one of the trained nets \('L3',\)"):
-        replace(SMOKE, nets=("L3",))
+        replace(SMOKE, nets=("L3",), front="L11")
 
 
 @each_recipe
