@@ -1,7 +1,7 @@
 """Draws the picture at the top of the README from the nets of a run, on drawn signs.
 
 Usage: python docs/overview.py RUN docs/images/overview.png
-RUN is a folder that `steadylens reproduce` wrote.
+RUN is a folder that `steadylens reproduce` wrote, of drawn signs or of GTSRB, whose classes are the same.
 """
 
 import sys
@@ -16,7 +16,7 @@ from steadylens.acceleration import forward_in_batches
 from steadylens.degradation import gaussian_degradation
 
 SIGMA_GREY = 25.0
-SHOWN = 4
+SHOWN = 2
 COLUMNS = ("noisy", "pattern", "restored")
 RIGHT, WRONG = "#1b7f4d", "#b3261e"
 
