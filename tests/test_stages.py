@@ -487,3 +487,20 @@ def test_a_killed_command_goes_on_and_ends_as_if_it_had_not_been(
     data, whole = load_dataset(source, cache=cache), tmp_path / "whole.safetensors"
     train_classifier(run_of(data, Notebook(), recipe=PATIENT, seconds=1000), whole)
     assert_same_file(path, whole)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (nn.Identity(), GaussianSmoothing(sigma_pixels=0.7)),
+        (GaussianSmoothing(sigma_pixels=0.7), GaussianSmoothing(sigma_pixels=0.8)),
+    ],
+)
+def test_nets_without_weights_have_keys_of_their_own(one: nn.Module, other: nn.Module) -> None:
+    assert weights_key(one) != weights_key(other)
+
+
+def test_padding_is_part_of_the_key() -> None:
+    zeros, reflected = RestorationNet(depth=3), RestorationNet(depth=3, padding="reflect")
+    reflected.load_state_dict(zeros.state_dict())
+    assert weights_key(zeros) != weights_key(reflected)

@@ -85,6 +85,10 @@ class RestorationNet(nn.Module):
         """Side in pixels of the square of input that one output pixel depends on; 13 for depth 11."""
         return 2 * self.margin + 1
 
+    def extra_repr(self) -> str:
+        """Returns the settings, for the printed form of the net."""
+        return f"depth={self.depth}, channels={self.channels}, padding={self.padding!r}"
+
     def forward(self, images: Tensor) -> Tensor:
         """Returns the restored images, `images` + `pattern(images)`.
 
@@ -146,6 +150,10 @@ class DongNet(nn.Module):
         self.channels, self.padding = channels, padding
         self.layers = _convolutions([channels, 64, 32, channels], [9, 1, 5], nn.ReLU(inplace=True))
 
+    def extra_repr(self) -> str:
+        """Returns the settings, for the printed form of the net."""
+        return f"channels={self.channels}, padding={self.padding!r}"
+
     def forward(self, images: Tensor) -> Tensor:
         """Returns the restored images, (N, C, H, W) in (-1, 1), for images (N, C, H, W) in [0, 1].
 
@@ -196,6 +204,10 @@ class GaussianSmoothing(nn.Module):
         distances = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64)
         weights = torch.exp(-0.5 * (distances / sigma_pixels) ** 2)
         self.register_buffer("kernel", (weights / weights.sum()).float(), persistent=False)
+
+    def extra_repr(self) -> str:
+        """Returns the settings, for the printed form of the net."""
+        return f"sigma_pixels={self.sigma_pixels}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the smoothed images, (N, C, H, W) in the range of the input.

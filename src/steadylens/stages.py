@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from steadylens.acceleration import fast_memory_format, forward_in_batches
-from steadylens.checkpoint import describe, load_model, load_state, save_model, save_state
+from steadylens.checkpoint import load_model, load_state, save_model, save_state
 from steadylens.classification import SignNet
 from steadylens.datasets import ImageSet
 from steadylens.errors import SettingError
@@ -311,7 +311,7 @@ def _check_key(path: Path, found: object, wanted: str) -> None:
 
 def weights_key(module: nn.Module) -> str:
     """Returns a short key of a net: its architecture, weights and buffers."""
-    digest = hashlib.sha256(repr(describe(module)).encode())
+    digest = hashlib.sha256(repr(module).encode())
     for name, value in module.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
