@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 ProgressCallback = Callable[[int, int], None]
 """Told how much of a long piece of work is done, and how much there is."""
@@ -43,11 +43,13 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def forward_in_batches(module: nn.Module, images: Tensor, *, batch: int | None = None) -> Tensor:
+def forward_in_batches(
+    module: Callable[[Tensor], Tensor], images: Tensor, *, batch: int | None = None
+) -> Tensor:
     """Returns `module(images)` computed a batch at a time, in float32 and without gradients.
 
     Args:
-        module: The net, in eval mode.
+        module: The net, in eval mode, or a method of it.
         images: (N, C, H, W), on the net's device.
         batch: Images in a batch, or None for as many as fit the device's cache. The result does not depend
             on it beyond rounding.

@@ -67,8 +67,7 @@ def restored_samples(
     firsts = [int((images.labels == label).nonzero()[0]) for label in sorted(set(images.labels.tolist()))]
     clean = to_float(images.images[firsts])
     noisy = degradation(clean, generator=derived_generator(seed, "pictures", device=clean.device))
-    with torch.inference_mode():
-        pattern = torch.cat([net.pattern(some) for some in torch.split(noisy, 10)])
+    pattern = forward_in_batches(net.pattern, noisy)
     columns = {
         "clean": clean,
         "noisy": noisy,

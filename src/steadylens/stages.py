@@ -268,10 +268,11 @@ def _try_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> dict[st
     generator = derived_generator(run.seed, "validation", device=run.device)
     degradation = replace(settings.degradation, versions=1, clean_share=0.0)
     noisy = degradation(clean, generator=generator)
-    some = psnr(noisy, clean).isfinite()  # slight noise can vanish in the rounding to 8 bits
+    noisy_db = psnr(noisy, clean)
+    some = noisy_db.isfinite()  # slight noise can vanish in the rounding to 8 bits
     restored = degradation.stored(forward_in_batches(net, noisy))
     return {
-        "noisy_db": float(psnr(noisy, clean)[some].mean()),
+        "noisy_db": float(noisy_db[some].mean()),
         "restored_db": float(psnr(restored, clean)[some].mean()),
         "images": int(some.sum()),
     }
