@@ -24,6 +24,7 @@ class RecipeName(StrEnum):
     """The recipes, by name."""
 
     paper = "paper"
+    thorough = "thorough"
     fast = "fast"
     quick = "quick"
     smoke = "smoke"

@@ -163,7 +163,7 @@ def recipe_named(name: str) -> Recipe:
     Raises:
         SettingError: If there is no recipe of that name.
     """
-    recipes = {recipe.name: recipe for recipe in (PAPER, FAST, QUICK, SMOKE)}
+    recipes = {recipe.name: recipe for recipe in (PAPER, THOROUGH, FAST, QUICK, SMOKE)}
     if name not in recipes:
         raise SettingError(f"there is no recipe {name!r}; choose one of {', '.join(recipes)}")
     return recipes[name]
@@ -271,6 +271,14 @@ FAST = Recipe(
         stability_images=600,
         sampling=Sampling(versions=1),
     ),
+)
+
+THOROUGH = replace(
+    FAST,
+    name="thorough",
+    classifier=replace(FAST.classifier, steps=10_000),
+    fine_tuning=replace(FAST.fine_tuning, steps=1_000),
+    noise_training=replace(FAST.noise_training, steps=11_000),
 )
 
 QUICK = replace(
