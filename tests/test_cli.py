@@ -21,8 +21,10 @@ from typer.testing import CliRunner
 from steadylens import __version__, cost, datasets
 from steadylens.checkpoint import load_model, save_model
 from steadylens.classification import SignNet
-from steadylens.cli import NetName, RecipeName, app
+from steadylens.cli import app
+from steadylens.console import RecipeName, lent_run
 from steadylens.errors import DatasetError
+from steadylens.paper_commands import NetName, _sampling
 from steadylens.recipes import recipe_named, restorer_named
 from steadylens.restoration import RestorationNet
 
@@ -380,11 +382,37 @@ def test_nets_are_trained_fused_evaluated_and_reported(
 
 
 def test_a_precision_replaces_the_number_of_versions(images: Path, tmp_path: Path) -> None:
-    from steadylens.cli import _run, _sampling  # noqa: PLC0415
-
-    with _run(f"folder:{images}", RecipeName.smoke, 0, "cpu", tmp_path / "cache") as run:
+    with lent_run(f"folder:{images}", RecipeName.smoke, 0, "cpu", tmp_path / "cache") as run:
         sampling = _sampling(run, None, 0.01).recipe.evaluation.sampling
         assert (sampling.versions, sampling.half_width) == (150, 0.01)
         sampling = _sampling(run, 7, None).recipe.evaluation.sampling
         assert (sampling.versions, sampling.half_width) == (7, None)
         assert _sampling(run, None, None).recipe == run.recipe
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["reproduce", "--colour", "red"], "--colour"),
+        (["reproduce", "--recipe", "slow"], "slow"),
+        (["reproduce", "--seed", "one"], "--seed"),
+        (["fuse", "net.safetensors"], "classifier"),
+        (["trian"], "trian"),
+    ],
+)
+def test_a_call_that_cannot_be_parsed_gets_one_line_that_leads_to_the_help(
+    arguments: list[str], said: str
+) -> None:
+    outcome = finish(start(*arguments))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("steadylens: ")
+    assert outcome.err.count("\n") == 1
+    assert said in outcome.err
+    assert "--help" in outcome.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"]])
+def test_a_call_without_a_command_gets_the_help(arguments: list[str]) -> None:
+    outcome = finish(start(*arguments))
+    assert (outcome.code, outcome.err) == (2, "")
+    assert "Usage" in outcome.out

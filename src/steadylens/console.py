@@ -1,0 +1,133 @@
+"""What the commands share: options, how errors are told, and the run that a command works on."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from steadylens.display import Display
+from steadylens.errors import MissingExtraError, SettingError, SteadylensError
+
+if TYPE_CHECKING:
+    import torch
+
+    from steadylens.run import Run
+
+
+class RecipeName(StrEnum):
+    """The recipes, by name."""
+
+    paper = "paper"
+    thorough = "thorough"
+    fast = "fast"
+    quick = "quick"
+    smoke = "smoke"
+
+
+Data = Annotated[
+    str,
+    typer.Option(
+        help="Where the images come from: signs (drawn, 43 classes), gtsrb:DIR (official archives or the "
+        "CSV repackaging) or folder:DIR (one folder a class).",
+    ),
+]
+RecipeOption = Annotated[
+    RecipeName,
+    typer.Option(
+        "--recipe", help="paper: days. fast: about half an hour on 2 cores. quick: minutes. smoke: seconds."
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed that all randomness is derived from.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU if there is one.")]
+Cache = Annotated[
+    Path | None, typer.Option(help="Folder for decoded images; by default the user's cache folder.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run; what it holds already is not made again.")]
+File = Annotated[
+    Path, typer.Option("--out", help="File to write; if it is there already, nothing is trained.")
+]
+
+
+@contextmanager
+def explaining(debug: bool) -> Iterator[None]:
+    """Turns an error that the user can mend into one line and an exit code."""
+    try:
+        yield
+    except SteadylensError as error:
+        if debug:
+            raise
+        Console(stderr=True).print(f"steadylens: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2 if isinstance(error, SettingError | MissingExtraError) else 1) from None
+    except (OSError, MemoryError) as error:
+        if debug:
+            raise
+        text = f"{str(error) or type(error).__name__}; --debug shows where"
+        Console(stderr=True).print(f"steadylens: {text}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        console = Console(stderr=True)
+        if console.is_terminal:
+            console.line()  # the terminal has shown ^C
+        console.print("steadylens: interrupted; the same command goes on from what is saved", soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def lent_run(data: str, recipe: RecipeName, seed: int, device: str, cache: Path | None) -> Iterator["Run"]:
+    """Loads the images and lends a run whose news are shown."""
+    from steadylens.datasets import load_dataset
+    from steadylens.recipes import recipe_named
+    from steadylens.run import Run, Update
+
+    place, stage = device_named(device), f"images of {data}"
+    with Display(Console()) as display:
+
+        def loading(done: int, total: int) -> None:
+            display.show(Update(stage=stage, state="advanced", done=done, total=total))
+
+        display.show(Update(stage=stage, state="started"))
+        images = load_dataset(data, seed=seed, cache=cache, progress=loading)
+        sizes = f"{len(images.train):,} for training, {len(images.validation):,} for validation, "
+        note = f"{sizes}{len(images.test):,} for testing"
+        display.show(Update(stage=stage, state="finished", note=note))
+        for line in images.notes:
+            display.console.print(f"  note: {line}", markup=False, highlight=False, soft_wrap=True)
+        parts = {name: getattr(images, name).to(place) for name in ("train", "validation", "test")}
+        moved = dataclasses.replace(images, **parts)
+        yield Run(
+            data=moved, recipe=recipe_named(recipe.value), seed=seed, device=place, observe=display.show
+        )
+
+
+def device_named(name: str) -> "torch.device":
+    """Returns the device of that name, or the best one here for auto.
+
+    Raises:
+        SettingError: If the device cannot be used.
+    """
+    import torch
+
+    from steadylens.acceleration import default_device
+
+    if name == "auto":
+        return default_device()
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # a device without storage, as meta, fails here
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SettingError(f"the device {name!r} cannot be used here ({reason}); try cpu or auto") from error
+    return device
+
+
+def say(text: str) -> None:
+    """Prints a line as it is."""
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
