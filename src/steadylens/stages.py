@@ -53,37 +53,20 @@ def train_restorer(run: Run, net: str, path: Path) -> RestorationNet | DongNet:
         DivergenceError: If the training diverges.
     """
     settings = run.recipe.restorer_recipe(net)
-    stage = f"restorer {net}"
     module = restorer_named(net, padding=settings.padding)
-    initialize_xavier(module, generator=derived_generator(run.seed, stage, "weights"), gain=settings.gain)
+    weights = derived_generator(run.seed, f"restorer {net}", "weights")
+    initialize_xavier(module, generator=weights, gain=settings.gain)
     if settings.silent_start:
         silence_last_layer(module)
     module.to(run.device).to(memory_format=fast_memory_format(run.device))
-    objective = restoring_objective(
-        module,
-        run.data.train.images,
-        degradation=settings.degradation,
-        loss=settings.loss,
-        batch=settings.batch,
-        patch=settings.patch,
-    )
-    training = Training(
-        module,
-        objective,
-        optimization=settings.optimization,
-        steps=settings.steps,
-        clip_norm=settings.clip_norm,
-        generator=derived_generator(run.seed, stage, device=run.device),
-    )
-    return _finish(
-        run,
-        stage,
-        training,
-        module,
-        path,
-        key=run.key(stage, settings),
-        images_per_step=settings.batch * settings.degradation.versions,
-        validate=lambda: _try_restorer(run, module, settings),
+    first, *rest = settings.parts
+    if not rest:
+        return _train_restorer(run, f"restorer {net}", module, first, path, key=first)
+    first_path = path.with_stem(f"{path.stem}-first")
+    if not path.exists():
+        _train_restorer(run, f"restorer {net}", module, first, first_path, key=first)
+    return _train_restorer(
+        run, f"restorer {net}, refined", module, rest[0], path, key=settings, before=first_path
     )
 
 
@@ -169,6 +152,45 @@ def measure(
     return records
 
 
+def _train_restorer(
+    run: Run,
+    stage: str,
+    module: RestorationNet | DongNet,
+    settings: RestorerRecipe,
+    path: Path,
+    *,
+    key: RestorerRecipe,
+    before: Path | None = None,
+) -> RestorationNet | DongNet:
+    objective = restoring_objective(
+        module,
+        run.data.train.images,
+        degradation=settings.degradation,
+        loss=settings.loss,
+        batch=settings.batch,
+        patch=settings.patch,
+    )
+    training = Training(
+        module,
+        objective,
+        optimization=settings.optimization,
+        steps=settings.steps,
+        clip_norm=settings.clip_norm,
+        generator=derived_generator(run.seed, stage, device=run.device),
+    )
+    return _finish(
+        run,
+        stage,
+        training,
+        module,
+        path,
+        key=run.key(stage, key),
+        images_per_step=settings.batch * settings.degradation.versions,
+        validate=lambda: _try_restorer(run, module, settings),
+        before=before,
+    )
+
+
 def _train_classifier(
     run: Run, stage: str, module: Net, settings: ClassifierRecipe, path: Path, *, key: str
 ) -> Net:
@@ -211,8 +233,9 @@ def _finish(
     key: str,
     images_per_step: int,
     validate: Callable[[], dict[str, float]],
+    before: Path | None = None,
 ) -> Net:
-    """Skips, takes up or starts a training, and writes its net."""
+    """Skips, takes up or starts a training, and writes its net; `before` is the file of its first part."""
     if path.exists():
         trained, about = load_model(path)
         _check_key(path, about.get("key"), key)
@@ -229,6 +252,9 @@ def _finish(
         run.observe(Update(stage=stage, state="started", total=training.steps))
     _train_with_checkpoints(run, stage, training, unfinished, key)
     module.eval()
+    earlier: dict[str, Any] = {"steps": 0, "samples": 0, "seconds": 0.0, "curve": []}
+    if before is not None:
+        _, earlier = load_model(before)
     about = {
         "stage": stage,
         "key": key,
@@ -238,10 +264,13 @@ def _finish(
         "classes": list(run.data.class_names),
         "commit": commit(),
         "versions": dict(versions()),
-        "steps": training.steps,
-        "samples": training.steps * images_per_step,
-        "seconds": training.seconds,
-        "curve": training.curve,
+        "steps": earlier["steps"] + training.steps,
+        "samples": earlier["samples"] + training.steps * images_per_step,
+        "seconds": earlier["seconds"] + training.seconds,
+        "curve": [
+            *earlier["curve"],
+            *((earlier["steps"] + step, loss, rate) for step, loss, rate in training.curve),
+        ],
         "validation": validate(),
     }
     save_model(path, module, about=about)
