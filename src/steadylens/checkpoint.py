@@ -3,6 +3,7 @@
 Nothing is pickled: a file is tensors and JSON, so that a foreign one can do no harm when it is read.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,20 +22,28 @@ from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 FORMAT = 1
 
 
-def save_model(path: Path, module: nn.Module, *, about: dict[str, Any]) -> None:
+def save_model(
+    path: Path, module: nn.Module, *, about: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
     """Writes a net so that `load_model` can build it again; the file appears whole or not at all.
 
     Args:
         path: The file, conventionally ending in .safetensors.
         module: A net of this package, or a `FusedClassifier` of such.
         about: Plain data about where the weights come from.
+        dtype: What the weights are stored as; float16 halves the file and rounds them. They are float32
+            again when they are loaded.
 
     Raises:
         SettingError: If the net is of a kind that cannot be described.
         StorageError: If the file cannot be written.
     """
     plain = {"architecture": describe(module), "about": about}
-    _write(path, module.state_dict(), kind="model", plain=plain)
+    tensors = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in module.state_dict().items()
+    }
+    _write(path, tensors, kind="model", plain=plain)
 
 
 def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -44,8 +53,8 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         The net on the CPU, in eval mode, and the data about it.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, of another kind, does not fit its architecture,
-            or holds weights that are not finite.
+        CheckpointError: If the file is missing, damaged, of another kind, does not fit its architecture or
+            its checksum, or holds weights that are not finite.
     """
     tensors, plain = _read(path, kind="model")
     architecture, about = plain.get("architecture"), plain.get("about")
@@ -78,7 +87,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what `save_state` wrote.
 
     Raises:
-        CheckpointError: If the file is missing, damaged or of another kind.
+        CheckpointError: If the file is missing, damaged, of another kind or does not fit its checksum.
     """
     return _read(path, kind="training")
 
@@ -133,8 +142,9 @@ def build(architecture: dict[str, Any]) -> nn.Module:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], *, kind: str, plain: dict[str, Any]) -> None:
-    header = {"steadylens": json.dumps({"format": FORMAT, "kind": kind, **plain})}
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    content = {"format": FORMAT, "kind": kind, "sha256": _checksum(contiguous), **plain}
+    header = {"steadylens": json.dumps(content)}
     with replacing(path) as temporary:
         temporary.write_bytes(save(contiguous, metadata=header))
 
@@ -154,4 +164,17 @@ def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{path} is no {kind} file of format {FORMAT}; it holds another kind or version"
         )
+    # The first files had no checksum.
+    if plain.get("sha256") not in (None, _checksum(tensors)):
+        raise CheckpointError(f"{path} is damaged: its weights do not fit their checksum; write it again")
     return tensors, plain
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    """Returns the SHA-256 of names, types, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

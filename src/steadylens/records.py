@@ -256,8 +256,7 @@ def write_records(path: Path, records: Iterable[Measurement]) -> None:
     """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
-            row = {"kind": type(record).__name__, **_plain(asdict(record))}
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.write(json.dumps(encode(record), allow_nan=False) + "\n")
 
 
 def read_records(path: Path) -> list[Measurement]:
@@ -273,7 +272,7 @@ def read_records(path: Path) -> list[Measurement]:
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(_decode(json.loads(line)))
+            records.append(decode(json.loads(line)))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RecordError(
                 f"{path}, line {number} is no record of this version: {error}; measure again"
@@ -281,15 +280,26 @@ def read_records(path: Path) -> list[Measurement]:
     return records
 
 
-def _decode(row: dict[str, Any]) -> Measurement:
-    kind = KINDS[row.pop("kind")]
-    provenance = Provenance(**{name: _frozen(value) for name, value in row.pop("provenance").items()})
-    missing = {field.name for field in fields(kind)} - row.keys() - {"provenance"}
+def encode(record: Measurement) -> dict[str, Any]:
+    """Returns a row as plain data, as it stands in a file."""
+    return {"kind": type(record).__name__, **_plain(asdict(record))}
+
+
+def decode(row: dict[str, Any]) -> Measurement:
+    """Returns the row that `encode` gave.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: If it is no row of a known kind.
+    """
+    kind = KINDS[row["kind"]]
+    values = {name: _frozen(value) for name, value in row.items() if name not in {"kind", "provenance"}}
+    provenance = Provenance(**{name: _frozen(value) for name, value in row["provenance"].items()})
+    missing = {field.name for field in fields(kind)} - values.keys() - {"provenance"}
     if missing:
         raise KeyError(f"missing {', '.join(sorted(missing))}")
-    if not (isinstance(row["samples"], int) and row["samples"] > 0):
-        raise ValueError(f"samples is {row['samples']!r}, it must be at least 1")
-    return kind(provenance=provenance, **{name: _frozen(value) for name, value in row.items()})
+    if not (isinstance(values["samples"], int) and values["samples"] > 0):
+        raise ValueError(f"samples is {values['samples']!r}, it must be at least 1")
+    return kind(provenance=provenance, **values)
 
 
 def _plain(value: Any) -> Any:
