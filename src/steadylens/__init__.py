@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from steadylens.noise import Sparse as Sparse
     from steadylens.noise import Strength as Strength
     from steadylens.noise import Uniform as Uniform
+    from steadylens.pretrained import card as card
+    from steadylens.pretrained import load as load
     from steadylens.restoration import DongNet as DongNet
     from steadylens.restoration import GaussianSmoothing as GaussianSmoothing
     from steadylens.restoration import RestorationNet as RestorationNet
@@ -51,6 +53,8 @@ _HOMES = {
     "SteadylensError": "errors",
     "Strength": "noise",
     "Uniform": "noise",
+    "card": "pretrained",
+    "load": "pretrained",
     "load_dataset": "datasets",
     "load_model": "checkpoint",
     "normalize_pattern": "restoration",
@@ -78,6 +82,8 @@ __all__ = [
     "SteadylensError",
     "Strength",
     "Uniform",
+    "card",
+    "load",
     "load_dataset",
     "load_model",
     "normalize_pattern",

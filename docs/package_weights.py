@@ -1,0 +1,108 @@
+"""Packages the nets of a run under src/steadylens/weights, with what was measured of them.
+
+Usage: python docs/package_weights.py RUN RECORDS
+RUN is a folder that `steadylens reproduce` wrote, RECORDS the run's file of records, under results/. The
+weights are rounded to float16. What the packaged nets make of a fixed image is written to
+tests/pretrained_outputs.json, so that a test can hold any machine to it.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from steadylens.checkpoint import load_model, save_model
+from steadylens.errors import SettingError
+from steadylens.files import replacing
+from steadylens.pretrained import SUFFIX
+from steadylens.records import (
+    Accuracy,
+    Comparison,
+    Cost,
+    Hits,
+    Measurement,
+    Restoring,
+    Stability,
+    encode,
+    read_records,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = ROOT / "src" / "steadylens" / "weights"
+OUTPUTS = ROOT / "tests" / "pretrained_outputs.json"
+
+SOURCES = {
+    "l11-gtsrb": ("restorer-L11", "L11"),
+    "l9-gtsrb": ("restorer-L9", "L9"),
+    "l7-gtsrb": ("restorer-L7", "L7"),
+    "l5-gtsrb": ("restorer-L5", "L5"),
+    "l3-gtsrb": ("restorer-L3", "L3"),
+    "dong-gtsrb": ("restorer-Dong", "Dong"),
+    "sign-gtsrb": ("original", "original"),
+    "fused-gtsrb": ("restored", "restoration + original"),
+}
+"""By the name of a packaged net: its file in the run, and what the records call it."""
+
+
+def main(run: Path, records: Path) -> None:
+    """Packages all nets."""
+    rows = read_records(records)
+    for name, (stem, network) in SOURCES.items():
+        package(run / "models" / f"{stem}{SUFFIX}", WEIGHTS / f"{name}{SUFFIX}", figures_of(network, rows))
+    with replacing(OUTPUTS) as temporary:
+        found = {name: outputs(load_model(WEIGHTS / f"{name}{SUFFIX}")[0]) for name in SOURCES}
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def package(source: Path, target: Path, figures: Sequence[Measurement]) -> None:
+    """Writes one net of a run as it is shipped.
+
+    Raises:
+        SettingError: If a figure is of another recipe, seed or data than the net.
+    """
+    module, about = load_model(source)
+    for row in figures:
+        origin = row.provenance
+        found = (origin.recipe, origin.seed, origin.data.partition(" ")[0])
+        if found != (about["recipe"], about["seed"], about["data"]):
+            raise SettingError(f"{source} is of another run than the records {found}; give those of its run")
+    with_figures = {**about, "figures": [encode(row) for row in figures]}
+    save_model(target, module, about=with_figures, dtype=torch.float16)
+
+
+def figures_of(network: str, rows: Sequence[Measurement]) -> list[Measurement]:
+    """Returns the rows about one network, without those that are only drawn."""
+    return list(_figures_of(network, rows))
+
+
+def _figures_of(network: str, rows: Sequence[Measurement]) -> Iterator[Measurement]:
+    for row in rows:
+        match row:
+            case Restoring() | Hits() | Accuracy() | Stability() | Cost():
+                named = {row.network}
+            case Comparison():
+                named = {row.first, row.second}
+            case _:
+                continue
+        if network in named:
+            yield row
+
+
+def example() -> Tensor:
+    """Returns the fixed image whose outputs are kept, (1, 3, 48, 48): coarse steps under fine texture."""
+    place = torch.arange(3 * 48 * 48).view(1, 3, 48, 48)
+    return ((place // 37 % 200 + place * 7 % 56).float() / 255).clamp(0, 1)
+
+
+def outputs(module: nn.Module) -> list[float]:
+    """Returns 16 values of what a net makes of the fixed image, evenly spread over its output."""
+    with torch.inference_mode():
+        values = module(example()).flatten()
+    return [round(float(value), 6) for value in values[:: len(values) // 16][:16]]
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
