@@ -1,16 +1,35 @@
 """What is known of a trained net, as data and as a model card in Markdown."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
+from steadylens.classification import SignNet
 from steadylens.errors import CheckpointError
-from steadylens.records import Measurement, decode
+from steadylens.fusion import FusedClassifier
+from steadylens.paper import CITATION
+from steadylens.records import Accuracy, Cost, Hits, Measurement, Restoring, Stability, decode
+from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.tables import SIGMA, Line, Table, decibels, duration, select
+from steadylens.tabulation import accuracy_tables, cost_tables, restoration_tables, stability_tables
 
 LICENCE = "MIT"
 """The licence of the weights, as of the package."""
+
+RESTORING, CLASSIFYING = "image-to-image", "image-classification"
+"""The tasks, as model hubs call them."""
+
+GTSRB = (
+    "The German Traffic Sign Recognition Benchmark: J. Stallkamp, M. Schlipsing, J. Salmen, C. Igel, *Man "
+    "vs. computer: Benchmarking machine learning algorithms for traffic sign recognition*, Neural Networks "
+    "32, 2012. Its authors ask to be cited; a repackaging of the images is published under GPL-3.0. The weights "
+    "contain no image, except that a classifier subtracts the mean of all its training images."
+)
+"""What the data are, and their terms."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +38,8 @@ class Card:
 
     Attributes:
         name: The net's name.
+        purpose: What it does, in one sentence.
+        task: `RESTORING` or `CLASSIFYING`.
         parameters: Number of its parameters.
         classes: Names of the classes that a classifier tells apart, by number.
         data: The source of the images that it was trained on.
@@ -26,14 +47,17 @@ class Card:
         seed: Seed that all randomness of the training was derived from.
         commit: Version-control commit of the code that trained it.
         versions: Pairs of library and version.
-        samples: How many images it saw in training, each time counted.
+        samples: How many images its last stage of training saw, each time counted.
         seconds: Time that its last stage of training took.
         figures: What was measured with it, as rows of a file of records.
         limits: What it is not good for, a sentence each.
         licence: The licence of its weights.
+        about: The data about the net as its file holds them, to be saved with it again.
     """
 
     name: str
+    purpose: str
+    task: str
     parameters: int
     classes: tuple[str, ...]
     data: str
@@ -46,32 +70,200 @@ class Card:
     figures: tuple[Measurement, ...]
     limits: tuple[str, ...]
     licence: str = LICENCE
+    about: dict[str, Any]
+
+    def markdown(self, *, loader: str = "load") -> str:
+        """Returns the model card, with a header that model hubs read.
+
+        Args:
+            loader: The function of the package that loads the net by its name.
+        """
+        sections = (
+            f"---\n{_header(self)}---\n\n# {self.name}\n\n{self.purpose}\n",
+            f"## Use\n\n{_example(self, loader)}",
+            f"## Data\n\n{_data(self)}\n",
+            f"## Training\n\n{_training(self)}\n",
+            *_figures(self.figures),
+            "## Limits\n\n" + "".join(f"- {limit}\n" for limit in self.limits),
+            f"## Method and licence\n\nThe method is that of {CITATION}. The weights and the code are "
+            f"published under the {self.licence} licence.\n",
+        )
+        return "\n".join(sections)
 
 
 def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
     """Returns the card of a net, from the data about it that its file holds.
 
+    Args:
+        module: The net.
+        about: The data, as `load_model` returns them; empty if nothing is known.
+        name: The net's name.
+
     Raises:
         CheckpointError: If the data do not have the form in which this package writes them.
     """
+    purpose, task = _purpose(module)
     try:
+        figures = tuple(decode(row) for row in about.get("figures", ()))
         return Card(
             name=name,
+            purpose=purpose,
+            task=task,
             parameters=sum(parameter.numel() for parameter in module.parameters()),
-            classes=tuple(about.get("classes", ())),
-            data=about.get("data", ""),
-            recipe=about.get("recipe", ""),
+            classes=tuple(map(str, about.get("classes", ()))),
+            data=str(about.get("data", "")),
+            recipe=str(about.get("recipe", "")),
             seed=about.get("seed"),
-            commit=about.get("commit", ""),
-            versions=tuple(about.get("versions", {}).items()),
+            commit=str(about.get("commit", "")),
+            versions=tuple(dict(about.get("versions", {})).items()),
             samples=about.get("samples"),
             seconds=about.get("seconds"),
-            figures=(figures := tuple(decode(row) for row in about.get("figures", ()))),
-            limits=_limits(module, figures),
+            figures=figures,
+            limits=tuple(_limits(about, task, figures)),
+            about=about,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the data about {name} are not those of this version: {error}") from error
 
 
-def _limits(module: nn.Module, figures: Sequence[Measurement]) -> tuple[str, ...]:
-    return ("Trained on 48x48 images of traffic signs with additive noise.",)
+def _purpose(module: nn.Module) -> tuple[str, str]:
+    """Returns what a net does, and the name of that task on model hubs."""
+    match module:
+        case RestorationNet():
+            text = f"A residual net of {module.depth} convolutions that takes noise out of images of any size"
+        case DongNet():
+            text = "A net of 3 convolutions, without a shortcut, that takes noise out of images of any size"
+        case GaussianSmoothing():
+            text = "A fixed Gaussian that smooths images, for comparison with a trained restoration net"
+        case SignNet():
+            return f"A classifier of {module.classes} traffic signs on images of 48x48 pixels.", CLASSIFYING
+        case FusedClassifier():
+            text = "A frozen restorer in front of a classifier that was fine-tuned behind it on noisy images"
+            return f"{text}.", CLASSIFYING
+        case _:
+            text = f"A {type(module).__name__} that restores images"
+    return f"{text}.", RESTORING
+
+
+def _limits(about: dict[str, Any], task: str, figures: Sequence[Measurement]) -> Iterator[str]:
+    if str(about.get("data", "")).startswith("gtsrb"):
+        yield (
+            "It was trained on German traffic signs, cut out and resized to 48x48 pixels. Other motifs, "
+            "cameras and resolutions were not measured."
+        )
+    if about.get("stage") == "classifier":
+        yield "It was trained on clean images alone: noise changes its answers, as the figures say."
+    elif about:
+        yield (
+            "It was trained with synthetic additive noise, mostly Gaussian. Blur, compression, weather and "
+            "noise that depends on the brightness were not measured."
+        )
+    yield "It is no defence against an adversary: perturbations made to mislead were not measured."
+    yield from _harms(select(figures, Restoring))
+    if task == CLASSIFYING:
+        yield (
+            "Every image gets one of its classes, even if it shows none of them. No safety function should "
+            "rest on it alone."
+        )
+
+
+def _harms(rows: Sequence[Restoring]) -> Iterator[str]:
+    """Says at which strengths the measured images became worse by being restored."""
+    falls = [
+        f"from {decibels(row.noisy_db)} to {decibels(row.restored_db)} dB at {SIGMA} = {row.sigma_grey:g}"
+        for row in sorted(rows, key=lambda row: row.sigma_grey)
+        if row.restored_db < row.noisy_db < math.inf
+    ]
+    if falls:
+        yield f"Slight noise becomes worse: the mean PSNR falls {', '.join(falls)}."
+    for row in rows:
+        if row.noisy_db == math.inf > row.restored_db:
+            yield f"It changes clean images, too: their PSNR is {decibels(row.restored_db)} dB afterwards."
+
+
+def _header(card: Card) -> str:
+    """Returns the header in YAML; every value is written as JSON, which is YAML."""
+    tags = ["image-restoration", "denoising", "robustness", "traffic-signs", "pytorch", "safetensors"]
+    fields: dict[str, Any] = {
+        "license": card.licence.lower(),
+        "library_name": "steadylens",
+        "pipeline_tag": card.task,
+        "tags": tags,
+        "metrics": ["accuracy"] if card.task == CLASSIFYING else ["psnr"],
+    }
+    if results := list(_results(card)):
+        entry = {"task": {"type": card.task}, "dataset": {"name": card.data, "type": card.data.split(":")[0]}}
+        fields["model-index"] = [{"name": card.name, "results": [{**entry, "metrics": results}]}]
+    return "".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items())
+
+
+def _results(card: Card) -> Iterator[dict[str, Any]]:
+    for top in select(card.figures, Accuracy):
+        if top.k == 1:
+            share = round(top.correct / top.samples, 4)
+            yield {"type": "accuracy", "value": share, "name": f"top-1 on {top.samples:,} clean test images"}
+    for row in select(card.figures, Restoring):
+        if math.isfinite(row.noisy_db):
+            name = f"mean PSNR in dB at sigma {row.sigma_grey:g}, before {row.noisy_db:.2f}"
+            yield {"type": "psnr", "value": round(row.restored_db, 2), "name": name}
+
+
+def _example(card: Card, loader: str) -> str:
+    size = ", size=48" if card.task == CLASSIFYING else ""
+    last = (
+        "label = net(images).argmax(dim=1)"
+        if card.task == CLASSIFYING
+        else "restored = net(images).clamp(0, 1)"
+    )
+    return (
+        "```python\n"
+        "from pathlib import Path\nimport steadylens\n\n"
+        f"net = steadylens.{loader}({json.dumps(card.name)})\n"
+        f'images = steadylens.to_float(steadylens.read_image(Path("sign.png"){size}))[None]\n'
+        f"{last}\n"
+        "```\n"
+    )
+
+
+def _data(card: Card) -> str:
+    known = f"Trained on `{card.data}`." if card.data else "The training data are not known."
+    return f"{known} {GTSRB}" if card.data.startswith("gtsrb") else known
+
+
+def _training(card: Card) -> str:
+    versions = ", ".join(f"{library} {version}" for library, version in card.versions)
+    facts = {
+        "parameters": f"{card.parameters:,}",
+        "recipe": card.recipe,
+        "seed": "" if card.seed is None else str(card.seed),
+        "commit": card.commit,
+        "versions": versions,
+        "last stage": ""
+        if card.samples is None or card.seconds is None
+        else f"{card.samples:,} images in {duration(card.seconds)}",
+        "stored as": str(card.about.get("stored_as", "")),
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items() if value)
+
+
+def _figures(figures: Sequence[Measurement]) -> Iterator[str]:
+    """Yields the measured figures as sections, with intervals, beside the paper's."""
+    tables = [
+        *accuracy_tables(figures),
+        *stability_tables(select(figures, Stability)),
+        *restoration_tables([*select(figures, Restoring), *select(figures, Hits)]),
+        *cost_tables(select(figures, Cost)),
+    ]
+    if tables:
+        yield "## Figures\n\nMeasured with the weights as they were trained, in float32.\n"
+    for table in tables:
+        yield _unranked(table).markdown()
+
+
+def _unranked(table: Table) -> Table:
+    """Returns the table without marks of the best cell: a card has one net, which is always the best."""
+    lines = [
+        Line(cells=tuple(replace(cell, best=False) for cell in line.cells), printed=line.printed)
+        for line in table.lines
+    ]
+    return replace(table, lines=tuple(lines))
