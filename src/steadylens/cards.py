@@ -26,8 +26,8 @@ RESTORING, CLASSIFYING = "image-to-image", "image-classification"
 GTSRB = (
     "The German Traffic Sign Recognition Benchmark: J. Stallkamp, M. Schlipsing, J. Salmen, C. Igel, *Man "
     "vs. computer: Benchmarking machine learning algorithms for traffic sign recognition*, Neural Networks "
-    "32, 2012. Its authors ask to be cited; a repackaging of the images is published under GPL-3.0. The weights "
-    "contain no image, except that a classifier subtracts the mean of all its training images."
+    "32, 2012. Its authors ask to be cited; a repackaging of its images is published under GPL-3.0. The "
+    "weights contain no image, except that a classifier subtracts the mean of all its training images."
 )
 """What the data are, and their terms."""
 
