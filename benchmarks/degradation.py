@@ -1,8 +1,9 @@
 """Degradation against kornia's Gaussian noise: images per second on the same batch, in one run.
 
 Ours draws a family and a strength per sample, sparsifies or attenuates, clips and rounds to 8 bits; kornia's
-adds Gaussian noise of one strength and does none of that. The two take turns, and the fastest of all rounds
-counts, so that what else the machine does matters little.
+adds Gaussian noise of one strength and does none of that. Each is measured with all its noise drawn anew, and
+from a pool; the pool also without clipping and rounding, as kornia's. All take turns, and the fastest of all
+rounds counts, so that what else the machine does matters little.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ import torch
 from steadylens.degradation import Degradation
 from steadylens.files import replacing
 from steadylens.noise import Gaussian, Strength
+from steadylens.noisepool import NoisePool
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -30,6 +33,9 @@ Contender = Callable[[torch.Tensor], torch.Tensor]
 def contenders(generator: torch.Generator) -> dict[str, Contender]:
     """Returns what is measured: the paper's mixture and plain Gaussian noise of ours, and kornia's."""
     mixture = Degradation()
+    unclipped = replace(mixture, clip=False, quantize=False)
+    pool = NoisePool.fill(mixture, generator=generator)
+    unclipped_pool = NoisePool.fill(unclipped, generator=generator)
     gaussian = Degradation(
         families=(Gaussian(strength=Strength.fixed(25), shared=0),), clip=False, quantize=False
     )
@@ -37,6 +43,8 @@ def contenders(generator: torch.Generator) -> dict[str, Contender]:
         "kornia": RandomGaussianNoise(std=25 / 255, p=1.0),
         "mixture": lambda images: mixture(images, generator=generator),
         "gaussian": lambda images: gaussian(images, generator=generator),
+        "mixture from a pool": lambda images: pool(images, generator=generator),
+        "mixture from a pool, unclipped": lambda images: unclipped_pool(images, generator=generator),
     }
 
 

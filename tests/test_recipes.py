@@ -18,6 +18,7 @@ from steadylens.recipes import (
     PAPER,
     QUICK,
     SMOKE,
+    THOROUGH,
     ClassifierRecipe,
     Recipe,
     RestorerRecipe,
@@ -27,7 +28,7 @@ from steadylens.recipes import (
 from steadylens.restoration import RestorationNet
 from steadylens.stability import Sampling
 
-RECIPES = (PAPER, FAST, QUICK, SMOKE)
+RECIPES = (PAPER, THOROUGH, FAST, QUICK, SMOKE)
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 
 
@@ -116,14 +117,23 @@ def test_the_paper_compares_the_nets_of_table_1_and_fuses_the_deepest() -> None:
 
 
 def test_names_are_unique_and_find_their_recipe() -> None:
-    assert [recipe.name for recipe in RECIPES] == ["paper", "fast", "quick", "smoke"]
+    assert [recipe.name for recipe in RECIPES] == ["paper", "thorough", "fast", "quick", "smoke"]
     assert all(recipe_named(recipe.name) is recipe for recipe in RECIPES)
 
 
 @pytest.mark.parametrize("name", ["Paper", "", "slow"])
 def test_an_unknown_recipe_gives_the_choices(name: str) -> None:
-    with pytest.raises(SettingError, match=f"no recipe '{name}'; choose one of paper, fast, quick, smoke"):
+    choices = "paper, thorough, fast, quick, smoke"
+    with pytest.raises(SettingError, match=f"no recipe '{name}'; choose one of {choices}"):
         recipe_named(name)
+
+
+def test_a_refinement_goes_on_with_what_it_changes_and_keeps_the_rest() -> None:
+    first, second = THOROUGH.restorer.parts
+    assert first == FAST.restorer == FAST.restorer.parts[0]
+    assert (second.steps, second.batch, second.patch) == (1500, first.batch, first.patch)
+    assert second.degradation.clean_share > first.degradation.clean_share
+    assert second.refinement is None
 
 
 @pytest.mark.parametrize("name", ["L4", "l11", "dong", ""])

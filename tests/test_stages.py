@@ -21,8 +21,9 @@ from steadylens.classification import SignNet
 from steadylens.datasets import Dataset, ImageSet, load_dataset
 from steadylens.errors import CheckpointError, DivergenceError, RecordError, SettingError
 from steadylens.fusion import FusedClassifier
+from steadylens.losses import LogSquaredError
 from steadylens.optimization import MomentumSgd
-from steadylens.recipes import FAST, SMOKE, Recipe
+from steadylens.recipes import FAST, SMOKE, Recipe, Refinement
 from steadylens.records import Accuracy, Measurement
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.run import Run, Update
@@ -136,6 +137,36 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
 
 
+def test_a_refinement_goes_on_from_the_first_part_wherever_it_was_cut_off(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    first_part = TINY.restorer
+    refinement = Refinement(
+        steps=3,
+        loss=LogSquaredError(floor=1e-6),
+        optimization=first_part.optimization,
+        degradation=first_part.degradation,
+    )
+    recipe = replace(TINY, restorer=replace(first_part, refinement=refinement))
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    RESTORER(run_of(tiny_data, Notebook(), recipe=recipe), whole)
+    for limit in (STEPS - 1, 2):  # in the first part, then in both
+        with pytest.raises(KeyboardInterrupt):
+            RESTORER(run_of(tiny_data, Notebook(limit=limit), recipe=recipe), cut)
+    RESTORER(run_of(tiny_data, Notebook(), recipe=recipe), cut)
+    assert_same_file(cut, whole)
+    (net, about), (first_net, first_about) = (
+        load_model(whole),
+        load_model(tmp_path / "whole-first.safetensors"),
+    )
+    assert about["steps"] == STEPS + 3
+    assert about["samples"] == (STEPS + 3) * first_part.batch
+    assert about["seconds"] > first_about["seconds"]
+    assert [step for step, _, _ in about["curve"]] == list(range(1, STEPS + 4))
+    weights = zip(net.state_dict().values(), first_net.state_dict().values(), strict=True)
+    assert not any(torch.equal(refined, first) for refined, first in weights)
+
+
 def test_a_stage_that_is_interrupted_again_and_again_ends_the_same(
     tiny_data: Dataset, tmp_path: Path
 ) -> None:
@@ -171,7 +202,7 @@ def test_a_checkpoint_that_lacks_a_part_is_refused(tiny_data: Dataset, tmp_path:
         RESTORER(run_of(tiny_data, Notebook(limit=2)), path)
     tensors, plain = load_state(tmp_path / "a.safetensors.training")
     del tensors["generator"]
-    for name in ("format", "kind"):
+    for name in ("format", "kind", "checksum"):
         del plain[name]
     save_state(tmp_path / "a.safetensors.training", tensors, plain)
     with pytest.raises(CheckpointError, match="damaged or of another net"):

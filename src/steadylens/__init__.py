@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from steadylens.degradation import Degradation as Degradation
     from steadylens.errors import SteadylensError as SteadylensError
     from steadylens.fusion import FusedClassifier as FusedClassifier
+    from steadylens.hub import from_pretrained as from_pretrained
+    from steadylens.hub import push_to_hub as push_to_hub
+    from steadylens.hub import save_pretrained as save_pretrained
     from steadylens.images import read_image as read_image
     from steadylens.images import to_float as to_float
     from steadylens.images import to_uint8 as to_uint8
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from steadylens.noise import Sparse as Sparse
     from steadylens.noise import Strength as Strength
     from steadylens.noise import Uniform as Uniform
+    from steadylens.noisepool import NoisePool as NoisePool
     from steadylens.pretrained import card as card
     from steadylens.pretrained import load as load
     from steadylens.restoration import DongNet as DongNet
@@ -46,6 +50,7 @@ _HOMES = {
     "Gaussian": "noise",
     "GaussianSmoothing": "restoration",
     "Laplacian": "noise",
+    "NoisePool": "noisepool",
     "RestorationNet": "restoration",
     "SaltAndPepper": "noise",
     "SignNet": "classification",
@@ -54,13 +59,16 @@ _HOMES = {
     "Strength": "noise",
     "Uniform": "noise",
     "card": "pretrained",
+    "from_pretrained": "hub",
     "load": "pretrained",
     "load_dataset": "datasets",
     "load_model": "checkpoint",
     "normalize_pattern": "restoration",
     "psnr": "metrics",
+    "push_to_hub": "hub",
     "read_image": "images",
     "save_model": "checkpoint",
+    "save_pretrained": "hub",
     "to_float": "images",
     "to_uint8": "images",
     "write_image": "images",
@@ -75,6 +83,7 @@ __all__ = [
     "Gaussian",
     "GaussianSmoothing",
     "Laplacian",
+    "NoisePool",
     "RestorationNet",
     "SaltAndPepper",
     "SignNet",
@@ -83,13 +92,16 @@ __all__ = [
     "Strength",
     "Uniform",
     "card",
+    "from_pretrained",
     "load",
     "load_dataset",
     "load_model",
     "normalize_pattern",
     "psnr",
+    "push_to_hub",
     "read_image",
     "save_model",
+    "save_pretrained",
     "to_float",
     "to_uint8",
     "write_image",
