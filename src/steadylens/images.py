@@ -93,7 +93,7 @@ def read_image(path: Path, *, box: Box | None = None, size: int | None = None) -
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
     try:
         with Image.open(path) as opened:
-            image = _to_rgb(ImageOps.exif_transpose(opened))
+            image = to_rgb(opened)
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist") from error
     except UnidentifiedImageError as error:
@@ -113,6 +113,19 @@ def read_image(path: Path, *, box: Box | None = None, size: int | None = None) -
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns an opened image as 8-bit RGB, turned as its EXIF orientation says.
+
+    Palette, grey, CMYK and 16-bit images are converted, transparency is dropped.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits or more a pixel: Pillow would clip at 255 instead of scaling
+        levels = np.asarray(image).astype(np.float64) / 65535 * GREY_LEVELS
+        image = Image.fromarray(levels.clip(0, GREY_LEVELS).round().astype(np.uint8))
+    image.info.pop("transparency", None)  # Pillow would try to keep it, and warn where it cannot
+    return image.convert("RGB")
+
+
 def write_image(path: Path, image: Tensor) -> None:
     """Writes one image, float (3, H, W) in [0, 1], as an 8-bit file of the format that `path` ends with.
 
@@ -128,11 +141,3 @@ def write_image(path: Path, image: Tensor) -> None:
         )
     with replacing(path) as temporary:
         Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()).save(temporary)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits or more a pixel: Pillow would clip at 255 instead of scaling
-        levels = np.asarray(image).astype(np.float64) / 65535 * GREY_LEVELS
-        image = Image.fromarray(levels.clip(0, GREY_LEVELS).round().astype(np.uint8))
-    image.info.pop("transparency", None)  # Pillow would try to keep it, and warn where it cannot
-    return image.convert("RGB")
