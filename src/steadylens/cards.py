@@ -141,7 +141,7 @@ def _purpose(module: nn.Module) -> tuple[str, str]:
             text = "A frozen restorer in front of a classifier that was fine-tuned behind it on noisy images"
             return f"{text}.", CLASSIFYING
         case _:
-            text = f"A {type(module).__name__} that restores images"
+            text = f"A net of type {type(module).__name__} that restores images"
     return f"{text}.", RESTORING
 
 

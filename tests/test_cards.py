@@ -1,0 +1,236 @@
+"""A card says what is known of a net, no more: hubs can read it, and its code runs."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from torch import nn
+
+import steadylens
+from sample_records import sample_records
+from steadylens.cards import CLASSIFYING, RESTORING, Card, card_of
+from steadylens.classification import SignNet
+from steadylens.errors import CheckpointError
+from steadylens.fusion import FusedClassifier
+from steadylens.images import write_image
+from steadylens.paper import TABLE_3, TABLE_4
+from steadylens.pretrained import PRETRAINED
+from steadylens.records import Accuracy, Restoring, Stability, encode
+from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
+
+RESTORED = next(row for row in sample_records() if isinstance(row, Restoring) and row.sigma_grey > 0)
+ABOUT: dict[str, Any] = {
+    "stage": "restorer L3",
+    "data": "gtsrb:somewhere",
+    "recipe": "fast",
+    "seed": 3,
+    "commit": "0123abc",
+    "versions": {"python": "3.11", "torch": "2.14"},
+    "samples": 9_600,
+    "seconds": 65.0,
+    "classes": ["a", "b"],
+}
+
+
+def card_with(*, module: nn.Module | None = None, **changes: Any) -> Card:
+    return card_of(module or RestorationNet(depth=3), {**ABOUT, **changes}, name="net")
+
+
+def measured(*rows: Restoring) -> Card:
+    return card_with(figures=[encode(row) for row in rows])
+
+
+def section(card: Card, title: str) -> str:
+    """Returns the text of a section of a card."""
+    return card.markdown().split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+# What hubs read.
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_a_hub_reads_the_header_of_a_card(name: str) -> None:
+    card = steadylens.card(name)
+    data: Any = ModelCard(card.markdown()).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "steadylens", card.task)
+    assert "traffic-signs" in data.tags
+    assert data.model_name == name
+    found = {(result.metric_type, result.metric_value) for result in data.eval_results}
+    tops = [row for row in card.figures if isinstance(row, Accuracy) and row.k == 1]
+    psnrs = [row for row in card.figures if isinstance(row, Restoring) and row.sigma_grey > 0]
+    assert found == {("accuracy", round(row.correct / row.samples, 4)) for row in tops} | {
+        ("psnr", round(row.restored_db, 2)) for row in psnrs
+    }
+
+
+@pytest.mark.parametrize("name", ["true", "a: b", '"quoted"', "# no comment", "\N{GREEK SMALL LETTER SIGMA}"])
+def test_a_name_of_any_kind_stays_a_text_in_the_header(name: str) -> None:
+    card = replace(measured(RESTORED), name=name)
+    data: Any = ModelCard(card.markdown()).data
+    assert data.model_name == name
+
+
+# What people read.
+
+
+@pytest.mark.parametrize("name", ["l3-gtsrb", "sign-gtsrb", "fused-gtsrb"])
+def test_the_code_of_a_card_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image(Path("sign.png"), torch.rand(3, 60, 70, generator=torch.Generator().manual_seed(0)))
+    (code,) = re.findall(r"```python\n(.*?)```", steadylens.card(name).markdown(), re.DOTALL)
+    known: dict[str, Any] = {}
+    exec(code, known)  # noqa: S102 - our own text
+    if name == "l3-gtsrb":
+        assert known["restored"].shape == (1, 3, 60, 70)
+    else:
+        assert known["label"].shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("name", "in_table_3", "in_table_4"),
+    [("sign-gtsrb", "single", "original"), ("fused-gtsrb", "restoration + single", "restoration + original")],
+)
+def test_a_classifiers_card_gives_its_figures_with_intervals_beside_the_papers(
+    name: str, in_table_3: str, in_table_4: str
+) -> None:
+    card = steadylens.card(name)
+    text = card.markdown()
+    for row in card.figures:
+        if isinstance(row, Accuracy | Stability):
+            digits = 2 if isinstance(row, Accuracy) else 1
+            share, low, high = (
+                f"{100 * value:.{digits}f}" for value in (row.correct / row.samples, row.lower, row.upper)
+            )
+            assert f" {share} ({low}\N{EN DASH}{high}) |" in text
+    assert f"| in the paper | {TABLE_3[in_table_3].top1_percent} |" in text
+    assert f"{TABLE_4[in_table_4].overall_percent} |" in text
+    assert "million multiply-adds" in text
+
+
+def test_a_restorers_card_gives_its_psnrs_and_its_cost() -> None:
+    card = steadylens.card("l11-gtsrb")
+    text = card.markdown()
+    for row in card.figures:
+        if isinstance(row, Restoring):
+            assert f" {row.restored_db:.2f}" in text
+    assert "million multiply-adds" in text
+
+
+def test_no_figure_of_a_single_net_is_marked_as_the_best() -> None:
+    assert all("**" not in steadylens.card(name).markdown() for name in PRETRAINED)
+
+
+def test_a_card_tells_how_the_net_was_trained() -> None:
+    text = section(card_with(stored_as="float16"), "Training")
+    assert text.strip().splitlines() == [
+        "- parameters: 4,739",
+        "- recipe: fast",
+        "- seed: 3",
+        "- commit: 0123abc",
+        "- versions: python 3.11, torch 2.14",
+        "- last stage: 9,600 images in 1 min 05 s",
+        "- stored as: float16",
+    ]
+
+
+def test_a_card_cites_the_benchmark_and_names_its_terms_if_it_is_the_data() -> None:
+    text = section(card_with(), "Data")
+    assert "Trained on `gtsrb:somewhere`." in text
+    assert "Stallkamp" in text
+    assert "ask to be cited" in text
+    assert "Stallkamp" not in card_with(data="signs").markdown()
+
+
+def test_a_card_says_no_more_than_is_known() -> None:
+    card = card_of(GaussianSmoothing(), {}, name="smoothing")
+    assert (card.seed, card.samples, card.seconds, card.data, card.figures, card.classes) == (
+        None, None, None, "", (), ()
+    )  # fmt: skip
+    text = card.markdown()
+    assert section(card, "Training").strip() == "- parameters: 0"
+    assert "The training data are not known." in text
+    assert "trained with" not in text
+    assert "## Figures" not in text
+    assert "None" not in text.replace("[None]", "")
+    assert "model-index" not in text
+
+
+@pytest.mark.parametrize(
+    ("module", "task", "words"),
+    [
+        (RestorationNet(depth=7), RESTORING, "A residual net of 7 convolutions"),
+        (DongNet(), RESTORING, "without a shortcut"),
+        (GaussianSmoothing(), RESTORING, "A fixed Gaussian"),
+        (SignNet(classes=9), CLASSIFYING, "A classifier of 9 traffic signs"),
+        (FusedClassifier(nn.Identity(), SignNet()), CLASSIFYING, "A frozen restorer in front of"),
+        (nn.Identity(), RESTORING, "A net of type Identity that restores images"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_card_says_what_the_net_does(module: nn.Module, task: str, words: str) -> None:
+    card = card_with(module=module)
+    assert card.task == task
+    assert words in card.purpose
+    assert f"# net\n\n{card.purpose}\n" in card.markdown()
+
+
+# Its limits.
+
+
+def test_a_card_says_at_which_strengths_restoring_does_harm() -> None:
+    rows = [
+        replace(RESTORED, sigma_grey=2, noisy_db=42.0, restored_db=41.5),
+        replace(RESTORED, sigma_grey=1, noisy_db=48.0, restored_db=44.25),
+        replace(RESTORED, sigma_grey=25, noisy_db=20.7, restored_db=29.7),
+        replace(RESTORED, sigma_grey=0, noisy_db=float("inf"), restored_db=45.0),
+    ]
+    sigma = "\N{GREEK SMALL LETTER SIGMA}"
+    limits = section(measured(*rows), "Limits")
+    assert (
+        "- Slight noise becomes worse: the mean PSNR falls from 48.00 to 44.25 dB at "
+        f"{sigma} = 1, from 42.00 to 41.50 dB at {sigma} = 2.\n"
+    ) in limits
+    assert "- It changes clean images, too: their PSNR is 45.00 dB afterwards.\n" in limits
+    assert "Slight noise" not in section(measured(rows[2]), "Limits")
+    untouched = replace(rows[3], restored_db=float("inf"))
+    assert "clean images" not in section(measured(untouched), "Limits")
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_every_packaged_net_defends_against_no_adversary_and_knows_traffic_signs_only(
+    name: str,
+) -> None:
+    limits = section(steadylens.card(name), "Limits")
+    assert "no defence against an adversary" in limits
+    assert "It was trained on German traffic signs, cut out and resized to 48x48 pixels." in limits
+    assert ("No safety function should rest on it alone" in limits) == (name in {"sign-gtsrb", "fused-gtsrb"})
+
+
+def test_a_classifier_that_saw_clean_images_alone_says_so() -> None:
+    assert "trained on clean images alone" in section(steadylens.card("sign-gtsrb"), "Limits")
+    assert "trained on clean images alone" not in section(steadylens.card("fused-gtsrb"), "Limits")
+
+
+# Data of another form.
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"figures": [{"kind": "Accuracy"}]},
+        {"figures": [{"kind": "Opinion"}]},
+        {"figures": [3]},
+        {"figures": 3},
+        {"versions": 3},
+        {"versions": ["abc"]},
+        {"classes": 3},
+    ],
+    ids=repr,
+)
+def test_data_of_another_form_are_refused_in_one_sentence(changes: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"^the data about net are not those of this version: .*$"):
+        card_with(**changes)
