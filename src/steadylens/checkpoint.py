@@ -61,6 +61,8 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     if not isinstance(architecture, dict) or not isinstance(about, dict):
         raise CheckpointError(f"{path} lacks the architecture or the data about the net; save it again")
     try:
+        with torch.device("meta"):  # so that an absurd architecture is refused before it takes any memory
+            _check_fit(tensors, build(architecture).state_dict())
         module = build(architecture)
         module.load_state_dict(tensors)
     except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
@@ -168,6 +170,18 @@ def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if plain.get("sha256") not in (None, _checksum(tensors)):
         raise CheckpointError(f"{path} is damaged: its weights do not fit their checksum; write it again")
     return tensors, plain
+
+
+def _check_fit(tensors: dict[str, Tensor], needed: dict[str, Tensor]) -> None:
+    """Refuses tensors that are not those of the architecture in name, shape or kind of number."""
+    if odd := tensors.keys() ^ needed.keys():
+        raise ValueError(f"{min(odd)} is {'missing' if min(odd) in needed else 'too much'}")
+    for name, value in tensors.items():
+        found, wanted = ((part.is_floating_point(), tuple(part.shape)) for part in (value, needed[name]))
+        if found != wanted:
+            raise ValueError(
+                f"{name} is {value.dtype} {found[1]} where {needed[name].dtype} {wanted[1]} is needed"
+            )
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

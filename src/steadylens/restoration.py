@@ -27,6 +27,9 @@ HIDDEN_MAPS: dict[int, tuple[int, ...]] = {
 
 LEAKY_SLOPE = 0.01
 
+WIDEST_SIGMA = 1_000
+"""The widest Gaussian in pixels: beyond it the kernel would be wider than any image that fits in memory."""
+
 Padding = Literal["zeros", "reflect"]
 
 
@@ -185,7 +188,7 @@ class GaussianSmoothing(nn.Module):
         sigma_pixels: Standard deviation of the kernel in pixels.
 
     Raises:
-        SettingError: If `sigma_pixels` is not a positive number.
+        SettingError: If `sigma_pixels` is not a positive number of at most 1,000.
 
     Example:
         >>> import torch
@@ -197,8 +200,11 @@ class GaussianSmoothing(nn.Module):
 
     def __init__(self, *, sigma_pixels: float = 0.7) -> None:
         super().__init__()
-        if not (math.isfinite(sigma_pixels) and sigma_pixels > 0):
-            raise SettingError(f"sigma_pixels is {sigma_pixels}, it must be a positive number of pixels")
+        if not 0 < sigma_pixels <= WIDEST_SIGMA:
+            raise SettingError(
+                f"sigma_pixels is {sigma_pixels}, it must be a positive number of pixels, "
+                f"at most {WIDEST_SIGMA:,}"
+            )
         self.sigma_pixels = sigma_pixels
         self.radius = math.floor(4 * sigma_pixels + 0.5)
         distances = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64)
