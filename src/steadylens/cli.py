@@ -15,6 +15,7 @@ from steadylens.paper_commands import (
     train_one_classifier,
     train_one_restorer,
 )
+from steadylens.serve_command import serve
 
 app = typer.Typer(
     name="steadylens",
@@ -29,6 +30,7 @@ app.command()(reproduce)
 app.add_typer(train, name="train")
 for command in (fuse, evaluate, report):
     app.command()(command)
+app.command()(serve)
 
 
 def main() -> None:

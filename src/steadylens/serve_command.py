@@ -1,0 +1,78 @@
+"""The command that serves a net over HTTP."""
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steadylens.console import Debug, Device, device_named, explaining, say
+
+if TYPE_CHECKING:
+    import torch
+
+    from steadylens.cards import Card
+    from steadylens.predictors import Predictor
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="A packaged net, as fused-gtsrb, or a .safetensors file.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond this machine there is no protection.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
+    max_batch: Annotated[int, typer.Option(help="Images in a batch.")] = 32,
+    max_wait_ms: Annotated[float, typer.Option(help="Time that an image waits for others.")] = 2.0,
+    max_queue: Annotated[int, typer.Option(help="Requests at a time; one more is told to come back.")] = 128,
+    max_bytes: Annotated[int, typer.Option(help="Size of a request.")] = 2**23,
+    max_pixels: Annotated[int, typer.Option(help="Width times height of an image.")] = 2**21,
+    stop_seconds: Annotated[
+        int, typer.Option(min=1, help="Time to answer what was accepted, once told to stop.")
+    ] = 30,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Answer images over HTTP: their classes, or the images restored."""
+    with explaining(debug):
+        from PIL import Image
+
+        from steadylens.batching import Batching
+        from steadylens.serve import listen
+        from steadylens.serve import serve as serve_over_http
+        from steadylens.service import Service
+        from steadylens.uploads import UploadLimits
+
+        limits = UploadLimits(bytes=max_bytes, pixels=max_pixels)
+        batching = Batching(places=max_queue, images=max_batch, wait_seconds=max_wait_ms / 1000)
+        listener = listen(host, port)
+        # Pillow warns of images far above the limit that refuses them.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        predictor, card = _loaded(model, device_named(device))
+        service = Service(predictor, card, limits=limits, batching=batching)
+        address = _address(*listener.getsockname()[:2])
+        say(f"serving {card.name} at {address} - POST an image to {address}/predict; Ctrl+C stops")
+        serve_over_http(service, listener, stop_seconds=stop_seconds)
+    if service.abandoned:
+        say(f"stopped; {service.abandoned} requests were not answered within {stop_seconds} s")
+        os._exit(1)  # the net may still be busy with them, and an orderly exit would wait for it
+    say("stopped; every accepted request was answered")
+
+
+def _loaded(model: str, device: "torch.device") -> tuple["Predictor", "Card"]:
+    import torch
+
+    from steadylens.cards import CLASSIFYING
+    from steadylens.classification import SIGN_SIZE
+    from steadylens.predictors import Classifying, Restoring
+    from steadylens.pretrained import card, load
+
+    net, known = load(model).to(device), card(model)
+    predictor: Predictor = Restoring(net, device)
+    if known.task == CLASSIFYING:
+        predictor = Classifying(net, device, size=SIGN_SIZE, classes=known.classes)
+    predictor(torch.zeros(1, 3, SIGN_SIZE, SIGN_SIZE, dtype=torch.uint8))  # the first call is slow
+    return predictor, known
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
