@@ -14,12 +14,19 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from steadylens.classification import SignNet
+from steadylens.classifiers import rebuild
 from steadylens.errors import CheckpointError, SettingError
 from steadylens.files import replacing
 from steadylens.fusion import FusedClassifier
+from steadylens.preparation import PreparedClassifier
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 
 FORMAT = 1
+
+_MISFITS = (
+    AssertionError, AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError
+)  # fmt: skip
+"""What libraries raise at settings that are not theirs."""
 
 
 def save_model(
@@ -29,7 +36,7 @@ def save_model(
 
     Args:
         path: The file, conventionally ending in .safetensors.
-        module: A net of this package, or a `FusedClassifier` of such.
+        module: A net of this package, a `PreparedClassifier` of a library, or a `FusedClassifier` of such.
         about: Plain data about where the weights come from.
         dtype: What the weights are stored as; float16 halves the file and rounds them. They are float32
             again when they are loaded.
@@ -55,17 +62,17 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         CheckpointError: If the file is missing, damaged, of another kind, does not fit its architecture or
             its checksum, or holds weights that are not finite.
+        MissingExtraError: If the net is of a library that is not installed.
     """
     tensors, plain = _read(path, kind="model")
     architecture, about = plain.get("architecture"), plain.get("about")
     if not isinstance(architecture, dict) or not isinstance(about, dict):
         raise CheckpointError(f"{path} lacks the architecture or the data about the net; save it again")
     try:
-        with torch.device("meta"):  # so that an absurd architecture is refused before it takes any memory
-            _check_fit(tensors, build(architecture).state_dict())
+        _check_fit(tensors, architecture)
         module = build(architecture)
         module.load_state_dict(tensors)
-    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+    except _MISFITS as error:
         reason = " ".join(str(error).split())  # PyTorch lists keys on lines of their own
         raise CheckpointError(
             f"{path}: the weights do not fit the architecture: {reason}; save it again"
@@ -94,7 +101,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return _read(path, kind="training")
 
 
-def describe(module: nn.Module) -> dict[str, Any]:
+def describe(module: nn.Module) -> dict[str, Any]:  # noqa: PLR0911 - one for each kind of net
     """Returns the plain data that `build` needs to make a net of the same architecture.
 
     Raises:
@@ -113,15 +120,18 @@ def describe(module: nn.Module) -> dict[str, Any]:
             return {"kind": "GaussianSmoothing", "sigma_pixels": module.sigma_pixels}
         case SignNet():
             return {"kind": "SignNet", "classes": module.classes}
+        case PreparedClassifier():
+            return module.described()
         case nn.Identity():
             return {"kind": "Identity"}
     raise SettingError(f"a {type(module).__name__} cannot be saved; save its state_dict yourself")
 
 
-def build(architecture: dict[str, Any]) -> nn.Module:
+def build(architecture: dict[str, Any]) -> nn.Module:  # noqa: PLR0911 - one for each kind of net
     """Returns a net of the architecture that `describe` returned, with fresh weights.
 
     Raises:
+        MissingExtraError: If the net is of a library that is not installed.
         SettingError: If the kind is unknown or its settings are refused.
     """
     settings = {name: value for name, value in architecture.items() if name != "kind"}
@@ -138,9 +148,7 @@ def build(architecture: dict[str, Any]) -> nn.Module:
             return SignNet(**settings)
         case "Identity":
             return nn.Identity()
-    raise SettingError(
-        f"the architecture {architecture['kind']!r} is unknown to this version; update steadylens"
-    )
+    return rebuild(architecture)
 
 
 def _write(path: Path, tensors: dict[str, Tensor], *, kind: str, plain: dict[str, Any]) -> None:
@@ -172,8 +180,18 @@ def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, plain
 
 
-def _check_fit(tensors: dict[str, Tensor], needed: dict[str, Tensor]) -> None:
-    """Refuses tensors that are not those of the architecture in name, shape or kind of number."""
+def _check_fit(tensors: dict[str, Tensor], architecture: dict[str, Any]) -> None:
+    """Refuses tensors that are not those of the architecture in name, shape or kind of number.
+
+    An absurd architecture is refused here, before it takes any memory.
+    """
+    try:
+        with torch.device("meta"):
+            needed = build(architecture).state_dict()
+    except RuntimeError as error:
+        if "meta tensor" in str(error):  # some libraries compute with the weights while they build a net
+            return
+        raise
     if odd := tensors.keys() ^ needed.keys():
         raise ValueError(f"{min(odd)} is {'missing' if min(odd) in needed else 'too much'}")
     for name, value in tensors.items():

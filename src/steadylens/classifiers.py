@@ -1,0 +1,295 @@
+"""Classifiers of other libraries, prepared for plain images: timm, torchvision, transformers.
+
+Nothing is ever downloaded: weights come from a local file or folder. A prepared classifier bears plain data
+from which `rebuild` makes it again, so that a fused pair can be saved whole.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from steadylens.classification import ChannelNormalization
+from steadylens.errors import CheckpointError, MissingExtraError, SettingError
+from steadylens.images import to_float
+from steadylens.preparation import Channels, PreparedClassifier
+from steadylens.weightfiles import fit_weights, read_weights
+
+
+def timm_classifier(
+    name: str, *, weights: Path | None = None, classes: int | None = None, size: int | None = None
+) -> PreparedClassifier:
+    """Returns a timm model with the normalisation and the input size of its own configuration.
+
+    Args:
+        name: The model's name in timm, with or without the tag of its weights.
+        weights: Local file of its weights, .safetensors or of `torch.save`; None for random ones.
+        classes: Number of classes, or None for that of the weights, else timm's.
+        size: Height and width of the images in pixels, or None for those of its configuration.
+
+    Raises:
+        MissingExtraError: If timm is not installed.
+        SettingError: If timm has no such model, or it does not read square RGB images.
+        CheckpointError: If the weights cannot be read or are of another net.
+    """
+    if not _timm().is_model(name):
+        raise SettingError(f"timm has no model {name!r}; timm.list_models() lists those that it has")
+    settings = _timm().get_pretrained_cfg(name, allow_unregistered=False)
+    channels, *sides = settings.input_size
+    if channels != 3 or (size is None and sides[0] != sides[1]):
+        raise SettingError(
+            f"{name} reads {settings.input_size}; only square RGB images can be given, set a size"
+        )
+    found = {} if weights is None else read_weights(weights)
+    head = settings.classifier if isinstance(settings.classifier, str) else settings.classifier[0]
+    architecture = {
+        "kind": "timm",
+        "name": name,
+        "classes": classes or _rows(found, re.escape(head)) or settings.num_classes,
+        "size": size or sides[0],
+    }
+    return _prepared(architecture, found, weights, mean=settings.mean, std=settings.std)
+
+
+def torchvision_classifier(
+    name: str, *, weights: Path | None = None, classes: int | None = None, size: int | None = None
+) -> PreparedClassifier:
+    """Returns a torchvision model with the normalisation and the size of its published weights.
+
+    Args:
+        name: The model's name in torchvision.models.
+        weights: Local file of its weights, .safetensors or of `torch.save`; None for random ones.
+        classes: Number of classes, or None for that of the weights, else 1000.
+        size: Height and width of the images in pixels, or None for those of the published weights.
+
+    Raises:
+        MissingExtraError: If torchvision is not installed.
+        SettingError: If torchvision has no such model, or it changes images by itself.
+        CheckpointError: If the weights cannot be read or are of another net.
+    """
+    models = _torchvision_models()
+    if name not in models.list_models(module=models):
+        raise SettingError(
+            f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists what it has"
+        )
+    if name in ("googlenet", "inception_v3"):
+        raise SettingError(
+            f"{name} of torchvision normalises images in two ways, depending on where its weights come from; "
+            "build it yourself and give it to PreparedClassifier"
+        )
+    published = models.get_model_weights(name).DEFAULT.transforms()
+    found = {} if weights is None else read_weights(weights)
+    architecture = {
+        "kind": "torchvision",
+        "name": name,
+        "classes": classes or _rows(found, r"fc|head|heads\.head|classifier(\.\d+)?") or 1000,
+        "size": size or published.crop_size[0],
+    }
+    return _prepared(architecture, found, weights, mean=published.mean, std=published.std)
+
+
+def transformers_classifier(folder: Path) -> PreparedClassifier:
+    """Returns an image classifier that `save_pretrained` wrote into a local folder, with its image processor.
+
+    Args:
+        folder: Holds config.json, the weights and preprocessor_config.json.
+
+    Raises:
+        MissingExtraError: If transformers is not installed.
+        CheckpointError: If the folder is missing, incomplete or damaged, or holds no image classifier.
+        SettingError: If its image processor does more than to resize, crop, scale and normalise.
+    """
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} holds no config.json; give the folder that save_pretrained wrote")
+    body = _read_transformers(folder)
+    size, mean, std = _image_processing(folder)
+    architecture = {"kind": "transformers", "config": json.loads(body.config.to_json_string()), "size": size}
+    names = _class_names(body)
+    return PreparedClassifier(
+        body, size=size, mean=mean, std=std, class_names=names, architecture=architecture
+    ).eval()
+
+
+def rebuild(architecture: Mapping[str, Any]) -> PreparedClassifier:
+    """Returns a classifier of the architecture that a `PreparedClassifier` bears, with fresh weights.
+
+    Raises:
+        MissingExtraError: If the library that it is of is not installed.
+        SettingError: If the kind is unknown.
+        KeyError, TypeError, ValueError, RuntimeError: If the library refuses the settings.
+    """
+    body = _body(architecture)
+    size, names = architecture["size"], _class_names(body)
+    return PreparedClassifier(body, size=size, class_names=names, architecture=architecture)
+
+
+def _body(architecture: Mapping[str, Any]) -> nn.Module:
+    match architecture["kind"]:
+        case "timm":
+            return _timm_body(architecture["name"], architecture["classes"], architecture["size"])
+        case "torchvision":
+            return _torchvision_body(architecture["name"], architecture["classes"], architecture["size"])
+        case "transformers":
+            return _transformers_body(architecture["config"])
+    raise SettingError(
+        f"the architecture {architecture['kind']!r} is unknown to this version; update steadylens"
+    )
+
+
+def _prepared(
+    architecture: dict[str, Any],
+    weights: dict[str, Tensor],
+    path: Path | None,
+    *,
+    mean: Channels,
+    std: Channels,
+) -> PreparedClassifier:
+    size = architecture["size"]
+    try:
+        body = _body(architecture)
+    except (AssertionError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SettingError(
+            f"{architecture['kind']} cannot build {architecture['name']} for {architecture['classes']} "
+            f"classes and {size} pixels ({reason}); leave out what is not its own"
+        ) from error
+    if path is not None:
+        fit_weights(body, weights, path)
+    return PreparedClassifier(body, size=size, mean=mean, std=std, architecture=architecture).eval()
+
+
+def _rows(weights: Mapping[str, Tensor], head: str) -> int:
+    """Returns how many classes the last layer of that name tells apart, 0 if there is none."""
+    found = [name for name in weights if re.fullmatch(rf"(?:{head})\.(?:weight|bias)", name)]
+    numbers = [[int(number) for number in re.findall(r"\d+", name)] for name in found]
+    return len(weights[found[numbers.index(max(numbers))]]) if found else 0
+
+
+# timm.
+
+
+def _timm() -> ModuleType:
+    try:
+        import timm  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("timm", "timm") from error
+    return timm
+
+
+def _timm_body(name: str, classes: int, size: int) -> nn.Module:
+    timm = _timm()
+    if not timm.is_model(name):  # it would look for other names in the network
+        raise SettingError(f"timm has no model {name!r}; timm.list_models() lists those that it has")
+    usual = timm.get_pretrained_cfg(name)
+    settings = {"img_size": size} if usual.fixed_input_size and size != usual.input_size[-1] else {}
+    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **settings)
+    return model
+
+
+# torchvision.
+
+
+def _torchvision_models() -> ModuleType:
+    try:
+        from torchvision import models  # type: ignore[import-untyped]  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("torchvision", "torchvision") from error
+    return models  # type: ignore[no-any-return]
+
+
+def _torchvision_body(name: str, classes: int, size: int) -> nn.Module:
+    settings = {"image_size": size} if name.startswith("vit_") else {}
+    model: nn.Module = _torchvision_models().get_model(name, weights=None, num_classes=classes, **settings)
+    return model
+
+
+# transformers.
+
+
+def _transformers() -> ModuleType:
+    try:
+        import transformers  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("transformers", "transformers") from error
+    return transformers
+
+
+def _transformers_body(config: dict[str, Any]) -> nn.Module:
+    transformers = _transformers()
+    settings = transformers.AutoConfig.for_model(**config)
+    model: nn.Module = transformers.AutoModelForImageClassification.from_config(settings)
+    return model
+
+
+def _read_transformers(folder: Path) -> Any:
+    transformers = _transformers()
+    try:
+        with _without_progress():
+            body, loading = transformers.AutoModelForImageClassification.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder} cannot be read as an image classifier of transformers ({reason}); save it again with "
+            "save_pretrained"
+        ) from error
+    if lacking := [*loading["missing_keys"], *loading["mismatched_keys"]]:
+        raise CheckpointError(
+            f"{folder} lacks weights of the classifier, {lacking[0]} for one; save it whole, with its head"
+        )
+    return body
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    logging = _transformers().utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _image_processing(folder: Path) -> tuple[int, Channels, Channels]:
+    """Returns size, mean and deviation of an image processor, found from what it makes of some images."""
+    try:
+        processor = _transformers().AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} holds no image processor; save that of the classifier there with save_pretrained"
+        ) from error
+
+    def process(image: Tensor, **settings: bool) -> Tensor:
+        array = image.permute(1, 2, 0).numpy()
+        return processor(array, return_tensors="pt", **settings)["pixel_values"][0]  # type: ignore[no-any-return]
+
+    pixels = torch.randint(256, (3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    kept = {"do_resize": False, "do_center_crop": False}
+    black, white, some = (process(image, **kept) for image in (pixels * 0, pixels * 0 + 255, pixels))
+    std = 1 / (white - black).double().mean(dim=(1, 2))
+    mean = -black.double().mean(dim=(1, 2)) * std
+    size = process(pixels).shape[-2:]
+    normalization = ChannelNormalization(mean.tolist(), std.tolist())
+    if size[0] != size[1] or not torch.allclose(normalization(to_float(pixels)[None])[0], some, atol=1e-4):
+        raise SettingError(
+            f"the image processor of {folder} does more than make images square, scale and normalise them; "
+            "give the classifier to PreparedClassifier with a mean and a deviation of its own"
+        )
+    return size[0], mean.tolist(), std.tolist()
+
+
+def _class_names(body: nn.Module) -> tuple[str, ...]:
+    """Returns the names of the classes by number, if the classifier was given any."""
+    labels = getattr(getattr(body, "config", None), "id2label", None) or {}
+    names = tuple(str(labels[number]) for number in sorted(labels))
+    return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names

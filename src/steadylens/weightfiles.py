@@ -1,0 +1,90 @@
+"""Files of weights that other libraries wrote: read without running what they hold, and fitted or refused."""
+
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from steadylens.errors import CheckpointError
+
+_PREFIXES = ("module.", "_orig_mod.")  # what data-parallel and compiled modules put before every name
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Reads the weights of a net by name, from a .safetensors file or from what `torch.save` wrote.
+
+    A file of `torch.save` is read with weights alone allowed, so that a foreign one can do no harm. It may
+    hold the weights themselves or, as training scripts write it, hold them under `state_dict` or `model`.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or holds no weights by name.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    try:
+        held = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu")
+    except (
+        SafetensorError,
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        pickle.PickleError,
+    ) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{path} is damaged or holds more than weights ({reason}); save the net's state_dict alone"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(held, dict) and isinstance(held.get(key), dict):
+            held = held[key]
+    if not (isinstance(held, dict) and held and all(isinstance(value, Tensor) for value in held.values())):
+        raise CheckpointError(f"{path} holds no weights by name; save the net's state_dict")
+    return {_plain_name(str(name)): value for name, value in held.items()}
+
+
+def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Gives a net the weights of a file, all of them and no others.
+
+    Args:
+        module: The net, changed in place.
+        weights: What `read_weights` returned.
+        path: The file they come from, for the message.
+
+    Raises:
+        CheckpointError: If a weight is missing, of another shape, unknown to the net, or not finite.
+    """
+    expected = module.state_dict()
+    problems = (
+        ("lacks", expected.keys() - weights.keys()),
+        ("has besides", weights.keys() - expected.keys()),
+        (
+            "has in another shape",
+            [n for n in expected if n in weights and weights[n].shape != expected[n].shape],
+        ),
+    )
+    if wrong := "; ".join(f"it {verb} {_some(names)}" for verb, names in problems if names):
+        raise CheckpointError(
+            f"the weights of {path} do not fit the net: {wrong}; name the net that they are of"
+        )
+    if broken := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
+        raise CheckpointError(
+            f"{path}: {_some(broken)} holds values that are not finite; train the net again"
+        )
+    module.load_state_dict(weights)
+
+
+def _plain_name(name: str) -> str:
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _some(names: Iterable[str]) -> str:
+    first, *others = sorted(names)
+    return f"{first} and {len(others)} more" if others else first
