@@ -1,0 +1,250 @@
+"""An upload is the image that reading a file gives, or is refused with a reason; nothing else can come."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from email.message import Message
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from steadylens.errors import SettingError
+from steadylens.images import read_image
+from steadylens.uploads import (
+    FORM_TYPE,
+    MEDIA_TYPES,
+    MOST_SCANS,
+    Refusal,
+    UploadLimits,
+    checked_type,
+    decode_image,
+    encode_png,
+    file_of_form,
+)
+
+T = TypeVar("T")
+
+PIXELS = 10_000
+LEVELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def written(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return written(Image.fromarray(LEVELS), "JPEG", exif=exif)
+
+
+RGB = Image.fromarray(LEVELS)
+FILES = {
+    "rgb.png": written(RGB, "PNG"),
+    "palette.png": written(RGB.quantize(16), "PNG", transparency=0),
+    "grey.png": written(RGB.convert("L"), "PNG"),
+    "alpha.png": written(RGB.convert("RGBA"), "PNG"),
+    "deep.png": written(Image.fromarray(LEVELS[..., 0].astype(np.uint16) * 257), "PNG"),
+    "rgb.jpg": written(RGB, "JPEG"),
+    "progressive.jpg": written(RGB, "JPEG", progressive=True),
+    "cmyk.jpg": written(RGB.convert("CMYK"), "JPEG"),
+    "turned.jpg": turned(),
+    "rgb.webp": written(RGB, "WEBP"),
+    "rgb.tif": written(RGB, "TIFF", compression="tiff_lzw"),
+}
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, data: bytes) -> bytes:
+    """Returns a PNG of one bit a pixel with the given compressed content."""
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def refused(content: bytes) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        decode_image(content, most_pixels=PIXELS)
+    return caught.value
+
+
+def attempted(call: Callable[[], T]) -> T | int:
+    """Returns what the call returns, or the status with which it is refused."""
+    try:
+        return call()
+    except Refusal as refusal:
+        return refusal.status
+
+
+@pytest.mark.parametrize("size", [None, 48])
+@pytest.mark.parametrize("name", FILES)
+def test_an_upload_is_the_image_that_reading_the_file_gives(
+    name: str, size: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(FILES[name])
+    expected = read_image(path, size=size)
+    assert torch.equal(decode_image(FILES[name], most_pixels=PIXELS, size=size), expected)
+
+
+def test_an_image_within_the_limit_is_accepted_and_one_pixel_more_is_not() -> None:
+    assert decode_image(FILES["rgb.png"], most_pixels=600).shape == (3, 20, 30)
+    with pytest.raises(Refusal, match="30x20 pixels; 599 are accepted") as caught:
+        decode_image(FILES["rgb.png"], most_pixels=599)
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("side", [101, 30_000, 2**31 - 1])
+def test_a_bomb_is_refused_by_its_header(side: int) -> None:
+    assert refused(png(side, side, zlib.compress(bytes(100)))).status == 413
+
+
+@pytest.mark.filterwarnings("ignore:Image size .* pixels:PIL.Image.DecompressionBombWarning")
+def test_a_bomb_is_refused_where_pillow_only_warns() -> None:
+    assert refused(png(10_000, 10_000, zlib.compress(bytes(100)))).status == 413
+
+
+@pytest.mark.parametrize("name", ["rgb.png", "rgb.jpg", "rgb.tif", "rgb.webp"])
+def test_a_truncated_image_is_refused(name: str) -> None:
+    content = FILES[name]
+    for length in (len(content) // 8, len(content) // 2, len(content) - 40):
+        assert refused(content[:length]).status == 422
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "reason"),
+    [
+        (b"", 400, "empty"),
+        (b"hello, I am no image", 422, "no image of a known format"),
+        (written(RGB, "GIF"), 422, "JPEG, PNG, TIFF, WEBP"),
+        (written(RGB, "BMP"), 422, "JPEG, PNG, TIFF, WEBP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "no image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 422, "no image of a known format"),
+        (written(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"), 422, "floating-point"),
+        (FILES["rgb.jpg"] + b"\xff\xda" * MOST_SCANS, 422, "scans"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_a_reason(content: bytes, status: int, reason: str) -> None:
+    refusal = refused(content)
+    assert refusal.status == status
+    assert reason in refusal.reason
+    assert "0x" not in refusal.reason
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of what a damaged file holds
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@given(
+    name=st.sampled_from(sorted(FILES)),
+    changes=st.lists(st.tuples(st.integers(0, 2**31), st.integers(0, 255)), min_size=1, max_size=8),
+    length=st.integers(0, 2**31),
+)
+def test_a_damaged_image_is_decoded_or_refused_and_nothing_else(
+    name: str, changes: list[tuple[int, int]], length: int
+) -> None:
+    content = bytearray(FILES[name])
+    for place, value in changes:
+        content[place % len(content)] = value
+    cut = bytes(content[: 1 + length % len(content)])
+    image = attempted(lambda: decode_image(cut, most_pixels=PIXELS))
+    if isinstance(image, int):
+        assert image in (413, 422)
+    else:
+        assert image.dtype == torch.uint8
+        assert image.shape[0] == 3
+        assert image.shape[1:].numel() <= PIXELS
+
+
+def test_a_png_comes_back_as_it_was() -> None:
+    image = torch.from_numpy(LEVELS).permute(2, 0, 1)
+    assert torch.equal(decode_image(encode_png(image), most_pixels=PIXELS), image)
+
+
+@pytest.mark.parametrize("declared", [*MEDIA_TYPES, "Image/PNG", "image/jpeg; q=1"])
+def test_the_type_of_an_image_is_accepted(declared: str) -> None:
+    assert checked_type({"content-type": declared}).get_content_type() in MEDIA_TYPES
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"content-type": ""},
+        {"content-type": "text/plain"},
+        {"content-type": "image/svg+xml"},
+        {"content-type": "application/json"},
+        {"content-type": "image/png", "content-encoding": "gzip"},
+    ],
+)
+def test_another_type_is_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(Refusal) as caught:
+        checked_type(headers)
+    assert caught.value.status == 415
+    assert caught.value.closing
+
+
+def read_form(headers: dict[str, str]) -> bytes:
+    return file_of_form(b"", checked_type(headers))
+
+
+@given(declared=st.text(max_size=80), encoding=st.text(max_size=10))
+def test_any_headers_are_accepted_or_refused_and_nothing_else(declared: str, encoding: str) -> None:
+    for kind in (declared, f"{FORM_TYPE}; {declared}"):
+        headers = {"content-type": kind, "content-encoding": encoding}
+        status = attempted(partial(read_form, headers))
+        assert isinstance(status, int)
+        assert status in (400, 415)
+
+
+def form(files: list[tuple[str, tuple[str, bytes]]], data: dict[str, str]) -> tuple[bytes, Message]:
+    """Returns a form as a common client writes it, and its content type."""
+    request = httpx.Request("POST", "http://localhost", files=files, data=data)
+    return request.read(), checked_type(request.headers)
+
+
+@given(content=st.binary(max_size=300), name=st.text("abcdé \"'/;", min_size=1, max_size=20))
+def test_the_file_of_a_form_comes_through_unchanged(content: bytes, name: str) -> None:
+    body, declared = form([("image", (name, content))], {"note": "filename", "other": "x\r\n\r\ny"})
+    assert file_of_form(body, declared) == content
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_form_with_another_number_of_files_is_refused(count: int) -> None:
+    boundary = "b" * 10
+    part = f'--{boundary}\r\nContent-Disposition: form-data; name="i"; filename="i"\r\n\r\nx\r\n'
+    body = f"{part * count}--{boundary}\r\nContent-Disposition: form-data\r\n\r\n\r\n--{boundary}--\r\n"
+    with pytest.raises(Refusal, match=f"holds {count} files") as caught:
+        file_of_form(body.encode(), checked_type({"content-type": f"{FORM_TYPE}; boundary={boundary}"}))
+    assert caught.value.status == 400
+
+
+@given(length=st.integers(0, 2**31))
+def test_a_form_that_is_cut_off_is_refused(length: int) -> None:
+    body, declared = form([("image", ("a.png", FILES["rgb.png"]))], {})
+    with pytest.raises(Refusal, match="cut off"):
+        file_of_form(body[: length % (len(body) - 4)], declared)
+
+
+@pytest.mark.parametrize("boundary", ["", "boundary=", f"boundary={'x' * 71}"])
+def test_a_form_without_a_proper_boundary_is_refused(boundary: str) -> None:
+    with pytest.raises(Refusal, match="boundary"):
+        file_of_form(b"--x--", checked_type({"content-type": f"{FORM_TYPE}; {boundary}"}))
+
+
+@pytest.mark.parametrize("wrong", [{"bytes": 0}, {"pixels": -1}, {"seconds": 0.0}, {"seconds": float("nan")}])
+def test_a_limit_that_is_not_positive_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        UploadLimits(**wrong)  # type: ignore[arg-type]
