@@ -23,11 +23,6 @@ from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 
 FORMAT = 1
 
-_MISFITS = (
-    AssertionError, AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError
-)  # fmt: skip
-"""What libraries raise at settings that are not theirs."""
-
 
 def save_model(
     path: Path, module: nn.Module, *, about: dict[str, Any], dtype: torch.dtype = torch.float32
@@ -72,8 +67,8 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         _check_fit(tensors, architecture)
         module = build(architecture)
         module.load_state_dict(tensors)
-    except _MISFITS as error:
-        reason = " ".join(str(error).split())  # PyTorch lists keys on lines of their own
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]  # below it, PyTorch lists the calls that led there
         raise CheckpointError(
             f"{path}: the weights do not fit the architecture: {reason}; save it again"
         ) from error
@@ -188,7 +183,7 @@ def _check_fit(tensors: dict[str, Tensor], architecture: dict[str, Any]) -> None
     try:
         with torch.device("meta"):
             needed = build(architecture).state_dict()
-    except RuntimeError as error:
+    except (RuntimeError, SettingError) as error:
         if "meta tensor" in str(error):  # some libraries compute with the weights while they build a net
             return
         raise

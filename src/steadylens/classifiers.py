@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from steadylens.classification import ChannelNormalization
-from steadylens.errors import CheckpointError, MissingExtraError, SettingError
+from steadylens.errors import CheckpointError, MissingExtraError, SettingError, SteadylensError
 from steadylens.images import to_float
 from steadylens.preparation import Channels, PreparedClassifier
 from steadylens.weightfiles import fit_weights, read_weights
@@ -39,9 +39,7 @@ def timm_classifier(
         SettingError: If timm has no such model, or it does not read square RGB images.
         CheckpointError: If the weights cannot be read or are of another net.
     """
-    if not _timm().is_model(name):
-        raise SettingError(f"timm has no model {name!r}; timm.list_models() lists those that it has")
-    settings = _timm().get_pretrained_cfg(name, allow_unregistered=False)
+    settings = _timm_with(name).get_pretrained_cfg(name, allow_unregistered=False)
     channels, *sides = settings.input_size
     if channels != 3 or (size is None and sides[0] != sides[1]):
         raise SettingError(
@@ -74,11 +72,7 @@ def torchvision_classifier(
         SettingError: If torchvision has no such model, or it changes images by itself.
         CheckpointError: If the weights cannot be read or are of another net.
     """
-    models = _torchvision_models()
-    if name not in models.list_models(module=models):
-        raise SettingError(
-            f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists what it has"
-        )
+    models = _torchvision_models_with(name)
     if name in ("googlenet", "inception_v3"):
         raise SettingError(
             f"{name} of torchvision normalises images in two ways, depending on where its weights come from; "
@@ -122,8 +116,7 @@ def rebuild(architecture: Mapping[str, Any]) -> PreparedClassifier:
 
     Raises:
         MissingExtraError: If the library that it is of is not installed.
-        SettingError: If the kind is unknown.
-        KeyError, TypeError, ValueError, RuntimeError: If the library refuses the settings.
+        SettingError: If the kind is unknown, or the library refuses the settings.
     """
     body = _body(architecture)
     size, names = architecture["size"], _class_names(body)
@@ -131,13 +124,22 @@ def rebuild(architecture: Mapping[str, Any]) -> PreparedClassifier:
 
 
 def _body(architecture: Mapping[str, Any]) -> nn.Module:
-    match architecture["kind"]:
-        case "timm":
-            return _timm_body(architecture["name"], architecture["classes"], architecture["size"])
-        case "torchvision":
-            return _torchvision_body(architecture["name"], architecture["classes"], architecture["size"])
-        case "transformers":
-            return _transformers_body(architecture["config"])
+    try:
+        match architecture["kind"]:
+            case "timm":
+                return _timm_body(architecture["name"], architecture["classes"], architecture["size"])
+            case "torchvision":
+                return _torchvision_body(architecture["name"], architecture["classes"], architecture["size"])
+            case "transformers":
+                return _transformers_body(architecture["config"])
+    except SteadylensError:
+        raise
+    except Exception as error:  # at settings that are not theirs the libraries raise whatever they do
+        reason = " ".join(str(error).split())
+        what = ", ".join(f"{name} {value}" for name, value in architecture.items() if name != "config")
+        raise SettingError(
+            f"there is no classifier of {what}: {reason}; leave out what is not its own"
+        ) from error
     raise SettingError(
         f"the architecture {architecture['kind']!r} is unknown to this version; update steadylens"
     )
@@ -151,17 +153,10 @@ def _prepared(
     mean: Channels,
     std: Channels,
 ) -> PreparedClassifier:
-    size = architecture["size"]
-    try:
-        body = _body(architecture)
-    except (AssertionError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise SettingError(
-            f"{architecture['kind']} cannot build {architecture['name']} for {architecture['classes']} "
-            f"classes and {size} pixels ({reason}); leave out what is not its own"
-        ) from error
+    body = _body(architecture)
     if path is not None:
         fit_weights(body, weights, path)
+    size = architecture["size"]
     return PreparedClassifier(body, size=size, mean=mean, std=std, architecture=architecture).eval()
 
 
@@ -175,18 +170,18 @@ def _rows(weights: Mapping[str, Tensor], head: str) -> int:
 # timm.
 
 
-def _timm() -> ModuleType:
+def _timm_with(name: str) -> ModuleType:
     try:
         import timm  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError("timm", "timm") from error
+    if not timm.is_model(name):  # it would look for some other names in the network
+        raise SettingError(f"timm has no model {name!r}; timm.list_models() lists those that it has")
     return timm
 
 
 def _timm_body(name: str, classes: int, size: int) -> nn.Module:
-    timm = _timm()
-    if not timm.is_model(name):  # it would look for other names in the network
-        raise SettingError(f"timm has no model {name!r}; timm.list_models() lists those that it has")
+    timm = _timm_with(name)
     usual = timm.get_pretrained_cfg(name)
     settings = {"img_size": size} if usual.fixed_input_size and size != usual.input_size[-1] else {}
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **settings)
@@ -196,17 +191,22 @@ def _timm_body(name: str, classes: int, size: int) -> nn.Module:
 # torchvision.
 
 
-def _torchvision_models() -> ModuleType:
+def _torchvision_models_with(name: str) -> Any:
     try:
         from torchvision import models  # type: ignore[import-untyped]  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError("torchvision", "torchvision") from error
-    return models  # type: ignore[no-any-return]
+    if name not in models.list_models(module=models):  # others would fetch weights
+        raise SettingError(
+            f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists what it has"
+        )
+    return models
 
 
 def _torchvision_body(name: str, classes: int, size: int) -> nn.Module:
     settings = {"image_size": size} if name.startswith("vit_") else {}
-    model: nn.Module = _torchvision_models().get_model(name, weights=None, num_classes=classes, **settings)
+    models = _torchvision_models_with(name)
+    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **settings)
     return model
 
 
