@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from steadylens import paper
 from steadylens.classification import SIGN_SIZE, SignNet
 from steadylens.degradation import PAPER_FAMILIES, Degradation
 from steadylens.errors import SettingError
-from steadylens.losses import SquaredError
+from steadylens.losses import LogSquaredError, SquaredError
 from steadylens.optimization import MomentumSgd
 from steadylens.recipes import (
     FAST,
@@ -128,12 +129,16 @@ def test_an_unknown_recipe_gives_the_choices(name: str) -> None:
         recipe_named(name)
 
 
-def test_a_refinement_goes_on_with_what_it_changes_and_keeps_the_rest() -> None:
-    first, second = THOROUGH.restorer.parts
+def test_refinements_go_on_with_what_they_change_and_keep_the_rest() -> None:
+    first, *further = THOROUGH.restorer.parts
     assert first == FAST.restorer == FAST.restorer.parts[0]
-    assert (second.steps, second.batch, second.patch) == (1500, first.batch, first.patch)
-    assert second.degradation.clean_share > first.degradation.clean_share
-    assert second.refinement is None
+    assert [part.steps for part in further] == [1500, 600]
+    for before, part in pairwise(THOROUGH.restorer.parts):
+        assert (part.batch, part.patch, part.refinements) == (first.batch, first.patch, ())
+        assert part.degradation.clean_share > before.degradation.clean_share
+        assert isinstance(before.loss, LogSquaredError)
+        assert isinstance(part.loss, LogSquaredError)
+        assert part.loss.floor < before.loss.floor
 
 
 @pytest.mark.parametrize("name", ["L4", "l11", "dong", ""])

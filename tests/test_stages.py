@@ -147,22 +147,22 @@ def test_a_refinement_goes_on_from_the_first_part_wherever_it_was_cut_off(
         optimization=first_part.optimization,
         degradation=first_part.degradation,
     )
-    recipe = replace(TINY, restorer=replace(first_part, refinement=refinement))
+    recipe = replace(TINY, restorer=replace(first_part, refinements=(refinement, refinement)))
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     RESTORER(run_of(tiny_data, Notebook(), recipe=recipe), whole)
-    for limit in (STEPS - 1, 2):  # in the first part, then in both
+    for limit in (STEPS - 1, 2, 2):  # in the first part, then in others
         with pytest.raises(KeyboardInterrupt):
             RESTORER(run_of(tiny_data, Notebook(limit=limit), recipe=recipe), cut)
     RESTORER(run_of(tiny_data, Notebook(), recipe=recipe), cut)
     assert_same_file(cut, whole)
     (net, about), (first_net, first_about) = (
         load_model(whole),
-        load_model(tmp_path / "whole-first.safetensors"),
+        load_model(tmp_path / "whole-part-1.safetensors"),
     )
-    assert about["steps"] == STEPS + 3
-    assert about["samples"] == (STEPS + 3) * first_part.batch
+    assert about["steps"] == STEPS + 6
+    assert about["samples"] == (STEPS + 6) * first_part.batch
     assert about["seconds"] > first_about["seconds"]
-    assert [step for step, _, _ in about["curve"]] == list(range(1, STEPS + 4))
+    assert [step for step, _, _ in about["curve"]] == list(range(1, STEPS + 7))
     weights = zip(net.state_dict().values(), first_net.state_dict().values(), strict=True)
     assert not any(torch.equal(refined, first) for refined, first in weights)
 

@@ -59,15 +59,14 @@ def train_restorer(run: Run, net: str, path: Path) -> RestorationNet | DongNet:
     if settings.silent_start:
         silence_last_layer(module)
     module.to(run.device).to(memory_format=fast_memory_format(run.device))
-    first, *rest = settings.parts
-    if not rest:
-        return _train_restorer(run, f"restorer {net}", module, first, path, key=first)
-    first_path = path.with_stem(f"{path.stem}-first")
-    if not path.exists():
-        _train_restorer(run, f"restorer {net}", module, first, first_path, key=first)
-    return _train_restorer(
-        run, f"restorer {net}, refined", module, rest[0], path, key=settings, before=first_path
-    )
+    before = None
+    for number, stage in enumerate(_stages_of(net, settings), start=1):
+        last = number == len(settings.parts)
+        if last or not path.exists():
+            target = path if last else path.with_stem(f"{path.stem}-part-{number}")
+            _train_restorer(run, stage, module, settings.parts[:number], target, before=before)
+            before = target
+    return module
 
 
 def train_classifier(run: Run, path: Path, *, noisy: bool = False) -> SignNet:
@@ -152,16 +151,23 @@ def measure(
     return records
 
 
+def _stages_of(net: str, settings: RestorerRecipe) -> list[str]:
+    """Returns what the parts of a restorer's training are called."""
+    refined = (f", refined {count} times" for count in range(2, len(settings.parts)))
+    return [f"restorer {net}{suffix}" for suffix in ("", ", refined", *refined)][: len(settings.parts)]
+
+
 def _train_restorer(
     run: Run,
     stage: str,
     module: RestorationNet | DongNet,
-    settings: RestorerRecipe,
+    parts: tuple[RestorerRecipe, ...],
     path: Path,
     *,
-    key: RestorerRecipe,
-    before: Path | None = None,
-) -> RestorationNet | DongNet:
+    before: Path | None,
+) -> None:
+    """Trains the last of some parts, from the weights that the one before left in the module."""
+    settings = parts[-1]
     objective = restoring_objective(
         module,
         run.data.train.images,
@@ -178,13 +184,13 @@ def _train_restorer(
         clip_norm=settings.clip_norm,
         generator=derived_generator(run.seed, stage, device=run.device),
     )
-    return _finish(
+    _finish(
         run,
         stage,
         training,
         module,
         path,
-        key=run.key(stage, key),
+        key=run.key(stage, parts),
         images_per_step=settings.batch * settings.degradation.versions,
         validate=lambda: _try_restorer(run, module, settings),
         before=before,
