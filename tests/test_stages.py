@@ -22,6 +22,7 @@ from steadylens.datasets import Dataset, ImageSet, load_dataset
 from steadylens.errors import CheckpointError, DivergenceError, RecordError, SettingError
 from steadylens.fusion import FusedClassifier
 from steadylens.losses import LogSquaredError
+from steadylens.measuring import measure
 from steadylens.optimization import MomentumSgd
 from steadylens.recipes import FAST, SMOKE, Recipe, Refinement
 from steadylens.records import Accuracy, Measurement
@@ -31,11 +32,10 @@ from steadylens.stages import (
     VALIDATION_IMAGES,
     _try_classifier,
     fine_tune,
-    measure,
     train_classifier,
     train_restorer,
-    weights_key,
 )
+from steadylens.trainingfiles import weights_key
 
 STEPS = 4
 TINY = replace(

@@ -15,6 +15,7 @@ from steadylens.datasets import ImageSet
 from steadylens.degradation import Degradation
 from steadylens.exploration import explore, restore_by_sigma
 from steadylens.fusion import FusedClassifier
+from steadylens.measuring import measure
 from steadylens.noise import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
 from steadylens.pictures import noise_densities, restored_samples, saved_answers
 from steadylens.randomness import derived_generator
@@ -22,7 +23,7 @@ from steadylens.records import Curve, Measurement
 from steadylens.restoration import DongNet, RestorationNet
 from steadylens.run import Run, Update
 from steadylens.stability import clean_accuracy, stability
-from steadylens.stages import measure, weights_key
+from steadylens.trainingfiles import weights_key
 
 SAVED_ANSWERS = 12
 """How many images Fig. 4 shows at most."""

@@ -1,36 +1,28 @@
-"""The stages of a run, each from files to a file: train a restorer, train a classifier, fine-tune, measure.
+"""The stages of a run, each from files to a file: train a restorer, train a classifier, fine-tune.
 
 A stage whose file is there and was made with the same settings is skipped. A training that was cut off
 goes on from its last checkpoint, with the same result as if it had not been.
 """
 
-import hashlib
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from steadylens.acceleration import fast_memory_format, forward_in_batches
-from steadylens.checkpoint import load_model, load_state, save_model, save_state
 from steadylens.classification import SignNet
 from steadylens.datasets import ImageSet
-from steadylens.errors import SettingError
 from steadylens.fusion import FusedClassifier
 from steadylens.images import to_float
 from steadylens.initialization import initialize_xavier, silence_last_layer
 from steadylens.metrics import psnr, top_k
 from steadylens.randomness import derived_generator
 from steadylens.recipes import ClassifierRecipe, RestorerRecipe, restorer_named
-from steadylens.records import Measurement, read_records, write_records
 from steadylens.restoration import DongNet, RestorationNet
-from steadylens.run import Run, Update, commit, device_name, versions
+from steadylens.run import Run
 from steadylens.training import Training, classifying_objective, restoring_objective
-
-Net = TypeVar("Net", bound=nn.Module)
+from steadylens.trainingfiles import Net, finish, weights_key
 
 VALIDATION_IMAGES = 500
 """How many of the validation images a finished net is tried on."""
@@ -123,34 +115,6 @@ def fine_tune(
     return _train_classifier(run, stage, fused, settings, path, key=key)
 
 
-def measure(
-    run: Run, stage: str, path: Path, measuring: Callable[[], Iterable[Measurement]], *, key: str
-) -> list[Measurement]:
-    """Makes the records of one experiment, or reads them if they were made with the same `key` before.
-
-    Args:
-        run: Who is told.
-        stage: The experiment's name.
-        path: Where the records are kept; the key becomes part of the name.
-        measuring: Makes the records.
-        key: What they depend on.
-
-    Raises:
-        RecordError: If records that are there cannot be read.
-        StorageError: If they cannot be written.
-    """
-    origin = run.key(key, run.recipe.name, run.data.source, device_name(run.device))
-    keyed = path.with_name(f"{path.stem}-{origin}{path.suffix}")
-    if keyed.exists():
-        run.observe(Update(stage=stage, state="skipped", note="measured before"))
-        return read_records(keyed)
-    run.observe(Update(stage=stage, state="started"))
-    records = list(measuring())
-    write_records(keyed, records)
-    run.observe(Update(stage=stage, state="finished"))
-    return records
-
-
 def _stages_of(net: str, settings: RestorerRecipe) -> list[str]:
     """Returns what the parts of a restorer's training are called."""
     refined = (f", refined {count} times" for count in range(2, len(settings.parts)))
@@ -184,7 +148,7 @@ def _train_restorer(
         clip_norm=settings.clip_norm,
         generator=derived_generator(run.seed, stage, device=run.device),
     )
-    _finish(
+    finish(
         run,
         stage,
         training,
@@ -217,7 +181,7 @@ def _train_classifier(
         generator=derived_generator(run.seed, stage, device=run.device),
     )
     versions_per_image = settings.degradation.versions if settings.degradation else 1
-    return _finish(
+    return finish(
         run,
         stage,
         training,
@@ -227,72 +191,6 @@ def _train_classifier(
         images_per_step=settings.batch * versions_per_image,
         validate=lambda: _try_classifier(run, module),
     )
-
-
-def _finish(
-    run: Run,
-    stage: str,
-    training: Training,
-    module: Net,
-    path: Path,
-    *,
-    key: str,
-    images_per_step: int,
-    validate: Callable[[], dict[str, float]],
-    before: Path | None = None,
-) -> Net:
-    """Skips, takes up or starts a training, and writes its net; `before` is the file of its first part."""
-    if path.exists():
-        trained, about = load_model(path)
-        _check_key(path, about.get("key"), key)
-        module.load_state_dict(trained.state_dict())
-        run.observe(Update(stage=stage, state="skipped", note=f"trained before, {_outcome(about)}"))
-        return module.eval()
-    unfinished = path.with_name(f"{path.name}.training")
-    if unfinished.exists():
-        tensors, plain = load_state(unfinished)
-        _check_key(unfinished, plain.get("key"), key)
-        training.resume(tensors, plain)
-        run.observe(Update(stage=stage, state="resumed", done=training.step, total=training.steps))
-    else:
-        run.observe(Update(stage=stage, state="started", total=training.steps))
-    _train_with_checkpoints(run, stage, training, unfinished, key)
-    module.eval()
-    earlier: dict[str, Any] = {"steps": 0, "samples": 0, "seconds": 0.0, "curve": []}
-    if before is not None:
-        _, earlier = load_model(before)
-    about = {
-        "stage": stage,
-        "key": key,
-        "recipe": run.recipe.name,
-        "seed": run.seed,
-        "data": run.data.source,
-        "classes": list(run.data.class_names),
-        "commit": commit(),
-        "versions": dict(versions()),
-        "steps": earlier["steps"] + training.steps,
-        "samples": earlier["samples"] + training.steps * images_per_step,
-        "seconds": earlier["seconds"] + training.seconds,
-        "curve": [
-            *earlier["curve"],
-            *((earlier["steps"] + step, loss, rate) for step, loss, rate in training.curve),
-        ],
-        "validation": validate(),
-    }
-    save_model(path, module, about=about)
-    unfinished.unlink(missing_ok=True)
-    run.observe(Update(stage=stage, state="finished", note=_outcome(about)))
-    return module
-
-
-def _train_with_checkpoints(run: Run, stage: str, training: Training, path: Path, key: str) -> None:
-    saved = time.monotonic()
-    for progress in training.run():
-        run.observe(Update(stage=stage, state="advanced", done=progress.step, total=progress.steps))
-        if time.monotonic() - saved >= run.checkpoint_seconds:
-            tensors, plain = training.state()
-            save_state(path, tensors, {**plain, "key": key})
-            saved = time.monotonic()
 
 
 def _try_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> dict[str, float]:
@@ -327,28 +225,3 @@ def _chosen_validation(run: Run) -> ImageSet:
     generator = derived_generator(run.seed, "choice of validation images")
     order = torch.randperm(len(validation), generator=generator)
     return validation.subset(order[:VALIDATION_IMAGES].to(validation.labels.device))
-
-
-def _outcome(about: dict[str, Any]) -> str:
-    match about.get("validation"):
-        case {"accuracy": accuracy}:
-            return f"{accuracy:.1%} right on validation images"
-        case {"noisy_db": noisy, "restored_db": restored}:
-            return f"{noisy:.1f} -> {restored:.1f} dB on validation images"
-    return "not validated"
-
-
-def _check_key(path: Path, found: object, wanted: str) -> None:
-    if found != wanted:
-        raise SettingError(
-            f"{path} was made with other data, settings or seed; choose another place, or remove it"
-        )
-
-
-def weights_key(module: nn.Module) -> str:
-    """Returns a short key of a net: its architecture, weights and buffers."""
-    digest = hashlib.sha256(repr(module).encode())
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

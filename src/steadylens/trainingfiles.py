@@ -1,0 +1,128 @@
+"""A training from its settings to a file: skipped, taken up or started, and described when it is done."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from steadylens.checkpoint import load_model, load_state, save_model, save_state
+from steadylens.errors import SettingError
+from steadylens.run import Run, Update, commit, versions
+from steadylens.training import Training
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def finish(
+    run: Run,
+    stage: str,
+    training: Training,
+    module: Net,
+    path: Path,
+    *,
+    key: str,
+    images_per_step: int,
+    validate: Callable[[], dict[str, float]],
+    before: Path | None = None,
+) -> Net:
+    """Skips, takes up or starts a training, and writes its net.
+
+    Args:
+        run: Data, recipe and seed; its observer is told.
+        stage: What the training is called.
+        training: The training, at its start.
+        module: What it trains.
+        path: The file of the trained net. While it is not there, PATH.training holds the state.
+        key: What the result depends on; files with another one are refused.
+        images_per_step: Noisy images that a step sees.
+        validate: Tries the trained net on validation images.
+        before: The file of the part of the training that came before, whose steps and seconds count too.
+
+    Returns:
+        The trained net in eval mode.
+
+    Raises:
+        SettingError: If a file is of another run.
+        CheckpointError: If a file that is there cannot be read.
+        DivergenceError: If the training diverges.
+        StorageError: If a file cannot be written.
+    """
+    if path.exists():
+        trained, about = load_model(path)
+        _check_key(path, about.get("key"), key)
+        module.load_state_dict(trained.state_dict())
+        run.observe(Update(stage=stage, state="skipped", note=f"trained before, {_outcome(about)}"))
+        return module.eval()
+    unfinished = path.with_name(f"{path.name}.training")
+    if unfinished.exists():
+        tensors, plain = load_state(unfinished)
+        _check_key(unfinished, plain.get("key"), key)
+        training.resume(tensors, plain)
+        run.observe(Update(stage=stage, state="resumed", done=training.step, total=training.steps))
+    else:
+        run.observe(Update(stage=stage, state="started", total=training.steps))
+    _train_with_checkpoints(run, stage, training, unfinished, key)
+    module.eval()
+    earlier: dict[str, Any] = {"steps": 0, "samples": 0, "seconds": 0.0, "curve": []}
+    if before is not None:
+        _, earlier = load_model(before)
+    about = {
+        "stage": stage,
+        "key": key,
+        "recipe": run.recipe.name,
+        "seed": run.seed,
+        "data": run.data.source,
+        "classes": list(run.data.class_names),
+        "commit": commit(),
+        "versions": dict(versions()),
+        "steps": earlier["steps"] + training.steps,
+        "samples": earlier["samples"] + training.steps * images_per_step,
+        "seconds": earlier["seconds"] + training.seconds,
+        "curve": [
+            *earlier["curve"],
+            *((earlier["steps"] + step, loss, rate) for step, loss, rate in training.curve),
+        ],
+        "validation": validate(),
+    }
+    save_model(path, module, about=about)
+    unfinished.unlink(missing_ok=True)
+    run.observe(Update(stage=stage, state="finished", note=_outcome(about)))
+    return module
+
+
+def _train_with_checkpoints(run: Run, stage: str, training: Training, path: Path, key: str) -> None:
+    saved = time.monotonic()
+    for progress in training.run():
+        run.observe(Update(stage=stage, state="advanced", done=progress.step, total=progress.steps))
+        if time.monotonic() - saved >= run.checkpoint_seconds:
+            tensors, plain = training.state()
+            save_state(path, tensors, {**plain, "key": key})
+            saved = time.monotonic()
+
+
+def _outcome(about: dict[str, Any]) -> str:
+    match about.get("validation"):
+        case {"accuracy": accuracy}:
+            return f"{accuracy:.1%} right on validation images"
+        case {"noisy_db": noisy, "restored_db": restored}:
+            return f"{noisy:.1f} -> {restored:.1f} dB on validation images"
+    return "not validated"
+
+
+def _check_key(path: Path, found: object, wanted: str) -> None:
+    if found != wanted:
+        raise SettingError(
+            f"{path} was made with other data, settings or seed; choose another place, or remove it"
+        )
+
+
+def weights_key(module: nn.Module) -> str:
+    """Returns a short key of a net: its architecture, weights and buffers."""
+    digest = hashlib.sha256(repr(module).encode())
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
