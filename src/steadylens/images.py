@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from steadylens.decoding import opened
 from steadylens.errors import ImageError, SettingError
 from steadylens.files import replacing
 
@@ -78,7 +79,7 @@ def read_image(path: Path, *, box: Box | None = None, size: int | None = None) -
     is applied. Of an animation, the first frame is read.
 
     Args:
-        path: The file.
+        path: A PNG, JPEG, WebP, TIFF, BMP or PPM file, of at most 200 megapixels.
         box: The part to keep, or None for the whole image. It must lie within the image.
         size: The height and width in pixels to resize to (antialiased bilinear), or None to leave the size.
 
@@ -91,15 +92,8 @@ def read_image(path: Path, *, box: Box | None = None, size: int | None = None) -
     """
     if size is not None and size < 1:
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
-    try:
-        with Image.open(path) as opened:
-            image = to_rgb(opened)
-    except FileNotFoundError as error:
-        raise ImageError(f"{path} does not exist") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not an image of a known format") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path} cannot be read: {error}; replace the file") from error
+    with opened(path) as found:
+        image = to_rgb(found)
     if box is not None:
         left, top, right, bottom = box
         if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):

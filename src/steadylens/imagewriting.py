@@ -1,0 +1,201 @@
+"""Writes an image with all of its bits and metadata, in the format it came in or in another.
+
+PNG, TIFF, BMP and PPM keep every level. TIFF is packed by Deflate. JPEG is written at quality 95 with its
+colours at full resolution; WebP at quality 95, or lossless where the image came from a lossless file.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from steadylens.errors import ImageError
+from steadylens.files import replacing
+from steadylens.imagefiles import ImageContent
+from steadylens.levels import Levels, strips
+from steadylens.metadata import tiff_tags
+from steadylens.pngwriting import write_png
+
+QUALITY = 95
+"""Of JPEG and of lossy WebP, 0 to 100."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFormat:
+    """What an image format holds.
+
+    Attributes:
+        suffix: The usual ending of its files.
+        most: Pixels across and down that it holds at most.
+        deep: Whether it holds 16 bits a level.
+        alpha: Whether it holds an alpha channel.
+        write: Writes the levels and metadata of an image to a file.
+    """
+
+    suffix: str
+    most: int
+    deep: bool
+    alpha: bool
+    write: Callable[[BinaryIO, ImageContent], None]
+
+
+def write_image_file(path: Path, content: ImageContent) -> tuple[str, ...]:
+    """Writes an image to a file of its format; the file appears whole or not at all.
+
+    Args:
+        path: The file; its ending does not matter.
+        content: The image.
+
+    Returns:
+        Notes on what the format cannot keep, a phrase each.
+
+    Raises:
+        ImageError: If the format cannot hold the image.
+        StorageError: If the file cannot be written.
+    """
+    kind = FORMATS[content.format]
+    height, width, channels = content.levels.shape
+    if max(height, width) > kind.most:
+        raise ImageError(
+            f"the image has {width:,}x{height:,} pixels, {content.format} holds {kind.most:,} "
+            "a side; choose PNG"
+        )
+    if channels in (2, 4) and not kind.alpha:
+        raise ImageError(f"the image has alpha, which {content.format} does not hold; choose PNG")
+    notes: tuple[str, ...] = ()
+    if content.levels.itemsize == 2 and not kind.deep:
+        content, notes = _in_8_bits(content), (f"{content.format} holds 8 bits, so 16 bits were rounded",)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            kind.write(file, content)
+        except (ValueError, TypeError, KeyError, struct.error, OverflowError) as error:
+            raise ImageError(
+                f"the image cannot be written as {content.format}: {error}; choose another format"
+            ) from error
+    return notes
+
+
+def _in_8_bits(content: ImageContent) -> ImageContent:
+    levels = np.empty(content.levels.shape, np.uint8)
+    for rows in strips(content.levels):
+        levels[rows] = (content.levels[rows].astype(np.uint32) + 128) // 257
+    return ImageContent(
+        levels=levels, format=content.format, lossless=content.lossless, metadata=content.metadata
+    )
+
+
+def _write_png(file: BinaryIO, content: ImageContent) -> None:
+    write_png(file, content.levels, content.metadata)
+
+
+def _write_jpeg(file: BinaryIO, content: ImageContent) -> None:
+    known = content.metadata
+    options = {"dpi": known.dpi} if known.dpi else {}
+    _pillow(content.levels).save(
+        file, "JPEG", quality=QUALITY, subsampling=0, icc_profile=known.icc_profile, exif=known.exif,
+        xmp=known.xmp, **options,
+    )  # fmt: skip
+
+
+def _write_webp(file: BinaryIO, content: ImageContent) -> None:
+    known = content.metadata
+    _pillow(content.levels).save(
+        file, "WEBP", quality=QUALITY, lossless=content.lossless, exact=True, icc_profile=known.icc_profile,
+        exif=known.exif, xmp=known.xmp,
+    )  # fmt: skip
+
+
+def _write_bmp(file: BinaryIO, content: ImageContent) -> None:
+    levels, known = content.levels, content.metadata
+    dpi = known.dpi or (96, 96)
+    if levels.shape[-1] in (1, 3):
+        _pillow(levels).save(file, "BMP", dpi=dpi)
+        return
+    levels = _coloured(levels) if levels.shape[-1] == 2 else levels
+    # With alpha, Pillow leaves out the masks that tell where it lies: a header of version 4 has them.
+    height, width, _ = levels.shape
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
+    dots = [round(each / 0.0254) for each in dpi]
+    header = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, 4 * width * height, *dots, 0, 0)
+    start = 14 + len(header) + len(masks)
+    file.write(b"BM" + struct.pack("<IHHI", start + 4 * width * height, 0, 0, start) + header + masks)
+    for row in levels[::-1]:
+        file.write(row[:, [2, 1, 0, 3]].tobytes())
+
+
+def _write_ppm(file: BinaryIO, content: ImageContent) -> None:
+    levels = content.levels
+    height, width, channels = levels.shape
+    top = np.iinfo(levels.dtype).max
+    file.write(b"P%d\n%d %d\n%d\n" % (5 if channels == 1 else 6, width, height, top))
+    for rows in strips(levels):
+        file.write(levels[rows].astype(levels.dtype.newbyteorder(">")).tobytes())
+
+
+def _write_tiff(file: BinaryIO, content: ImageContent) -> None:
+    levels = content.levels
+    if levels.shape[-1] == 2 and levels.itemsize == 2:
+        levels = _coloured(levels)  # nearly nothing reads 16-bit grey with alpha in TIFF
+    height, width, channels = levels.shape
+    tags, parts = _directory(content), list(strips(levels))
+    tags[256], tags[257], tags[258] = width, height, (8 * levels.itemsize,) * channels
+    tags[259], tags[262], tags[284], tags[317] = 8, 1 if channels < 3 else 2, 1, 2
+    tags[277], tags[278] = channels, parts[0].stop
+    if channels in (2, 4):
+        tags[338] = 2  # straight alpha
+    tags.tagtype[273] = tags.tagtype[279] = 4
+    tags[273] = tags[279] = (0,) * len(parts)  # not known yet, but as long as they will be
+    file.seek(8 + len(tags.tobytes(8)))
+    counts = [file.write(zlib.compress(_differences(levels[rows]), 6)) for rows in parts]
+    # Pillow counts the offsets of strips from the end of the directory.
+    tags[273], tags[279] = (0, *accumulate(counts[:-1])), tuple(counts)
+    file.seek(0)
+    file.write(b"II*\0" + struct.pack("<I", 8) + tags.tobytes(8))
+
+
+def _differences(levels: Levels) -> bytes:
+    """Returns levels as differences from the pixel to the left, which pack better (the predictor of TIFF)."""
+    differences = levels.astype(levels.dtype.newbyteorder("<"))
+    differences[:, 1:] -= levels[:, :-1]
+    return differences.tobytes()
+
+
+def _coloured(levels: Levels) -> Levels:
+    """Returns grey with alpha as RGB with alpha."""
+    return levels[..., [0, 0, 0, 1]]
+
+
+def _directory(content: ImageContent) -> ImageFileDirectory_v2:
+    known, tags = content.metadata, ImageFileDirectory_v2(b"II*\0\0\0\0\0")
+    if known.dpi is not None:
+        tags[282], tags[283], tags[296] = *known.dpi, 2
+    if known.exif:
+        for tag, value in tiff_tags(known.exif).items():
+            tags[tag] = value
+    for tag, packet in ((700, known.xmp), (34675, known.icc_profile)):
+        if packet:
+            tags.tagtype[tag] = 1 if tag == 700 else 7
+            tags[tag] = packet
+    return tags
+
+
+def _pillow(levels: Levels) -> Image.Image:
+    return Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
+
+
+FORMATS: dict[str, ImageFormat] = {
+    "PNG": ImageFormat(suffix=".png", most=2**31 - 1, deep=True, alpha=True, write=_write_png),
+    "JPEG": ImageFormat(suffix=".jpg", most=65_500, deep=False, alpha=False, write=_write_jpeg),
+    "WEBP": ImageFormat(suffix=".webp", most=16_383, deep=False, alpha=True, write=_write_webp),
+    "TIFF": ImageFormat(suffix=".tiff", most=2**32 - 1, deep=True, alpha=True, write=_write_tiff),
+    "BMP": ImageFormat(suffix=".bmp", most=2**31 - 1, deep=False, alpha=True, write=_write_bmp),
+    "PPM": ImageFormat(suffix=".ppm", most=2**31 - 1, deep=True, alpha=False, write=_write_ppm),
+}
+"""The formats that can be written, by the names that Pillow gives them."""

@@ -1,0 +1,135 @@
+"""What an image file says beside its pixels: colour profile, EXIF, XMP, resolution."""
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL.ExifTags import IFD, Base
+from PIL.Image import Exif
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+_ABOUT_PIXELS = frozenset(
+    {*range(254, 267), *range(273, 282), 284, *range(288, 294), 297, 301, 317, *range(320, 348)}
+    | {*range(512, 533), 700, 32997, 32998, 34675}
+)
+"""The TIFF tags that tell how pixels are stored; those of the profile and of XMP, which go another way."""
+
+_KEPT_CHUNKS = frozenset({b"cHRM", b"cICP", b"gAMA", b"iTXt", b"pHYs", b"sRGB", b"tEXt", b"zTXt"})
+
+_XMP_KEYWORD = b"XML:com.adobe.xmp\0"
+
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=\"|>))[1-8]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metadata:
+    """What a file says beside its pixels.
+
+    Attributes:
+        icc_profile: The colour profile, or nothing.
+        exif: EXIF as a TIFF directory, without the mark that JPEG puts in front, or nothing.
+        xmp: The XMP packet, or nothing.
+        dpi: Dots per inch across and down, or None.
+        chunks: The chunks of a PNG file that no other format has (gamma, texts), as kind and content.
+    """
+
+    icc_profile: bytes = b""
+    exif: bytes = b""
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
+    chunks: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def orientation_of(image: ImageFile) -> int:
+    """Returns how a decoded image has to be turned, 1 to 8 as EXIF counts; TIFF files come turned."""
+    orientation = image.getexif().get(Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def metadata_of(path: Path, image: ImageFile) -> Metadata:
+    """Returns what a decoded file says beside its pixels; where it tells to turn them, it tells so no longer.
+
+    Args:
+        path: The file.
+        image: The same, opened and decoded.
+    """
+    turned = orientation_of(image) != 1
+    exif = _exif_of_tiff(image) if isinstance(image, TiffImageFile) else _bytes(image.info.get("exif"))
+    exif, xmp = exif.removeprefix(b"Exif\0\0"), _bytes(image.info.get("xmp"))
+    chunks = _chunks(path) if image.format == "PNG" else ()
+    if turned:
+        exif, xmp = _upright(exif), _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+        chunks = tuple(each for each in chunks if not each[1].startswith(b"Raw profile type"))
+    return Metadata(
+        icc_profile=_bytes(image.info.get("icc_profile")),
+        exif=exif,
+        xmp=xmp,
+        dpi=_resolution(image),
+        chunks=chunks,
+    )
+
+
+def tiff_tags(exif: bytes) -> Exif:
+    """Returns the tags of EXIF one by one, its parts included; those about the pixels are left out."""
+    source = Exif()
+    source.load(exif)
+    return _without_pixels(source)
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else b""
+
+
+def _resolution(image: ImageFile) -> tuple[float, float] | None:
+    try:
+        across, down = map(float, image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
+
+
+def _exif_of_tiff(image: TiffImageFile) -> bytes:
+    """Returns the tags of a TIFF file that would stand in the EXIF of another format."""
+    kept = _without_pixels(image.getexif())
+    return kept.tobytes() if len(kept) else b""
+
+
+def _without_pixels(source: Exif) -> Exif:
+    kept = Exif()
+    for tag in set(source) - _ABOUT_PIXELS:
+        kept[tag] = source.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else source[tag]
+    return kept
+
+
+def _upright(exif: bytes) -> bytes:
+    """Sets the orientation to upright in place, so that offsets into EXIF stay what they are."""
+    if not exif:
+        return exif
+    order = "<" if exif.startswith(b"II") else ">"
+    start = struct.unpack_from(f"{order}I", exif, 4)[0]
+    count = struct.unpack_from(f"{order}H", exif, start)[0]
+    patched = bytearray(exif)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
+        if tag == Base.Orientation:
+            struct.pack_into(order + ("I" if kind == 4 else "H"), patched, entry + 8, 1)
+    return bytes(patched)
+
+
+def _chunks(path: Path) -> tuple[tuple[bytes, bytes], ...]:
+    found = []
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind not in _KEPT_CHUNKS:
+                file.seek(length + 4, 1)
+            else:
+                content, check = file.read(length), file.read(4)
+                whole = check == struct.pack(">I", zlib.crc32(kind + content))
+                if whole and not content.startswith(_XMP_KEYWORD):
+                    found.append((kind, content))
+    return tuple(found)
