@@ -26,6 +26,7 @@ def serve(
     max_queue: Annotated[int, typer.Option(help="Requests at a time; one more is told to come back.")] = 128,
     max_bytes: Annotated[int, typer.Option(help="Size of a request.")] = 2**23,
     max_pixels: Annotated[int, typer.Option(help="Width times height of an image.")] = 2**21,
+    upload_seconds: Annotated[float, typer.Option(help="Time that the body of a request may take.")] = 10.0,
     stop_seconds: Annotated[
         int, typer.Option(min=1, help="Time to answer what was accepted, once told to stop.")
     ] = 30,
@@ -42,16 +43,16 @@ def serve(
         from steadylens.service import Service
         from steadylens.uploads import UploadLimits
 
-        limits = UploadLimits(bytes=max_bytes, pixels=max_pixels)
+        limits = UploadLimits(bytes=max_bytes, pixels=max_pixels, seconds=upload_seconds)
         batching = Batching(places=max_queue, images=max_batch, wait_seconds=max_wait_ms / 1000)
-        listener = listen(host, port)
-        # Pillow warns of images far above the limit that refuses them.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        predictor, card = _loaded(model, device_named(device))
-        service = Service(predictor, card, limits=limits, batching=batching)
-        address = _address(*listener.getsockname()[:2])
-        say(f"serving {card.name} at {address} - POST an image to {address}/predict; Ctrl+C stops")
-        serve_over_http(service, listener, stop_seconds=stop_seconds)
+        with listen(host, port) as listener:
+            # Pillow warns of images far above the limit that refuses them.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            predictor, card = _loaded(model, device_named(device))
+            service = Service(predictor, card, limits=limits, batching=batching)
+            address = _address(*listener.getsockname()[:2])
+            say(f"serving {card.name} at {address} - POST an image to {address}/predict; Ctrl+C stops")
+            serve_over_http(service, listener, stop_seconds=stop_seconds)
     if service.abandoned:
         say(f"stopped; {service.abandoned} requests were not answered within {stop_seconds} s")
         os._exit(1)  # the net may still be busy with them, and an orderly exit would wait for it

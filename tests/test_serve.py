@@ -1,0 +1,489 @@
+"""A served net answers as the net itself, refuses what it must, and stops in good order.
+
+The servers are processes with sockets on the loopback address, and the clients are real ones.
+"""
+
+import asyncio
+import io
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from typer.testing import CliRunner
+
+import steadylens
+from steadylens.cli import app
+
+PNG = {"content-type": "image/png"}
+QUEUE = "steadylens_queue_requests"
+MOST_BYTES, MOST_PIXELS, PLACES = 100_000, 40_000, 8
+
+# The command itself, with a net that fails on black images and is held up by white ones until a file appears.
+HELD = """
+import pathlib, sys, time
+from steadylens import serve_command
+from steadylens.cli import main
+
+release, loaded = pathlib.Path(sys.argv.pop(1)), serve_command._loaded
+
+def loaded_and_held(model, device):
+    predictor, card = loaded(model, device)
+    net = predictor._net
+
+    def held(images):
+        if images.max() == 0 and images.shape[-1] == 16:
+            raise RuntimeError("SECRET")
+        while images.min() == 1 and not release.exists():
+            time.sleep(0.01)
+        return net(images)
+
+    predictor._net = held
+    return predictor, card
+
+serve_command._loaded = loaded_and_held
+main()
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """A process that serves."""
+
+    process: subprocess.Popen[str]
+    address: str
+    release: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    def accepts(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=10).close()
+        except ConnectionError:
+            return False
+        return True
+
+    def post(self, content: bytes, headers: dict[str, str] = PNG, query: str = "") -> httpx.Response:
+        return httpx.post(f"{self.address}/predict{query}", content=content, headers=headers, timeout=60)
+
+    def figure(self, name: str) -> float:
+        text = httpx.get(f"{self.address}/metrics").text
+        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def wait_for(self, name: str, value: float) -> None:
+        deadline = time.monotonic() + 30
+        while self.figure(name) < value:
+            assert time.monotonic() < deadline, f"{name} stays at {self.figure(name)}"
+            time.sleep(0.02)
+
+    def together(self, contents: list[bytes], meanwhile: Callable[[], None]) -> list[httpx.Response]:
+        """Posts images at once, does something when all are in the house, and returns the replies."""
+
+        async def ask() -> list[httpx.Response]:
+            async with httpx.AsyncClient(base_url=self.address, timeout=60) as client:
+                posts = [client.post("/predict", content=content, headers=PNG) for content in contents]
+                asking = [asyncio.create_task(post) for post in posts]
+                await asyncio.to_thread(self.wait_for, QUEUE, len(contents))
+                await asyncio.to_thread(meanwhile)
+                return await asyncio.gather(*asking)
+
+        return asyncio.run(ask())
+
+    def ended(self) -> tuple[int, str, str]:
+        """Waits for the end; returns the exit code and the rest of both streams."""
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out, err
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str) -> Iterator[Server]:
+    release = folder / "release"
+    command = (sys.executable, "-c", HELD, str(release), "serve", *arguments, "--port", "0")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 120)[0], "the server does not start"
+            line = process.stdout.readline()
+            found = re.search(r"http://[\d.]+:\d+", line)
+            assert found, f"{line!r} holds no address"
+            yield Server(process=process, address=found[0], release=release)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    limits = ("--max-bytes", str(MOST_BYTES), "--max-pixels", str(MOST_PIXELS))
+    with serving(tmp_path_factory.mktemp("classifier"), "sign-gtsrb", *limits) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def restorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    bounds = ("--max-queue", str(PLACES), "--max-wait-ms", "20", "--upload-seconds", "0.3")
+    with serving(tmp_path_factory.mktemp("restorer"), "l3-gtsrb", *bounds) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def sign_net() -> torch.nn.Module:
+    return steadylens.load("sign-gtsrb")
+
+
+def png(levels: np.ndarray[Any, Any]) -> bytes:
+    return written(Image.fromarray(levels), "PNG")
+
+
+def written(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def drawn(number: int, height: int = 48, width: int = 48) -> np.ndarray[Any, Any]:
+    """Returns an image that no other number has: a few random colours, blurred."""
+    coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def plain(level: int) -> bytes:
+    return png(np.full((16, 16, 3), level, np.uint8))
+
+
+def as_batch(levels: np.ndarray[Any, Any]) -> Tensor:
+    return steadylens.to_float(torch.from_numpy(levels.copy()).permute(2, 0, 1))[None]
+
+
+def probabilities(reply: httpx.Response) -> Tensor:
+    """Returns the probabilities of a reply that lists all classes, by class."""
+    assert reply.status_code == 200, reply.text
+    found = {entry["class"]: entry["probability"] for entry in reply.json()["predictions"]}
+    return torch.tensor([found[number] for number in range(43)])
+
+
+def bomb(side: int) -> bytes:
+    """Returns a PNG of one bit a pixel, complete and all black."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))]
+    packer = zlib.compressobj()
+    rows = b"".join(packer.compress(bytes(1 + side // 8)) for _ in range(side)) + packer.flush()
+    parts += [(b"IDAT", rows), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in parts
+    )
+
+
+def peak_memory_kb(process: subprocess.Popen[str]) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    return int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
+
+
+def test_a_classifier_answers_as_the_net_itself(
+    classifier: Server, sign_net: torch.nn.Module, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.fromarray(drawn(1, 60, 90))
+    files = {
+        "rgb.png": (written(photo, "PNG"), "image/png"),
+        "turned.jpg": (written(photo, "JPEG", exif=exif), "image/jpeg"),
+        "rgb.webp": (written(photo, "WEBP"), "image/webp"),
+        "palette.png": (written(photo.quantize(9), "PNG"), "image/png"),
+        "one.png": (written(photo.crop((0, 0, 1, 1)), "PNG"), "image/png"),
+    }
+    names = steadylens.card("sign-gtsrb").classes
+    for name, (content, kind) in files.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        images = steadylens.to_float(steadylens.read_image(path, size=48))[None]
+        expected = sign_net(images).softmax(dim=1)[0]
+        for reply in (
+            classifier.post(content, {"content-type": kind}),
+            httpx.post(f"{classifier.address}/predict", files={"image": (name, content, kind)}),
+        ):
+            assert reply.status_code == 200, reply.text
+            entries = reply.json()["predictions"]
+            assert len(entries) == 5
+            for entry in entries:
+                assert entry["label"] == names[entry["class"]]
+                assert entry["probability"] == pytest.approx(expected[entry["class"]].item(), abs=1e-5)
+            given = [entry["probability"] for entry in entries]
+            assert given == sorted(given, reverse=True)
+            assert given[0] == pytest.approx(expected.max().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("top", "count"), [(1, 1), (43, 43), (1000, 43)])
+def test_a_client_chooses_how_many_classes_it_gets(classifier: Server, top: int, count: int) -> None:
+    reply = classifier.post(plain(9), query=f"?top={top}")
+    assert len(reply.json()["predictions"]) == count
+
+
+FLOATS = written(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF")
+REFUSED = [
+    (b"", PNG, "", 400),
+    (b"no image", PNG, "", 422),
+    (plain(9)[:60], PNG, "", 422),
+    (FLOATS, {"content-type": "image/tiff"}, "", 422),
+    (plain(9), {}, "", 415),
+    (plain(9), {"content-type": "text/plain"}, "", 415),
+    (plain(9), {**PNG, "content-encoding": "gzip"}, "", 415),
+    (plain(9), PNG, "?top=0", 422),
+    (plain(9), PNG, "?top=many", 422),
+    (plain(9), PNG, "?bottom=1", 422),
+    (b"--x\r\n", {"content-type": "multipart/form-data; boundary=x"}, "", 400),
+    (png(drawn(0, 200, 201)), PNG, "", 413),
+    (bytes(MOST_BYTES + 1), PNG, "", 413),
+]
+
+
+@pytest.mark.parametrize(("content", "headers", "query", "status"), REFUSED)
+def test_what_cannot_be_answered_is_refused_in_json(
+    classifier: Server, content: bytes, headers: dict[str, str], query: str, status: int
+) -> None:
+    reply = classifier.post(content, headers, query)
+    assert reply.status_code == status
+    assert list(reply.json()) == ["error"]
+    assert "Traceback" not in reply.text
+    assert ".py" not in reply.text
+
+
+def test_a_body_of_unknown_length_is_cut_off_at_the_limit(classifier: Server) -> None:
+    sent = []
+
+    def endless() -> Iterator[bytes]:
+        for part in range(100_000):
+            sent.append(part)
+            yield bytes(10_000)
+
+    reply = httpx.post(f"{classifier.address}/predict", content=endless(), headers=PNG)
+    assert reply.status_code == 413
+    assert len(sent) < 10_000
+
+
+def test_a_bomb_is_refused_and_costs_no_memory(classifier: Server) -> None:
+    content = bomb(26_000)
+    assert len(content) < MOST_BYTES
+    before = peak_memory_kb(classifier.process)
+    assert classifier.post(content).status_code == 413
+    assert peak_memory_kb(classifier.process) - before < 20_000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/predict", 405),
+        ("POST", "/health", 405),
+        ("GET", "/nothing", 404),
+        ("GET", "/%2e%2e/etc", 404),
+    ],
+)
+def test_another_path_or_method_is_told_what_there_is(
+    classifier: Server, method: str, path: str, status: int
+) -> None:
+    reply = httpx.request(method, classifier.address + path)
+    assert reply.status_code == status
+    assert "POST /predict" in reply.json()["error"]
+
+
+def test_noise_on_the_wire_does_no_harm(classifier: Server) -> None:
+    for noise in (b"\0\xff" * 500, b"POST /predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n", b"GET"):
+        with socket.create_connection(("127.0.0.1", classifier.port), timeout=10) as client:
+            client.sendall(noise)
+    assert httpx.get(f"{classifier.address}/health").json() == {"status": "ok"}
+
+
+def test_the_service_tells_what_it_serves(classifier: Server) -> None:
+    told = httpx.get(f"{classifier.address}/info").json()
+    assert told["model"] == "sign-gtsrb"
+    assert told["task"] == "image-classification"
+    assert len(told["classes"]) == 43
+    assert told["input"]["resized_to"] == [48, 48]
+    assert (told["input"]["bytes"], told["input"]["pixels"]) == (MOST_BYTES, MOST_PIXELS)
+    assert told["limits"]
+
+
+def distinct_images(net: torch.nn.Module, count: int) -> tuple[list[np.ndarray[Any, Any]], Tensor]:
+    """Returns images that the net answers differently, and its answers."""
+    images = [drawn(number) for number in range(400)]
+    with torch.inference_mode():
+        expected = torch.cat([net(as_batch(levels)).softmax(dim=1) for levels in images])
+    apart = (expected[:, None] - expected[None]).abs().amax(dim=2).fill_diagonal_(1)
+    chosen = (apart > 1e-3).all(dim=1).nonzero()[:count, 0]
+    assert len(chosen) == count
+    return [images[number] for number in chosen.tolist()], expected[chosen]
+
+
+def test_64_clients_at_once_get_each_their_own_answers(classifier: Server, sign_net: torch.nn.Module) -> None:
+    count, clients = 256, 64
+    images, expected = distinct_images(sign_net, count)
+    batches = classifier.figure("steadylens_batch_images_count")
+    served = classifier.figure('steadylens_requests_total{status="200"}')
+
+    async def ask(client: httpx.AsyncClient, numbers: range) -> list[httpx.Response]:
+        return [
+            await client.post("/predict?top=43", content=png(images[number]), headers=PNG)
+            for number in numbers
+        ]
+
+    async def ask_all() -> list[list[httpx.Response]]:
+        limits = httpx.Limits(max_connections=clients)
+        async with httpx.AsyncClient(base_url=classifier.address, limits=limits, timeout=60) as client:
+            return await asyncio.gather(*(ask(client, range(i, count, clients)) for i in range(clients)))
+
+    replies = asyncio.run(ask_all())
+    for first, of_client in enumerate(replies):
+        for number, reply in zip(range(first, count, clients), of_client, strict=True):
+            torch.testing.assert_close(probabilities(reply), expected[number], atol=1e-4, rtol=0)
+    assert classifier.figure('steadylens_requests_total{status="200"}') == served + count
+    assert classifier.figure("steadylens_batch_images_count") - batches < count / 2
+    assert classifier.figure("steadylens_queue_requests") == 0
+
+
+def test_a_classifier_stops_when_interrupted(classifier: Server) -> None:
+    with httpx.Client(base_url=classifier.address) as idle:
+        assert idle.get("/health").status_code == 200  # a connection that stays open
+        classifier.process.send_signal(signal.SIGINT)
+        code, out, err = classifier.ended()
+    assert code == 0
+    assert "every accepted request was answered" in out
+    assert "Traceback" not in err
+
+
+def test_a_restorer_answers_as_the_net_itself_whatever_the_sizes(restorer: Server) -> None:
+    net = steadylens.load("l3-gtsrb")
+    images = [drawn(number, 20 + number % 3, 30 + number % 2) for number in range(24)]
+
+    async def ask(client: httpx.AsyncClient, numbers: range) -> list[httpx.Response]:
+        return [await client.post("/predict", content=png(images[i]), headers=PNG) for i in numbers]
+
+    async def ask_all() -> list[list[httpx.Response]]:
+        async with httpx.AsyncClient(base_url=restorer.address, timeout=60) as client:
+            return await asyncio.gather(*(ask(client, range(i, 24, PLACES)) for i in range(PLACES)))
+
+    for first, replies in enumerate(asyncio.run(ask_all())):
+        for levels, reply in zip(images[first::PLACES], replies, strict=True):
+            assert reply.status_code == 200, reply.text
+            assert reply.headers["content-type"] == "image/png"
+            got = np.asarray(Image.open(io.BytesIO(reply.content)))
+            expected = steadylens.to_uint8(net(as_batch(levels)))[0].permute(1, 2, 0).numpy()
+            assert got.shape == expected.shape
+            assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+def test_an_image_that_is_too_small_for_the_net_is_refused(restorer: Server) -> None:
+    reply = restorer.post(png(drawn(0, 2, 40)))
+    assert reply.status_code == 422
+    assert "2x40" in reply.json()["error"]
+
+
+def test_an_error_of_the_net_is_told_without_its_traceback(restorer: Server) -> None:
+    reply = restorer.post(plain(0))
+    assert reply.status_code == 500
+    assert list(reply.json()) == ["error"]
+    assert "SECRET" not in reply.text
+    assert restorer.post(plain(9)).status_code == 200
+
+
+def test_a_slow_client_is_told_so_and_delays_nobody(restorer: Server) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", restorer.port), timeout=30) as slow:
+        slow.sendall(head + b"ab")
+        assert restorer.post(plain(9)).status_code == 200
+        answer = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server closes
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"within 0.3 s" in answer
+
+
+def test_the_image_of_a_client_that_left_is_not_given_to_the_net(restorer: Server) -> None:
+    batches = restorer.figure("steadylens_batch_images_count")
+    with httpx.Client(base_url=restorer.address) as client:
+        for left in (1, 2):  # the first is in the net when its client leaves, the second waits
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/predict", content=plain(255), headers=PNG, timeout=0.3)
+            restorer.wait_for('steadylens_requests_total{status="499"}', left)
+    restorer.release.touch()
+    assert restorer.post(plain(9)).status_code == 200
+    restorer.release.unlink()
+    assert restorer.figure("steadylens_batch_images_count") == batches + 2
+
+
+def test_who_finds_no_place_is_told_to_come_back_and_the_others_are_answered(restorer: Server) -> None:
+    turned_away = []
+
+    def one_more() -> None:
+        turned_away.append(restorer.post(plain(9)))
+        restorer.release.touch()
+
+    replies = restorer.together([plain(255)] * PLACES, one_more)
+    restorer.release.unlink()
+    assert [reply.status_code for reply in replies] == [200] * PLACES
+    assert (turned_away[0].status_code, turned_away[0].headers["retry-after"]) == (503, "1")
+    assert f"{PLACES} requests" in turned_away[0].json()["error"]
+
+
+def test_a_service_that_is_told_to_stop_answers_what_it_has_accepted_and_no_more(restorer: Server) -> None:
+    def stop() -> None:
+        restorer.process.send_signal(signal.SIGTERM)
+        while restorer.accepts():
+            time.sleep(0.02)
+        restorer.release.touch()
+
+    replies = restorer.together([plain(255)] * PLACES, stop)
+    code, out, err = restorer.ended()
+    assert [reply.status_code for reply in replies] == [200] * PLACES
+    assert code == 0
+    assert "every accepted request was answered" in out
+    assert err.count("SECRET") == 1  # the log holds the traceback that the client did not get
+
+
+def test_a_service_whose_time_to_stop_runs_out_says_so_and_leaves(tmp_path: Path) -> None:
+    with serving(tmp_path, "l3-gtsrb", "--stop-seconds", "1", "--max-batch", "2") as server:
+        replies = server.together([plain(255)] * 3, lambda: server.process.send_signal(signal.SIGTERM))
+        code, out, err = server.ended()
+    assert [reply.status_code for reply in replies] == [503] * 3
+    assert all("stops" in reply.json()["error"] for reply in replies)
+    assert code == 1
+    assert "3 requests were not answered within 1 s" in out
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["sign-gtsrb"], "Address already in use"),
+        (["sign-gtsrb", "--host", "no.such.host.invalid"], "cannot listen"),
+        (["no-such-net"], "choose one of"),
+        (["sign-gtsrb", "--max-queue", "0"], "places is 0"),
+        (["sign-gtsrb", "--max-pixels", "0"], "pixels is 0"),
+    ],
+)
+def test_a_service_that_cannot_start_says_why_in_one_line(arguments: list[str], reason: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1] if "Address" in reason else 0
+        result = CliRunner().invoke(app, ["serve", *arguments, "--port", str(port)])
+    assert result.exit_code == 2
+    assert reason in result.stderr
+    assert result.stderr.count("\n") == 1
