@@ -1,0 +1,221 @@
+"""What a command line calls a net -> the net: packaged names, files, and classifiers of other libraries."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from steadylens.checkpoint import load_model
+from steadylens.classification import SIGN_SIZE
+from steadylens.classifiers import timm_classifier, torchvision_classifier, transformers_classifier
+from steadylens.errors import SettingError, SteadylensError
+from steadylens.fusion import FusedClassifier
+from steadylens.preparation import PreparedClassifier, exported_classifier
+from steadylens.pretrained import PRETRAINED, SUFFIX, card, load
+from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
+
+RESTORERS = (RestorationNet, DongNet, GaussianSmoothing, nn.Identity)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """A net that is ready for use.
+
+    Attributes:
+        name: What to call it in tables.
+        module: The net, in eval mode on the CPU.
+        size: Height and width in pixels of the images that it reads; a restorer reads any.
+        class_names: Names of a classifier's classes by number, if they are known.
+        seconds: Time that training it took, as far as its file tells.
+    """
+
+    name: str
+    module: nn.Module
+    size: int = SIGN_SIZE
+    class_names: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def open_restorer(source: str | Path) -> Opened:
+    """Opens a restorer: a packaged one by name, such as l11-gtsrb, or one from a file.
+
+    Raises:
+        SettingError: If there is no such net, or it is no restorer.
+        CheckpointError: If the file cannot be read.
+    """
+    opened = _open(source)
+    if not isinstance(opened.module, RESTORERS):
+        raise SettingError(
+            f"{source} holds a {type(opened.module).__name__}; give a restorer first and a classifier second"
+        )
+    return opened
+
+
+def open_classifier(
+    source: str | Path,
+    *,
+    weights: Path | None = None,
+    size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Opened:
+    """Opens a classifier, of whatever library.
+
+    Args:
+        source: `timm:NAME`, `torchvision:NAME`, `transformers:DIR`, the file of an exported program that ends
+            in .pt2, a packaged name such as sign-gtsrb, or the file of a net that this package wrote.
+        weights: Local file of the weights, for timm and torchvision, which have none of their own here.
+        size: Height and width of the images in pixels, or None for those that the classifier tells.
+        mean: What it subtracts from each channel, for images in [0, 1], or None for what it tells.
+        std: What it then divides each channel by, or None for what it tells.
+
+    Raises:
+        MissingExtraError: If the library is not installed.
+        SettingError: If there is no such classifier, or it cannot be used as it is asked for.
+        CheckpointError: If a file or folder cannot be read.
+    """
+    scheme, _, place = str(source).partition(":")
+    makers: dict[str, Callable[..., PreparedClassifier]] = {
+        "timm": timm_classifier,
+        "torchvision": torchvision_classifier,
+    }
+    if scheme in makers and weights is None:
+        raise SettingError(
+            f"{source} has random weights; give its own by --weights FILE, nothing is downloaded"
+        )
+    if scheme not in makers and weights is not None:
+        raise SettingError(f"{source} brings its own weights; leave out {weights}")
+    if scheme in makers:
+        module = makers[scheme](place, weights=weights, size=size)
+    elif scheme == "transformers" and place:
+        module = transformers_classifier(Path(place).expanduser())
+    elif str(source).endswith(".pt2"):
+        module = exported_classifier(Path(source), size=size)
+    else:
+        return _own_classifier(source, changed=(size, mean, std) != (None, None, None))
+    if size not in (None, module.size):
+        raise SettingError(f"{source} reads images of {module.size} pixels; leave out the size of {size}")
+    module = _with_normalization(module, mean=mean, std=std)
+    return _checked(Opened(name=str(source), module=module, size=module.size, class_names=module.class_names))
+
+
+def check_classes(
+    name: str, classifier: nn.Module, *, size: int, class_names: Sequence[str], data: str
+) -> None:
+    """Refuses a classifier that tells another number of classes apart than the data has.
+
+    Args:
+        name: What to call the classifier.
+        classifier: From images to logits, on any device.
+        size: Height and width in pixels of the images that it reads.
+        class_names: The classes of the data.
+        data: What to call the data.
+
+    Raises:
+        SettingError: If the numbers differ.
+    """
+    tensors = [*classifier.parameters(), *classifier.buffers()]
+    with torch.inference_mode():
+        images = torch.zeros(1, 3, size, size, device=tensors[0].device if tensors else "cpu")
+        classes = classifier(images).shape[1]
+    if classes != len(class_names):
+        raise SettingError(
+            f"{name} tells {classes} classes apart, {data} has {len(class_names)}; use it with the "
+            "data that it was trained for"
+        )
+
+
+def check_order(opened: Opened, class_names: Sequence[str], data: str) -> None:
+    """Refuses a classifier that numbers the same classes otherwise than the data does.
+
+    Raises:
+        SettingError: If the names are the same in another order.
+    """
+    if sorted(opened.class_names) == sorted(class_names) and opened.class_names != tuple(class_names):
+        first = next(
+            n for n, (a, b) in enumerate(zip(opened.class_names, class_names, strict=True)) if a != b
+        )
+        raise SettingError(
+            f"class {first} is {opened.class_names[first]!r} for {opened.name} and {class_names[first]!r} in "
+            f"{data}, which sorts folders by name; rename them so that they sort as the classifier counts"
+        )
+
+
+def _own_classifier(source: str | Path, *, changed: bool) -> Opened:
+    opened = _open(source)
+    if isinstance(opened.module, RESTORERS):
+        raise SettingError(
+            f"{source} holds a {type(opened.module).__name__}; give a restorer first and a classifier second"
+        )
+    if changed:
+        raise SettingError(f"{source} brings its own size, mean and deviation; leave them out")
+    return opened
+
+
+def _open(source: str | Path) -> Opened:
+    path = Path(source)
+    if str(source) in PRETRAINED:
+        known = card(str(source))
+        return _opened(str(source), load(str(source)), known.about)
+    if not path.is_file() and path.suffix != SUFFIX:
+        raise SettingError(
+            f"there is no net {str(source)!r}; give a file, one of {', '.join(PRETRAINED)}, or for a "
+            "classifier timm:NAME, torchvision:NAME, transformers:DIR or a file that ends in .pt2"
+        )
+    return _opened(path.stem, *load_model(path))
+
+
+def _opened(name: str, module: nn.Module, about: dict[str, object]) -> Opened:
+    names = about.get("classes", ())
+    seconds = about.get("seconds", 0.0)
+    return Opened(
+        name=name,
+        module=module,
+        size=_size(module),
+        class_names=tuple(map(str, names)) if isinstance(names, list) else (),
+        seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
+    )
+
+
+def _size(module: nn.Module) -> int:
+    match module:
+        case FusedClassifier():
+            return _size(module.classifier)
+        case PreparedClassifier():
+            return module.size
+    return SIGN_SIZE
+
+
+def _with_normalization(
+    module: PreparedClassifier, *, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> PreparedClassifier:
+    if mean is None and std is None:
+        return module
+    if mean is None or std is None:
+        raise SettingError("give both a mean and a deviation, or neither")
+    return PreparedClassifier(
+        module.body,
+        size=module.size,
+        mean=mean,
+        std=std,
+        class_names=module.class_names,
+        architecture=module.architecture,
+    ).eval()
+
+
+def _checked(opened: Opened) -> Opened:
+    """Tries the classifier on one image, so that what it cannot do is told before anything else is done."""
+    try:
+        with torch.inference_mode():
+            opened.module(torch.zeros(1, 3, opened.size, opened.size))
+    except SteadylensError:
+        raise
+    except Exception as error:  # whatever a foreign net raises
+        reason = " ".join(str(error).split())
+        raise SettingError(
+            f"{opened.name} does not classify images of {opened.size}x{opened.size} pixels: {reason}; give "
+            "another size"
+        ) from error
+    return opened
