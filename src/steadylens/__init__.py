@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from steadylens.images import to_float as to_float
     from steadylens.images import to_uint8 as to_uint8
     from steadylens.images import write_image as write_image
+    from steadylens.inference import restore as restore
     from steadylens.metrics import psnr as psnr
     from steadylens.noise import Attenuated as Attenuated
     from steadylens.noise import Gaussian as Gaussian
@@ -67,6 +68,7 @@ _HOMES = {
     "psnr": "metrics",
     "push_to_hub": "hub",
     "read_image": "images",
+    "restore": "inference",
     "save_model": "checkpoint",
     "save_pretrained": "hub",
     "to_float": "images",
@@ -100,6 +102,7 @@ __all__ = [
     "psnr",
     "push_to_hub",
     "read_image",
+    "restore",
     "save_model",
     "save_pretrained",
     "to_float",

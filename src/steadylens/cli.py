@@ -15,6 +15,7 @@ from steadylens.paper_commands import (
     train_one_classifier,
     train_one_restorer,
 )
+from steadylens.restore_command import restore
 from steadylens.serve_command import serve
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command()(reproduce)
 app.add_typer(train, name="train")
 for command in (fuse, evaluate, report):
     app.command()(command)
+app.command()(restore)
 app.command()(serve)
 
 

@@ -1,0 +1,98 @@
+"""Where restored files go: folders are mirrored, and nothing is overwritten unawares."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from steadylens.errors import SettingError
+from steadylens.images import IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Errand:
+    """One file to restore.
+
+    Attributes:
+        source: The file to read.
+        target: The file to write.
+        view: Where to write what was removed, or None.
+    """
+
+    source: Path
+    target: Path
+    view: Path | None = None
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The files that are written."""
+        return (self.target,) if self.view is None else (self.target, self.view)
+
+
+def planned(
+    paths: Sequence[Path], out: Path | None, *, suffix: str | None = None, view: bool = False
+) -> list[Errand]:
+    """Returns what to read and where to write it, in the order of the paths; nothing is touched.
+
+    A file becomes the file of its name in `out`. A folder is searched with its subfolders for image files,
+    and mirrored below `out`; what lies in `out` already is not searched.
+
+    Args:
+        paths: Files and folders.
+        out: The folder to write to, or None to put every file in the place of its source.
+        suffix: Ending that replaces those of the files, or None to keep them.
+        view: Whether what was removed is written too: beside NAME as NAME.pattern.png.
+
+    Raises:
+        SettingError: If a path does not exist, there is nothing to restore, two files would become one, or
+            one would be written over a source while `out` is given.
+    """
+    errands = [_errand(*found, out, suffix, view=view) for path in paths for found in _found(path, out)]
+    if not errands:
+        raise SettingError(
+            f"{', '.join(map(str, paths))} holds no image files, which end in "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    _check(errands, in_place=out is None)
+    return errands
+
+
+def _found(path: Path, out: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Yields the image files of a path, each with its place below the path."""
+    if path.is_file():
+        yield path, Path(path.name)
+        return
+    if not path.is_dir():
+        raise SettingError(f"{path} does not exist; name files or folders of images")
+    avoided = None if out is None else out.resolve()
+    for folder, subfolders, names in os.walk(path):
+        here = Path(folder)
+        subfolders[:] = sorted(name for name in subfolders if (here / name).resolve() != avoided)
+        for name in sorted(names):
+            if (here / name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield here / name, (here / name).relative_to(path)
+
+
+def _errand(source: Path, place: Path, out: Path | None, suffix: str | None, *, view: bool) -> Errand:
+    target = source.resolve() if out is None else out / (place.with_suffix(suffix) if suffix else place)
+    beside = target.with_name(f"{target.name}.pattern.png")
+    return Errand(source=source, target=target, view=beside if view else None)
+
+
+def _check(errands: Sequence[Errand], *, in_place: bool) -> None:
+    sources = {errand.source.resolve(): errand.source for errand in errands}
+    takers: dict[Path, Errand] = {}
+    for errand in errands:
+        for path in errand.written:
+            place = path.resolve()
+            if place in takers:
+                raise SettingError(
+                    f"{takers[place].source} and {errand.source} would both become {path}; "
+                    "restore them into different folders, or leave --format out"
+                )
+            if place in sources and not (in_place and path == errand.target):
+                raise SettingError(
+                    f"{path} would be written over {sources[place]}, which is to be restored; "
+                    "choose another folder, or --in-place"
+                )
+            takers[place] = errand

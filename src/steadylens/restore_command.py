@@ -1,0 +1,150 @@
+"""The command that restores image files."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from steadylens.console import Debug, Device, device_named, explaining, say
+from steadylens.display import Display
+from steadylens.errors import ImageError, SettingError, StorageError
+
+if TYPE_CHECKING:
+    from steadylens.destinations import Errand
+
+STEPS_A_FILE = 1000
+
+
+class FormatName(StrEnum):
+    """The formats that can be written, by name."""
+
+    png = "png"
+    jpeg = "jpeg"
+    webp = "webp"
+    tiff = "tiff"
+    bmp = "bmp"
+    ppm = "ppm"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """News of the work, as `Display` shows them."""
+
+    state: str
+    stage: str = "restoring"
+    done: int = 0
+    total: int = 0
+    note: str = ""
+
+
+def restore(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, or folders of them.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; folders are mirrored below it.")
+    ] = None,
+    net: Annotated[
+        str, typer.Option(help="A packaged restorer, as l11-gtsrb or l3-gtsrb, or a .safetensors file.")
+    ] = "l11-gtsrb",
+    pattern: Annotated[
+        bool, typer.Option("--pattern", help="Write what was removed beside NAME, as NAME.pattern.png.")
+    ] = False,
+    format_name: Annotated[
+        FormatName | None, typer.Option("--format", help="Format to write; by default that of each file.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are in --out already.")
+    ] = False,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Replace the files themselves, instead of --out.")
+    ] = False,
+    max_megapixels: Annotated[
+        float, typer.Option(help="Refuse an image of more; raise it for files that you trust.")
+    ] = 200,
+    tile: Annotated[
+        int | None, typer.Option(help="Side of the tiles that the net sees; by default what runs fast.")
+    ] = None,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Restore image files of any size, with all of their bits, their alpha and their metadata."""
+    with explaining(debug):
+        if (out is None) is not in_place:
+            raise SettingError("give either --out with a folder, or --in-place")
+        if in_place and format_name is not None:
+            raise SettingError("--format makes new files, which --in-place does not; use --out")
+        if not max_megapixels > 0:
+            raise SettingError(f"--max-megapixels is {max_megapixels}, it must be positive")
+        from steadylens.destinations import planned
+        from steadylens.filerestoration import restore_file
+        from steadylens.imagewriting import FORMATS
+        from steadylens.inference import restorer_of
+
+        kind = None if format_name is None else format_name.value.upper()
+        errands = planned(paths, out, suffix=None if kind is None else FORMATS[kind].suffix, view=pattern)
+        restorer = restorer_of(net, tile=tile, device=device_named(device))
+        free = [each for each in errands if overwrite or in_place or not _is_taken(each)]
+        run = partial(restore_file, restorer=restorer, format=kind, most_pixels=int(max_megapixels * 1e6))
+        failures = _restore_all(free, run)
+        _conclude(len(errands), len(errands) - len(free), failures)
+
+
+def _is_taken(errand: "Errand") -> bool:
+    return any(path.exists() for path in errand.written)
+
+
+def _restore_all(errands: "Sequence[Errand]", run: "partial[tuple[str, ...]]") -> list[str]:
+    """Restores files one after another and returns why some could not be."""
+    failures: list[str] = []
+    total = STEPS_A_FILE * len(errands)
+    with _shown(total) as display:
+        for number, errand in enumerate(errands):
+
+            def advance(done: int, tiles: int, first: int = STEPS_A_FILE * number) -> None:
+                display.show(Step(state="advanced", done=first + STEPS_A_FILE * done // tiles, total=total))
+
+            try:
+                notes = run(errand.source, errand.target, view=errand.view, progress=advance)
+            except (ImageError, StorageError) as error:
+                failures.append(
+                    str(error) if str(errand.source) in str(error) else f"{errand.source}: {error}"
+                )
+            except KeyboardInterrupt:
+                done = number - len(failures)
+                display.console.print(
+                    f"steadylens: interrupted; {done} restored, the others are as they were"
+                )
+                raise typer.Exit(1) from None
+            else:
+                for note in notes:
+                    display.console.print(
+                        f"  {errand.source}: {note}", markup=False, highlight=False, soft_wrap=True
+                    )
+    return failures
+
+
+@contextmanager
+def _shown(total: int) -> Iterator[Display]:
+    with Display(Console()) as display:
+        if total:
+            display.show(Step(state="started", total=total))
+        yield display
+        if total:
+            display.show(Step(state="finished"))
+
+
+def _conclude(count: int, taken: int, failures: Sequence[str]) -> None:
+    say(f"restored {count - taken - len(failures)} of {count} images")
+    if taken:
+        say(f"{taken} were there already and stay as they are; --overwrite makes them again")
+    if failures:
+        error = Console(stderr=True)
+        error.print(f"steadylens: {len(failures)} could not be restored:", highlight=False)
+        for line in failures:
+            error.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
