@@ -23,6 +23,9 @@ from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 
 FORMAT = 1
 
+DEEPEST_NESTING = 16
+"""How deep a `FusedClassifier` may hold others: building one takes time that grows with the depth squared."""
+
 
 def save_model(
     path: Path, module: nn.Module, *, about: dict[str, Any], dtype: torch.dtype = torch.float32
@@ -175,12 +178,22 @@ def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, plain
 
 
+def _check_nesting(architecture: dict[str, Any]) -> None:
+    parts = [architecture]
+    for _ in range(DEEPEST_NESTING):
+        parts = [value for part in parts for value in part.values() if isinstance(value, dict)]
+        if not parts:
+            return
+    raise ValueError(f"nets stand within nets more than {DEEPEST_NESTING} deep")
+
+
 def _check_fit(tensors: dict[str, Tensor], architecture: dict[str, Any]) -> None:
     """Refuses tensors that are not those of the architecture in name, shape or kind of number.
 
     An absurd architecture is refused here, before it takes any memory.
     """
     try:
+        _check_nesting(architecture)
         with torch.device("meta"):
             needed = build(architecture).state_dict()
     except (RuntimeError, SettingError) as error:

@@ -31,7 +31,8 @@ class FusedClassifier(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Sets the classifier's mode; the restorer stays in eval mode."""
-        super().train(mode)
+        self.training = mode
+        self.classifier.train(mode)
         self.restorer.eval()
         return self
 

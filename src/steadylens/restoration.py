@@ -207,9 +207,10 @@ class GaussianSmoothing(nn.Module):
             )
         self.sigma_pixels = sigma_pixels
         self.radius = math.floor(4 * sigma_pixels + 0.5)
-        distances = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64)
-        weights = torch.exp(-0.5 * (distances / sigma_pixels) ** 2)
-        self.register_buffer("kernel", (weights / weights.sum()).float(), persistent=False)
+        distances = range(-self.radius, self.radius + 1)
+        weights = [math.exp(-0.5 * (distance / sigma_pixels) ** 2) for distance in distances]
+        total = math.fsum(weights)
+        self.register_buffer("kernel", torch.tensor([w / total for w in weights]), persistent=False)
 
     def extra_repr(self) -> str:
         """Returns the settings, for the printed form of the net."""
