@@ -194,7 +194,7 @@ def _train_classifier(
 
 
 def _try_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> dict[str, float]:
-    chosen = _chosen_validation(run)
+    chosen = chosen_validation(run)
     if len(chosen) == 0:
         return {}
     clean = to_float(chosen.images)
@@ -212,14 +212,14 @@ def _try_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> dict[st
 
 
 def _try_classifier(run: Run, classifier: nn.Module) -> dict[str, float]:
-    chosen = _chosen_validation(run)
+    chosen = chosen_validation(run)
     if len(chosen) == 0:
         return {}
     right = top_k(forward_in_batches(classifier, to_float(chosen.images)), chosen.labels, 1)
     return {"accuracy": float(right.float().mean()), "images": len(right)}
 
 
-def _chosen_validation(run: Run) -> ImageSet:
+def chosen_validation(run: Run) -> ImageSet:
     """Returns some of the validation images, of all classes alike."""
     validation = run.data.validation
     generator = derived_generator(run.seed, "choice of validation images")

@@ -109,6 +109,8 @@ def _outcome(about: dict[str, Any]) -> str:
             return f"{accuracy:.1%} right on validation images"
         case {"noisy_db": noisy, "restored_db": restored}:
             return f"{noisy:.1f} -> {restored:.1f} dB on validation images"
+        case {"kept_before": before, "kept": after}:
+            return f"{before:.1%} -> {after:.1%} of the answers kept on noisy validation images"
     return "not validated"
 
 

@@ -1,0 +1,208 @@
+"""Tuning without labels makes a frozen classifier keep its answers, and moves the restorer alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from steadylens.checkpoint import load_model
+from steadylens.datasets import Dataset
+from steadylens.degradation import Degradation, gaussian_degradation
+from steadylens.errors import SettingError
+from steadylens.images import to_float
+from steadylens.label_free import repeating_objective, tune_restorer
+from steadylens.optimization import OneCycleAdam
+from steadylens.preparation import PreparedClassifier
+from steadylens.recipes import SMOKE, ClassifierRecipe, Recipe
+from steadylens.restoration import GaussianSmoothing, RestorationNet
+from steadylens.run import Run, Update
+from steadylens.training import Training
+
+NOISE = gaussian_degradation(60)
+TUNING = ClassifierRecipe(steps=4, batch=2, optimization=OneCycleAdam(learning_rate=1e-3), degradation=NOISE)
+TINY = replace(SMOKE, name="tiny", fine_tuning=TUNING)
+
+
+@dataclass
+class Notebook:
+    """Writes down what a run tells, and interrupts it once a stage has told `limit` steps."""
+
+    limit: int | None = None
+    updates: list[Update] = field(default_factory=list)
+
+    def __call__(self, update: Update) -> None:
+        self.updates.append(update)
+        if update.state == "advanced" and update.done == self.limit:
+            raise KeyboardInterrupt
+
+
+def run_of(data: Dataset, notebook: Notebook | None = None, *, recipe: Recipe = TINY) -> Run:
+    device = torch.device("cpu")
+    observe = notebook or Notebook()
+    return Run(data=data, recipe=recipe, seed=0, device=device, observe=observe, checkpoint_seconds=0.0)
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        return make()
+
+
+def classifier() -> PreparedClassifier:
+    """Returns an untrained classifier with running statistics and dropout, in train mode."""
+
+    def layers() -> nn.Module:
+        pooled = (nn.AvgPool2d(8), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+        return nn.Sequential(*pooled, nn.Dropout(0.5), nn.Linear(8 * 16, 4))
+
+    return PreparedClassifier(seeded(layers), size=48, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).train()
+
+
+def restorer() -> RestorationNet:
+    net = seeded(lambda: RestorationNet(depth=3, padding="reflect"))
+    assert isinstance(net, RestorationNet)
+    return net
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+# The objective.
+
+
+def test_the_objective_is_the_cross_entropy_with_the_answers_on_clean_images(tiny_data: Dataset) -> None:
+    net, front = classifier().eval().requires_grad_(False), restorer()
+    degradation = Degradation(families=NOISE.families, versions=3)
+    draw = repeating_objective(front, net, tiny_data.train.images, batch=7, degradation=degradation)
+    parts = list(draw(torch.Generator().manual_seed(5)))
+    assert len(parts) == 3, "21 noisy images in tens"
+
+    generator = torch.Generator().manual_seed(5)
+    chosen = torch.randint(len(tiny_data.train.images), (7,), generator=generator)
+    clean = to_float(tiny_data.train.images[chosen])
+    noisy = degradation(clean, generator=generator)
+    answers = net(clean).argmax(dim=1).repeat_interleave(3)
+    torch.testing.assert_close(sum(parts), F.cross_entropy(net(front(noisy)), answers))
+
+
+def test_labels_are_not_looked_at(tiny_data: Dataset, tmp_path: Path) -> None:
+    nets = []
+    for name, labels in (("one", tiny_data.train.labels), ("other", tiny_data.train.labels.flip(0))):
+        data = replace(tiny_data, train=replace(tiny_data.train, labels=labels))
+        nets.append(tune_restorer(run_of(data), restorer(), classifier(), tmp_path / name, name="pair"))
+    assert equal(state(nets[0]), state(nets[1]))
+
+
+def test_answers_are_kept_more_often_after_tuning(tiny_data: Dataset) -> None:
+    """Says so of a trained classifier, a restorer that spoils images, and noise that was not trained on."""
+    net = classifier()
+    images, labels = to_float(tiny_data.train.images), tiny_data.train.labels
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        F.cross_entropy(net(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    net.eval().requires_grad_(False)
+    front = restorer()
+    with torch.no_grad():
+        front.get_parameter("layers.4.bias").copy_(torch.tensor([0.5, -0.5, 0.0]))
+
+    def kept() -> int:
+        clean = to_float(tiny_data.test.images).repeat(8, 1, 1, 1)
+        noisy = NOISE(clean, generator=torch.Generator().manual_seed(8))
+        with torch.inference_mode():
+            return int((net(front(noisy)).argmax(dim=1) == net(clean).argmax(dim=1)).sum())
+
+    before = kept()
+    objective = repeating_objective(front, net, tiny_data.train.images, batch=8, degradation=NOISE)
+    training = Training(
+        front, objective, optimization=OneCycleAdam(learning_rate=3e-3), steps=30,
+        generator=torch.Generator().manual_seed(1),
+    )  # fmt: skip
+    for _progress in training.run():
+        pass
+    assert before <= 40
+    assert kept() >= 56, "of 64"
+
+
+# The stage.
+
+
+def test_the_classifier_stays_bit_for_bit_what_it_is(tiny_data: Dataset, tmp_path: Path) -> None:
+    net = classifier()
+    net.get_parameter("body.1.bias").requires_grad_(False)
+    before, modes = state(net), [part.training for part in net.modules()]
+    wishes = [parameter.requires_grad for parameter in net.parameters()]
+    front = restorer()
+    moved = state(front)
+    tuned = tune_restorer(run_of(tiny_data), front, net, tmp_path / "tuned", name="pair")
+    assert tuned is front
+    assert not equal(moved, state(front))
+    assert equal(before, state(net))
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert modes == [part.training for part in net.modules()]
+    assert wishes == [parameter.requires_grad for parameter in net.parameters()]
+
+
+def test_the_file_holds_the_restorer_and_how_often_answers_were_kept(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    notebook = Notebook()
+    path = tmp_path / "tuned.safetensors"
+    front = tune_restorer(run_of(tiny_data, notebook), restorer(), classifier(), path, name="pair")
+    loaded, about = load_model(path)
+    assert isinstance(loaded, RestorationNet)
+    assert equal(state(loaded), state(front))
+    assert about["stage"] == "label-free tuning pair"
+    assert about["samples"] == 4 * 2
+    assert about["validation"].keys() == {"kept_before", "kept", "images"}
+    assert notebook.updates[-1].note.endswith("of the answers kept on noisy validation images")
+
+
+def test_a_tuning_that_was_interrupted_ends_as_if_it_had_not_been(tiny_data: Dataset, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    tune_restorer(run_of(tiny_data), restorer(), classifier(), whole, name="pair")
+    with pytest.raises(KeyboardInterrupt):
+        tune_restorer(run_of(tiny_data, Notebook(limit=3)), restorer(), classifier(), cut, name="pair")
+    notebook = Notebook()
+    for _ in range(2):
+        tune_restorer(run_of(tiny_data, notebook), restorer(), classifier(), cut, name="pair")
+    assert [update.state for update in notebook.updates if update.state != "advanced"] == [
+        "resumed", "finished", "skipped"
+    ]  # fmt: skip
+    (one, about), (other, other_about) = load_model(whole), load_model(cut)
+    assert equal(state(one), state(other))
+    assert about["validation"] == other_about["validation"]
+
+
+@pytest.mark.parametrize("other", ["restorer", "classifier"])
+def test_a_file_of_other_nets_is_refused(other: str, tiny_data: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "tuned.safetensors"
+    tune_restorer(run_of(tiny_data), restorer(), classifier(), path, name="pair")
+    front, net = restorer(), classifier()
+    with torch.no_grad():
+        next((front if other == "restorer" else net).parameters()).mul_(1.1)
+    with pytest.raises(SettingError, match="was made with other data, settings or seed"):
+        tune_restorer(run_of(tiny_data), front, net, path, name="pair")
+
+
+def test_a_restorer_without_weights_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="1 trainable parameter"):
+        tune_restorer(run_of(tiny_data), GaussianSmoothing(), classifier(), tmp_path / "tuned", name="pair")
+
+
+def test_a_recipe_without_noise_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:
+    quiet = replace(TINY, fine_tuning=replace(TUNING, degradation=None))
+    with pytest.raises(SettingError, match="recipe tiny fine-tunes without noise"):
+        tune_restorer(
+            run_of(tiny_data, recipe=quiet), restorer(), classifier(), tmp_path / "tuned", name="pair"
+        )
