@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from steadylens.images import to_float, to_uint8
+from steadylens.images import to_float
 from steadylens.uploads import Refusal, encode_png
 
 Reply = tuple[bytes, str]
@@ -85,14 +85,13 @@ class Restoring:
     """Answers with the restored image, as PNG.
 
     Args:
-        net: Images (N, 3, H, W) in [0, 1] -> such images.
-        device: Where the net is.
+        restore: Stored images, uint8 (N, 3, H, W) -> such images, both on the CPU.
     """
 
     size = None
 
-    def __init__(self, net: Callable[[Tensor], Tensor], device: torch.device) -> None:
-        self._net, self._device = net, device
+    def __init__(self, restore: Callable[[Tensor], Tensor]) -> None:
+        self._restore = restore
 
     @property
     def output(self) -> str:
@@ -102,7 +101,7 @@ class Restoring:
     def __call__(self, images: Tensor) -> Tensor:
         """Returns restored images, uint8 (N, 3, H, W)."""
         with torch.inference_mode():
-            return to_uint8(self._net(to_float(images.to(self._device)))).cpu()
+            return self._restore(images)
 
     def encoder(self, query: Mapping[str, str]) -> Callable[[Tensor], Reply]:
         """Returns what writes PNG; there is nothing to ask for."""

@@ -64,13 +64,16 @@ def _loaded(model: str, device: "torch.device") -> tuple["Predictor", "Card"]:
 
     from steadylens.cards import CLASSIFYING
     from steadylens.classification import SIGN_SIZE
+    from steadylens.inference import restorer_of
     from steadylens.predictors import Classifying, Restoring
     from steadylens.pretrained import card, load
 
     net, known = load(model).to(device), card(model)
-    predictor: Predictor = Restoring(net, device)
+    predictor: Predictor
     if known.task == CLASSIFYING:
         predictor = Classifying(net, device, size=SIGN_SIZE, classes=known.classes)
+    else:
+        predictor = Restoring(restorer_of(net, device=device))
     predictor(torch.zeros(1, 3, SIGN_SIZE, SIGN_SIZE, dtype=torch.uint8))  # the first call is slow
     return predictor, known
 

@@ -131,7 +131,7 @@ class Service:
         except FullError:
             reason = f"{self._batching.places} requests are being answered; try again in a second"
             raise Refusal(503, reason, closing=True) from None
-        except ImageError as error:  # the net finds the image too small
+        except ImageError as error:  # the net itself refuses the image
             raise Refusal(422, str(error)) from error
 
     async def _body(self, request: Request) -> bytes:
