@@ -16,6 +16,10 @@ from steadylens.service import Service
 if TYPE_CHECKING:
     import uvicorn
 
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays open: longer than clients and proxies keep theirs (5 to 60 s), so that
+none is closed while a request is on its way."""
+
 
 def listen(host: str, port: int) -> socket.socket:
     """Returns a socket that is bound to an address; nobody can connect before `serve`.
@@ -39,6 +43,12 @@ def listen(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         raise SettingError(f"cannot listen on {host}:{port} ({reason}); choose another --port") from error
     return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """Returns the address of a socket's service, for a client on this machine or for people."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(service: Service, listener: socket.socket, *, stop_seconds: int) -> None:
@@ -66,6 +76,7 @@ def serve(service: Service, listener: socket.socket, *, stop_seconds: int) -> No
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=stop_seconds,
     )
     server = uvicorn.Server(config)
