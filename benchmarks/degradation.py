@@ -85,7 +85,7 @@ def main() -> None:
         "torch": torch.__version__,
         "kornia": kornia.__version__,
         "threads": arguments.threads,
-        "batches": [measure(samples, arguments.rounds) for samples in (50, 500)],
+        "batches": [measure(samples, arguments.rounds) for samples in (50, 250, 500)],
     }
     text = json.dumps(result, indent=2)
     print(text)

@@ -115,3 +115,29 @@ def test_every_row_of_the_map_names_a_function_and_a_test() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         assert "://" in target or (page.parent / target).exists(), target
+
+
+# Benchmarks.
+
+
+def test_the_page_of_benchmarks_holds_what_each_of_them_wrote_and_nothing_else() -> None:
+    filler = runpy.run_path(str(ROOT / "docs" / "benchmark_tables.py"), run_name="benchmark_tables")
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert text == filler["filled"](text), "run .venv/bin/python docs/benchmark_tables.py"
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert set(re.findall(r"<!-- benchmark: (\w+) -->", text)) == scripts
+
+
+def test_what_a_benchmark_wrote_becomes_rows_in_its_order() -> None:
+    filler = runpy.run_path(str(ROOT / "docs" / "benchmark_tables.py"), run_name="benchmark_tables")
+    found = {
+        "threads": 2,
+        "is_fast": True,
+        "batches": [{"samples": 50, "milli_seconds": {"ours": 0.12345, "theirs": 12345.6}}],
+    }
+    assert list(filler["lines"](found)) == [
+        ("threads", "2"),
+        ("is fast", "yes"),
+        ("samples 50, milli seconds, ours", "0.123"),
+        ("samples 50, milli seconds, theirs", "12,346"),
+    ]

@@ -17,7 +17,7 @@ STRENGTHS = 1 << 12
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class NoisePool:
-    """A degradation whose noise comes from a pool: the same laws, some ten times quicker on a CPU.
+    """A degradation whose noise comes from a pool: the same laws, many times quicker on a CPU.
 
     The pool is blocks of one family each, of strength 1, with the family's thinning in it. A sample gets a
     random block, a random place in it for each plane, a random strength and a random sign. So its family,
@@ -50,9 +50,9 @@ class NoisePool:
         *,
         generator: torch.Generator,
         blocks: int = 128,
-        block_values: int = 1 << 15,
+        block_values: int = 1 << 14,
     ) -> "NoisePool":
-        """Draws a pool, by default 4 million values, 16 MiB.
+        """Draws a pool, by default 2 million values, 8 MiB.
 
         Args:
             degradation: What to imitate. Families get blocks in proportion to their weights, at least one.
