@@ -351,6 +351,13 @@ THOROUGH = replace(
     classifier=replace(FAST.classifier, steps=10_000),
     fine_tuning=replace(FAST.fine_tuning, steps=1_000),
     noise_training=replace(FAST.noise_training, steps=11_000),
+    evaluation=replace(
+        FAST.evaluation,
+        exploration_images=1263,
+        exploration_versions=4,
+        psnr_images=300,
+        stability_images=1263,
+    ),
 )
 
 QUICK = replace(
