@@ -53,19 +53,28 @@ def read_image_file(path: Path, *, most_pixels: int = MOST_PIXELS) -> ImageConte
     Raises:
         ImageError: If the file is missing, damaged, too large, or of a kind that cannot be kept.
     """
-    with warnings.catch_warnings(record=True) as caught, opened(path, most_pixels=most_pixels) as image:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        content = _read(path, most_pixels)
+    told = {" ".join(str(each.message).split()) for each in caught}
+    return replace(content, notes=(*content.notes, *sorted(told)))
+
+
+def _read(path: Path, most_pixels: int) -> ImageContent:
+    with opened(path, most_pixels=most_pixels) as image:
         levels, notes = read_levels(path, image)
-        if count := _further_images(image):
-            notes.append(count)
+        if _has_further_images(image):
+            notes.append("of several images in the file, the first is restored")
         metadata = metadata_of(path, image)
         if image.mode == "CMYK":
             metadata = replace(metadata, icc_profile=b"")
-        levels = _turned(levels, orientation_of(image))
-        found = image.format or "PPM"
-        lossless = _is_lossless(path, image)
-    notes += sorted({" ".join(str(each.message).split()) for each in caught})
-    return ImageContent(levels=levels, format=found, lossless=lossless, metadata=metadata, notes=tuple(notes))
+        return ImageContent(
+            levels=_turned(levels, orientation_of(image)),
+            format=image.format or "PPM",
+            lossless=_is_lossless(path, image),
+            metadata=metadata,
+            notes=tuple(notes),
+        )
 
 
 def _turned(levels: Levels, orientation: int) -> Levels:
@@ -78,17 +87,13 @@ def _turned(levels: Levels, orientation: int) -> Levels:
     return np.ascontiguousarray(levels)
 
 
-def _further_images(image: ImageFile) -> str:
+def _has_further_images(image: ImageFile) -> bool:
     match image:
         case TiffImageFile():
-            several = image.is_animated
+            return image.is_animated
         case PngImageFile() | WebPImageFile():
-            several = getattr(image, "n_frames", 1) > 1
-        case JpegImageFile():
-            several = "mp" in image.info
-        case _:
-            several = False
-    return "of several images in the file, the first is restored" if several else ""
+            return bool(getattr(image, "n_frames", 1) > 1)
+    return "mp" in image.info  # the index of the images in a JPEG file
 
 
 def _is_lossless(path: Path, image: ImageFile) -> bool:

@@ -98,8 +98,9 @@ def _write_png(file: BinaryIO, content: ImageContent) -> None:
 def _write_jpeg(file: BinaryIO, content: ImageContent) -> None:
     known = content.metadata
     options = {"dpi": known.dpi} if known.dpi else {}
+    exif = b"Exif\0\0" + known.exif if known.exif else b""
     _pillow(content.levels).save(
-        file, "JPEG", quality=QUALITY, subsampling=0, icc_profile=known.icc_profile, exif=known.exif,
+        file, "JPEG", quality=QUALITY, subsampling=0, icc_profile=known.icc_profile, exif=exif,
         xmp=known.xmp, **options,
     )  # fmt: skip
 
