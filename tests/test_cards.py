@@ -18,10 +18,12 @@ from steadylens.errors import CheckpointError
 from steadylens.fusion import FusedClassifier
 from steadylens.images import write_image
 from steadylens.paper import TABLE_3, TABLE_4
+from steadylens.preparation import PreparedClassifier
 from steadylens.pretrained import PRETRAINED
 from steadylens.records import Accuracy, Restoring, Stability, encode
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 
+PREPARED = PreparedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), size=8)
 RESTORED = next(row for row in sample_records() if isinstance(row, Restoring) and row.sigma_grey > 0)
 ABOUT: dict[str, Any] = {
     "stage": "restorer L3",
@@ -167,6 +169,7 @@ def test_a_card_says_no_more_than_is_known() -> None:
         (GaussianSmoothing(), RESTORING, "A fixed Gaussian"),
         (SignNet(classes=9), CLASSIFYING, "A classifier of 9 traffic signs"),
         (FusedClassifier(nn.Identity(), SignNet()), CLASSIFYING, "A frozen restorer in front of"),
+        (PREPARED, CLASSIFYING, "A classifier of another library"),
         (nn.Identity(), RESTORING, "A net of type Identity that restores images"),
     ],
     ids=lambda value: type(value).__name__,
@@ -176,6 +179,15 @@ def test_a_card_says_what_the_net_does(module: nn.Module, task: str, words: str)
     assert card.task == task
     assert words in card.purpose
     assert f"# net\n\n{card.purpose}\n" in card.markdown()
+
+
+def test_the_code_resizes_images_for_a_classifier_that_reads_one_size_only() -> None:
+    fused = FusedClassifier(GaussianSmoothing(), PREPARED)
+    for module, size in ((PREPARED, 8), (fused, 8), (SignNet(), 48)):
+        assert card_with(module=module).size == size
+        assert f'Path("sign.png"), size={size})' in card_with(module=module).markdown()
+    assert card_with().size is None
+    assert 'Path("sign.png"))' in card_with().markdown()
 
 
 # Its limits.

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from steadylens.classification import SignNet
+from steadylens.classification import SIGN_SIZE, SignNet
 from steadylens.errors import CheckpointError
 from steadylens.fusion import FusedClassifier
 from steadylens.paper import CITATION
+from steadylens.preparation import PreparedClassifier
 from steadylens.records import Accuracy, Cost, Hits, Measurement, Restoring, Stability, decode
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.tables import SIGMA, Line, Table, decibels, duration, select
@@ -40,6 +41,7 @@ class Card:
         name: The net's name.
         purpose: What it does, in one sentence.
         task: `RESTORING` or `CLASSIFYING`.
+        size: Height and width in pixels of the images that it reads, or None if any will do.
         parameters: Number of its parameters.
         classes: Names of the classes that a classifier tells apart, by number.
         data: The source of the images that it was trained on.
@@ -58,6 +60,7 @@ class Card:
     name: str
     purpose: str
     task: str
+    size: int | None
     parameters: int
     classes: tuple[str, ...]
     data: str
@@ -109,6 +112,7 @@ def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
             name=name,
             purpose=purpose,
             task=task,
+            size=_size(module),
             parameters=sum(parameter.numel() for parameter in module.parameters()),
             classes=tuple(map(str, about.get("classes", ()))),
             data=str(about.get("data", "")),
@@ -137,12 +141,25 @@ def _purpose(module: nn.Module) -> tuple[str, str]:
             text = "A fixed Gaussian that smooths images, for comparison with a trained restoration net"
         case SignNet():
             return f"A classifier of {module.classes} traffic signs on images of 48x48 pixels.", CLASSIFYING
+        case PreparedClassifier():
+            return "A classifier of another library behind its own normalisation.", CLASSIFYING
         case FusedClassifier():
             text = "A frozen restorer in front of a classifier that was fine-tuned behind it on noisy images"
             return f"{text}.", CLASSIFYING
         case _:
             text = f"A net of type {type(module).__name__} that restores images"
     return f"{text}.", RESTORING
+
+
+def _size(module: nn.Module) -> int | None:
+    match module:
+        case FusedClassifier():
+            return _size(module.classifier)
+        case PreparedClassifier():
+            return module.size
+        case SignNet():
+            return SIGN_SIZE
+    return None
 
 
 def _limits(about: dict[str, Any], task: str, figures: Sequence[Measurement]) -> Iterator[str]:
@@ -209,7 +226,7 @@ def _results(card: Card) -> Iterator[dict[str, Any]]:
 
 
 def _example(card: Card, loader: str) -> str:
-    size = ", size=48" if card.task == CLASSIFYING else ""
+    size = f", size={card.size}" if card.size else ""
     last = (
         "label = net(images).argmax(dim=1)"
         if card.task == CLASSIFYING
