@@ -22,18 +22,20 @@ from steadylens import __version__, cost, datasets
 from steadylens.checkpoint import load_model, save_model
 from steadylens.classification import SignNet
 from steadylens.cli import app
-from steadylens.console import RecipeName, lent_run
+from steadylens.console import RecipeName, lent_run, sampled
 from steadylens.errors import DatasetError
-from steadylens.paper_commands import NetName, _sampling
+from steadylens.paper_commands import NetName
 from steadylens.recipes import recipe_named, restorer_named
 from steadylens.restoration import RestorationNet
 
 COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--debug"}
+CLASSIFIER = {"classifier", "--weights", "--size", "--mean", "--std"}
 COMMANDS = {
     "reproduce": COMMON | {"--out", "--half-width", "--versions"},
     "train restorer": COMMON | {"net", "--out"},
     "train classifier": COMMON | {"--out", "--noisy"},
-    "fuse": COMMON | {"restorer", "classifier", "--out"},
+    "fuse": COMMON | CLASSIFIER | {"restorer", "--out", "--tune", "--restorer-only"},
+    "compare": COMMON | CLASSIFIER | {"--restorer", "--fused", "--out", "--half-width", "--versions"},
     "evaluate": COMMON | {"models", "--out", "--half-width", "--versions"},
     "report": {"records", "--out", "--debug"},
 }
@@ -383,11 +385,11 @@ def test_nets_are_trained_fused_evaluated_and_reported(
 
 def test_a_precision_replaces_the_number_of_versions(images: Path, tmp_path: Path) -> None:
     with lent_run(f"folder:{images}", RecipeName.smoke, 0, "cpu", tmp_path / "cache") as run:
-        sampling = _sampling(run, None, 0.01).recipe.evaluation.sampling
+        sampling = sampled(run, None, 0.01).recipe.evaluation.sampling
         assert (sampling.versions, sampling.half_width) == (150, 0.01)
-        sampling = _sampling(run, 7, None).recipe.evaluation.sampling
+        sampling = sampled(run, 7, None).recipe.evaluation.sampling
         assert (sampling.versions, sampling.half_width) == (7, None)
-        assert _sampling(run, None, None).recipe == run.recipe
+        assert sampled(run, None, None).recipe == run.recipe
 
 
 @pytest.mark.parametrize(

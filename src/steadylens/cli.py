@@ -7,9 +7,11 @@ import typer
 from rich.console import Console
 
 from steadylens import __version__
+from steadylens.app_command import serve_page
+from steadylens.compare_command import compare
+from steadylens.fuse_command import fuse
 from steadylens.paper_commands import (
     evaluate,
-    fuse,
     report,
     reproduce,
     train_one_classifier,
@@ -29,10 +31,11 @@ train.command("restorer")(train_one_restorer)
 train.command("classifier")(train_one_classifier)
 app.command()(reproduce)
 app.add_typer(train, name="train")
-for command in (fuse, evaluate, report):
+for command in (fuse, compare, evaluate, report):
     app.command()(command)
 app.command()(restore)
 app.command()(serve)
+app.command("app")(serve_page)
 
 
 def main() -> None:

@@ -54,6 +54,39 @@ File = Annotated[
 ]
 
 
+Versions = Annotated[int | None, typer.Option(help="Noisy versions of each image in Table 4.")]
+HalfWidth = Annotated[
+    float | None,
+    typer.Option(help="Sample each cell of Table 4 until its interval is within +- this share, say 0.001."),
+]
+
+
+ClassifierName = Annotated[
+    str,
+    typer.Argument(
+        help="The classifier: timm:NAME or torchvision:NAME (with --weights), transformers:DIR, the file of "
+        "an exported program (.pt2), the file of a net, or the name of a packaged one (sign-gtsrb)."
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="Local file of the classifier's weights, for timm and torchvision; nothing is downloaded."
+    ),
+]
+Size = Annotated[
+    int | None, typer.Option(help="Pixels of the images' side; by default what the classifier tells.")
+]
+Mean = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(help="What the classifier subtracts from R, G and B in [0, 1]; by default what it tells."),
+]
+Std = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(help="What it then divides R, G and B by; by default what it tells."),
+]
+
+
 @contextmanager
 def explaining(debug: bool) -> Iterator[None]:
     """Turns an error that the user can mend into one line and an exit code."""
@@ -81,8 +114,10 @@ def explaining(debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def lent_run(data: str, recipe: RecipeName, seed: int, device: str, cache: Path | None) -> Iterator["Run"]:
-    """Loads the images and lends a run whose news are shown."""
+def lent_run(
+    data: str, recipe: RecipeName, seed: int, device: str, cache: Path | None, *, size: int = 48
+) -> Iterator["Run"]:
+    """Loads the images, at `size` pixels, and lends a run whose news are shown."""
     from steadylens.datasets import load_dataset
     from steadylens.recipes import recipe_named
     from steadylens.run import Run, Update
@@ -94,7 +129,7 @@ def lent_run(data: str, recipe: RecipeName, seed: int, device: str, cache: Path 
             display.show(Update(stage=stage, state="advanced", done=done, total=total))
 
         display.show(Update(stage=stage, state="started"))
-        images = load_dataset(data, seed=seed, cache=cache, progress=loading)
+        images = load_dataset(data, size=size, seed=seed, cache=cache, progress=loading)
         sizes = f"{len(images.train):,} for training, {len(images.validation):,} for validation, "
         note = f"{sizes}{len(images.test):,} for testing"
         display.show(Update(stage=stage, state="finished", note=note))
@@ -105,6 +140,17 @@ def lent_run(data: str, recipe: RecipeName, seed: int, device: str, cache: Path 
         yield Run(
             data=moved, recipe=recipe_named(recipe.value), seed=seed, device=place, observe=display.show
         )
+
+
+def sampled(run: "Run", versions: int | None, half_width: float | None) -> "Run":
+    """Returns the run with another number of noisy versions, or another precision, in Table 4."""
+    from steadylens.stability import Sampling
+
+    usual = run.recipe.evaluation.sampling
+    most = versions if versions is not None else (usual.versions if half_width is None else 150)
+    sampling = Sampling(versions=most, half_width=half_width if half_width is not None else usual.half_width)
+    evaluation = dataclasses.replace(run.recipe.evaluation, sampling=sampling)
+    return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, evaluation=evaluation))
 
 
 def device_named(name: str) -> "torch.device":

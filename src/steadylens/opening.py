@@ -1,7 +1,7 @@
 """What a command line calls a net -> the net: packaged names, files, and classifiers of other libraries."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,6 +36,28 @@ class Opened:
     size: int = SIGN_SIZE
     class_names: tuple[str, ...] = ()
     seconds: float = 0.0
+
+    def before(self, classifier: "Opened") -> "Opened":
+        """Returns the pair of this restorer and the classifier, as they are."""
+        return replace(
+            classifier,
+            name=f"behind {self.name}",
+            module=FusedClassifier(self.module, classifier.module).eval(),
+            seconds=self.seconds + classifier.seconds,
+        )
+
+    def fused(self) -> FusedClassifier:
+        """Returns the net as the pair that it is.
+
+        Raises:
+            SettingError: If it is none.
+        """
+        if not isinstance(self.module, FusedClassifier):
+            raise SettingError(
+                f"{self.name} holds a {type(self.module).__name__}, no fused classifier; write one with "
+                "steadylens fuse"
+            )
+        return self.module
 
 
 def open_restorer(source: str | Path) -> Opened:
@@ -101,28 +123,24 @@ def open_classifier(
     return _checked(Opened(name=str(source), module=module, size=module.size, class_names=module.class_names))
 
 
-def check_classes(
-    name: str, classifier: nn.Module, *, size: int, class_names: Sequence[str], data: str
-) -> None:
+def check_classes(opened: Opened, class_names: Sequence[str], data: str) -> None:
     """Refuses a classifier that tells another number of classes apart than the data has.
 
     Args:
-        name: What to call the classifier.
-        classifier: From images to logits, on any device.
-        size: Height and width in pixels of the images that it reads.
+        opened: The classifier.
         class_names: The classes of the data.
         data: What to call the data.
 
     Raises:
         SettingError: If the numbers differ.
     """
-    tensors = [*classifier.parameters(), *classifier.buffers()]
+    tensors = [*opened.module.parameters(), *opened.module.buffers()]
+    device = tensors[0].device if tensors else torch.device("cpu")
     with torch.inference_mode():
-        images = torch.zeros(1, 3, size, size, device=tensors[0].device if tensors else "cpu")
-        classes = classifier(images).shape[1]
+        classes = opened.module(torch.zeros(1, 3, opened.size, opened.size, device=device)).shape[1]
     if classes != len(class_names):
         raise SettingError(
-            f"{name} tells {classes} classes apart, {data} has {len(class_names)}; use it with the "
+            f"{opened.name} tells {classes} classes apart, {data} has {len(class_names)}; use it with the "
             "data that it was trained for"
         )
 

@@ -1,9 +1,8 @@
-"""The commands of the paper: train, fuse, evaluate, report, and all of it in one."""
+"""The commands of the paper: train, evaluate, report, and all of it in one."""
 
-import dataclasses
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,17 +12,17 @@ from steadylens.console import (
     Debug,
     Device,
     File,
+    HalfWidth,
     Out,
     RecipeName,
     RecipeOption,
     Seed,
+    Versions,
     explaining,
     lent_run,
+    sampled,
     say,
 )
-
-if TYPE_CHECKING:
-    from steadylens.run import Run
 
 
 class NetName(StrEnum):
@@ -35,13 +34,6 @@ class NetName(StrEnum):
     L5 = "L5"
     L3 = "L3"
     Dong = "Dong"
-
-
-Versions = Annotated[int | None, typer.Option(help="Noisy versions of each image in Table 4.")]
-HalfWidth = Annotated[
-    float | None,
-    typer.Option(help="Sample each cell of Table 4 until its interval is within +- this share, say 0.001."),
-]
 
 
 def reproduce(
@@ -59,7 +51,7 @@ def reproduce(
     with explaining(debug), lent_run(data, recipe, seed, device, cache) as run:
         from steadylens.pipeline import reproduce as reproduce_all
 
-        page = reproduce_all(_sampling(run, versions, half_width), out)
+        page = reproduce_all(sampled(run, versions, half_width), out)
     say(f"report: {page.resolve()}")
 
 
@@ -101,25 +93,6 @@ def train_one_classifier(
     say(f"classifier: {out.resolve()}")
 
 
-def fuse(
-    restorer: Annotated[Path, typer.Argument(help="File of a trained restorer.")],
-    classifier: Annotated[Path, typer.Argument(help="File of a trained classifier.")],
-    out: File,
-    data: Data = "signs",
-    recipe: RecipeOption = RecipeName.quick,
-    seed: Seed = 0,
-    device: Device = "auto",
-    cache: Cache = None,
-    debug: Debug = False,
-) -> None:
-    """Put a restorer in front of a classifier and fine-tune the classifier behind it."""
-    with explaining(debug), lent_run(data, recipe, seed, device, cache) as run:
-        from steadylens.pipeline import fuse_files
-
-        fuse_files(run, restorer, classifier, out)
-    say(f"fused classifier: {out.resolve()}")
-
-
 def evaluate(
     models: Annotated[
         list[Path], typer.Argument(help="Files of restorers and of classifiers, in any order.")
@@ -138,7 +111,7 @@ def evaluate(
     with explaining(debug), lent_run(data, recipe, seed, device, cache) as run:
         from steadylens.pipeline import evaluate_files
 
-        page = evaluate_files(_sampling(run, versions, half_width), models, out)
+        page = evaluate_files(sampled(run, versions, half_width), models, out)
     say(f"report: {page.resolve()}")
 
 
@@ -158,14 +131,3 @@ def report(
         write_report(rows, out)
         write_tables(rows, out.with_name("tables.md"))
     say(f"report: {out.resolve()}")
-
-
-def _sampling(run: "Run", versions: int | None, half_width: float | None) -> "Run":
-    """Returns the run with another number of noisy versions, or another precision, in Table 4."""
-    from steadylens.stability import Sampling
-
-    usual = run.recipe.evaluation.sampling
-    most = versions if versions is not None else (usual.versions if half_width is None else 150)
-    sampling = Sampling(versions=most, half_width=half_width if half_width is not None else usual.half_width)
-    evaluation = dataclasses.replace(run.recipe.evaluation, sampling=sampling)
-    return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, evaluation=evaluation))

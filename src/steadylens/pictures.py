@@ -1,8 +1,9 @@
-"""What people look at: noise densities (Fig. 1), restored samples (Fig. 2), saved answers (Fig. 4)."""
+"""What people look at: noise densities (Fig. 1), restored samples (Fig. 2), changed answers (Fig. 4)."""
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from steadylens.acceleration import forward_in_batches
 from steadylens.datasets import ImageSet
-from steadylens.degradation import Degradation
+from steadylens.degradation import Degradation, gaussian_degradation
 from steadylens.fusion import FusedClassifier
 from steadylens.images import GREY_LEVELS, to_float, to_uint8
 from steadylens.randomness import derived_generator
@@ -123,6 +124,54 @@ def saved_answers(
         )
         for row, index in enumerate(shown.tolist())
     ]  # fmt: skip
+
+
+def changed_answers(
+    alone: nn.Module,
+    fused: Mapping[str, FusedClassifier],
+    images: ImageSet,
+    class_names: Sequence[str],
+    *,
+    sigma_grey: float,
+    most: int,
+    seed: int,
+    provenance: Provenance,
+) -> list[Picture]:
+    """Shows noisy images whose answers a restorer put right ("saved"), and those that it put wrong ("lost").
+
+    Args:
+        alone: The classifier alone, in eval mode, on the images' device.
+        fused: Classifiers behind restorers by name, likewise.
+        images: The test set, or a part of it.
+        class_names: Names of the classes by label.
+        sigma_grey: Standard deviation of the Gaussian noise in grey levels of 255.
+        most: Number of images to show at most, of either kind and for each pair.
+        seed: Seed of the run.
+        provenance: Where the rows come from.
+    """
+    generator = derived_generator(seed, "changed answers", device=images.images.device)
+    noisy = gaussian_degradation(sigma_grey)(to_float(images.images), generator=generator)
+    before = forward_in_batches(alone, noisy).argmax(dim=1)
+    records = []
+    for name, pair in fused.items():
+        restored = forward_in_batches(pair.restorer, noisy)
+        after = forward_in_batches(pair.classifier, restored).argmax(dim=1)
+        saved = (before != images.labels) & (after == images.labels)
+        lost = (before == images.labels) & (after != images.labels)
+        kinds: tuple[tuple[Literal["saved", "lost"], Tensor], ...] = (("saved", saved), ("lost", lost))
+        records += [
+            Picture(
+                provenance=provenance, samples=1, seconds=0.0, figure=kind,
+                title=f"{class_names[int(images.labels[index])]}, noise of {sigma_grey:g} grey levels",
+                panels=(
+                    (f"alone: {class_names[int(before[index])]}", _png(noisy[index])),
+                    (f"{name}: {class_names[int(after[index])]}", _png(restored[index])),
+                ),
+            )
+            for kind, some in kinds
+            for index in some.nonzero().flatten().tolist()[:most]
+        ]  # fmt: skip
+    return records
 
 
 def _png(image: Tensor) -> str:

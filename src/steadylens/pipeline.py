@@ -11,9 +11,10 @@ from steadylens.errors import SettingError
 from steadylens.experiments import curve_of, measure_costs, measure_networks, measure_restorers, take_pictures
 from steadylens.fusion import FusedClassifier
 from steadylens.images import to_float
+from steadylens.opening import RESTORERS
 from steadylens.records import Measurement, Picture, write_records
 from steadylens.report import require_drawing, write_report, write_tables
-from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.restoration import GaussianSmoothing
 from steadylens.run import Run
 from steadylens.stages import fine_tune, train_classifier, train_restorer
 
@@ -23,8 +24,6 @@ SMOOTHED = "Gaussian smoothing as first layer"
 RESTORED = "restoration + original"
 AUGMENTED = "strong noise augmentation"
 """Names of the networks in Tables 3 and 4: the paper's four, and a baseline that it lacks."""
-
-RESTORERS = (RestorationNet, DongNet, GaussianSmoothing, nn.Identity)
 
 
 def reproduce(run: Run, out: Path) -> Path:

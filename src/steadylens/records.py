@@ -226,15 +226,16 @@ class Cost(Measurement):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture(Measurement):
-    """One row of images in a figure that people look at (Fig. 2 and 4).
+    """One row of images in a figure that people look at (Fig. 2 and 4, and two that the paper lacks).
 
     Attributes:
-        figure: The paper's number of the figure.
+        figure: The paper's number of the figure; or "saved" and "lost" for answers on noisy images that a
+            restorer put right, or wrong.
         title: What the row shows, the class or the answers.
         panels: Pairs of caption and image, a PNG in base64.
     """
 
-    figure: Literal[2, 4]
+    figure: Literal[2, 4, "saved", "lost"]
     title: str
     panels: tuple[tuple[str, str], ...]
 

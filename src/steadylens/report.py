@@ -24,7 +24,7 @@ from steadylens.tabulation import (
 if TYPE_CHECKING:
     from steadylens.illustrations import Illustration
 
-GALLERIES = {
+GALLERIES: dict[int | str, tuple[str, str]] = {
     2: (
         "Figure 2. What the restoration net does",
         "Samples of the classes, with the pattern that the net adds.",
@@ -33,8 +33,17 @@ GALLERIES = {
         "Figure 4. Put right by restoration",
         "Images that the original network gets wrong and the fused one right.",
     ),
+    "saved": (
+        "Answers that restoration saved",
+        "Noisy images that the classifier alone gets wrong and behind the restorer right: the noisy image "
+        "with the answer alone, and the restored one with the answer behind the restorer.",
+    ),
+    "lost": (
+        "Answers that restoration lost",
+        "Noisy images that the classifier gets right alone and wrong behind the restorer.",
+    ),
 }
-"""Title and caption by the paper's number of the figure."""
+"""Title and caption by `Picture.figure`, in the order of the page."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -188,7 +197,7 @@ def _sections(records: Sequence[Measurement]) -> list[Section]:
 
 
 def _galleries(records: Sequence[Measurement]) -> list[Gallery]:
-    groups = grouped(select(records, Picture), by=lambda row: row.figure)
+    groups: dict[int | str, list[Picture]] = {**grouped(select(records, Picture), by=lambda row: row.figure)}
     return [
         Gallery(
             title=GALLERIES[figure][0],
@@ -196,7 +205,8 @@ def _galleries(records: Sequence[Measurement]) -> list[Gallery]:
             source=source(groups[figure], count="image in each row"),
             pictures=groups[figure],
         )
-        for figure in sorted(groups)
+        for figure in GALLERIES
+        if figure in groups
     ]
 
 

@@ -1,17 +1,19 @@
 """The few numbers of a run that matter, for the top of a page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean
 
 from steadylens.paper import TABLE_3, TABLE_4
 from steadylens.records import Accuracy, Measurement, Restoring, Stability
-from steadylens.tables import SIGMA, grouped, percent, select
+from steadylens.tables import SIGMA, grouped, percent, select, unique
 from steadylens.tabulation import IN_TABLE_3, overall
 
 ORIGINAL = "original"
 FUSED = "restoration + original"
+ALONE = "alone"
+"""What a classifier is called that is compared with itself behind restorers; the paper has no such rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,11 +34,13 @@ def facts(records: Sequence[Measurement]) -> list[Fact]:
 
 def _accuracy_facts(records: Sequence[Measurement]) -> list[Fact]:
     rows = {row.network: row for row in select(records, Accuracy) if row.k == 1}
-    if not {ORIGINAL, FUSED} <= rows.keys():
+    if (pair := _compared(rows)) is None:
         return []
-    before, after = (percent(rows[name].correct / rows[name].samples, digits=2) for name in (ORIGINAL, FUSED))
-    paper = " and ".join(f"{TABLE_3[IN_TABLE_3[name]].top1_percent:.2f}" for name in (ORIGINAL, FUSED))
-    note = f"top-1, original and fused network; paper {paper}"
+    before, after = (percent(rows[name].correct / rows[name].samples, digits=2) for name in pair)
+    note = f"top-1, {' and '.join(pair)}"
+    if pair == (ORIGINAL, FUSED):
+        paper = " and ".join(f"{TABLE_3[IN_TABLE_3[name]].top1_percent:.2f}" for name in pair)
+        note = f"top-1, original and fused network; paper {paper}"
     return [Fact(name="Accuracy on clean images", before=before, after=after, unit="%", note=note)]
 
 
@@ -44,14 +48,27 @@ def _stability_facts(records: Sequence[Measurement]) -> list[Fact]:
     own = [row for row in select(records, Stability) if row.population == "own"]
     found = []
     for noise, rows in grouped(own, by=lambda row: row.noise).items():
-        means = [overall([row for row in rows if row.network == name]) for name in (ORIGINAL, FUSED)]
+        if (pair := _compared(row.network for row in rows)) is None:
+            continue
+        means = [overall([row for row in rows if row.network == name]) for name in pair]
         if None in means:
             continue
         before, after = (percent(mean, digits=2) for mean in means)
-        paper = " and ".join(f"{TABLE_4[name].overall_percent:.1f}" for name in (ORIGINAL, FUSED))
-        note = f"overall, original and fused network; noise {noise}; paper {paper}"
+        note = f"overall, {' and '.join(pair)}; noise {noise}"
+        if pair == (ORIGINAL, FUSED):
+            paper = " and ".join(f"{TABLE_4[name].overall_percent:.1f}" for name in pair)
+            note = f"overall, original and fused network; noise {noise}; paper {paper}"
         found.append(Fact(name="Stability under noise", before=before, after=after, unit="%", note=note))
     return found
+
+
+def _compared(names: Iterable[str]) -> tuple[str, str] | None:
+    """Returns the two networks that the page is about: the paper's, or a classifier and its first pair."""
+    found = unique(names)
+    if {ORIGINAL, FUSED} <= set(found):
+        return ORIGINAL, FUSED
+    others = [name for name in found if name != ALONE]
+    return (ALONE, others[0]) if ALONE in found and others else None
 
 
 def _restoration_facts(records: Sequence[Measurement]) -> list[Fact]:

@@ -52,14 +52,14 @@ def finish(
     """
     if path.exists():
         trained, about = load_model(path)
-        _check_key(path, about.get("key"), key)
+        check_key(path, about.get("key"), key)
         module.load_state_dict(trained.state_dict())
         run.observe(Update(stage=stage, state="skipped", note=f"trained before, {_outcome(about)}"))
         return module.eval()
     unfinished = path.with_name(f"{path.name}.training")
     if unfinished.exists():
         tensors, plain = load_state(unfinished)
-        _check_key(unfinished, plain.get("key"), key)
+        check_key(unfinished, plain.get("key"), key)
         training.resume(tensors, plain)
         run.observe(Update(stage=stage, state="resumed", done=training.step, total=training.steps))
     else:
@@ -114,7 +114,12 @@ def _outcome(about: dict[str, Any]) -> str:
     return "not validated"
 
 
-def _check_key(path: Path, found: object, wanted: str) -> None:
+def check_key(path: Path, found: object, wanted: str) -> None:
+    """Refuses a file that was made with something else than is wanted now.
+
+    Raises:
+        SettingError: If the key that was found in the file is not the one that is wanted.
+    """
     if found != wanted:
         raise SettingError(
             f"{path} was made with other data, settings or seed; choose another place, or remove it"

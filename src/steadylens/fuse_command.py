@@ -1,0 +1,94 @@
+"""The command that puts a restorer in front of a classifier."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from steadylens.console import (
+    Cache,
+    ClassifierName,
+    Data,
+    Debug,
+    Device,
+    File,
+    Mean,
+    RecipeName,
+    RecipeOption,
+    Seed,
+    Size,
+    Std,
+    Weights,
+    explaining,
+    lent_run,
+    say,
+)
+from steadylens.errors import SettingError
+
+
+class Part(StrEnum):
+    """What is trained when a restorer and a classifier are fused."""
+
+    classifier = "classifier"
+    restorer = "restorer"
+    nothing = "nothing"
+
+
+def fuse(
+    restorer: Annotated[
+        str, typer.Argument(help="The restorer: the name of a packaged one (l11-gtsrb) or a file.")
+    ],
+    classifier: ClassifierName,
+    out: File,
+    tune: Annotated[
+        Part,
+        typer.Option(
+            help="classifier: fine-tune it on labelled noisy images, as the paper does. restorer: tune it so "
+            "that the unchanged classifier keeps its answers, without labels. nothing: put both together."
+        ),
+    ] = Part.classifier,
+    restorer_only: Annotated[
+        bool, typer.Option("--restorer-only", help="Write the tuned restorer alone instead of the pair.")
+    ] = False,
+    weights: Weights = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    data: Data = "signs",
+    recipe: RecipeOption = RecipeName.quick,
+    seed: Seed = 0,
+    device: Device = "auto",
+    cache: Cache = None,
+    debug: Debug = False,
+) -> None:
+    """Put a restorer in front of a classifier, and tune one of the two, or none."""
+    with explaining(debug):
+        if restorer_only and tune is not Part.restorer:
+            raise SettingError(
+                "--restorer-only goes with --tune restorer; otherwise the restorer stays as it is"
+            )
+        from steadylens.checkpoint import describe
+        from steadylens.opening import check_classes, check_order, open_classifier, open_restorer
+
+        front = open_restorer(restorer)
+        behind = open_classifier(classifier, weights=weights, size=size, mean=mean, std=std)
+        if not restorer_only:
+            describe(behind.module)  # what cannot be saved is refused before anything is done
+        with lent_run(data, recipe, seed, device, cache, size=behind.size) as run:
+            from steadylens.label_free import tune_restorer
+            from steadylens.pairing import fuse_as_they_are, fuse_label_free
+            from steadylens.stages import fine_tune
+
+            check_classes(behind, run.data.class_names, data)
+            check_order(behind, run.data.class_names, data)
+            parts = (front.module.to(run.device), behind.module.to(run.device), out)
+            match tune:
+                case Part.classifier:
+                    fine_tune(run, *parts, name=out.stem)
+                case Part.restorer if restorer_only:
+                    tune_restorer(run, *parts, name=out.stem)
+                case Part.restorer:
+                    fuse_label_free(run, *parts, name=out.stem)
+                case Part.nothing:
+                    fuse_as_they_are(run, *parts, name=out.stem, seconds=front.seconds + behind.seconds)
+    say(f"{'restorer' if restorer_only else 'fused classifier'}: {out.resolve()}")

@@ -1,0 +1,89 @@
+"""Fusing without touching the classifier: with the restorer as it is, or tuned without labels.
+
+The third way, the paper's, tunes the classifier instead: `stages.fine_tune`.
+"""
+
+from pathlib import Path
+
+from torch import nn
+
+from steadylens.checkpoint import describe, load_model, save_model
+from steadylens.fusion import FusedClassifier
+from steadylens.label_free import tune_restorer
+from steadylens.run import Run, Update, commit, versions
+from steadylens.trainingfiles import check_key, weights_key
+
+
+def fuse_as_they_are(
+    run: Run, restorer: nn.Module, classifier: nn.Module, path: Path, *, name: str, seconds: float = 0.0
+) -> FusedClassifier:
+    """Puts a restorer in front of a classifier and writes the pair to `path`; nothing is trained.
+
+    Args:
+        run: The data, whose classes the file names.
+        restorer: The trained restorer.
+        classifier: The trained classifier.
+        path: The file to write.
+        name: Short name of the pair, for progress.
+        seconds: Time that training the two took.
+
+    Returns:
+        The pair in eval mode, on the run's device.
+
+    Raises:
+        SettingError: If the file is there and holds something else, or the classifier cannot be described.
+        CheckpointError: If a file that is there cannot be read.
+        StorageError: If the file cannot be written.
+    """
+    fused = FusedClassifier(restorer, classifier).to(run.device).eval()
+    stage, key = f"fusing {name}", run.key("fusing", weights_key(fused))
+    if path.exists():
+        _, about = load_model(path)
+        check_key(path, about.get("key"), key)
+        run.observe(Update(stage=stage, state="skipped", note="fused before"))
+        return fused
+    about = {
+        "stage": stage,
+        "key": key,
+        "recipe": run.recipe.name,
+        "seed": run.seed,
+        "data": run.data.source,
+        "classes": list(run.data.class_names),
+        "commit": commit(),
+        "versions": dict(versions()),
+        "seconds": seconds,
+    }
+    save_model(path, fused, about=about)
+    run.observe(Update(stage=stage, state="finished"))
+    return fused
+
+
+def fuse_label_free(
+    run: Run, restorer: nn.Module, classifier: nn.Module, path: Path, *, name: str
+) -> FusedClassifier:
+    """Tunes a restorer for a frozen classifier, without labels, and writes the pair to `path`.
+
+    The tuned restorer alone is written beside it, with "-restorer" in its name.
+
+    Args:
+        run: Data, recipe and seed; the labels of the data are not looked at.
+        restorer: The trained restorer, changed in place.
+        classifier: The trained classifier; it stays as it is.
+        path: The file to write.
+        name: Short name of the pair, for progress and for the draws.
+
+    Returns:
+        The pair in eval mode, on the run's device.
+
+    Raises:
+        SettingError: If a file is of another run, the classifier cannot be described, or the restorer has
+            nothing to tune.
+        CheckpointError: If a file that is there cannot be read.
+        DivergenceError: If the training diverges.
+        StorageError: If a file cannot be written.
+    """
+    describe(classifier)  # what cannot be saved is refused before hours are spent
+    beside = path.with_stem(f"{path.stem}-restorer")
+    tuned = tune_restorer(run, restorer, classifier, beside, name=name)
+    seconds = float(load_model(beside)[1]["seconds"])
+    return fuse_as_they_are(run, tuned, classifier, path, name=name, seconds=seconds)
