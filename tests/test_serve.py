@@ -4,6 +4,7 @@ The servers are processes with sockets on the loopback address, and the clients 
 """
 
 import asyncio
+import inspect
 import io
 import os
 import re
@@ -31,6 +32,7 @@ from typer.testing import CliRunner
 
 import steadylens
 from steadylens.cli import app
+from steadylens.serve_command import serve
 
 PNG = {"content-type": "image/png"}
 QUEUE = "steadylens_queue_requests"
@@ -505,3 +507,21 @@ def test_a_service_that_cannot_start_says_why_in_one_line(arguments: list[str], 
     assert result.exit_code == 2
     assert reason in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_without_the_extra_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    monkeypatch.delitem(sys.modules, "steadylens.service", raising=False)
+    monkeypatch.delitem(sys.modules, "steadylens.serve", raising=False)
+    result = CliRunner().invoke(app, ["serve", "sign-gtsrb", "--port", "0"])
+    assert result.exit_code == 2
+    assert "pip install 'steadylens[serve]'" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_options_in_the_page_exist() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(--[a-z-]+)", page))
+    known = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
+    assert len(named) > 5
+    assert named <= known

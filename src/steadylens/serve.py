@@ -57,8 +57,7 @@ def serve(service: Service, listener: socket.socket, *, stop_seconds: int) -> No
     Args:
         service: What to serve.
         listener: The socket that `listen` returned. From here on, clients can connect.
-        stop_seconds: How long accepted requests may take when it stops; then they are given up. A second
-            SIGINT gives them up at once.
+        stop_seconds: How long accepted requests may take when it stops; then they are given up.
 
     Raises:
         MissingExtraError: If uvicorn is not installed.
