@@ -38,7 +38,7 @@ def serve(
         from PIL import Image
 
         from steadylens.batching import Batching
-        from steadylens.serve import listen
+        from steadylens.serve import address_of, listen
         from steadylens.serve import serve as serve_over_http
         from steadylens.service import Service
         from steadylens.uploads import UploadLimits
@@ -50,7 +50,7 @@ def serve(
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             predictor, card = _loaded(model, device_named(device))
             service = Service(predictor, card, limits=limits, batching=batching)
-            address = _address(*listener.getsockname()[:2])
+            address = address_of(listener)
             say(f"serving {card.name} at {address} - POST an image to {address}/predict; Ctrl+C stops")
             serve_over_http(service, listener, stop_seconds=stop_seconds)
     if service.abandoned:
@@ -76,7 +76,3 @@ def _loaded(model: str, device: "torch.device") -> tuple["Predictor", "Card"]:
         predictor = Restoring(restorer_of(net, device=device))
     predictor(torch.zeros(1, 3, SIGN_SIZE, SIGN_SIZE, dtype=torch.uint8))  # the first call is slow
     return predictor, known
-
-
-def _address(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,200 @@
+"""A web page to try the nets: choose an image and noise, see what is restored and what is answered.
+
+It works offline: all that the page needs comes from its own server, and browsers are told to ask nobody else.
+"""
+
+import socket
+from contextlib import suppress
+from importlib.resources import files
+from typing import Any
+
+from steadylens.errors import MissingExtraError
+from steadylens.gtsrb import CLASS_NAMES
+from steadylens.kinds import HIGHEST_SEED, KINDS
+from steadylens.trial import MOST_SIDE, Nets
+from steadylens.trialview import Choice, answer
+
+try:
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+    from starlette.datastructures import MutableHeaders
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+except ImportError as error:
+    raise MissingExtraError("gradio", "app") from error
+
+MOST_BYTES = 2**25
+"""Size of an image file that the page takes."""
+
+STRONGEST_GREY = 80
+"""The strongest noise that the page offers, in grey levels."""
+
+POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
+"""What browsers may load: only what comes from this server."""
+
+_INTRO = """
+<h1>Steadylens</h1>
+<p>Slight noise can change what an image classifier answers. Put noise on a traffic sign, see what a
+restoration net makes of it, and compare a classifier alone with one behind such a net.</p>
+"""
+_FIRST = Choice()
+_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
+
+
+def application(nets: Nets) -> FastAPI:
+    """Returns the page as an application for a server.
+
+    Args:
+        nets: What restores and classifies.
+    """
+    application = FastAPI(openapi_url=None)
+    application.add_middleware(_Confined)
+    mounted: FastAPI = gr.mount_gradio_app(
+        application,
+        page(nets),
+        path="",
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        max_file_size=MOST_BYTES,
+        theme=gr.themes.Base(font=_FONTS, font_mono=("ui-monospace", "monospace"), radius_size="lg"),
+        css=(files("steadylens") / "templates" / "app.css").read_text(),
+    )
+    return mounted
+
+
+def serve(application: FastAPI, listener: socket.socket) -> None:
+    """Answers until SIGINT or SIGTERM.
+
+    Args:
+        application: What `application` returned.
+        listener: A socket that is bound to an address.
+    """
+    config = uvicorn.Config(application, log_config=None, log_level="critical", timeout_graceful_shutdown=1)
+    listener.listen(config.backlog)
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def page(nets: Nets) -> gr.Blocks:
+    """Returns the page: its inputs, its result, and what follows from what."""
+    blocks: gr.Blocks = gr.Blocks(title="Steadylens", analytics_enabled=False, delete_cache=(3600, 86400))
+    with blocks:
+        gr.HTML(_INTRO, elem_id="intro")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=280):
+                parts = _image_parts() | _noise_parts() | _further_parts(nets.classifier.size)
+            with gr.Column(scale=5, min_width=320):
+                shown = gr.HTML(elem_id="trial")
+        _connect(parts)
+        inputs = [parts[name] for name in Choice._fields]
+        gr.on(
+            [blocks.load, *(each.change for each in inputs)],
+            lambda *chosen: answer(Choice(*chosen), nets),
+            inputs=inputs,
+            outputs=shown,
+            trigger_mode="always_last",
+            show_progress="minimal",
+            api_visibility="private",
+        )
+    return blocks
+
+
+def _image_parts() -> dict[str, Any]:
+    with gr.Group():
+        sign = gr.Dropdown(
+            [(name, number) for number, name in enumerate(CLASS_NAMES)],
+            value=_FIRST.sign,
+            label="Drawn sign",
+            elem_id="sign",
+        )
+        redraw = gr.Button("Draw another", size="sm", elem_id="redraw")
+    file = gr.File(label="Or an image of yours", file_types=["image"], height=140, elem_id="file")
+    return {"sign": sign, "redraw": redraw, "file": file}
+
+
+def _noise_parts() -> dict[str, Any]:
+    with gr.Group():
+        kind = gr.Dropdown(list(KINDS), value=_FIRST.kind, label="Noise", filterable=False, elem_id="kind")
+        strength = gr.Slider(
+            0,
+            STRONGEST_GREY,
+            value=_FIRST.strength_grey,
+            step=1,
+            label="Strength in grey levels of 255",
+            elem_id="strength",
+        )
+        percent = gr.Slider(
+            0,
+            100,
+            value=_FIRST.percent,
+            step=1,
+            label="Share of noisy values in percent",
+            visible=KINDS[_FIRST.kind].has_share,
+            elem_id="percent",
+        )
+        again = gr.Button("Draw the noise again", size="sm", elem_id="again")
+    return {"kind": kind, "strength_grey": strength, "percent": percent, "again": again}
+
+
+def _further_parts(size: int) -> dict[str, Any]:
+    with gr.Accordion("More settings", open=False):
+        shared = gr.Checkbox(_FIRST.shared, label="Grey noise: the same in red, green and blue")
+        own_size = gr.Radio(
+            [
+                (f"{size}x{size} pixels, as the classifier reads", False),
+                (f"its own, to {MOST_SIDE} a side", True),
+            ],
+            value=_FIRST.own_size,
+            label="Size of your image",
+            elem_id="size",
+        )
+        with gr.Row():
+            drawing = _seed("Seed of the drawing", _FIRST.drawing, "drawing")
+            seed = _seed("Seed of the noise", _FIRST.seed, "seed")
+    return {"shared": shared, "own_size": own_size, "drawing": drawing, "seed": seed}
+
+
+def _seed(label: str, value: int, name: str) -> gr.Number:
+    return gr.Number(
+        value, label=label, precision=0, minimum=0, maximum=HIGHEST_SEED, min_width=120, elem_id=name
+    )
+
+
+def _connect(parts: dict[str, Any]) -> None:
+    """Lets buttons draw anew, a chosen sign replace the file, and a kind of noise show what it has."""
+    on = {"show_progress": "hidden", "api_visibility": "private"}
+    file, drawing, seed = parts["file"], parts["drawing"], parts["seed"]
+    parts["redraw"].click(_next, drawing, drawing, **on).then(_nothing, None, file, **on)
+    parts["sign"].input(_nothing, None, file, **on)
+    parts["again"].click(_next, seed, seed, **on)
+    parts["kind"].input(_visible, parts["kind"], [parts["strength_grey"], parts["percent"]], **on)
+
+
+def _next(seed: int | None) -> int:
+    return 0 if seed is None else min(seed + 1, HIGHEST_SEED)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _visible(kind: str) -> list[dict[str, Any]]:
+    return [gr.update(visible=KINDS[kind].has_strength), gr.update(visible=KINDS[kind].has_share)]
+
+
+class _Confined:
+    """Sends the policy of what browsers may load with every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+
+        async def send_confined(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["content-security-policy"] = POLICY
+            await send(message)
+
+        await self._app(scope, receive, send_confined)

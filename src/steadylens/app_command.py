@@ -1,0 +1,33 @@
+"""The command that serves a page to try the nets."""
+
+from typing import Annotated
+
+import typer
+
+from steadylens.console import Debug, Device, device_named, explaining, say
+
+
+def serve_page(
+    net: Annotated[
+        str, typer.Option(help="Restorer to show, a packaged one or a .safetensors file.")
+    ] = "l11-gtsrb",
+    fused: Annotated[str, typer.Option(help="Fused classifier, packaged or a file.")] = "fused-gtsrb",
+    classifier: Annotated[str, typer.Option(help="Classifier alone, packaged or a file.")] = "sign-gtsrb",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond this machine there is no protection.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 7860,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Try the nets in a browser: put noise on an image, see it restored, and compare answers."""
+    with explaining(debug):
+        from steadylens.app import application, serve
+        from steadylens.serve import address_of, listen
+        from steadylens.trial import Nets
+
+        with listen(host, port) as listener:
+            nets = Nets.named(net, classifier, fused, device=device_named(device))
+            say(f"open {address_of(listener)} in a browser; Ctrl+C stops")
+            serve(application(nets), listener)
+    say("stopped")
