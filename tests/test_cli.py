@@ -38,6 +38,8 @@ COMMANDS = {
     "compare": COMMON | CLASSIFIER | {"--restorer", "--fused", "--out", "--half-width", "--versions"},
     "evaluate": COMMON | {"models", "--out", "--half-width", "--versions"},
     "report": {"records", "--out", "--debug"},
+    "serve": {"model", "--host", "--port", "--device", "--debug", "--stop-seconds", "--upload-seconds"}
+    | {f"--max-{bound}" for bound in ("batch", "wait-ms", "queue", "bytes", "pixels")},
 }
 """What users may have in their scripts: a name may be added, none may go."""
 
