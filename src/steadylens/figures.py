@@ -4,9 +4,9 @@ The paper's colours are not known; these are told apart by people with any colou
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import numpy as np
@@ -32,14 +32,15 @@ COLOURS = {
     "Gaussian smoothing": "#8c6d31", "identity": "#767676",
     "original": "#767676", "fine-tuned on noisy images": "#e69f00",
     "Gaussian smoothing as first layer": "#8c6d31", "strong noise augmentation": "#d55e00",
-    "restoration + original": "#0072b2",
+    "restoration + original": "#0072b2", "alone": "#767676",
 }  # fmt: skip
 """A network's colour. A fused network has that of its restorer."""
 
-MARKERS = dict(zip(COLOURS, "osD^vPXddPXvo", strict=True))
+MARKERS = dict(zip(COLOURS, "osD^vPXddPXvod", strict=True))
 """A second way to tell networks apart, for prints without colour."""
 
-OTHER_COLOURS = ("#332288", "#882255", "#117733", "#999933")
+OTHER_COLOURS, OTHER_MARKERS = ("#332288", "#882255", "#117733", "#999933"), "*sP^"
+"""Those of networks of other names, in the order in which a figure draws them."""
 
 WIDTH = 9.4
 """Width of every figure in inches: shown at the same width, their letters have the same size."""
@@ -138,12 +139,14 @@ def restoration(rows: Sequence[Restoring]) -> Figure:
 def stability(rows: Sequence[Stability]) -> Figure:
     """Draws each network's accuracy against the noise's strength, its interval as a band (Table 4)."""
     figure, (axes,) = _grid(1, columns=1, height=4.2)
-    for name, some in grouped(rows, by=lambda row: row.network).items():
+    networks = grouped(rows, by=lambda row: row.network)
+    styles = _line_styles(networks)
+    for name, some in networks.items():
         points = {row.sigma_grey: (row.correct / row.samples, row.lower, row.upper) for row in some}
         sigmas = sorted(points)
         share, lower, upper = 100 * np.transpose([points[sigma] for sigma in sigmas])
-        axes.fill_between(sigmas, lower, upper, color=_colour(name), alpha=0.2, linewidth=0)
-        axes.plot(sigmas, share, label=name, **_line_style(name))
+        axes.fill_between(sigmas, lower, upper, color=styles[name]["color"], alpha=0.2, linewidth=0)
+        axes.plot(sigmas, share, label=name, **styles[name])
     _dressed(axes, x=SIGMA_LABEL, y="accuracy (%)")
     axes.legend(frameon=False, loc="lower left")
     return figure
@@ -229,6 +232,15 @@ def _shared_labels(figure: Figure, x: str, y: str) -> None:
 def _colour(network: str) -> str:
     others = OTHER_COLOURS[sum(network.encode()) % len(OTHER_COLOURS)]
     return COLOURS.get(network, others)
+
+
+def _line_styles(networks: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Returns how to draw each network, so that those of other names differ from each other."""
+    styles = {network: _line_style(network) for network in networks}
+    others = [network for network in styles if network not in COLOURS]
+    for network, colour, marker in zip(others, cycle(OTHER_COLOURS), cycle(OTHER_MARKERS), strict=False):
+        styles[network] |= {"color": colour, "marker": marker}
+    return styles
 
 
 def _line_style(network: str) -> dict[str, Any]:

@@ -265,7 +265,7 @@ def cost_table(rows: Sequence[Cost]) -> Table:
                 f"{some[0].parameters:,}",
                 f"{some[0].multiplications / 1e6:,.1f}",
                 *(times.get((name, batch), DASH) for batch in batches),
-                duration(some[0].training_seconds),
+                duration(some[0].training_seconds) if some[0].training_seconds else DASH,
             )
             for name, some in grouped(rows, by=lambda row: row.network).items()
         ),
