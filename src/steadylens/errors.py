@@ -8,6 +8,7 @@ SteadylensError
 │   ├── CheckpointError             a file of weights or of training state cannot be used
 │   └── RecordError                 a file of measurements cannot be used
 ├── DivergenceError (ValueError)    training left the finite numbers
+├── ExportError (ValueError)        a net cannot be exported, or answers otherwise once it is
 ├── StorageError (OSError)          a file cannot be written
 └── MissingExtraError (ImportError) an optional library is not installed
 
@@ -45,6 +46,10 @@ class RecordError(InputError):
 
 class DivergenceError(SteadylensError, ValueError):
     """Training left the finite numbers."""
+
+
+class ExportError(SteadylensError, ValueError):
+    """A net cannot be exported, or answers otherwise once it is."""
 
 
 class StorageError(SteadylensError, OSError):
