@@ -9,6 +9,7 @@ from rich.console import Console
 from steadylens import __version__
 from steadylens.app_command import serve_page
 from steadylens.compare_command import compare
+from steadylens.export_command import export
 from steadylens.fuse_command import fuse
 from steadylens.paper_commands import (
     evaluate,
@@ -35,6 +36,7 @@ for command in (fuse, compare, evaluate, report):
     app.command()(command)
 app.command()(restore)
 app.command()(serve)
+app.command()(export)
 app.command("app")(serve_page)
 
 
