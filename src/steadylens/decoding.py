@@ -22,14 +22,24 @@ from steadylens.errors import ImageError
 MOST_PIXELS = 200_000_000
 """Width times height up to which a file is read unless another limit is given."""
 
+
+class _Tiff(TiffImageFile):
+    """A TIFF file, without the limit of pixels that Pillow sets for the whole process."""
+
+    def load_prepare(self) -> None:
+        if self._im is None:
+            self.im = Image.new(self.mode, self._tile_size).im
+        super().load_prepare()
+
+
 _READERS: dict[bytes, type[ImageFile]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
     b"\xff\xd8\xff": JpegImageFile,
     b"RIFF": WebPImageFile,
-    b"II*\0": TiffImageFile,
-    b"MM\0*": TiffImageFile,
-    b"II+\0": TiffImageFile,
-    b"MM\0+": TiffImageFile,
+    b"II*\0": _Tiff,
+    b"MM\0*": _Tiff,
+    b"II+\0": _Tiff,
+    b"MM\0+": _Tiff,
     b"BM": BmpImageFile,
     **{b"P%d" % kind: PpmImageFile for kind in range(1, 7)},
 }
@@ -85,3 +95,5 @@ def _check_size(path: Path, image: Image.Image, most_pixels: int) -> None:
         )
     if min(image.size) < 1:
         raise ImageError(f"{path} has no pixels ({image.width}x{image.height}); replace the file")
+    if isinstance(image, PngImageFile) and image.tile and image.tile[0].extents != (0, 0, *image.size):
+        raise ImageError(f"{path} is an animation whose first image does not fill it; replace the file")

@@ -90,7 +90,7 @@ def _turned(levels: Levels, orientation: int) -> Levels:
 def _has_further_images(image: ImageFile) -> bool:
     match image:
         case TiffImageFile():
-            return image.is_animated
+            return bool(image.is_animated)
         case PngImageFile() | WebPImageFile():
             return bool(getattr(image, "n_frames", 1) > 1)
     return "mp" in image.info  # the index of the images in a JPEG file
