@@ -1,0 +1,90 @@
+"""Every file has one place to go, and nothing is written over unawares."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from steadylens.destinations import planned
+from steadylens.errors import SettingError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Returns a folder with images at two depths, and with what is none."""
+    root = tmp_path / "in"
+    for name in ("b.jpg", "a.png", "deep/er/c.TIF", "notes.txt", ".hidden.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def test_a_folder_is_mirrored_in_order(folder: Path, tmp_path: Path) -> None:
+    errands = planned([folder], tmp_path / "out")
+    places = ["a.png", "b.jpg", "deep/er/c.TIF"]
+    assert [errand.source for errand in errands] == [folder / place for place in places]
+    assert [errand.target for errand in errands] == [tmp_path / "out" / place for place in places]
+    assert [path for errand in errands for path in errand.written] == [errand.target for errand in errands]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_keeps_its_name_alone_and_may_have_any(folder: Path, tmp_path: Path) -> None:
+    (errand,) = planned([folder / "notes.txt"], tmp_path)
+    assert errand.target == tmp_path / "notes.txt"
+
+
+def test_another_format_has_another_ending(folder: Path, tmp_path: Path) -> None:
+    errands = planned([folder], tmp_path, suffix=".png")
+    assert [errand.target.name for errand in errands] == ["a.png", "b.png", "c.png"]
+
+
+def test_what_was_removed_goes_beside(folder: Path, tmp_path: Path) -> None:
+    errands = planned([folder], tmp_path / "out", view=True)
+    assert errands[1].written == (tmp_path / "out" / "b.jpg", tmp_path / "out" / "b.jpg.pattern.png")
+
+
+def test_in_place_the_file_behind_a_link_is_meant(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to(folder / "a.png")
+    (errand,) = planned([tmp_path / "link.png"], None)
+    assert errand.target == (folder / "a.png").resolve()
+
+
+def test_what_lies_in_the_folder_to_write_to_is_not_restored_again(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "a.png").write_bytes(b"")
+    errands = planned([folder], folder / "out")
+    assert [errand.source.name for errand in errands] == ["a.png", "b.jpg", "c.TIF"]
+
+
+@pytest.mark.parametrize(
+    ("names", "out", "suffix", "view", "message"),
+    [
+        (["none.png"], "out", None, False, "none.png does not exist; name files or folders"),
+        (["deep/empty"], "out", None, False, r"deep/empty holds no image files, which end in \.bmp"),
+        (["."], ".", None, False, "a.bmp would be written over .*a.bmp, which is to be restored"),
+        (
+            ["a.png", "deep/a.png"],
+            "out",
+            None,
+            False,
+            r"a\.png and .*deep/a\.png would both become .*out/a\.png",
+        ),
+        (["a.png", "a.bmp"], "out", ".webp", False, r"both become .*a\.webp; .*leave --format out"),
+        (["a.png", "a.png.pattern.png"], "out", None, True, r"both become .*out/a\.png\.pattern\.png"),
+        (["a.png", "deep"], "deep", None, False, "written over .*deep/a.png, which is to be restored"),
+        (["a.png", "a.png.pattern.png"], None, None, True, "written over|both become"),
+    ],
+)
+def test_what_would_clash_is_refused(
+    tmp_path: Path, names: list[str], out: str | None, suffix: str | None, *, view: bool, message: str
+) -> None:
+    (tmp_path / "deep" / "empty").mkdir(parents=True)
+    for name in ("a.png", "a.bmp", "deep/a.png", "a.png.pattern.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(SettingError, match=re.compile(message)):
+        planned(
+            [tmp_path / name for name in names],
+            None if out is None else tmp_path / out,
+            suffix=suffix,
+            view=view,
+        )
