@@ -38,6 +38,7 @@ COMMANDS = {
     "compare": COMMON | CLASSIFIER | {"--restorer", "--fused", "--out", "--half-width", "--versions"},
     "evaluate": COMMON | {"models", "--out", "--half-width", "--versions"},
     "report": {"records", "--out", "--debug"},
+    "app": {"--net", "--fused", "--classifier", "--host", "--port", "--device", "--debug"},
     "serve": {"model", "--host", "--port", "--device", "--debug", "--stop-seconds", "--upload-seconds"}
     | {f"--max-{bound}" for bound in ("batch", "wait-ms", "queue", "bytes", "pixels")},
 }

@@ -121,7 +121,7 @@ def _noise_parts() -> dict[str, Any]:
             STRONGEST_GREY,
             value=_FIRST.strength_grey,
             step=1,
-            label="Strength in grey levels of 255",
+            label="Strength in grey levels",
             elem_id="strength",
         )
         percent = gr.Slider(
@@ -129,7 +129,7 @@ def _noise_parts() -> dict[str, Any]:
             100,
             value=_FIRST.percent,
             step=1,
-            label="Share of noisy values in percent",
+            label="Noisy values in percent",
             visible=KINDS[_FIRST.kind].has_share,
             elem_id="percent",
         )
@@ -138,7 +138,7 @@ def _noise_parts() -> dict[str, Any]:
 
 
 def _further_parts(size: int) -> dict[str, Any]:
-    with gr.Accordion("More settings", open=False):
+    with gr.Accordion("More settings", open=False, elem_id="more"):
         shared = gr.Checkbox(_FIRST.shared, label="Grey noise: the same in red, green and blue")
         own_size = gr.Radio(
             [
