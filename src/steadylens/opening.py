@@ -103,15 +103,15 @@ def open_classifier(
         "timm": timm_classifier,
         "torchvision": torchvision_classifier,
     }
-    if scheme in makers and weights is None:
-        raise SettingError(
-            f"{source} has random weights; give its own by --weights FILE, nothing is downloaded"
-        )
-    if scheme not in makers and weights is not None:
-        raise SettingError(f"{source} brings its own weights; leave out {weights}")
-    if scheme in makers:
+    if place and scheme in makers:
+        if weights is None:
+            raise SettingError(
+                f"{source} has random weights; give its own by --weights FILE, nothing is downloaded"
+            )
         module = makers[scheme](place, weights=weights, size=size)
-    elif scheme == "transformers" and place:
+    elif weights is not None:
+        raise SettingError(f"{source} brings its own weights; leave out {weights}")
+    elif place and scheme == "transformers":
         module = transformers_classifier(Path(place).expanduser())
     elif str(source).endswith(".pt2"):
         module = exported_classifier(Path(source), size=size)

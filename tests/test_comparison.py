@@ -1,0 +1,149 @@
+"""A classifier is compared with itself behind restorers, and the page shows what was saved and lost."""
+
+import base64
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from steadylens import cost
+from steadylens.comparison import compare
+from steadylens.datasets import Dataset
+from steadylens.degradation import gaussian_degradation
+from steadylens.errors import SettingError
+from steadylens.fusion import FusedClassifier
+from steadylens.images import to_float
+from steadylens.pictures import changed_answers
+from steadylens.preparation import PreparedClassifier
+from steadylens.randomness import derived_generator
+from steadylens.recipes import SMOKE
+from steadylens.records import Accuracy, Comparison, Cost, Picture, Stability, read_records
+from steadylens.restoration import GaussianSmoothing
+from steadylens.run import Run, Update
+from steadylens.summary import facts
+
+
+class FirstPixel(nn.Module):
+    """Tells the class by the colour of the first pixel alone, so that noise often changes the answer."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        colour = images[..., 0, 0]
+        yellow = colour[:, :2].amin(dim=1, keepdim=True) + 0.1
+        return torch.cat([colour, yellow], dim=1)
+
+
+class Inversion(nn.Module):
+    """Spoils every image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 1 - images
+
+
+def fragile() -> PreparedClassifier:
+    return PreparedClassifier(FirstPixel(), size=48).eval()
+
+
+def run_of(data: Dataset, news: list[Update]) -> Run:
+    recipe = replace(SMOKE, evaluation=replace(SMOKE.evaluation, stability_images=None))
+    return Run(data=data, recipe=recipe, seed=0, device=torch.device("cpu"), observe=news.append)
+
+
+@pytest.fixture
+def pairs() -> dict[str, FusedClassifier]:
+    """Returns a pair that saves answers, and one that loses them."""
+    fronts = {"behind smoothing": GaussianSmoothing(sigma_pixels=3), "behind inversion": Inversion()}
+    return {name: FusedClassifier(front, fragile()).eval() for name, front in fronts.items()}
+
+
+def test_alone_and_pairs_are_measured_alike(
+    pairs: dict[str, FusedClassifier], tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "REPEATS", 1)
+    news: list[Update] = []
+    for _ in range(2):
+        page = compare(run_of(tiny_data, news), fragile(), pairs, tmp_path, training_seconds={"alone": 7.0})
+    assert page == tmp_path / "report.html"
+    assert [update.state for update in news[-6:]] == 6 * ["skipped"], "accuracy, stability, cost, pictures"
+    rows = read_records(tmp_path / "records.jsonl")
+    names = ["alone", *pairs]
+    assert [row.network for row in rows if isinstance(row, Accuracy) and row.k == 1] == names
+    assert list(dict.fromkeys(row.network for row in rows if isinstance(row, Stability))) == names
+    assert {row.population for row in rows if isinstance(row, Stability)} == {"own", "all"}
+    assert sum(isinstance(row, Comparison) for row in rows) == 3
+    costs = {row.network: row.training_seconds for row in rows if isinstance(row, Cost)}
+    assert costs == {"alone": 7.0, "behind smoothing": 0.0, "behind inversion": 0.0}
+    assert [fact.note.partition(";")[0] for fact in facts(rows)] == [
+        "top-1, alone and behind smoothing", "overall, alone and behind smoothing"
+    ]  # fmt: skip
+    text = page.read_text(encoding="utf-8")
+    assert "in the paper" not in text
+
+
+def test_the_page_shows_saved_and_lost_answers(
+    pairs: dict[str, FusedClassifier], tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "REPEATS", 1)
+    page = compare(run_of(tiny_data, []), fragile(), pairs, tmp_path, training_seconds={})
+    text = page.read_text(encoding="utf-8")
+    rows = changed(pairs, tiny_data, most=6)
+    assert {row.figure for row in rows} == {"saved", "lost"}
+    assert 0 < text.index("Answers that restoration saved") < text.index("Answers that restoration lost")
+    assert all(image in text for row in rows for _, image in row.panels)
+
+
+def changed(pairs: dict[str, FusedClassifier], data: Dataset, *, most: int) -> list[Picture]:
+    run = run_of(data, [])
+    return changed_answers(
+        fragile(),
+        pairs,
+        data.test,
+        data.class_names,
+        sigma_grey=25.0,
+        most=most,
+        seed=0,
+        provenance=run.provenance,
+    )
+
+
+@pytest.mark.parametrize(("name", "kind"), [("behind smoothing", "saved"), ("behind inversion", "lost")])
+def test_pictures_hold_the_noisy_and_the_restored_image_with_their_answers(
+    name: str, kind: str, pairs: dict[str, FusedClassifier], tiny_data: Dataset
+) -> None:
+    pair, labels, names = pairs[name], tiny_data.test.labels, tiny_data.class_names
+    noisy = gaussian_degradation(25)(
+        to_float(tiny_data.test.images), generator=derived_generator(0, "changed answers")
+    )
+    alone, fused = fragile()(noisy).argmax(dim=1), pair(noisy).argmax(dim=1)
+    right, wrong = (fused, alone) if kind == "saved" else (alone, fused)
+    numbers = ((right == labels) & (wrong != labels)).nonzero().flatten().tolist()
+    rows = [row for row in changed({name: pair}, tiny_data, most=8) if row.figure == kind]
+    assert rows
+    for row, number in zip(rows, numbers, strict=True):
+        (before, first), (after, second) = row.panels
+        assert row.title == f"{names[labels[number]]}, noise of 25 grey levels"
+        assert (before, after) == (f"alone: {names[alone[number]]}", f"{name}: {names[fused[number]]}")
+        for panel, image in ((first, noisy[number]), (second, pair.restorer(noisy)[number])):
+            shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(panel))))
+            assert np.abs(shown - 255 * image.permute(1, 2, 0).numpy()).max() <= 0.51
+
+
+def test_no_more_pictures_are_shown_than_asked_for(
+    pairs: dict[str, FusedClassifier], tiny_data: Dataset
+) -> None:
+    kinds = [row.figure for row in changed(pairs, tiny_data, most=1)]
+    assert kinds == ["saved", "lost"], "one of each pair"
+
+
+@pytest.mark.parametrize("names", [(), ("alone",)])
+def test_there_must_be_a_pair_of_another_name(
+    names: tuple[str, ...], tiny_data: Dataset, tmp_path: Path
+) -> None:
+    pairs = {name: FusedClassifier(nn.Identity(), fragile()) for name in names}
+    with pytest.raises(SettingError, match="give at least one, and call none 'alone'"):
+        compare(run_of(tiny_data, []), fragile(), pairs, tmp_path, training_seconds={})
+    assert list(tmp_path.iterdir()) == []

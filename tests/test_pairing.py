@@ -1,0 +1,97 @@
+"""A pair is written whole, whether nothing was trained or the restorer, and never twice."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steadylens.checkpoint import load_model
+from steadylens.classification import SignNet
+from steadylens.classifiers import timm_classifier
+from steadylens.datasets import Dataset
+from steadylens.errors import SettingError
+from steadylens.fusion import FusedClassifier
+from steadylens.pairing import fuse_as_they_are, fuse_label_free
+from steadylens.preparation import PreparedClassifier
+from steadylens.recipes import SMOKE
+from steadylens.restoration import GaussianSmoothing, RestorationNet
+from steadylens.run import Run, Update
+
+
+def run_of(data: Dataset, news: list[Update]) -> Run:
+    recipe = replace(SMOKE, fine_tuning=replace(SMOKE.fine_tuning, steps=2, batch=2))
+    return Run(data=data, recipe=recipe, seed=0, device=torch.device("cpu"), observe=news.append)
+
+
+def nets() -> tuple[RestorationNet, PreparedClassifier]:
+    """Returns the same restorer and foreign classifier each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return RestorationNet(depth=3), timm_classifier("test_resnet", classes=4, size=48)
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_pair_as_it_is_comes_back_from_its_file(tiny_data: Dataset, tmp_path: Path) -> None:
+    restorer, classifier = nets()
+    before = state(FusedClassifier(restorer, classifier))
+    path = tmp_path / "pair.safetensors"
+    fused = fuse_as_they_are(run_of(tiny_data, []), restorer, classifier, path, name="pair", seconds=3.5)
+    loaded, about = load_model(path)
+    assert equal(before, state(fused))
+    assert equal(before, state(loaded))
+    assert about["classes"] == list(tiny_data.class_names)
+    assert (about["stage"], about["seconds"]) == ("fusing pair", 3.5)
+
+
+def test_a_pair_is_not_written_twice_and_not_over_another(tiny_data: Dataset, tmp_path: Path) -> None:
+    news: list[Update] = []
+    path = tmp_path / "pair.safetensors"
+    for _ in range(2):
+        fuse_as_they_are(run_of(tiny_data, news), *nets(), path, name="pair")
+    assert [update.state for update in news] == ["finished", "skipped"]
+    with pytest.raises(SettingError, match="was made with other data, settings or seed"):
+        fuse_as_they_are(run_of(tiny_data, news), GaussianSmoothing(), nets()[1], path, name="pair")
+
+
+def test_label_free_tuning_writes_the_pair_and_the_restorer_beside(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    news: list[Update] = []
+    restorer, classifier = nets()
+    before = state(classifier)
+    fused = fuse_label_free(run_of(tiny_data, news), restorer, classifier, tmp_path / "pair.st", name="pair")
+    (pair, about), (alone, alone_about) = (
+        load_model(tmp_path / name) for name in ("pair.st", "pair-restorer.st")
+    )
+    assert isinstance(pair, FusedClassifier)
+    assert equal(before, state(pair.classifier))
+    assert equal(state(alone), state(pair.restorer))
+    assert not equal(state(alone), state(nets()[0]))
+    assert equal(state(pair), state(fused))
+    assert about["seconds"] == alone_about["seconds"] > 0
+    fuse_label_free(run_of(tiny_data, news), *nets(), tmp_path / "pair.st", name="pair")
+    assert [update.state for update in news[-2:]] == ["skipped", "skipped"]
+
+
+def test_a_pair_that_cannot_be_saved_is_refused_before_it_is_trained(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    own = PreparedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 4)), size=48)
+    with pytest.raises(SettingError, match="save the restorer alone"):
+        fuse_label_free(run_of(tiny_data, []), nets()[0], own, tmp_path / "pair.st", name="pair")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sign_net_can_be_paired_too(tiny_data: Dataset, tmp_path: Path) -> None:
+    fuse_as_they_are(run_of(tiny_data, []), nn.Identity(), SignNet(classes=4), tmp_path / "pair", name="pair")
+    loaded, _ = load_model(tmp_path / "pair")
+    assert isinstance(loaded, FusedClassifier)
