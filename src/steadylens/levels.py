@@ -67,7 +67,7 @@ def read_levels(path: Path, image: ImageFile) -> tuple[Levels, list[str]]:
     else:
         levels, notes = _shallow(path, image)
     if key is not None and image.mode not in ("P", "PA") and levels.shape[-1] in (1, 3):
-        levels = _with_alpha(levels, np.array(key) * {"1": 255, "L;2": 85, "L;4": 17}.get(raw, 1))
+        levels = _with_alpha(levels, np.array(key) * {"L;2": 85, "L;4": 17}.get(raw, 1))
         notes.append("its transparent colour became an alpha channel")
     return levels, notes
 

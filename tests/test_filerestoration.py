@@ -1,0 +1,34 @@
+"""A file becomes another: restored, in its own format, with all that it said."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from steadylens.decoding import MOST_PIXELS
+from steadylens.filerestoration import restore_file
+from steadylens.inference import restorer_of
+from steadylens.restoration import GaussianSmoothing
+
+
+def test_a_turned_photograph_is_restored_upright_with_its_alpha_and_what_it_said(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 15, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 8, "maker"
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif, icc_profile=b"profile" * 30)
+    told: list[tuple[int, int]] = []
+    notes = restore_file(
+        tmp_path / "a.png", tmp_path / "out" / "b.png", restorer_of(GaussianSmoothing(), tile=13),
+        view=tmp_path / "out" / "view.png", format=None, most_pixels=MOST_PIXELS,
+        progress=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    with Image.open(tmp_path / "out" / "b.png") as image:
+        assert image.size == (10, 15)
+        assert np.array_equal(np.array(image)[..., 3], np.rot90(pixels)[..., 3])
+        assert not np.array_equal(np.array(image)[..., :3], np.rot90(pixels)[..., :3])
+        assert image.info["icc_profile"] == b"profile" * 30
+        assert (image.getexif()[0x0112], image.getexif()[0x010F]) == (1, "maker")
+    with Image.open(tmp_path / "out" / "view.png") as view:
+        assert (view.mode, view.size) == ("RGB", (10, 15))
+    assert told[-1][0] == told[-1][1] > 1
+    assert notes[-1].startswith("view.png shows what was removed: nothing at 128")

@@ -1,0 +1,80 @@
+"""What a file says beside its pixels is read from every format, and no longer says how to turn them."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from steadylens.decoding import opened
+from steadylens.metadata import Metadata, metadata_of, orientation_of, tiff_tags
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+XMP = b'<x:xmpmeta tiff:Orientation="6"/>'
+
+
+def read(path: Path) -> Metadata:
+    with opened(path) as image:
+        image.load()
+        return metadata_of(path, image)
+
+
+def exif(order: str, kind: int, orientation: int) -> bytes:
+    """Returns EXIF of two tags, the maker's notes after the directory, in a byte order."""
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8)
+    value = struct.pack(
+        order + ("HH" if kind == 3 else "I"), *([orientation, 0] if kind == 3 else [orientation])
+    )
+    entries = struct.pack(f"{order}HHI", 0x0112, kind, 1) + value
+    entries += struct.pack(f"{order}HHII", 0x927C, 7, 9, 38)
+    return head + struct.pack(f"{order}H", 2) + entries + bytes(4) + b"the notes"
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [3, 4])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_only_the_orientation_changes_in_exif(tmp_path: Path, suffix: str, order: str, kind: int) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(PIXELS).save(path, exif=b"Exif\0\0" + exif(order, kind, 6))
+    assert read(path).exif == exif(order, kind, 1)
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9])
+def test_exif_that_turns_nothing_stays_byte_for_byte(tmp_path: Path, orientation: int) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=b"Exif\0\0" + exif("<", 3, orientation))
+    with opened(tmp_path / "a.png") as image:
+        image.load()
+        assert orientation_of(image) == 1
+    assert read(tmp_path / "a.png").exif == exif("<", 3, orientation)
+
+
+def test_an_orientation_in_xmp_counts_and_is_set_upright(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", xmp=XMP)
+    with opened(tmp_path / "a.jpg") as image:
+        image.load()
+        assert orientation_of(image) == 6
+    assert read(tmp_path / "a.jpg").xmp == XMP.replace(b"6", b"1")
+
+
+def test_a_file_that_says_nothing_has_no_metadata(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    assert read(tmp_path / "a.png") == Metadata()
+
+
+def test_a_damaged_chunk_is_left_out(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", dpi=(72, 72))
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    (tmp_path / "b.png").write_bytes(content)
+    assert [kind for kind, _ in read(tmp_path / "b.png").chunks] == [b"pHYs"]
+    with opened(tmp_path / "a.png") as image:
+        image.load()
+        content[content.index(b"pHYs") + 4] ^= 1
+        (tmp_path / "a.png").write_bytes(content)
+        assert metadata_of(tmp_path / "a.png", image).chunks == ()
+
+
+def test_tags_about_the_pixels_of_another_file_are_left_out() -> None:
+    tags = Image.Exif()
+    tags[0x0100], tags[0x0103], tags[0x010F] = 640, 6, "maker"
+    assert dict(tiff_tags(tags.tobytes())) == {0x010F: "maker"}
