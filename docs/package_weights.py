@@ -51,10 +51,11 @@ SOURCES = {
 
 
 def main(run: Path, records: Path) -> None:
-    """Packages all nets."""
+    """Packages the nets that the run has; what it lacks stays packaged as it is."""
     rows = read_records(records)
     for name, (stem, network) in SOURCES.items():
-        package(run / "models" / f"{stem}{SUFFIX}", WEIGHTS / f"{name}{SUFFIX}", figures_of(network, rows))
+        if (source := run / "models" / f"{stem}{SUFFIX}").exists():
+            package(source, WEIGHTS / f"{name}{SUFFIX}", figures_of(network, rows))
     with replacing(OUTPUTS) as temporary:
         found = {name: outputs(load_model(WEIGHTS / f"{name}{SUFFIX}")[0]) for name in SOURCES}
         temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
