@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from steadylens.conversion import to_onnx, to_openvino, to_program
 from steadylens.errors import MissingExtraError
+from steadylens.images import check_images
 from steadylens.interface import INPUT, Interface, interface_of
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ class TorchEngine:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Returns restored images or logits; see `Engine`."""
+        check_images(images)
+        given = images.float().contiguous(memory_format=torch.channels_last)
         lower = self._dtype != torch.float32
         with torch.no_grad(), torch.autocast(images.device.type, self._dtype, enabled=lower):
-            result: Tensor = self._net(images.contiguous(memory_format=torch.channels_last))
+            result: Tensor = self._net(given)
         return result.float().contiguous()
 
 

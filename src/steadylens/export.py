@@ -13,7 +13,7 @@ from torch import nn
 from steadylens import __version__
 from steadylens.checkpoint import describe
 from steadylens.conversion import to_program
-from steadylens.errors import ExportError, SettingError
+from steadylens.errors import ExportError, SettingError, SteadylensError
 from steadylens.files import replacing
 from steadylens.formats import Files, Format, format_of
 from steadylens.fusion import FusedClassifier
@@ -88,7 +88,7 @@ def _compare(net: nn.Module, target: Format, files: Files, form: Interface) -> P
         engine = target.open(files, form)
         images = noisy_images(form, generator=torch.Generator().manual_seed(0))
         return check_parity(net, engine, images)
-    except ExportError:
+    except SteadylensError:
         raise
     except Exception as error:  # each runtime raises its own
         reason = str(error).partition("\n")[0]

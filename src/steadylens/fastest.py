@@ -4,14 +4,19 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from steadylens.engines import Engine, TorchEngine, onnx_engine, openvino_engine
+from steadylens.conversion import to_onnx, to_openvino, to_program
+from steadylens.engines import Engine, OnnxEngine, OpenVinoEngine, TorchEngine
 from steadylens.errors import ExportError, MissingExtraError
 from steadylens.interface import Interface, Size, interface_of
 from steadylens.parity import check_parity
+
+if TYPE_CHECKING:
+    import onnx
 
 TILE: Size = (160, 160)
 """Height and width in pixels of the image that a restorer is timed on; its feature maps lie in the cache."""
@@ -57,7 +62,7 @@ def fastest_engine(net: nn.Module, *, seconds: float = 0.5) -> Race:
     """
     if any(parameter.device.type != "cpu" for parameter in net.parameters()):
         reason = "the net is not on the CPU"
-        left_out = {"ONNX Runtime": reason, "OpenVINO": reason}
+        left_out = dict.fromkeys((OnnxEngine.name, OpenVinoEngine.name), reason)
         return Race(engine=TorchEngine(net), milliseconds={}, left_out=left_out, size=TILE)
     form = interface_of(net)
     tile = torch.rand(1, form.channels, *(form.size or TILE), generator=torch.Generator().manual_seed(0))
@@ -71,13 +76,17 @@ def _running(net: nn.Module, form: Interface, tile: Tensor) -> tuple[list[Engine
     """Returns the engines that answer as the net does, and why others do not run."""
     engines: list[Engine] = [TorchEngine(net)]
     left_out: dict[str, str] = {}
-    others: dict[str, Callable[[], Engine]] = {
-        "ONNX Runtime": lambda: onnx_engine(net, form=form),
-        "OpenVINO": lambda: openvino_engine(net, form=form),
+    others: dict[str, Callable[[onnx.ModelProto], Engine]] = {
+        OnnxEngine.name: lambda model: OnnxEngine(model, form),
+        OpenVinoEngine.name: lambda model: OpenVinoEngine(to_openvino(model, form), form),
     }
+    try:
+        model = to_onnx(to_program(net, form), form)
+    except (ExportError, MissingExtraError) as error:
+        return engines, dict.fromkeys(others, str(error))
     for name, make in others.items():
         try:
-            engine = make()
+            engine = make(model)
             check_parity(net, engine, [tile])
         except (ExportError, MissingExtraError) as error:
             left_out[name] = str(error)
