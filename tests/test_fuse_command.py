@@ -1,0 +1,144 @@
+"""A restorer and any classifier are fused from the command line, in each of the three ways."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from steadylens.checkpoint import load_model, save_model
+from steadylens.cli import app
+from steadylens.fusion import FusedClassifier
+from steadylens.preparation import PreparedClassifier
+from steadylens.restoration import RestorationNet
+
+SIZE = 40
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a folder with images of three classes, a restorer and the weights of a timm model."""
+    folder, random = tmp_path_factory.mktemp("fuse"), np.random.default_rng(1)
+    for label in "abc":
+        (folder / "images" / label).mkdir(parents=True)
+        for number in range(5):
+            pixels = random.integers(0, 256, (12, 14, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / label / f"{number}.png")
+    save_model(folder / "front.safetensors", RestorationNet(depth=3), about={"seconds": 2.0})
+    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), folder / "net.pth")
+    return folder
+
+
+def fuse(place: Path, out: Path, *arguments: str | Path, front: str | Path = "") -> tuple[int, str, str]:
+    """Calls the command and returns its exit code and what it said."""
+    call: list[str | Path] = ["fuse", front or place / "front.safetensors", *arguments, "--out", out]
+    call += ["--recipe", "smoke", "--device", "cpu", "--cache", place / "cache"]
+    if "--data" not in call:
+        call += ["--data", f"folder:{place / 'images'}"]
+    result = CliRunner().invoke(app, [str(part) for part in call])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def resnet(place: Path) -> list[str | Path]:
+    return ["timm:test_resnet", "--weights", place / "net.pth", "--size", str(SIZE)]
+
+
+def program(place: Path) -> Path:
+    """Returns the file of an exported program, which is written once."""
+    if (place / "net.pt2").exists():
+        return place / "net.pt2"
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    exported = torch.export.export(
+        net, (torch.rand(2, 3, SIZE, SIZE),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    )
+    torch.export.save(exported, place / "net.pt2")
+    return place / "net.pt2"
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns the folder as the working one, with an exported program too."""
+    program(place)
+    monkeypatch.chdir(place)
+    return place
+
+
+def moved(one: nn.Module, other: nn.Module) -> bool:
+    weights = other.state_dict()
+    return any(not torch.equal(value, weights[name]) for name, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("tune", "restorer_moves", "classifier_moves"),
+    [("nothing", False, False), ("restorer", True, False), ("classifier", False, True), (None, False, True)],
+)
+def test_what_is_tuned_moves_and_the_rest_stays(
+    tune: str | None, restorer_moves: bool, classifier_moves: bool, place: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "pair.safetensors"
+    options = ["--tune", tune] if tune else []
+    code, said, error = fuse(place, out, *resnet(place), *options)
+    assert (code, error) == (0, "")
+    assert said.endswith(f"fused classifier: {out.resolve()}\n")
+    pair, about = load_model(out)
+    front, _ = load_model(place / "front.safetensors")
+    net = timm.create_model("test_resnet", num_classes=3)
+    net.load_state_dict(torch.load(place / "net.pth"))
+    assert isinstance(pair, FusedClassifier)
+    assert isinstance(pair.classifier, PreparedClassifier)
+    assert pair.classifier.size == SIZE
+    assert moved(pair.restorer, front) == restorer_moves
+    assert moved(pair.classifier.body, net) == classifier_moves
+    assert about["classes"] == ["a", "b", "c"]
+
+
+def test_a_packaged_restorer_is_fused_by_its_name(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pair.safetensors"
+    assert fuse(place, out, *resnet(place), "--tune", "nothing", front="l3-gtsrb")[0] == 0
+    pair, about = load_model(out)
+    assert isinstance(pair.restorer, RestorationNet)
+    assert about["seconds"] > 0
+
+
+def test_for_an_exported_program_the_restorer_alone_is_tuned_and_written(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tuned.safetensors"
+    code, said, error = fuse(place, out, program(place), "--tune", "restorer", "--restorer-only")
+    assert (code, error) == (0, "")
+    assert said.endswith(f"restorer: {out.resolve()}\n")
+    tuned, about = load_model(out)
+    assert moved(tuned, load_model(place / "front.safetensors")[0])
+    assert about["stage"] == "label-free tuning tuned"
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["timm:test_resnet"], 2, "timm:test_resnet has random weights; give its own by --weights FILE"),
+        (["timm:resnet", "--weights", "net.pth"], 2, "timm has no model 'resnet'"),
+        (["torchvision:resnet", "--weights", "net.pth"], 2, "torchvision has no classifier 'resnet'"),
+        (["timm:test_resnet", "--weights", "absent.pth"], 1, r"there is no file .*absent\.pth"),
+        (["timm:resnet10t", "--weights", "net.pth"], 1, "do not fit the net"),
+        (["transformers:absent"], 1, r"absent holds no config\.json"),
+        (["absent.pt2"], 1, r"absent\.pt2 does not exist"),
+        (["net.pt2"], 2, "save the restorer alone"),
+        (["net.pt2", "--tune", "nothing"], 2, "save the restorer alone"),
+        (["sign-gtsrb"], 2, "sign-gtsrb tells 43 classes apart, folder:.* has 3"),
+        (["sign-gtsrb", "--restorer-only"], 2, "--restorer-only goes with --tune restorer"),
+        (["front.safetensors"], 2, "holds a RestorationNet; give a restorer first and a classifier second"),
+        (["nonsense"], 2, "there is no net 'nonsense'"),
+    ],
+)
+def test_what_cannot_be_fused_is_told_in_one_line(
+    arguments: list[str], code: int, message: str, here: Path, tmp_path: Path
+) -> None:
+    found, said, error = fuse(here, tmp_path / "pair.safetensors", *arguments)
+    assert found == code
+    assert re.fullmatch(f"steadylens: .*{message}.*\n", error)
+    assert "Traceback" not in said + error
+    assert list(tmp_path.iterdir()) == []
