@@ -28,7 +28,8 @@ class _Tiff(TiffImageFile):
 
     def load_prepare(self) -> None:
         if self._im is None:
-            self.im = Image.new(self.mode, self._tile_size).im
+            # None leaves memory untouched: a damaged file may claim more than it holds.
+            self.im = Image.new(self.mode, self._tile_size, None).im
         super().load_prepare()
 
 
