@@ -32,7 +32,7 @@ class Predictor(Protocol):
         """Returns what makes a result the answer that a query asks for.
 
         Raises:
-            Refusal: 422 if the query cannot be understood.
+            Refusal: 422 if the query cannot be understood; it closes, for the body is not read yet.
         """
 
 
@@ -66,7 +66,8 @@ class Classifying:
         _check_names(query, {"top"})
         asked = query.get("top", "5")
         if not (asked.isascii() and asked.isdecimal() and 1 <= len(asked) <= 6 and int(asked) >= 1):
-            raise Refusal(422, f"top is {asked[:20]!r}, it must be a number of classes, at least 1")
+            reason = f"top is {asked[:20]!r}, it must be a number of classes, at least 1"
+            raise Refusal(422, reason, closing=True)
         return lambda probabilities: self._listed(probabilities, int(asked))
 
     def _listed(self, probabilities: Tensor, top: int) -> Reply:
@@ -112,4 +113,5 @@ class Restoring:
 def _check_names(query: Mapping[str, str], known: set[str]) -> None:
     if unknown := sorted(query.keys() - known):
         there_is = f"there is {', '.join(sorted(known))}" if known else "there is none"
-        raise Refusal(422, f"the query parameter {unknown[0][:40]!r} is unknown; {there_is}")
+        reason = f"the query parameter {unknown[0][:40]!r} is unknown; {there_is}"
+        raise Refusal(422, reason, closing=True)

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from email.message import Message
 from functools import partial
 from typing import Any, TypeVar
 
@@ -151,8 +150,8 @@ class Service:
         reason = f"the body is larger than {self._limits.bytes} bytes; send a smaller image"
         return Refusal(413, reason, closing=True)
 
-    def _image(self, body: bytes, declared: Message) -> Tensor:
-        content = file_of_form(body, declared) if declared.get_content_type() == FORM_TYPE else body
+    def _image(self, body: bytes, declared: str) -> Tensor:
+        content = file_of_form(body, declared) if declared.startswith(FORM_TYPE) else body
         return decode_image(content, most_pixels=self._limits.pixels, size=self._predictor.size)
 
     async def _coded(self, function: Callable[[], T]) -> T:

@@ -4,9 +4,11 @@ The content decides what an image is, not its declared type. Only formats whose 
 are read: one whose reader is a Python loop could hold up everybody. Nothing is written to disk.
 """
 
+import math
+import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.message import Message
 from io import BytesIO
 
 import numpy as np
@@ -28,6 +30,15 @@ FORM_TYPE = "multipart/form-data"
 
 MOST_SCANS = 100
 """Scans of a progressive JPEG: common ones have ten, and each costs a pass over all pixels."""
+
+LARGEST_TILE = 2**20
+"""Pixels of a tile of a TIFF; it is decoded whole even if the image is smaller."""
+
+_BOUNDARY = re.compile(
+    r';\s*boundary=(?:"([ !#-\[\]-~]{1,70})"|([!#-:<-~]{1,70}))\s*(?:;|$)', re.ASCII | re.IGNORECASE
+)
+_TILE_SIDES = (322, 323)
+_SHORT, _LONG = 3, 4
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, no failure of ours
@@ -54,7 +65,7 @@ class UploadLimits:
         seconds: Time from a request's headers to the end of its body.
 
     Raises:
-        SettingError: If a limit is not positive.
+        SettingError: If a limit is not a positive, finite number.
     """
 
     bytes: int = 2**23
@@ -63,12 +74,12 @@ class UploadLimits:
 
     def __post_init__(self) -> None:
         for name in ("bytes", "pixels", "seconds"):
-            if not getattr(self, name) > 0:
-                raise SettingError(f"{name} is {getattr(self, name)}, a limit must be positive")
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingError(f"{name} is {getattr(self, name)}, a limit must be positive and finite")
 
 
-def checked_type(headers: Mapping[str, str]) -> Message:
-    """Returns the content type of a request, parsed: one of `MEDIA_TYPES`, or `FORM_TYPE`.
+def checked_type(headers: Mapping[str, str]) -> str:
+    """Returns the content type of a request, one of `MEDIA_TYPES` or `FORM_TYPE`, with its parameters.
 
     Args:
         headers: The headers of the request; names are in lower case, or compared without regard to it.
@@ -76,22 +87,22 @@ def checked_type(headers: Mapping[str, str]) -> Message:
     Raises:
         Refusal: 415 if it is another, or if the body is compressed once more.
     """
-    declared = Message()
-    declared["content-type"] = headers.get("content-type", "")
-    if (kind := declared.get_content_type()) not in (*MEDIA_TYPES, FORM_TYPE):
+    declared, _, parameters = headers.get("content-type", "").partition(";")
+    kind = declared.strip().lower()
+    if kind not in (*MEDIA_TYPES, FORM_TYPE):
         raise Refusal(
             415,
-            f"the content type is {kind if declared['content-type'] else 'not given'}; send an image as "
+            f"the content type is {kind[:80] or 'not given'}; send an image as "
             f"{', '.join(MEDIA_TYPES)}, or as the only file of {FORM_TYPE}",
             closing=True,
         )
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         raise Refusal(415, f"the content encoding is {encoding}; send the image as it is", closing=True)
-    return declared
+    return f"{kind};{parameters}"
 
 
-def file_of_form(body: bytes, declared: Message) -> bytes:
+def file_of_form(body: bytes, declared: str) -> bytes:
     """Returns the only file of a form (RFC 7578).
 
     Args:
@@ -101,16 +112,17 @@ def file_of_form(body: bytes, declared: Message) -> bytes:
     Raises:
         Refusal: 400 if the form is cut off or damaged, or has no file or several.
     """
-    boundary = str(declared.get_boundary(""))
-    if not (1 <= len(boundary) <= 70 and boundary.isascii()):
+    found = _BOUNDARY.search(declared)
+    if found is None:
         raise Refusal(400, "the form has no boundary of 1 to 70 ASCII characters; send an ordinary form")
+    boundary = found[1] or found[2]
     first, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode())
     if len(parts) < 2 or first or not parts[-1].startswith(b"--"):
         raise Refusal(400, "the form is cut off or does not fit its boundary; send it again")
     files = []
     for part in parts[:-1]:
-        head, found, content = part.partition(b"\r\n\r\n")
-        if found and b"; filename" in head:
+        head, ended, content = part.partition(b"\r\n\r\n")
+        if ended and b"; filename" in head:
             files.append(content)
     if len(files) != 1:
         raise Refusal(400, f"the form holds {len(files)} files; send exactly one image")
@@ -173,3 +185,21 @@ def _check(opened: Image.Image, content: bytes, most_pixels: int) -> None:
     # Within a scan, 0xFF is followed by 0x00: what is counted are markers, and those of a thumbnail.
     if opened.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
         raise Refusal(422, f"the JPEG has more than {MOST_SCANS} scans; send a baseline JPEG")
+    if opened.format == "TIFF" and (pixels := _pixels_of_a_tile(content)) > max(most_pixels, LARGEST_TILE):
+        raise Refusal(413, f"the TIFF has tiles of {pixels} pixels; send one of smaller tiles, or of strips")
+
+
+def _pixels_of_a_tile(content: bytes) -> int:
+    """Returns what libtiff may take for a tile: of tags that stand twice, it heeds another than Pillow."""
+    order = "<" if content.startswith(b"II") else ">"
+    if content[2:4] != struct.pack(f"{order}H", 42):
+        raise Refusal(422, "the TIFF is a BigTIFF or damaged; send an ordinary one")
+    (start,) = struct.unpack_from(f"{order}I", content, 4)
+    (count,) = struct.unpack_from(f"{order}H", content, start)
+    sides = dict.fromkeys(_TILE_SIDES, 0)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", content, place)
+        if tag in sides:
+            (side,) = struct.unpack_from(order + {_SHORT: "H", _LONG: "I"}[kind], content, place + 8)
+            sides[tag] = max(sides[tag], side)
+    return math.prod(sides.values())
