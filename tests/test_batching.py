@@ -172,6 +172,22 @@ def test_an_error_of_the_net_reaches_those_in_the_batch_and_nobody_else() -> Non
     running(net, Batching(), scene)
 
 
+def test_a_net_that_loses_a_result_fails_on_that_batch_and_goes_on() -> None:
+    class Losing(Doubling):
+        def __call__(self, images: Tensor) -> Tensor:
+            return super().__call__(images)[len(images) // 2 :]
+
+    net = Losing()
+    net.go.set()
+
+    async def scene(batcher: Batcher) -> None:
+        pair = asyncio.gather(*(asked(batcher, image(number)) for number in (1, 2)), return_exceptions=True)
+        assert all(isinstance(error, ValueError) for error in await pair)
+        assert await asked(batcher, image(4)) == 8
+
+    running(net, Batching(), scene)
+
+
 def test_an_image_whose_asker_left_is_not_given_to_the_net() -> None:
     net = Doubling()
 
@@ -189,7 +205,10 @@ def test_an_image_whose_asker_left_is_not_given_to_the_net() -> None:
     assert [shape[0] for shape in net.shapes] == [1, 1]
 
 
-@pytest.mark.parametrize("wrong", [{"places": 0}, {"images": 0}, {"pixels": 0}, {"wait_seconds": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"places": 0}, {"images": 0}, {"pixels": 0}, {"wait_seconds": -1.0}, {"wait_seconds": float("inf")}],
+)
 def test_a_bound_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingError, match=next(iter(wrong))):
         Batching(**wrong)  # type: ignore[arg-type]

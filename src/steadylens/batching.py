@@ -5,6 +5,7 @@ put together while the net works on the one before, and waits a moment only if s
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ class Batching:
         wait_seconds: How long an image waits for others that are being read, at most.
 
     Raises:
-        SettingError: If a number is below 1, or the time is below 0.
+        SettingError: If a number is below 1, or the time is below 0 or without end.
     """
 
     places: int = 128
@@ -40,8 +41,8 @@ class Batching:
         for name in ("places", "images", "pixels"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}, it must be at least 1")
-        if not self.wait_seconds >= 0:
-            raise SettingError(f"wait_seconds is {self.wait_seconds}, it must be at least 0")
+        if not 0 <= self.wait_seconds < math.inf:
+            raise SettingError(f"wait_seconds is {self.wait_seconds}, it must be at least 0 and finite")
 
 
 class FullError(Exception):
@@ -122,12 +123,13 @@ class Batcher:
         images = [waiting.image for waiting in batch]
         try:
             results = await loop.run_in_executor(self._thread, self._called, images)
+            answers = list(zip(batch, results, strict=True))
         except Exception as error:  # it belongs to those who asked
             for waiting in batch:
                 if not waiting.result.done():
                     waiting.result.set_exception(error)
             return
-        for waiting, result in zip(batch, results, strict=True):
+        for waiting, result in answers:
             if not waiting.result.done():  # a client may have left
                 waiting.result.set_result(result)
 
