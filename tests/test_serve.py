@@ -31,8 +31,10 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import steadylens
+from steadylens.checkpoint import save_model
+from steadylens.classifiers import timm_classifier
 from steadylens.cli import app
-from steadylens.serve_command import serve
+from steadylens.serve_command import _loaded, serve
 
 PNG = {"content-type": "image/png"}
 QUEUE = "steadylens_queue_requests"
@@ -261,6 +263,7 @@ REFUSED = [
     (plain(9), PNG, "?top=many", 422),
     (plain(9), PNG, "?bottom=1", 422),
     (b"--x\r\n", {"content-type": "multipart/form-data; boundary=x"}, "", 400),
+    (b"--x\r\n", {"content-type": "multipart/form-data; boundary*=x; boundary*0=y"}, "", 400),
     (png(drawn(0, 200, 201)), PNG, "", 413),
     (bytes(MOST_BYTES + 1), PNG, "", 413),
 ]
@@ -336,7 +339,8 @@ def distinct_images(net: torch.nn.Module, count: int) -> tuple[list[np.ndarray[A
     """Returns images that the net answers differently, and its answers."""
     images = [drawn(number) for number in range(400)]
     with torch.inference_mode():
-        expected = torch.cat([net(as_batch(levels)).softmax(dim=1) for levels in images])
+        batches = torch.cat([as_batch(levels) for levels in images]).split(50)
+        expected = torch.cat([net(batch).softmax(dim=1) for batch in batches])
     apart = (expected[:, None] - expected[None]).abs().amax(dim=2).fill_diagonal_(1)
     chosen = (apart > 1e-3).all(dim=1).nonzero()[:count, 0]
     assert len(chosen) == count
@@ -517,6 +521,18 @@ def test_without_the_extra_the_command_says_how_to_get_it(monkeypatch: pytest.Mo
     assert result.exit_code == 2
     assert "pip install 'steadylens[serve]'" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_classifier_of_another_library_gets_images_of_its_own_size(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    classifier = timm_classifier("test_byobnet", classes=3, size=96)
+    save_model(path, steadylens.FusedClassifier(torch.nn.Identity(), classifier).eval(), about={})
+    predictor, _ = _loaded(str(path), torch.device("cpu"))
+    assert predictor.size == 96
+    images = torch.randint(256, (2, 3, 96, 96), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = classifier.eval()(steadylens.to_float(images)).softmax(dim=1)
+    torch.testing.assert_close(predictor(images), expected)
 
 
 def test_the_options_in_the_page_exist() -> None:

@@ -69,10 +69,11 @@ def _loaded(model: str, device: "torch.device") -> tuple["Predictor", "Card"]:
     from steadylens.pretrained import card, load
 
     net, known = load(model).to(device), card(model)
+    size = known.size or SIGN_SIZE
     predictor: Predictor
     if known.task == CLASSIFYING:
-        predictor = Classifying(net, device, size=SIGN_SIZE, classes=known.classes)
+        predictor = Classifying(net, device, size=size, classes=known.classes)
     else:
         predictor = Restoring(restorer_of(net, device=device))
-    predictor(torch.zeros(1, 3, SIGN_SIZE, SIGN_SIZE, dtype=torch.uint8))  # the first call is slow
+    predictor(torch.zeros(1, 3, size, size, dtype=torch.uint8))  # the first call is slow
     return predictor, known
