@@ -20,7 +20,7 @@ from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.tiles import Engine, Tiling, in_tiles
 
 TILE_ON_CPU = 144
-"""Side of a tile in pixels, overlap included; of 112 to 240, L11 took least time a pixel here, if by little."""
+"""Side of a tile in pixels, overlap included; of 112 to 240, L11 took least time a pixel here."""
 
 TILE_ON_GPU = 512
 
