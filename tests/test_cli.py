@@ -38,6 +38,9 @@ COMMANDS = {
     "compare": COMMON | CLASSIFIER | {"--restorer", "--fused", "--out", "--half-width", "--versions"},
     "evaluate": COMMON | {"models", "--out", "--half-width", "--versions"},
     "report": {"records", "--out", "--debug"},
+    "restore": {"paths", "--out", "--net", "--pattern", "--format", "--overwrite", "--in-place"}
+    | {"--max-megapixels", "--tile", "--engine", "--device", "--debug"},
+    "export": {"model", "--format", "--out", "--static", "--batch", "--triton", "--debug"},
     "app": {"--net", "--fused", "--classifier", "--host", "--port", "--device", "--debug"},
     "serve": {"model", "--host", "--port", "--device", "--debug", "--stop-seconds", "--upload-seconds"}
     | {f"--max-{bound}" for bound in ("batch", "wait-ms", "queue", "bytes", "pixels")},
@@ -285,7 +288,7 @@ def test_bad_input_gives_one_line_and_an_exit_code(
         (["train", "restorer", "L4", "--out", "net"], ["L4", "L11", "L9", "L7", "L5", "L3", "Dong"]),
         (["train", "restorer", "L5"], ["--out"]),
         (["reproduce", "--seed", "one"], ["--seed", "integer"]),
-        (["restore"], ["restore"]),
+        (["restore"], ["path..."]),
         (["evaluate"], ["models"]),
     ],
 )

@@ -1,6 +1,7 @@
 """The command restores what can be restored, says what it did, and leaves whole files only."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -74,6 +75,16 @@ def test_a_packaged_net_gives_what_python_gives(folder: Path, tmp_path: Path) ->
     assert run(folder / "a.png", "--out", tmp_path / "out", "--net", "l3-gtsrb", "--tile", "16").code == 0
     expected = restore(PIXELS[..., :3], "l3-gtsrb").astype(int)
     assert abs(read_image_file(tmp_path / "out" / "a.png").levels - expected).max() <= 1
+
+
+def test_the_fastest_engine_is_named_and_gives_what_pytorch_gives(folder: Path, tmp_path: Path) -> None:
+    calls = (folder / "a.png", "--net", "l3-gtsrb", "--engine")
+    outcome = run(*calls, "fastest", "--out", tmp_path / "fastest")
+    assert outcome.code == 0
+    assert re.match(r"engine: (PyTorch|ONNX Runtime|OpenVINO) is the fastest on 160x160 pixels", outcome.out)
+    assert run(*calls, "torch", "--out", tmp_path / "torch").code == 0
+    one, other = (read_image_file(tmp_path / name / "a.png").levels for name in ("fastest", "torch"))
+    assert abs(one.astype(int) - other).max() <= 1
 
 
 def test_what_was_removed_is_written_and_its_scale_is_said(

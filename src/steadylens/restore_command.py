@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from steadylens.errors import ImageError, SettingError, StorageError
 
 if TYPE_CHECKING:
     from steadylens.destinations import Errand
+    from steadylens.inference import Restorer
 
 STEPS_A_FILE = 1000
 
@@ -30,6 +31,13 @@ class FormatName(StrEnum):
     tiff = "tiff"
     bmp = "bmp"
     ppm = "ppm"
+
+
+class EngineName(StrEnum):
+    """What the net may run in."""
+
+    torch = "torch"
+    fastest = "fastest"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +77,12 @@ def restore(
     tile: Annotated[
         int | None, typer.Option(help="Side of the tiles that the net sees; by default what runs fast.")
     ] = None,
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            help="fastest tries PyTorch, ONNX Runtime and OpenVINO for some seconds and says which it takes."
+        ),
+    ] = EngineName.torch,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
@@ -88,10 +102,21 @@ def restore(
         kind = None if format_name is None else format_name.value.upper()
         errands = planned(paths, out, suffix=None if kind is None else FORMATS[kind].suffix, view=pattern)
         restorer = restorer_of(net, tile=tile, device=device_named(device))
+        if engine is EngineName.fastest:
+            restorer = _raced(restorer)
         free = [each for each in errands if overwrite or in_place or not _is_taken(each)]
         run = partial(restore_file, restorer=restorer, format=kind, most_pixels=int(max_megapixels * 1e6))
         failures = _restore_all(free, run)
         _conclude(len(errands), len(errands) - len(free), failures)
+
+
+def _raced(restorer: "Restorer") -> "Restorer":
+    """Returns the restorer with its net in the fastest engine that is there, and names it."""
+    from steadylens.fastest import fastest_engine
+
+    race = fastest_engine(restorer.engine)  # type: ignore[arg-type]  # a net, for it came by its name
+    say(f"engine: {race}")
+    return replace(restorer, engine=race.engine)
 
 
 def _is_taken(errand: "Errand") -> bool:
