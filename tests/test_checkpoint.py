@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from steadylens import checkpoint
 from steadylens.checkpoint import build, describe, load_model, load_state, save_model, save_state
 from steadylens.classification import SignNet
 from steadylens.errors import CheckpointError, SettingError
@@ -119,6 +120,15 @@ def test_any_safetensors_reader_finds_the_weights(saved: Path) -> None:
     found = load_file(saved)
     assert found.keys() == loaded.state_dict().keys()
     assert all(torch.equal(found[name], value) for name, value in loaded.state_dict().items())
+
+
+def test_a_restorer_that_stands_in_two_places_is_kept_in_both(tmp_path: Path) -> None:
+    restorer = RestorationNet(depth=3)
+    net = FusedClassifier(restorer, FusedClassifier(restorer, SignNet(classes=4))).eval()
+    save_model(tmp_path / "a.safetensors", net, about={})
+    images = torch.rand(1, 3, 48, 48)
+    with torch.inference_mode():
+        assert torch.equal(load_model(tmp_path / "a.safetensors")[0](images), net(images))
 
 
 def test_saving_changes_nothing_in_the_net(tmp_path: Path) -> None:
@@ -234,6 +244,31 @@ def test_an_unknown_architecture_is_refused_with_the_way_out(saved: Path) -> Non
 def test_an_architecture_that_does_not_fit_is_refused(saved: Path, architecture: dict[str, Any]) -> None:
     write(saved, weights(), architecture=architecture)
     assert "the weights do not fit the architecture" in refusal(saved)
+
+
+def test_an_architecture_of_thousands_of_nets_is_refused_before_they_are_built(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise AssertionError("a net is built")
+
+    architecture: dict[str, Any] = ARCHITECTURE
+    for _ in range(10):
+        architecture = {"kind": "FusedClassifier", "restorer": architecture, "classifier": architecture}
+    write(saved, weights(), architecture=architecture)
+    monkeypatch.setattr(checkpoint, "build", refuse)
+    assert "more than 64 parts" in refusal(saved)
+
+
+def test_foreign_code_that_an_architecture_names_is_refused_without_a_question(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", asked.append)
+    config = {"model_type": "bert", "auto_map": {"AutoModelForImageClassification": "someone/net--code.Net"}}
+    write(saved, weights(), architecture={"kind": "transformers", "size": 8, "config": config})
+    assert "there is no classifier of kind transformers" in refusal(saved)
+    assert not asked
 
 
 @pytest.mark.parametrize("part", [{"architecture": []}, {"architecture": None}, {"about": "text"}])

@@ -5,6 +5,7 @@ Nothing is pickled: a file is tensors and JSON, so that a foreign one can do no 
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ FORMAT = 1
 
 DEEPEST_NESTING = 16
 """How deep a `FusedClassifier` may hold others: building one takes time that grows with the depth squared."""
+
+MOST_PARTS = 64
+"""How many parts an architecture may name: each takes time to build, before any weight is looked at."""
 
 
 def save_model(
@@ -150,11 +154,17 @@ def build(architecture: dict[str, Any]) -> nn.Module:  # noqa: PLR0911 - one for
 
 
 def _write(path: Path, tensors: dict[str, Tensor], *, kind: str, plain: dict[str, Any]) -> None:
-    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    content = {"format": FORMAT, "kind": kind, "sha256": _checksum(contiguous), **plain}
+    found = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    # A part that stands in two places shares its memory with itself, which the format does not know.
+    shared = Counter(value.untyped_storage().data_ptr() for value in found.values())
+    apart = {
+        name: value.clone() if shared[value.untyped_storage().data_ptr()] > 1 else value
+        for name, value in found.items()
+    }
+    content = {"format": FORMAT, "kind": kind, "sha256": _checksum(apart), **plain}
     header = {"steadylens": json.dumps(content)}
     with replacing(path) as temporary:
-        temporary.write_bytes(save(contiguous, metadata=header))
+        temporary.write_bytes(save(apart, metadata=header))
 
 
 def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -179,11 +189,14 @@ def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _check_nesting(architecture: dict[str, Any]) -> None:
-    parts = [architecture]
+    parts, count = [architecture], 1
     for _ in range(DEEPEST_NESTING):
         parts = [value for part in parts for value in part.values() if isinstance(value, dict)]
         if not parts:
             return
+        count += len(parts)
+        if count > MOST_PARTS:
+            raise ValueError(f"nets are made of more than {MOST_PARTS} parts")
     raise ValueError(f"nets stand within nets more than {DEEPEST_NESTING} deep")
 
 

@@ -224,7 +224,9 @@ def _transformers() -> ModuleType:
 def _transformers_body(config: dict[str, Any]) -> nn.Module:
     transformers = _transformers()
     settings = transformers.AutoConfig.for_model(**config)
-    model: nn.Module = transformers.AutoModelForImageClassification.from_config(settings)
+    # A file of weights may name foreign code: without the last argument, the user would be asked to run it.
+    kind = transformers.AutoModelForImageClassification
+    model: nn.Module = kind.from_config(settings, trust_remote_code=False)
     return model
 
 
