@@ -222,6 +222,24 @@ def test_every_packaged_net_defends_against_no_adversary_and_knows_traffic_signs
     assert ("No safety function should rest on it alone" in limits) == (name in {"sign-gtsrb", "fused-gtsrb"})
 
 
+def test_only_a_pair_that_was_fine_tuned_is_said_to_be() -> None:
+    pair = FusedClassifier(nn.Identity(), SignNet())
+    assert "fine-tuned" in steadylens.card("fused-gtsrb").purpose
+    for stage in ("fine-tuning mine", "fusing mine"):
+        said = "fine-tuned" in card_with(module=pair, stage=stage).purpose
+        assert said == (stage == "fine-tuning mine")
+
+
+def test_the_weights_of_another_library_are_given_no_licence() -> None:
+    for module in (PREPARED, FusedClassifier(GaussianSmoothing(), PREPARED)):
+        card = card_with(module=module)
+        assert card.licence == ""
+        assert "a licence of their own" in section(card, "Method and licence")
+        data: Any = ModelCard(card.markdown()).data
+        assert data.license == "other"
+    assert "published under the MIT licence" in section(card_with(), "Method and licence")
+
+
 def test_a_classifier_that_saw_clean_images_alone_says_so() -> None:
     assert "trained on clean images alone" in section(steadylens.card("sign-gtsrb"), "Limits")
     assert "trained on clean images alone" not in section(steadylens.card("fused-gtsrb"), "Limits")
@@ -240,6 +258,8 @@ def test_a_classifier_that_saw_clean_images_alone_says_so() -> None:
         {"versions": 3},
         {"versions": ["abc"]},
         {"classes": 3},
+        {"samples": "x"},
+        {"seconds": float("inf")},
     ],
     ids=repr,
 )

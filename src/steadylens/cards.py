@@ -19,7 +19,7 @@ from steadylens.tables import SIGMA, Line, Table, decibels, duration, select
 from steadylens.tabulation import accuracy_tables, cost_tables, restoration_tables, stability_tables
 
 LICENCE = "MIT"
-"""The licence of the weights, as of the package."""
+"""The licence of the package and of the weights that were trained with it."""
 
 RESTORING, CLASSIFYING = "image-to-image", "image-classification"
 """The tasks, as model hubs call them."""
@@ -53,7 +53,7 @@ class Card:
         seconds: Time that its last stage of training took.
         figures: What was measured with it, as rows of a file of records.
         limits: What it is not good for, a sentence each.
-        licence: The licence of its weights.
+        licence: The licence of its weights; empty if they are another library's, whose own licence counts.
         about: The data about the net as its file holds them, to be saved with it again.
     """
 
@@ -88,8 +88,7 @@ class Card:
             f"## Training\n\n{_training(self)}\n",
             *_figures(self.figures),
             "## Limits\n\n" + "".join(f"- {limit}\n" for limit in self.limits),
-            f"## Method and licence\n\nThe method is that of {CITATION}. The weights and the code are "
-            f"published under the {self.licence} licence.\n",
+            f"## Method and licence\n\nThe method is that of {CITATION}. {_licence(self)}\n",
         )
         return "\n".join(sections)
 
@@ -105,8 +104,8 @@ def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
     Raises:
         CheckpointError: If the data do not have the form in which this package writes them.
     """
-    purpose, task = _purpose(module)
     try:
+        purpose, task = _purpose(module, about)
         figures = tuple(decode(row) for row in about.get("figures", ()))
         return Card(
             name=name,
@@ -120,17 +119,25 @@ def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
             seed=about.get("seed"),
             commit=str(about.get("commit", "")),
             versions=tuple(dict(about.get("versions", {})).items()),
-            samples=about.get("samples"),
-            seconds=about.get("seconds"),
+            samples=_number(about, "samples"),
+            seconds=_number(about, "seconds"),
             figures=figures,
             limits=tuple(_limits(about, task, figures)),
+            licence="" if any(isinstance(part, PreparedClassifier) for part in module.modules()) else LICENCE,
             about=about,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the data about {name} are not those of this version: {error}") from error
 
 
-def _purpose(module: nn.Module) -> tuple[str, str]:
+def _number(about: dict[str, Any], name: str) -> Any:
+    value = about.get(name)
+    if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+        raise ValueError(f"{name} is {value!r}, not a number")
+    return value
+
+
+def _purpose(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:
     """Returns what a net does, and the name of that task on model hubs."""
     match module:
         case RestorationNet():
@@ -144,8 +151,9 @@ def _purpose(module: nn.Module) -> tuple[str, str]:
         case PreparedClassifier():
             return "A classifier of another library behind its own normalisation.", CLASSIFYING
         case FusedClassifier():
-            text = "A frozen restorer in front of a classifier that was fine-tuned behind it on noisy images"
-            return f"{text}.", CLASSIFYING
+            tuned = str(about.get("stage", "")).startswith("fine-tuning")
+            how = " that was fine-tuned behind it on noisy images" if tuned else ""
+            return f"A frozen restorer in front of a classifier{how}.", CLASSIFYING
         case _:
             text = f"A net of type {type(module).__name__} that restores images"
     return f"{text}.", RESTORING
@@ -202,7 +210,7 @@ def _header(card: Card) -> str:
     """Returns the header in YAML; every value is written as JSON, which is YAML."""
     tags = ["image-restoration", "denoising", "robustness", "traffic-signs", "pytorch", "safetensors"]
     fields: dict[str, Any] = {
-        "license": card.licence.lower(),
+        "license": card.licence.lower() or "other",
         "library_name": "steadylens",
         "pipeline_tag": card.task,
         "tags": tags,
@@ -223,6 +231,12 @@ def _results(card: Card) -> Iterator[dict[str, Any]]:
         if math.isfinite(row.noisy_db):
             name = f"mean PSNR in dB at sigma {row.sigma_grey:g}, before {row.noisy_db:.2f}"
             yield {"type": "psnr", "value": round(row.restored_db, 2), "name": name}
+
+
+def _licence(card: Card) -> str:
+    if card.licence:
+        return f"The weights and the code are published under the {card.licence} licence."
+    return "The classifier is another library's: its weights have a licence of their own, not known here."
 
 
 def _example(card: Card, loader: str) -> str:
