@@ -68,10 +68,9 @@ def serve(application: FastAPI, listener: socket.socket) -> None:
 
     Args:
         application: What `application` returned.
-        listener: A socket that is bound to an address.
+        listener: A socket that listens already, so that whoever comes early has to wait only.
     """
     config = uvicorn.Config(application, log_config=None, log_level="critical", timeout_graceful_shutdown=1)
-    listener.listen(config.backlog)
     with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
         uvicorn.Server(config).run(sockets=[listener])
 

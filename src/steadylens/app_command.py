@@ -27,7 +27,8 @@ def serve_page(
         from steadylens.trial import Nets
 
         with listen(host, port) as listener:
-            nets = Nets.named(net, classifier, fused, device=device_named(device))
+            page = application(Nets.named(net, classifier, fused, device=device_named(device)))
+            listener.listen()
             say(f"open {address_of(listener)} in a browser; Ctrl+C stops")
-            serve(application(nets), listener)
+            serve(page, listener)
     say("stopped")

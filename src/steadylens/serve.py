@@ -20,6 +20,8 @@ KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than clients and proxies keep theirs (5 to 60 s), so that
 none is closed while a request is on its way."""
 
+HIGHEST_PORT = 65535
+
 
 def listen(host: str, port: int) -> socket.socket:
     """Returns a socket that is bound to an address; nobody can connect before `serve`.
@@ -31,6 +33,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         SettingError: If the address cannot be had.
     """
+    if not 0 <= port <= HIGHEST_PORT:
+        raise SettingError(f"there is no port {port}; choose another --port, from 0 to {HIGHEST_PORT}")
     listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
