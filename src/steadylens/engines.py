@@ -5,7 +5,7 @@ All use as many threads as PyTorch does, so `torch.set_num_threads` and OMP_NUM_
 
 import copy
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -103,10 +103,7 @@ class OnnxEngine:
     name = "ONNX Runtime"
 
     def __init__(self, model: "onnx.ModelProto | bytes", form: Interface) -> None:
-        try:
-            import onnxruntime  # type: ignore[import-untyped]  # noqa: PLC0415
-        except ImportError as error:
-            raise MissingExtraError("onnxruntime", "onnx") from error
+        onnxruntime = onnxruntime_module()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         content = model if isinstance(model, bytes) else model.SerializeToString()
@@ -159,6 +156,19 @@ class OpenVinoEngine:
         return torch.from_numpy(result).to(images.device)
 
 
+def onnxruntime_module() -> Any:
+    """Returns ONNX Runtime.
+
+    Raises:
+        MissingExtraError: If onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime  # type: ignore[import-untyped]  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "onnx") from error
+    return onnxruntime
+
+
 def openvino_core() -> "openvino.Core":
     """Returns OpenVINO's entry.
 
@@ -184,6 +194,7 @@ def onnx_engine(net: nn.Module, *, form: Interface | None = None) -> OnnxEngine:
         SettingError: If the net is neither restorer nor classifier.
         ExportError: If it cannot be converted.
     """
+    onnxruntime_module()  # tells that it is missing before the long work
     found = form or interface_of(net)
     return OnnxEngine(to_onnx(to_program(net, found), found), found)
 

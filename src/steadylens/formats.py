@@ -10,7 +10,14 @@ import torch
 from torch.export import ExportedProgram
 
 from steadylens.conversion import NAME, OPSET, to_onnx, to_openvino
-from steadylens.engines import Engine, OnnxEngine, OpenVinoEngine, ProgramEngine, openvino_core
+from steadylens.engines import (
+    Engine,
+    OnnxEngine,
+    OpenVinoEngine,
+    ProgramEngine,
+    onnxruntime_module,
+    openvino_core,
+)
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError
 from steadylens.interface import Interface
 
@@ -91,6 +98,7 @@ class OnnxFormat:
 
     def convert(self, program: ExportedProgram, form: Interface) -> "onnx.ModelProto":
         """Returns the model."""
+        onnxruntime_module()  # tells that it is missing before the long work
         return to_onnx(program, form)
 
     def write(self, converted: "onnx.ModelProto", files: Files, metadata: str) -> None:
@@ -102,11 +110,8 @@ class OnnxFormat:
 
     def metadata(self, files: Files) -> str | None:
         """Returns the property, read by the runtime: onnx itself need not be installed."""
-        try:
-            import onnxruntime  # type: ignore[import-untyped]  # noqa: PLC0415
-        except ImportError as error:
-            raise MissingExtraError("onnxruntime", "onnx") from error
-        session = onnxruntime.InferenceSession(files[0].read_bytes(), providers=["CPUExecutionProvider"])
+        content = files[0].read_bytes()
+        session = onnxruntime_module().InferenceSession(content, providers=["CPUExecutionProvider"])
         found: str | None = session.get_modelmeta().custom_metadata_map.get(NAME)
         return found
 
