@@ -1,0 +1,219 @@
+"""L11 in each engine beside CDnCNN-B, FFDNet, classical methods and the machine's matrix products.
+
+Speed is megapixels of a tile a second: nets compute on the same tile in the same engine and precision. They
+take turns, of which the quickest counts. Operations are those of the convolutions as they are computed, on
+margins too. PSNR is the mean over test images with Gaussian noise, clipped and rounded to 8 bits; L11 is not
+told its strength, the classical methods are. Large images go through the fastest engine in tiles.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from rivals import CLASSICAL, ColourDnCNN, ColourFFDNet, Picture
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import steadylens
+from steadylens.acceleration import forward_in_batches, has_fast_bfloat16
+from steadylens.conversion import to_onnx, to_openvino, to_program
+from steadylens.datasets import load_dataset
+from steadylens.engines import Engine, OnnxEngine, OpenVinoEngine, TorchEngine
+from steadylens.fastest import fastest_engine
+from steadylens.files import replacing
+from steadylens.images import to_uint8
+from steadylens.inference import restorer_of
+from steadylens.interface import interface_of
+from steadylens.metrics import psnr
+from steadylens.restoration import RestorationNet
+from steadylens.run import device_name
+
+NAME = "l11-gtsrb"
+CPU = torch.device("cpu")
+SIGMAS_GREY = (5.0, 15.0, 25.0, 40.0)
+
+
+def quickest(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Returns the seconds of the quickest round of each call; they take turns, the first not counted."""
+    best = dict.fromkeys(calls, math.inf)
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            if turn > 0:
+                best[name] = min(best[name], time.perf_counter() - begin)
+    return best
+
+
+def operations(net: nn.Module, tile: Tensor) -> int:
+    """Counts the floating-point operations of a net's convolutions on a tile."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(tile)
+    return int(counter.get_total_flops())
+
+
+def engines_of(net: nn.Module, tile: Tensor, dtypes: Sequence[torch.dtype]) -> dict[str, Engine]:
+    """Returns a net, for one tile of fixed size, in each engine and precision that the machine is good at."""
+    height, width = tile.shape[-2:]
+    form = interface_of(net, size=(height, width), batch=1)
+    model = to_onnx(to_program(net, form), form)
+    found: dict[str, Engine] = {"ONNX Runtime, float32": OnnxEngine(model, form)}
+    for dtype in dtypes:
+        precision = str(dtype).removeprefix("torch.")
+        found[f"PyTorch, {precision}"] = TorchEngine(net, dtype=dtype)
+        found[f"OpenVINO, {precision}"] = OpenVinoEngine(to_openvino(model, form), form, dtype=dtype)
+    return found
+
+
+def speeds(ours: nn.Module, *, side: int, matrix: int, rounds: int) -> dict[str, Any]:
+    """Measures the nets in each engine, beside products of two square matrices."""
+    nets = {"L11": ours, "CDnCNN-B": ColourDnCNN().eval(), "FFDNet": ColourFFDNet().eval()}
+    tile = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    dtypes = (torch.float32, torch.bfloat16) if has_fast_bfloat16(CPU) else (torch.float32,)
+    calls: dict[str, Callable[[], object]] = {}
+    for dtype in dtypes:
+        square = torch.randn(matrix, matrix).to(dtype)
+        calls[str(dtype).removeprefix("torch.")] = partial(torch.mm, square, square)
+    products = list(calls)
+    for name, net in nets.items():
+        for place, engine in engines_of(net, tile, dtypes).items():
+            calls[f"{name}, {place}"] = partial(engine, tile)
+    taken = quickest(calls, rounds)
+    rates = {name: 2e-9 * matrix**3 / taken.pop(name) for name in products}
+    work = {name: 1e-9 * operations(net, tile) for name, net in nets.items()}
+    rows = []
+    for run, seconds in taken.items():
+        name, _, precision = run.split(", ")
+        rows.append(
+            {
+                "net": run,
+                "megapixels_per_second": 1e-6 * side**2 / seconds,
+                "gflop_per_second": work[name] / seconds,
+                "share_of_matrix_rate": work[name] / seconds / rates[precision],
+            }
+        )
+    return {
+        "tile": side,
+        "matrix_side": matrix,
+        "matrix_gflop_per_second": rates,
+        "speed": rows,
+    }
+
+
+def classical_speeds(side: int, rounds: int) -> dict[str, float]:
+    """Measures the classical methods in megapixels a second, on a noisy picture."""
+    picture = torch.randint(256, (side, side, 3), dtype=torch.uint8).numpy()
+    calls = {name: partial(method.restore, picture, 25.0, 1.0) for name, method in CLASSICAL.items()}
+    return {name: 1e-6 * side**2 / taken for name, taken in quickest(calls, rounds).items()}
+
+
+def qualities(ours: nn.Module, data: str, count: int) -> list[dict[str, object]]:
+    """Returns the mean PSNR in dB of each method at each strength of noise."""
+    test = load_dataset(data).test.images
+    generator = torch.Generator().manual_seed(0)
+    clean = steadylens.to_float(test[torch.randperm(len(test), generator=generator)[:count]])
+    columns: dict[str, dict[str, object]] = {"noisy": {}, "L11": {}, **{name: {} for name in CLASSICAL}}
+    for sigma_grey in SIGMAS_GREY:
+        noise = torch.randn(clean.shape, generator=generator) * (sigma_grey / 255)
+        stored = to_uint8(clean + noise)
+        noisy = steadylens.to_float(stored)
+        restored = steadylens.to_float(to_uint8(forward_in_batches(ours, noisy)))
+        column = f"sigma_{sigma_grey:g}"
+        columns["noisy"][column] = float(psnr(noisy, clean).mean())
+        columns["L11"][column] = float(psnr(restored, clean).mean())
+        pictures = [image.permute(1, 2, 0).contiguous().numpy() for image in stored]
+        for name, method in CLASSICAL.items():
+            columns[name][column] = max(
+                mean_psnr(method.restore, pictures, clean, sigma_grey, setting) for setting in method.settings
+            )
+    return [{"method": name, **row} for name, row in columns.items()]
+
+
+def mean_psnr(
+    restore: Callable[[Picture, float, float], Picture],
+    pictures: Sequence[Picture],
+    clean: Tensor,
+    sigma_grey: float,
+    setting: float,
+) -> float:
+    """Returns the mean PSNR in dB of a classical method with one setting."""
+    found = [torch.from_numpy(restore(picture, sigma_grey, setting)).permute(2, 0, 1) for picture in pictures]
+    return float(psnr(steadylens.to_float(torch.stack(found)), clean).mean())
+
+
+def scaling(engine: Engine, margin: int, megapixels: Sequence[float]) -> list[dict[str, float]]:
+    """Returns the time for each pixel of square 8-bit images that are restored in tiles."""
+    rows = []
+    restorer = restorer_of(engine, margin=margin)
+    restorer(torch.zeros(1, 3, 200, 200, dtype=torch.uint8))
+    for size in megapixels:
+        side = round(1000 * math.sqrt(size))
+        image = torch.randint(256, (1, 3, side, side), dtype=torch.uint8)
+        taken = []
+        for _ in range(3 if size <= 1 else 1):
+            begin = time.perf_counter()
+            restorer(image)
+            taken.append(time.perf_counter() - begin)
+        rows.append({"megapixels": size, "nanoseconds_per_pixel": 1e9 * min(taken) / side**2})
+    return rows
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, object]:
+    """Returns all that is measured."""
+    ours = steadylens.load(NAME).requires_grad_(False)
+    assert isinstance(ours, RestorationNet)
+    measured = speeds(ours, side=arguments.tile, matrix=arguments.matrix, rounds=arguments.rounds)
+    rows = [row for row in measured["speed"] if row["net"].startswith("L11")]
+    race = fastest_engine(ours)
+    times = scaling(race.engine, ours.margin, arguments.sizes)
+    each = [row["nanoseconds_per_pixel"] for row in times]
+    return {
+        **measured,
+        "best_share_of_matrix_rate": max(row["share_of_matrix_rate"] for row in rows),
+        "classical_side": arguments.side,
+        "classical_megapixels_per_second": classical_speeds(arguments.side, min(arguments.rounds, 2)),
+        "psnr_data": arguments.data.partition(":")[0],
+        "psnr_images": arguments.images,
+        "psnr_db": qualities(ours, arguments.data, arguments.images),
+        "engine_of_large_images": race.engine.name,
+        "large_images": times,
+        "slowest_to_fastest_pixel": max(each) / min(each),
+    }
+
+
+def main() -> None:
+    """Measures and prints; writes too where it is told."""
+    parser = argparse.ArgumentParser(description="Measure restoration nets in each engine, beside others.")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    parser.add_argument("--data", default="signs", help="test images for PSNR: signs, gtsrb:DIR, folder:DIR")
+    parser.add_argument("--images", type=int, default=200, help="how many of them")
+    parser.add_argument("--rounds", type=int, default=10, help="timed rounds of each net")
+    parser.add_argument("--tile", type=int, default=160, help="height and width of the nets' tile in pixels")
+    parser.add_argument("--side", type=int, default=512, help="side of the classical methods' picture")
+    parser.add_argument("--matrix", type=int, default=2048, help="side of the multiplied matrices")
+    parser.add_argument("--threads", type=int, default=2, help="threads that each may use")
+    parser.add_argument(
+        "--sizes", type=float, nargs="+", default=[0.25, 1, 4, 16, 64], help="megapixels of large images"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(arguments.threads)
+    versions = {library: version(library) for library in ("torch", "onnxruntime", "openvino", "scikit-image")}
+    about = {"opencv": cv2.__version__, "device": device_name(CPU), "threads": arguments.threads}
+    text = json.dumps({**versions, **about, **measure(arguments)}, indent=2)
+    print(text)
+    if arguments.out is not None:
+        with replacing(arguments.out) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
