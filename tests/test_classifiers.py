@@ -383,3 +383,9 @@ def test_a_pair_whose_library_is_missing_says_so(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingExtraError, match="timm is not installed"):
         load_model(tmp_path / "pair")
+
+
+def test_a_file_that_would_let_timm_ask_a_hub_is_refused() -> None:
+    config = {"model_type": "timm_wrapper", "architecture": "hf-hub:nobody/nothing"}
+    with pytest.raises(SettingError, match="prepare it as timm:NAME"):
+        rebuild({"kind": "transformers", "config": config, "size": 32})

@@ -4,7 +4,9 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from steadylens.decoding import opened
@@ -57,3 +59,11 @@ def test_an_animation_that_leaves_its_canvas_open_is_refused(tmp_path: Path) -> 
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ImageError, match="an animation whose first image does not fill it"):
         opened(tmp_path / "a.png").__enter__()
+
+
+def test_a_tiff_whose_tiles_are_far_larger_than_it_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tiles.tif"
+    pixels = np.zeros((16, 16), np.uint8)
+    tifffile.imwrite(path, pixels, tile=(8192, 8192), compression="zlib")
+    with pytest.raises(ImageError, match="tiles of 8,192x8,192 pixels"), opened(path, most_pixels=10**6):
+        pass

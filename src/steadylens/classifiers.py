@@ -222,6 +222,8 @@ def _transformers() -> ModuleType:
 
 
 def _transformers_body(config: dict[str, Any]) -> nn.Module:
+    if config.get("model_type") == "timm_wrapper":  # it may ask a hub for the settings of its model
+        raise SettingError("a model of timm within transformers is not read; prepare it as timm:NAME instead")
     transformers = _transformers()
     settings = transformers.AutoConfig.for_model(**config)
     # A file of weights may name foreign code: without the last argument, the user would be asked to run it.

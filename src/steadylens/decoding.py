@@ -4,6 +4,7 @@ What a file is, its first bytes decide, not its name. Only formats that are read
 would also start a PostScript interpreter.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,10 @@ from steadylens.errors import ImageError
 
 MOST_PIXELS = 200_000_000
 """Width times height up to which a file is read unless another limit is given."""
+
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_LARGEST_TILE = 1 << 22
+"""What a tile of a TIFF may hold in any case, though the image be smaller: it is decoded whole."""
 
 
 class _Tiff(TiffImageFile):
@@ -94,6 +99,10 @@ def _check_size(path: Path, image: Image.Image, most_pixels: int) -> None:
             f"{path} has {image.width:,}x{image.height:,} pixels, {image.width * image.height / 1e6:,.1f} "
             f"megapixels; at most {most_pixels / 1e6:,g} are read, raise the limit if you trust the file"
         )
+    if isinstance(image, TiffImageFile):
+        tile = [image.tag_v2.get(tag, 1) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
+        if math.prod(tile) > max(most_pixels, _LARGEST_TILE):
+            raise ImageError(f"{path} has tiles of {tile[0]:,}x{tile[1]:,} pixels; save it with smaller ones")
     if min(image.size) < 1:
         raise ImageError(f"{path} has no pixels ({image.width}x{image.height}); replace the file")
     if isinstance(image, PngImageFile) and image.tile and image.tile[0].extents != (0, 0, *image.size):
