@@ -339,7 +339,7 @@ def distinct_images(net: torch.nn.Module, count: int) -> tuple[list[np.ndarray[A
     """Returns images that the net answers differently, and its answers."""
     images = [drawn(number) for number in range(400)]
     with torch.inference_mode():
-        batches = torch.cat([as_batch(levels) for levels in images]).split(50)
+        batches = torch.cat([as_batch(levels) for levels in images]).split(50)  # type: ignore[no-untyped-call]
         expected = torch.cat([net(batch).softmax(dim=1) for batch in batches])
     apart = (expected[:, None] - expected[None]).abs().amax(dim=2).fill_diagonal_(1)
     chosen = (apart > 1e-3).all(dim=1).nonzero()[:count, 0]
