@@ -33,8 +33,8 @@ def test_the_page_holds_the_pictures_and_figures_of_the_trial(nets: Nets) -> Non
     for source, picture in zip(sources, pictures, strict=True):
         found = np.array(Image.open(io.BytesIO(b64decode(source))))
         assert torch.from_numpy(found).permute(2, 0, 1).equal(picture)
-    assert f"{trial.noisy_db:.1f} dB" in html
-    assert f"{trial.restored_db:.1f} dB" in html
+    assert f"PSNR {trial.noisy_db:.1f} dB" in html
+    assert f"PSNR {trial.restored_db:.1f} dB" in html
     for listed in (trial.classifier.noisy, trial.fused.noisy):
         for each in listed:
             assert re.search(rf">{re.escape(each.label)}.*>{100 * each.probability:.1f} %<", html)
@@ -43,7 +43,7 @@ def test_the_page_holds_the_pictures_and_figures_of_the_trial(nets: Nets) -> Non
 
 def test_the_page_starts_with_an_answer_that_restoring_saves(nets: Nets) -> None:
     html = answer(Choice(), nets)
-    assert "The noise changed the answer of the classifier alone; the fused classifier kept its own." in html
+    assert "The noise changed the answer of the classifier alone, not of the fused one." in html
     assert html.count("Changed by the noise") == html.count("Unchanged by the noise") == 1
     assert "This example was chosen for its change" in html
     assert "chosen for its change" not in answer(Choice(seed=1), nets)
@@ -75,7 +75,7 @@ def test_a_problem_is_told_in_a_sentence(nets: Nets, tmp_path: Path) -> None:
     broken.write_bytes(b"\xff\xd8\xff\xe0 nothing")
     html = answer(Choice(file=str(broken)), nets)
     assert 'role="alert"' in html
-    assert "broken.jpg cannot be read" in html
+    assert "broken.jpg is damaged or cut off" in html
     assert "<img" not in html
     assert str(tmp_path) not in html
     for wrong, told in (

@@ -142,15 +142,15 @@ def _further_parts(size: int) -> dict[str, Any]:
         own_size = gr.Radio(
             [
                 (f"{size}x{size} pixels, as the classifier reads", False),
-                (f"its own, to {MOST_SIDE} a side", True),
+                (f"its own, at most {MOST_SIDE} pixels a side", True),
             ],
             value=_FIRST.own_size,
             label="Size of your image",
             elem_id="size",
         )
         with gr.Row():
-            drawing = _seed("Seed of the drawing", _FIRST.drawing, "drawing")
-            seed = _seed("Seed of the noise", _FIRST.seed, "seed")
+            drawing = _seed("Drawing seed", _FIRST.drawing, "drawing")
+            seed = _seed("Noise seed", _FIRST.seed, "seed")
     return {"shared": shared, "own_size": own_size, "drawing": drawing, "seed": seed}
 
 

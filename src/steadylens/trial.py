@@ -187,6 +187,8 @@ def read_upload(path: Path) -> Image.Image:
             _check_pixels(path, found)
             return to_rgb(found)
     except ImageError as error:
+        if error.__cause__ is not None:  # the reader's own words, which help nobody here
+            raise ImageError(f"{path.name} is damaged or cut off; choose another image") from error
         raise ImageError(str(error).replace(str(path), path.name)) from error
 
 

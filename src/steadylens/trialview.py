@@ -30,8 +30,8 @@ _READ_SMALL = (
 _SHRUNK = "The image has {0:,}x{1:,} pixels; to be quick, the page works on at most {2} a side."
 _SUMMARIES = {
     (False, False): "The noise changed neither answer.",
-    (True, False): "The noise changed the answer of the classifier alone; the fused classifier kept its own.",
-    (False, True): "The noise changed the answer of the fused classifier; the classifier alone kept its own.",
+    (True, False): "The noise changed the answer of the classifier alone, not of the fused one.",
+    (False, True): "The noise changed the answer of the fused classifier, not of the one alone.",
     (True, True): "The noise changed both answers.",
 }
 
@@ -132,7 +132,7 @@ def _number(name: str, value: float | None) -> float:
 
 
 def _decibels(value: float) -> str:
-    return f"{value:.1f} dB" if math.isfinite(value) else "identical to the clean image"
+    return f"PSNR {value:.1f} dB" if math.isfinite(value) else "identical to the clean image"
 
 
 def _percent(share: float) -> str:
