@@ -39,9 +39,16 @@ from steadylens.tabulation import overall
 from steadylens.training import Training, classifying_objective
 
 MODEL = "resnet10t"
-SIZE = 64
+SIZE = 48
 CLASSES = {1: "speed limit 30", 2: "speed limit 50", 14: "stop", 17: "no entry", 38: "keep right"}
 RESTORER = "l5-gtsrb"  # the deeper l11-gtsrb restores better and takes eight times as long
+PATIENT = replace(QUICK, name="example", fine_tuning=replace(QUICK.fine_tuning, steps=60))
+TINY = replace(
+    QUICK,
+    name="tiny",
+    fine_tuning=replace(QUICK.fine_tuning, steps=2, batch=4),
+    evaluation=replace(QUICK.evaluation, stability_images=10, stability_sigmas_grey=(10, 40)),
+)
 
 
 def draw_signs(folder: Path, *, tracks: int) -> None:
@@ -108,14 +115,6 @@ if __name__ == "__main__":
     parser.add_argument("--tiny", action="store_true", help="take seconds and learn next to nothing")
     arguments = parser.parse_args()
     if arguments.tiny:
-        tuning = replace(QUICK.fine_tuning, steps=2, batch=4)
-        evaluation = replace(QUICK.evaluation, stability_images=20, stability_sigmas_grey=(10, 40))
-        tiny = replace(QUICK, name="tiny", fine_tuning=tuning, evaluation=evaluation)
-        main(arguments.out, tiny, tracks=3, steps=10)
+        main(arguments.out, TINY, tracks=2, steps=5)
     else:
-        main(
-            arguments.out,
-            replace(QUICK, fine_tuning=replace(QUICK.fine_tuning, steps=60)),
-            tracks=30,
-            steps=300,
-        )
+        main(arguments.out, PATIENT, tracks=30, steps=300)
