@@ -40,7 +40,7 @@ class ColourFFDNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         hidden = [layer for _ in range(10) for layer in (nn.Conv2d(96, 96, 3, padding=1), nn.ReLU())]
-        first, last = nn.Conv2d(15, 96, 3, padding=1), nn.Conv2d(96, 12, 3, padding=1)
+        first, last = nn.Conv2d(13, 96, 3, padding=1), nn.Conv2d(96, 12, 3, padding=1)
         self.layers = nn.Sequential(
             nn.PixelUnshuffle(2), _NoiseMap(), first, nn.ReLU(), *hidden, last, nn.PixelShuffle(2)
         )
@@ -51,10 +51,10 @@ class ColourFFDNet(nn.Module):
 
 
 class _NoiseMap(nn.Module):
-    """Adds a map of the noise level for each channel: 25 grey levels."""
+    """Adds a map of the noise level, 25 grey levels."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.cat([images, torch.full_like(images[:, :3], 25 / 255)], 1)
+        return torch.cat([images, torch.full_like(images[:, :1], 25 / 255)], 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,8 @@ from steadylens.classification import SignNet
 from steadylens.errors import SettingError
 from steadylens.fusion import FusedClassifier
 from steadylens.initialization import initialize_xavier
-from steadylens.interface import Interface
+from steadylens.interface import Interface, interface_of
+from steadylens.pretrained import load
 from steadylens.restoration import GaussianSmoothing
 from steadylens.triton import export_triton, triton_config
 
@@ -83,3 +84,9 @@ def test_a_name_that_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="folder"):
         export_triton(nn.Identity().eval(), tmp_path, name=name)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_shows_the_configuration_that_is_written() -> None:
+    page = Path(__file__).resolve().parent.parent / "docs" / "deployment.md"
+    config = triton_config("l11-gtsrb", interface_of(load("l11-gtsrb")))
+    assert f"```\n{config}```\n" in page.read_text(encoding="utf-8")
