@@ -11,6 +11,7 @@ from torch import nn
 
 from steadylens.classification import SignNet
 from steadylens.errors import SettingError
+from steadylens.formats import read_metadata
 from steadylens.fusion import FusedClassifier
 from steadylens.initialization import initialize_xavier
 from steadylens.interface import Interface, interface_of
@@ -68,6 +69,13 @@ def test_the_names_of_classes_stand_in_a_file_of_their_own(tmp_path: Path) -> No
         "config.pbtxt",
         "labels.txt",
     }
+
+
+def test_a_restorer_has_no_classes_whatever_it_was_trained_on(tmp_path: Path) -> None:
+    export_triton(GaussianSmoothing().eval(), tmp_path, name="net", about={"classes": ["stop"]})
+    assert not (tmp_path / "net" / "labels.txt").exists()
+    assert "label" not in (tmp_path / "net" / "config.pbtxt").read_text(encoding="utf-8")
+    assert read_metadata(tmp_path / "net" / "1" / "model.onnx")["classes"] == []
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def _metadata(
             "minimum_size": form.minimum_size,
         },
         "output": {"name": form.output, "type": "float32", "shape": form.output_shape},
-        "classes": list(_class_names(net, about)),
+        "classes": [] if form.classes is None else list(_class_names(net, about)),
         "about": {key: value for key, value in about.items() if key not in ("classes", "figures")},
         "steadylens": __version__,
         "torch": torch.__version__,
