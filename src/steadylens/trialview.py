@@ -55,7 +55,7 @@ class Choice(NamedTuple):
     sign: int = 18
     drawing: int = 0
     kind: str = "Gaussian"
-    strength_grey: float = 40
+    strength_grey: float = 30
     percent: float = 20
     shared: bool = False
     seed: int = 0
