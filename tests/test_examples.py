@@ -27,7 +27,7 @@ def test_the_example_restores_noisy_signs_and_fuses_what_it_trained() -> None:
 def test_a_resnet_of_another_library_is_fused_in_three_ways_and_compared(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", FOLDER / "any_classifier.py", "--tiny", "--out", tmp_path],
-        check=True, capture_output=True, text=True, timeout=300,
+        check=True, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     shares = dict(re.findall(r"(.+): ([\d.]+)% of the answers stay right under noise", done.stdout))
     assert list(shares) == ["alone", "restorer as it is", "classifier tuned", "restorer tuned"]
