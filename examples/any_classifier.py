@@ -4,7 +4,7 @@ A ResNet of timm is trained on a folder of drawn signs and saved as a plain file
 Then a packaged restorer is put in front of it: as it is; with the classifier fine-tuned behind it, as in the
 paper; and tuned itself, without labels, so that the unchanged classifier keeps its answers.
 
-On two cores the ResNet takes about two minutes to train, each tuning about one, the comparison about two.
+On one core the ResNet takes about a minute to train, each tuning and the comparison somewhat less.
 With `--tiny` all of it takes some seconds and shows how it is done, not what can be gained.
 
 The same from the command line, for a model and images of your own:

@@ -54,7 +54,7 @@ def fuse_as_they_are(
         "seconds": seconds,
     }
     save_model(path, fused, about=about)
-    run.observe(Update(stage=stage, state="finished"))
+    run.observe(Update(stage=stage, state="finished", note="written whole"))
     return fused
 
 
