@@ -22,8 +22,8 @@ from steadylens.images import to_float
 from steadylens.randomness import derived_generator
 from steadylens.run import Run
 from steadylens.stages import chosen_validation
-from steadylens.training import Objective, Training
-from steadylens.trainingfiles import Net, finish, weights_key
+from steadylens.training import Objective
+from steadylens.trainingfiles import Net, finish, training_of, weights_key
 
 
 def repeating_objective(
@@ -105,14 +105,7 @@ def tune_restorer(run: Run, restorer: Net, classifier: nn.Module, path: Path, *,
             degradation=degradation,
             augmentation=settings.augmentation,
         )
-        training = Training(
-            restorer,
-            objective,
-            optimization=settings.optimization,
-            steps=settings.steps,
-            clip_norm=settings.clip_norm,
-            generator=derived_generator(run.seed, stage, device=run.device),
-        )
+        training = training_of(run, stage, restorer, objective, settings)
         return finish(
             run,
             stage,

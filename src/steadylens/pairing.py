@@ -10,8 +10,8 @@ from torch import nn
 from steadylens.checkpoint import describe, load_model, save_model
 from steadylens.fusion import FusedClassifier
 from steadylens.label_free import tune_restorer
-from steadylens.run import Run, Update, commit, versions
-from steadylens.trainingfiles import check_key, weights_key
+from steadylens.run import Run, Update
+from steadylens.trainingfiles import check_key, origin_of, weights_key
 
 
 def fuse_as_they_are(
@@ -42,18 +42,7 @@ def fuse_as_they_are(
         check_key(path, about.get("key"), key)
         run.observe(Update(stage=stage, state="skipped", note="fused before"))
         return fused
-    about = {
-        "stage": stage,
-        "key": key,
-        "recipe": run.recipe.name,
-        "seed": run.seed,
-        "data": run.data.source,
-        "classes": list(run.data.class_names),
-        "commit": commit(),
-        "versions": dict(versions()),
-        "seconds": seconds,
-    }
-    save_model(path, fused, about=about)
+    save_model(path, fused, about={**origin_of(run, stage, key), "seconds": seconds})
     run.observe(Update(stage=stage, state="finished", note="written whole"))
     return fused
 

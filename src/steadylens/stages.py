@@ -21,8 +21,8 @@ from steadylens.randomness import derived_generator
 from steadylens.recipes import ClassifierRecipe, RestorerRecipe, restorer_named
 from steadylens.restoration import DongNet, RestorationNet
 from steadylens.run import Run
-from steadylens.training import Training, classifying_objective, restoring_objective
-from steadylens.trainingfiles import Net, finish, weights_key
+from steadylens.training import classifying_objective, restoring_objective
+from steadylens.trainingfiles import Net, finish, training_of, weights_key
 
 VALIDATION_IMAGES = 500
 """How many of the validation images a finished net is tried on."""
@@ -52,7 +52,8 @@ def train_restorer(run: Run, net: str, path: Path) -> RestorationNet | DongNet:
         silence_last_layer(module)
     module.to(run.device).to(memory_format=fast_memory_format(run.device))
     before = None
-    for number, stage in enumerate(_stages_of(net, settings), start=1):
+    for number in range(1, len(settings.parts) + 1):
+        stage = _stage_of(net, number)
         last = number == len(settings.parts)
         if last or not path.exists():
             target = path if last else path.with_stem(f"{path.stem}-part-{number}")
@@ -115,10 +116,10 @@ def fine_tune(
     return _train_classifier(run, stage, fused, settings, path, key=key)
 
 
-def _stages_of(net: str, settings: RestorerRecipe) -> list[str]:
-    """Returns what the parts of a restorer's training are called."""
-    refined = (f", refined {count} times" for count in range(2, len(settings.parts)))
-    return [f"restorer {net}{suffix}" for suffix in ("", ", refined", *refined)][: len(settings.parts)]
+def _stage_of(net: str, number: int) -> str:
+    """Returns what a part of a restorer's training is called; the first has number 1."""
+    suffixes = {1: "", 2: ", refined"}
+    return f"restorer {net}" + suffixes.get(number, f", refined {number - 1} times")
 
 
 def _train_restorer(
@@ -140,14 +141,7 @@ def _train_restorer(
         batch=settings.batch,
         patch=settings.patch,
     )
-    training = Training(
-        module,
-        objective,
-        optimization=settings.optimization,
-        steps=settings.steps,
-        clip_norm=settings.clip_norm,
-        generator=derived_generator(run.seed, stage, device=run.device),
-    )
+    training = training_of(run, stage, module, objective, settings)
     finish(
         run,
         stage,
@@ -172,14 +166,7 @@ def _train_classifier(
         augmentation=settings.augmentation,
         degradation=settings.degradation,
     )
-    training = Training(
-        module,
-        objective,
-        optimization=settings.optimization,
-        steps=settings.steps,
-        clip_norm=settings.clip_norm,
-        generator=derived_generator(run.seed, stage, device=run.device),
-    )
+    training = training_of(run, stage, module, objective, settings)
     versions_per_image = settings.degradation.versions if settings.degradation else 1
     return finish(
         run,

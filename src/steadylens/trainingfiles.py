@@ -10,10 +10,40 @@ from torch import nn
 
 from steadylens.checkpoint import load_model, load_state, save_model, save_state
 from steadylens.errors import SettingError
+from steadylens.randomness import derived_generator
+from steadylens.recipes import ClassifierRecipe, RestorerRecipe
 from steadylens.run import Run, Update, commit, versions
-from steadylens.training import Training
+from steadylens.training import Objective, Training
 
 Net = TypeVar("Net", bound=nn.Module)
+
+
+def training_of(
+    run: Run, stage: str, module: nn.Module, objective: Objective, settings: RestorerRecipe | ClassifierRecipe
+) -> Training:
+    """Returns the training of a stage at its start; its draws depend on the seed and the stage's name."""
+    return Training(
+        module,
+        objective,
+        optimization=settings.optimization,
+        steps=settings.steps,
+        clip_norm=settings.clip_norm,
+        generator=derived_generator(run.seed, stage, device=run.device),
+    )
+
+
+def origin_of(run: Run, stage: str, key: str) -> dict[str, Any]:
+    """Returns what every file of a net says about where it comes from."""
+    return {
+        "stage": stage,
+        "key": key,
+        "recipe": run.recipe.name,
+        "seed": run.seed,
+        "data": run.data.source,
+        "classes": list(run.data.class_names),
+        "commit": commit(),
+        "versions": dict(versions()),
+    }
 
 
 def finish(
@@ -70,14 +100,7 @@ def finish(
     if before is not None:
         _, earlier = load_model(before)
     about = {
-        "stage": stage,
-        "key": key,
-        "recipe": run.recipe.name,
-        "seed": run.seed,
-        "data": run.data.source,
-        "classes": list(run.data.class_names),
-        "commit": commit(),
-        "versions": dict(versions()),
+        **origin_of(run, stage, key),
         "steps": earlier["steps"] + training.steps,
         "samples": earlier["samples"] + training.steps * images_per_step,
         "seconds": earlier["seconds"] + training.seconds,
