@@ -7,7 +7,6 @@ rounds counts, so that what else the machine does matters little.
 """
 
 import argparse
-import json
 import statistics
 import time
 import warnings
@@ -16,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from writing import publish
 
 from steadylens.degradation import Degradation
-from steadylens.files import replacing
 from steadylens.noise import Gaussian, Strength
 from steadylens.noisepool import NoisePool
 
@@ -87,11 +86,7 @@ def main() -> None:
         "threads": arguments.threads,
         "batches": [measure(samples, arguments.rounds) for samples in (50, 250, 500)],
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.out is not None:
-        with replacing(arguments.out) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    publish(result, arguments.out)
 
 
 if __name__ == "__main__":

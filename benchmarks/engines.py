@@ -7,7 +7,6 @@ told its strength, the classical methods are. Large images go through the fastes
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ import torch
 from rivals import CLASSICAL, ColourDnCNN, ColourFFDNet, Picture
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from writing import publish
 
 import steadylens
 from steadylens.acceleration import forward_in_batches, has_fast_bfloat16
@@ -28,7 +28,6 @@ from steadylens.conversion import to_onnx, to_openvino, to_program
 from steadylens.datasets import load_dataset
 from steadylens.engines import Engine, OnnxEngine, OpenVinoEngine, TorchEngine
 from steadylens.fastest import fastest_engine
-from steadylens.files import replacing
 from steadylens.images import to_uint8
 from steadylens.inference import restorer_of
 from steadylens.interface import interface_of
@@ -208,11 +207,7 @@ def main() -> None:
     cv2.setNumThreads(arguments.threads)
     versions = {library: version(library) for library in ("torch", "onnxruntime", "openvino", "scikit-image")}
     about = {"opencv": cv2.__version__, "device": device_name(CPU), "threads": arguments.threads}
-    text = json.dumps({**versions, **about, **measure(arguments)}, indent=2)
-    print(text)
-    if arguments.out is not None:
-        with replacing(arguments.out) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    publish({**versions, **about, **measure(arguments)}, arguments.out)
 
 
 if __name__ == "__main__":

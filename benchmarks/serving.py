@@ -7,7 +7,6 @@ of it takes turns, and the fastest round of each counts.
 
 import argparse
 import asyncio
-import json
 import multiprocessing
 import os
 import re
@@ -22,10 +21,10 @@ from pathlib import Path
 import httpx
 import torch
 from torch import nn
+from writing import publish
 
 import steadylens
 from steadylens.classification import SIGN_SIZE
-from steadylens.files import replacing
 from steadylens.predictors import Classifying
 from steadylens.run import device_name
 from steadylens.uploads import decode_image, encode_png
@@ -169,11 +168,7 @@ def main() -> None:
     )
     device = device_name(torch.device("cpu"))
     versions = {"torch": torch.__version__, "device": device, "threads": arguments.threads}
-    text = json.dumps(versions | measured, indent=2)
-    print(text)
-    if arguments.out is not None:
-        with replacing(arguments.out) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    publish(versions | measured, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """How long `steadylens --help` takes, from a fresh process: the fastest of some runs."""
 
 import argparse
-import json
 import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from steadylens.files import replacing
+from writing import publish
 
 COMMAND = (sys.executable, "-c", "from steadylens.cli import main; main()", "--help")
 
@@ -28,11 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     taken = [seconds() for _ in range(arguments.runs)]
     result = {"python": platform.python_version(), "runs": arguments.runs, "best_seconds": min(taken)}
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.out is not None:
-        with replacing(arguments.out) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    publish(result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ of each counts.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from writing import publish
 
 from steadylens.acceleration import default_device, fast_memory_format, has_fast_bfloat16
 from steadylens.degradation import Degradation
-from steadylens.files import replacing
 from steadylens.initialization import initialize_xavier
 from steadylens.losses import SquaredError
 from steadylens.recipes import PAPER_SGD
@@ -158,12 +157,7 @@ def main() -> None:
         device=device,
     )
     versions = {"torch": torch.__version__, "device": device_name(device), "threads": arguments.threads}
-    result = versions | measured
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.out is not None:
-        with replacing(arguments.out) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+    publish(versions | measured, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,16 @@
+"""What each benchmark does with what it measured."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from steadylens.files import replacing
+
+
+def publish(result: Mapping[str, object], out: Path | None) -> None:
+    """Prints a result as JSON, and writes it to a file where one is given."""
+    text = json.dumps(result, indent=2)
+    print(text)
+    if out is not None:
+        with replacing(out) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
