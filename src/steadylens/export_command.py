@@ -59,13 +59,13 @@ def _exported(
     model: str, *, out: Path | None, triton: Path | None, size: tuple[int, int] | None, batch: int | None
 ) -> "Exported":
     from steadylens.export import export_net
-    from steadylens.pretrained import card, load
+    from steadylens.pretrained import load_with_card
     from steadylens.triton import export_triton
 
     place = out or triton
     if place is None:
         raise SettingError("it must be said where to write: give --out FILE or --triton DIR")
-    net, known = load(model), card(model)
+    net, known = load_with_card(model)
     about = {**known.about, "classes": list(known.classes)}
     write = export_net if place is out else export_triton
     return write(net, place, name=known.name, about=about, size=size, batch=batch)

@@ -13,7 +13,7 @@ from steadylens.classifiers import timm_classifier, torchvision_classifier, tran
 from steadylens.errors import SettingError, SteadylensError
 from steadylens.fusion import FusedClassifier
 from steadylens.preparation import PreparedClassifier, exported_classifier
-from steadylens.pretrained import PRETRAINED, SUFFIX, card, load
+from steadylens.pretrained import PRETRAINED, SUFFIX, load_with_card
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 
 RESTORERS = (RestorationNet, DongNet, GaussianSmoothing, nn.Identity)
@@ -175,8 +175,8 @@ def _own_classifier(source: str | Path, *, changed: bool) -> Opened:
 def _open(source: str | Path) -> Opened:
     path = Path(source)
     if str(source) in PRETRAINED:
-        known = card(str(source))
-        return _opened(str(source), load(str(source)), known.about)
+        module, known = load_with_card(str(source))
+        return _opened(str(source), module, known.about)
     if not path.is_file() and path.suffix != SUFFIX:
         raise SettingError(
             f"there is no net {str(source)!r}; give a file, one of {', '.join(PRETRAINED)}, or for a "

@@ -51,8 +51,13 @@ def card(name: str | Path) -> Card:
         SettingError: If there is no net of that name.
         CheckpointError: If the file is missing or damaged, or its weights do not fit their checksum.
     """
+    return load_with_card(name)[1]
+
+
+def load_with_card(name: str | Path) -> tuple[nn.Module, Card]:
+    """Returns what `load` and `card` return, from one reading of the file; their errors are its errors."""
     module, about = _read(name)
-    return card_of(module, about, name=Path(name).name.removesuffix(SUFFIX))
+    return module, card_of(module, about, name=Path(name).name.removesuffix(SUFFIX))
 
 
 def _read(name: str | Path) -> tuple[nn.Module, dict[str, Any]]:

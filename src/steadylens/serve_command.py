@@ -66,9 +66,10 @@ def _loaded(model: str, device: "torch.device") -> tuple["Predictor", "Card"]:
     from steadylens.classification import SIGN_SIZE
     from steadylens.inference import restorer_of
     from steadylens.predictors import Classifying, Restoring
-    from steadylens.pretrained import card, load
+    from steadylens.pretrained import load_with_card
 
-    net, known = load(model).to(device), card(model)
+    net, known = load_with_card(model)
+    net.to(device)
     size = known.size or SIGN_SIZE
     predictor: Predictor
     if known.task == CLASSIFYING:
