@@ -19,6 +19,7 @@ from steadylens.checkpoint import load_model, save_model
 from steadylens.errors import SettingError
 from steadylens.files import replacing
 from steadylens.images import GREY_LEVELS
+from steadylens.networks import ORIGINAL, RESTORED
 from steadylens.pretrained import SUFFIX
 from steadylens.records import (
     Accuracy,
@@ -44,8 +45,8 @@ SOURCES = {
     "l5-gtsrb": ("restorer-L5", "L5"),
     "l3-gtsrb": ("restorer-L3", "L3"),
     "dong-gtsrb": ("restorer-Dong", "Dong"),
-    "sign-gtsrb": ("original", "original"),
-    "fused-gtsrb": ("restored", "restoration + original"),
+    "sign-gtsrb": ("original", ORIGINAL),
+    "fused-gtsrb": ("restored", RESTORED),
 }
 """By the name of a packaged net: its file in the run, and what the records call it."""
 

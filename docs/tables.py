@@ -21,7 +21,8 @@ from steadylens.records import (
     Stability,
     read_records,
 )
-from steadylens.tables import Table, select
+from steadylens.spread import spread_tables
+from steadylens.tables import Table, first_run, select
 from steadylens.tabulation import (
     accuracy_tables,
     cost_tables,
@@ -46,20 +47,22 @@ MARKED = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL
 
 def tables_named(records: Sequence[Measurement]) -> dict[str, list[Table]]:
     """Returns the tables of one run by the names that stand in the markers."""
+    shown = first_run(records)
     by_population = {
-        population: [row for row in select(records, Stability) if row.population == population]
+        population: [row for row in select(shown, Stability) if row.population == population]
         for population in ("own", "all")
     }
     return {
-        "restoration": restoration_tables(select(records, Restoring)),
-        "hits": restoration_tables(select(records, Hits)),
-        "contraction": restoration_tables(select(records, Contraction)),
-        "accuracy": accuracy_tables(select(records, Accuracy)),
-        "comparison": accuracy_tables(select(records, Comparison)),
+        "restoration": restoration_tables(select(shown, Restoring)),
+        "hits": restoration_tables(select(shown, Hits)),
+        "contraction": restoration_tables(select(shown, Contraction)),
+        "accuracy": accuracy_tables(select(shown, Accuracy)),
+        "comparison": accuracy_tables(select(shown, Comparison)),
         "stability": stability_tables(by_population["own"]),
         "stability-all": stability_tables(by_population["all"]),
-        "cost": cost_tables(select(records, Cost)),
-        "training": training_tables(select(records, Curve)),
+        "spread": spread_tables(records),
+        "cost": cost_tables(select(shown, Cost)),
+        "training": training_tables(select(shown, Curve)),
     }
 
 

@@ -29,9 +29,10 @@ from steadylens.comparison import compare
 from steadylens.optimization import OneCycleAdam
 from steadylens.pairing import fuse_label_free
 from steadylens.preparation import PreparedClassifier
-from steadylens.recipes import QUICK, Recipe
+from steadylens.recipes import QUICK
 from steadylens.records import Stability, read_records
 from steadylens.run import Run, Update
+from steadylens.settings import Recipe
 from steadylens.signs import draw_track
 from steadylens.stages import fine_tune
 from steadylens.tables import grouped, select

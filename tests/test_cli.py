@@ -25,8 +25,8 @@ from steadylens.cli import app
 from steadylens.console import RecipeName, lent_run, sampled
 from steadylens.errors import DatasetError
 from steadylens.paper_commands import NetName
-from steadylens.recipes import recipe_named, restorer_named
-from steadylens.restoration import RestorationNet
+from steadylens.recipes import recipe_named
+from steadylens.restoration import RestorationNet, restorer_named
 
 COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--debug"}
 CLASSIFIER = {"classifier", "--weights", "--size", "--mean", "--std"}

@@ -17,9 +17,10 @@ from steadylens.images import to_float
 from steadylens.label_free import repeating_objective, tune_restorer
 from steadylens.optimization import OneCycleAdam
 from steadylens.preparation import PreparedClassifier
-from steadylens.recipes import SMOKE, ClassifierRecipe, Recipe
+from steadylens.recipes import SMOKE
 from steadylens.restoration import GaussianSmoothing, RestorationNet
 from steadylens.run import Run, Update
+from steadylens.settings import ClassifierRecipe, Recipe
 from steadylens.training import Training
 
 NOISE = gaussian_degradation(60)

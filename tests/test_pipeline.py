@@ -12,16 +12,8 @@ from steadylens.classification import SignNet
 from steadylens.datasets import Dataset, ImageSet
 from steadylens.errors import CheckpointError, SettingError
 from steadylens.fusion import FusedClassifier
-from steadylens.pipeline import (
-    AUGMENTED,
-    FINE_TUNED,
-    ORIGINAL,
-    RESTORED,
-    SMOOTHED,
-    evaluate_files,
-    fuse_files,
-    reproduce,
-)
+from steadylens.networks import AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
+from steadylens.pipeline import evaluate_files, fuse_files, reproduce
 from steadylens.recipes import SMOKE
 from steadylens.records import (
     Accuracy,
@@ -41,7 +33,7 @@ from steadylens.run import Run, Update
 
 NAMES = ("red", "green", "blue", "grey")
 NETS = ("L5", "L3", "Dong")
-RECIPE = replace(SMOKE, nets=NETS, front="L5")
+RECIPE = replace(SMOKE, nets=NETS, front="L5", seeds=2)
 
 
 def patches(count: int, seed: int) -> ImageSet:
@@ -88,6 +80,7 @@ def test_a_run_leaves_report_tables_records_and_nets(reproduced: Path) -> None:
         "models", "records", "records.jsonl", "pictures.jsonl", "tables.md", "report.html"
     }  # fmt: skip
     nets = {f"restorer-{net}" for net in NETS} | {"original", "noisy", "smoothed", "restored", "augmented"}
+    nets |= {"original-seed-1", "restored-seed-1"}
     assert {path.name for path in (reproduced / "models").iterdir()} == {f"{n}.safetensors" for n in nets}
     assert (reproduced / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert RESTORED in (reproduced / "tables.md").read_text(encoding="utf-8")
@@ -101,9 +94,26 @@ def test_every_table_and_figure_of_the_paper_has_its_records(reproduced: Path) -
     }  # fmt: skip
     assert sum(isinstance(row, Curve) for row in records) == len(NETS) + len(networks)
     assert [row.network for row in records if isinstance(row, Hits)] == list(NETS)
-    assert [row.network for row in records if isinstance(row, Accuracy) and row.k == 1] == networks
+    accuracies = [row for row in records if isinstance(row, Accuracy) and row.k == 1]
+    assert [row.network for row in accuracies if row.provenance.seed == 0] == networks
     assert list(dict.fromkeys(row.network for row in records if isinstance(row, Stability))) == networks
     assert {row.network for row in records if isinstance(row, Cost)} == {*NETS, *networks}
+
+
+def test_the_classifier_alone_and_fused_is_trained_and_measured_with_each_seed(reproduced: Path) -> None:
+    records = read_records(reproduced / "records.jsonl")
+    rows = [row for row in records if isinstance(row, Accuracy | Stability) and row.provenance.seed == 1]
+    assert {(type(row), row.network) for row in rows} == {
+        (kind, network) for kind in (Accuracy, Stability) for network in (ORIGINAL, RESTORED)
+    }
+    first, again = (
+        load_model(reproduced / "models" / f"{stem}.safetensors")[0].state_dict()
+        for stem in ("restored", "restored-seed-1")
+    )
+    same = {name.partition(".")[0] for name, value in first.items() if torch.equal(value, again[name])}
+    assert "restorer" in same  # the seeds are those of the classifier's stages
+    assert any(not torch.equal(value, again[name]) for name, value in first.items())
+    assert "Spread over seeds" in (reproduced / "tables.md").read_text(encoding="utf-8")
 
 
 def test_pictures_are_kept_apart_from_the_other_records(reproduced: Path) -> None:
@@ -168,9 +178,9 @@ def test_a_classifier_alone_is_measured_as_in_the_whole_run(
     evaluate_files(new_run(), [classifier], tmp_path)
     alone, whole = (
         [
-            (row.sigma_grey, row.population, row.correct, row.samples)
+            (row.noise, row.sigma_grey, row.population, row.correct, row.samples)
             for row in read_records(folder / "records.jsonl")
-            if isinstance(row, Stability) and row.network == "original"
+            if isinstance(row, Stability) and row.network == "original" and row.provenance.seed == 0
         ]
         for folder in (tmp_path, reproduced)
     )

@@ -20,13 +20,10 @@ from steadylens.recipes import (
     QUICK,
     SMOKE,
     THOROUGH,
-    ClassifierRecipe,
-    Recipe,
-    RestorerRecipe,
     recipe_named,
-    restorer_named,
 )
-from steadylens.restoration import RestorationNet
+from steadylens.restoration import RestorationNet, restorer_named
+from steadylens.settings import ClassifierRecipe, Recipe, RestorerRecipe
 from steadylens.stability import Sampling
 
 RECIPES = (PAPER, THOROUGH, FAST, QUICK, SMOKE)
@@ -127,6 +124,11 @@ def test_an_unknown_recipe_gives_the_choices(name: str) -> None:
     choices = "paper, thorough, fast, quick, smoke"
     with pytest.raises(SettingError, match=f"no recipe '{name}'; choose one of {choices}"):
         recipe_named(name)
+
+
+def test_a_recipe_that_trains_no_classifier_is_refused() -> None:
+    with pytest.raises(SettingError, match="seeds is 0, a classifier is trained with at least 1"):
+        replace(SMOKE, seeds=0)
 
 
 def test_refinements_go_on_with_what_they_change_and_keep_the_rest() -> None:

@@ -14,6 +14,7 @@ import pytest
 from sample_records import PROVENANCE, pictures, sample_records
 from steadylens.errors import RecordError
 from steadylens.records import (
+    Accuracy,
     Curve,
     Hits,
     Measurement,
@@ -199,11 +200,24 @@ def test_no_records_are_refused_with_the_way_out(write: object, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("other", [replace(PROVENANCE, seed=4), replace(PROVENANCE, recipe="paper")])
+@pytest.mark.parametrize("other", [replace(PROVENANCE, data="other"), replace(PROVENANCE, recipe="paper")])
 def test_records_of_several_runs_are_refused(other: Provenance, tmp_path: Path) -> None:
     rows = [*RECORDS, replace(RECORDS[0], provenance=other)]
     with pytest.raises(RecordError, match="of 2 runs"):
         write_report(rows, tmp_path / "report.html")
+
+
+def test_tables_show_the_seed_that_comes_first_and_the_spread_over_all(tmp_path: Path) -> None:
+    again = [
+        replace(row, correct=row.correct - 50, provenance=replace(PROVENANCE, seed=4))
+        for row in select(RECORDS, Accuracy)
+    ]
+    alone, both = tmp_path / "alone.md", tmp_path / "both.md"
+    write_tables(RECORDS, alone)
+    write_tables([*RECORDS, *again], both)
+    first, spread = both.read_text(encoding="utf-8").split("### Spread over seeds")
+    assert first.strip() == alone.read_text(encoding="utf-8").strip()
+    assert "2 seeds from" in spread
 
 
 def test_rows_of_one_run_may_come_from_several_commits_and_devices(tmp_path: Path) -> None:

@@ -24,10 +24,11 @@ from steadylens.fusion import FusedClassifier
 from steadylens.losses import LogSquaredError
 from steadylens.measuring import measure
 from steadylens.optimization import MomentumSgd
-from steadylens.recipes import FAST, SMOKE, Recipe, Refinement
+from steadylens.recipes import FAST, SMOKE
 from steadylens.records import Accuracy, Measurement
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.run import Run, Update
+from steadylens.settings import Recipe, Refinement
 from steadylens.stages import (
     VALIDATION_IMAGES,
     _try_classifier,

@@ -11,6 +11,7 @@ from steadylens.console import (
     Data,
     Debug,
     Device,
+    FitOption,
     HalfWidth,
     Mean,
     Out,
@@ -52,6 +53,7 @@ def compare(
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
+    fit: FitOption = None,
     data: Data = "signs",
     recipe: RecipeOption = RecipeName.quick,
     out: Out = Path("runs/comparison"),
@@ -64,13 +66,16 @@ def compare(
 ) -> None:
     """Compare a classifier alone with itself behind restorers: accuracy, stability under noise, cost."""
     with explaining(debug):
+        from steadylens.fitting import Fit
         from steadylens.opening import check_classes, check_order, open_classifier
 
-        alone = open_classifier(classifier, weights=weights, size=size, mean=mean, std=std)
+        alone = open_classifier(
+            classifier, weights=weights, size=size, mean=mean, std=std, fit=Fit.parse(fit) if fit else None
+        )
         pairs = _pairs(alone, restorer or ([] if fused else [PACKAGED]), fused or [])
-        with lent_run(data, recipe, seed, device, cache, size=alone.size) as run:
+        with lent_run(data, recipe, seed, device, cache, size=alone.size, fit=str(alone.fit)) as run:
             from steadylens.comparison import compare as compare_all
-            from steadylens.summary import ALONE
+            from steadylens.networks import ALONE
 
             for opened in (alone, *pairs):
                 check_classes(opened, run.data.class_names, data)
@@ -96,6 +101,11 @@ def _pairs(alone: "Opened", restorers: list[str], fused: list[Path]) -> "list[Op
             raise SettingError(
                 f"{pair.name} reads images of {pair.size} pixels and {alone.name} of {alone.size}; compare "
                 "classifiers of one size"
+            )
+        if pair.fit != alone.fit:
+            raise SettingError(
+                f"{pair.name} reads photographs fitted by {pair.fit} and {alone.name} by {alone.fit}; give "
+                f"--fit {pair.fit}, or fuse again"
             )
     names = [pair.name for pair in pairs]
     if len(set(names)) < len(names):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import nn
 
@@ -9,12 +10,13 @@ from steadylens.errors import SettingError
 from steadylens.experiments import chosen_tests, measure_costs, measure_networks
 from steadylens.fusion import FusedClassifier
 from steadylens.measuring import measure
+from steadylens.networks import ALONE
 from steadylens.pictures import changed_answers
 from steadylens.pipeline import publish
+from steadylens.preparation import PreparedClassifier
 from steadylens.records import Measurement
 from steadylens.report import require_drawing
 from steadylens.run import Run
-from steadylens.summary import ALONE
 from steadylens.trainingfiles import weights_key
 
 PICTURED_SIGMA_GREY = 25.0
@@ -30,7 +32,7 @@ def compare(
     fused: Mapping[str, FusedClassifier],
     out: Path,
     *,
-    training_seconds: Mapping[str, float],
+    training_seconds: Mapping[str, float] = MappingProxyType({}),
 ) -> Path:
     """Measures a classifier alone and behind restorers: accuracy, stability and cost, and reports.
 
@@ -39,13 +41,15 @@ def compare(
         classifier: The classifier alone, in eval mode, on the run's device.
         fused: The pairs to compare it with, by name, likewise; the page begins with the first.
         out: The folder of the report.
-        training_seconds: What training each took, by name; "alone" is the classifier's.
+        training_seconds: What training each took, by name, as far as it is known; "alone" is the
+            classifier's.
 
     Returns:
         The report page.
 
     Raises:
-        SettingError: If there is no pair, or one is called as the classifier alone is.
+        SettingError: If there is no pair, one is called as the classifier alone is, or the photographs were
+            fitted otherwise than a net reads them.
         MissingExtraError: If matplotlib is not installed.
         StorageError: If a file cannot be written.
     """
@@ -53,6 +57,8 @@ def compare(
         raise SettingError(f"pairs are {sorted(fused)}; give at least one, and call none {ALONE!r}")
     require_drawing()
     networks: dict[str, nn.Module] = {ALONE: classifier, **fused}
+    for name, network in networks.items():
+        _check_fit(name, network, run)
     records = out / "records"
     return publish(
         [
@@ -64,6 +70,15 @@ def compare(
         ],
         out,
     )
+
+
+def _check_fit(name: str, network: nn.Module, run: Run) -> None:
+    for part in network.modules():
+        if isinstance(part, PreparedClassifier) and part.fit != run.data.fit:
+            raise SettingError(
+                f"{name} reads photographs fitted by {part.fit}, these were fitted by {run.data.fit}; load "
+                "them with load_dataset(..., fit=classifier.fit)"
+            )
 
 
 def _take_pictures(

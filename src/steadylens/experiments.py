@@ -54,7 +54,7 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
             provenance=run.provenance,
             progress=advancing(run, stage),
         ),
-        key=run.key(stage, recipe, keys),
+        key=run.key(stage, recipe.psnr_images, recipe.psnr_sigmas_grey, recipe.clip, recipe.quantize, keys),
     )
     exploring = "hits and contraction"
     return records + measure(
@@ -70,7 +70,9 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
             provenance=run.provenance,
             progress=advancing(run, exploring),
         ),
-        key=run.key(exploring, recipe, keys),
+        key=run.key(
+            exploring, recipe.exploration_images, recipe.exploration_versions, recipe.degradation, keys
+        ),
     )
 
 
@@ -101,27 +103,46 @@ def measure_networks(run: Run, networks: Mapping[str, nn.Module], folder: Path) 
         ),
     )
     for name, network in networks.items():
-        stage = f"stability of: {name}"
-        records += measure(
-            run,
-            stage,
-            folder / "stability.jsonl",
-            partial(
-                stability,
-                name,
-                network,
-                chosen_tests(run, recipe.stability_images),
-                sigmas_grey=recipe.stability_sigmas_grey,
-                sampling=recipe.sampling,
-                clip=recipe.clip,
-                quantize=recipe.quantize,
-                seed=run.seed,
-                provenance=run.provenance,
-                progress=advancing(run, stage),
-            ),
-            key=run.key(stage, recipe, weights_key(network)),
-        )
+        records += _measure_stability(run, name, network, folder, recipe.stability_images)
+    if recipe.unclipped_images:
+        plain = replace(recipe, clip=False, quantize=False)
+        unclipped = replace(run, recipe=replace(run.recipe, evaluation=plain))
+        for name, network in networks.items():
+            records += _measure_stability(unclipped, name, network, folder, recipe.unclipped_images)
     return records
+
+
+def _measure_stability(
+    run: Run, name: str, network: nn.Module, folder: Path, images: int | None
+) -> list[Measurement]:
+    recipe = run.recipe.evaluation
+    stage = f"stability of: {name}" if recipe.clip else f"stability, unclipped, of: {name}"
+    return measure(
+        run,
+        stage,
+        folder / "stability.jsonl",
+        partial(
+            stability,
+            name,
+            network,
+            chosen_tests(run, images),
+            sigmas_grey=recipe.stability_sigmas_grey,
+            sampling=recipe.sampling,
+            clip=recipe.clip,
+            quantize=recipe.quantize,
+            seed=run.seed,
+            provenance=run.provenance,
+            progress=advancing(run, stage),
+        ),
+        key=run.key(
+            stage,
+            images,
+            recipe.stability_sigmas_grey,
+            recipe.sampling,
+            recipe.quantize,
+            weights_key(network),
+        ),
+    )
 
 
 def measure_costs(
@@ -170,7 +191,12 @@ def take_pictures(
         ]
 
     key = run.key(
-        "pictures", run.recipe.evaluation, weights_key(net), weights_key(original), weights_key(fused)
+        "pictures",
+        run.recipe.evaluation.accuracy_images,
+        shown,
+        weights_key(net),
+        weights_key(original),
+        weights_key(fused),
     )
     return measure(run, "pictures", folder / "pictures.jsonl", pictures, key=key)
 

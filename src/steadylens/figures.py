@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from steadylens.errors import MissingExtraError
+from steadylens.networks import ALONE, AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
 from steadylens.records import Contraction, Curve, Density, Hits, Restoring, Scatter, Stability
 from steadylens.tables import grouped, unique
 
@@ -30,9 +31,8 @@ QUIET = "#8a8a8a"
 COLOURS = {
     "L11": "#0072b2", "L9": "#56b4e9", "L7": "#009e73", "L5": "#e69f00", "L3": "#d55e00", "Dong": "#cc79a7",
     "Gaussian smoothing": "#8c6d31", "identity": "#767676",
-    "original": "#767676", "fine-tuned on noisy images": "#e69f00",
-    "Gaussian smoothing as first layer": "#8c6d31", "strong noise augmentation": "#d55e00",
-    "restoration + original": "#0072b2", "alone": "#767676",
+    ORIGINAL: "#767676", FINE_TUNED: "#e69f00", SMOOTHED: "#8c6d31", AUGMENTED: "#d55e00",
+    RESTORED: "#0072b2", ALONE: "#767676",
 }  # fmt: skip
 """A network's colour. A fused network has that of its restorer."""
 

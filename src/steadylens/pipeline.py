@@ -1,7 +1,8 @@
 """The whole of the paper in one call: train, fuse, evaluate, report (Sec. 4)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -11,19 +12,13 @@ from steadylens.errors import SettingError
 from steadylens.experiments import curve_of, measure_costs, measure_networks, measure_restorers, take_pictures
 from steadylens.fusion import FusedClassifier
 from steadylens.images import to_float
-from steadylens.opening import RESTORERS
+from steadylens.networks import AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
+from steadylens.opening import RESTORERS, Opened, open_file
 from steadylens.records import Measurement, Picture, write_records
 from steadylens.report import require_drawing, write_report, write_tables
 from steadylens.restoration import GaussianSmoothing
 from steadylens.run import Run
 from steadylens.stages import fine_tune, train_classifier, train_restorer
-
-ORIGINAL = "original"
-FINE_TUNED = "fine-tuned on noisy images"
-SMOOTHED = "Gaussian smoothing as first layer"
-RESTORED = "restoration + original"
-AUGMENTED = "strong noise augmentation"
-"""Names of the networks in Tables 3 and 4: the paper's four, and a baseline that it lacks."""
 
 
 def reproduce(run: Run, out: Path) -> Path:
@@ -73,9 +68,20 @@ def reproduce(run: Run, out: Path) -> Path:
             *measure_networks(run, networks, records),
             *measure_costs(run, restorers | networks, seconds, records),
             *take_pictures(run, front, original, fused, records),
+            *_measure_further_seeds(run, front, models, records),
         ],
         out,
     )
+
+
+def _measure_further_seeds(run: Run, front: nn.Module, models: Path, records: Path) -> Iterator[Measurement]:
+    """Trains the classifier, alone and behind the restorer, with the seeds that follow the run's own."""
+    for seed in range(run.seed + 1, run.seed + run.recipe.seeds):
+        again = replace(run, seed=seed)
+        original = train_classifier(again, models / f"original-seed-{seed}.safetensors")
+        path = models / f"restored-seed-{seed}.safetensors"
+        fused = fine_tune(again, copy.deepcopy(front), copy.deepcopy(original), path, name="restored")
+        yield from measure_networks(again, {ORIGINAL: original, RESTORED: fused}, records)
 
 
 def publish(records: Sequence[Measurement], out: Path) -> Path:
@@ -102,7 +108,8 @@ def evaluate_files(run: Run, paths: Sequence[Path], out: Path) -> Path:
         The report page.
 
     Raises:
-        SettingError: If there is no file, two have the same name, or a classifier has other classes.
+        SettingError: If there is no file, two have the same name, or a classifier has other classes or reads
+            other images than these.
         CheckpointError: If a file cannot be read.
     """
     if not paths or len({path.stem for path in paths}) < len(paths):
@@ -110,12 +117,13 @@ def evaluate_files(run: Run, paths: Sequence[Path], out: Path) -> Path:
             f"{len(paths)} files of nets were given; give at least one, each with its own name"
         )
     require_drawing()
-    loaded = {path.stem: load_model(path) for path in paths}
-    nets = {name: net.to(run.device) for name, (net, _) in loaded.items()}
-    seconds = {name: float(about.get("seconds", 0)) for name, (_, about) in loaded.items()}
+    opened = {path.stem: open_file(path) for path in paths}
+    nets = {name: net.module.to(run.device) for name, net in opened.items()}
+    seconds = {name: net.seconds for name, net in opened.items()}
     restorers = {name: net for name, net in nets.items() if isinstance(net, RESTORERS)}
     networks = {name: net for name, net in nets.items() if name not in restorers}
     for name, network in networks.items():
+        _check_images(opened[name], run)
         _check_classes(name, network, run)
     records = [*measure_costs(run, nets, seconds, out / "records")]
     if restorers:
@@ -146,6 +154,15 @@ def fuse_files(run: Run, restorer: Path, classifier: Path, out: Path) -> FusedCl
         )
     _check_classes(classifier.stem, behind, run)
     return fine_tune(run, front, behind, out, name=out.stem)
+
+
+def _check_images(net: Opened, run: Run) -> None:
+    size = run.data.test.images.shape[-1]
+    if net.size != size or not net.fit.is_plain(size):
+        raise SettingError(
+            f"{net.name} reads images of {net.size} pixels, fitted by {net.fit}; here they are squashed to "
+            f"{size}; measure it with: steadylens compare CLASSIFIER --fused FILE"
+        )
 
 
 def _check_classes(name: str, network: nn.Module, run: Run) -> None:

@@ -11,8 +11,9 @@ from steadylens.errors import RecordError
 from steadylens.files import replacing
 from steadylens.paper import CITATION
 from steadylens.records import Measurement, Picture
+from steadylens.spread import spread_tables
 from steadylens.summary import facts
-from steadylens.tables import Table, duration, grouped, line, select, source, span, unique
+from steadylens.tables import Table, duration, first_run, grouped, line, select, source, span, unique
 from steadylens.tabulation import (
     accuracy_tables,
     cost_tables,
@@ -89,15 +90,17 @@ def write_report(records: Sequence[Measurement], path: Path) -> None:
     """Writes the tables and figures that the records allow for as one self-contained HTML file.
 
     Args:
-        records: Rows of one run, of any kinds; what there are no rows for is left out.
+        records: Rows of one recipe and data, of any kinds; what there are no rows for is left out. Tables and
+            figures are of the seed that comes first, but for the spread over seeds.
         path: The file to write.
 
     Raises:
-        RecordError: If there are no records, or they are of more than one run.
+        RecordError: If there are no records, or they are of more than one recipe or data.
         MissingExtraError: If matplotlib is not installed.
         StorageError: If the file cannot be written.
     """
     _check(records)
+    shown = first_run(records)
     environment = Environment(
         loader=PackageLoader("steadylens"),
         autoescape=True,
@@ -107,8 +110,8 @@ def write_report(records: Sequence[Measurement], path: Path) -> None:
     )
     page = environment.get_template("report.html").render(
         run=records[0].provenance,
-        facts=facts(records),
-        sections=_sections(records),
+        facts=facts(shown),
+        sections=_sections(shown, spread_tables(records)),
         provenance=_provenance(records),
         measurements=_measurements(records),
         citation=CITATION,
@@ -121,16 +124,17 @@ def write_tables(records: Sequence[Measurement], path: Path) -> None:
     """Writes the tables that the records allow for as Markdown.
 
     Args:
-        records: Rows of one run, of any kinds; what there are no rows for is left out.
+        records: Rows of one recipe and data, as for `write_report`.
         path: The file to write.
 
     Raises:
-        RecordError: If there are no records, or they are of more than one run.
+        RecordError: If there are no records, or they are of more than one recipe or data.
         StorageError: If the file cannot be written.
     """
     _check(records)
     makers = (training_tables, restoration_tables, accuracy_tables, stability_tables, cost_tables)
-    text = "\n".join(table.markdown() for make in makers for table in make(records))
+    tables = [table for make in makers for table in make(first_run(records))] + spread_tables(records)
+    text = "\n".join(table.markdown() for table in tables)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -138,15 +142,15 @@ def write_tables(records: Sequence[Measurement], path: Path) -> None:
 def _check(records: Sequence[Measurement]) -> None:
     if not records:
         raise RecordError("there are no records to report; measure first, for example: steadylens evaluate")
-    runs = unique((row.provenance.recipe, row.provenance.seed, row.provenance.data) for row in records)
+    runs = unique((row.provenance.recipe, row.provenance.data) for row in records)
     if len(runs) > 1:
-        names = "; ".join(f"recipe {recipe}, seed {seed}, data {data}" for recipe, seed, data in runs)
+        names = "; ".join(f"recipe {recipe}, data {data}" for recipe, data in runs)
         raise RecordError(
             f"the records are of {len(runs)} runs ({names}); a report is of one, give only its rows"
         )
 
 
-def _sections(records: Sequence[Measurement]) -> list[Section]:
+def _sections(records: Sequence[Measurement], spread: Sequence[Table]) -> list[Section]:
     """Returns the parts of the page that there are records for, in the paper's order."""
     # Tables alone shall do without matplotlib, which is optional.
     from steadylens import illustrations  # noqa: PLC0415
@@ -181,6 +185,11 @@ def _sections(records: Sequence[Measurement]) -> list[Section]:
             lead="How often an answer stays right when Gaussian noise comes in.",
             illustrations=illustrations.stability_illustrations(records),
             tables=stability_tables(records),
+        ),
+        Section(
+            title="Spread",
+            lead="How far the numbers depend on the luck of one training.",
+            tables=spread,
         ),
         Section(
             title="Cost",

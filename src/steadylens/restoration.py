@@ -230,6 +230,24 @@ class GaussianSmoothing(nn.Module):
         return F.conv2d(rows, kernel[:, :, :, None], groups=channels)
 
 
+def restorer_named(name: str, *, padding: Padding = "zeros") -> RestorationNet | DongNet:
+    """Returns a fresh net of Table 1 by its name there.
+
+    Args:
+        name: L11, L9, L7, L5, L3 or Dong.
+        padding: What surrounds an image in the net's same-size form.
+
+    Raises:
+        SettingError: If there is no net of that name.
+    """
+    depths = {f"L{depth}": depth for depth in HIDDEN_MAPS}
+    if name == "Dong":
+        return DongNet(padding=padding)
+    if name not in depths:
+        raise SettingError(f"there is no net {name!r}; choose one of {', '.join(depths)} or Dong")
+    return RestorationNet(depth=depths[name], padding=padding)
+
+
 def central_crop(images: Tensor, margin: int) -> Tensor:
     """Returns the images (N, C, H, W) without `margin` pixels on each side."""
     height, width = images.shape[-2:]

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 
 from steadylens.datasets import Dataset
-from steadylens.recipes import Recipe
 from steadylens.records import Provenance
+from steadylens.settings import Recipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

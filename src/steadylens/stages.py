@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from steadylens.acceleration import fast_memory_format, forward_in_batches
+from steadylens.checkpoint import describe
 from steadylens.classification import SignNet
 from steadylens.datasets import ImageSet
 from steadylens.fusion import FusedClassifier
@@ -18,9 +19,9 @@ from steadylens.images import to_float
 from steadylens.initialization import initialize_xavier, silence_last_layer
 from steadylens.metrics import psnr, top_k
 from steadylens.randomness import derived_generator
-from steadylens.recipes import ClassifierRecipe, RestorerRecipe, restorer_named
-from steadylens.restoration import DongNet, RestorationNet
+from steadylens.restoration import DongNet, RestorationNet, restorer_named
 from steadylens.run import Run
+from steadylens.settings import ClassifierRecipe, RestorerRecipe
 from steadylens.training import classifying_objective, restoring_objective
 from steadylens.trainingfiles import Net, finish, training_of, weights_key
 
@@ -105,13 +106,14 @@ def fine_tune(
         The fused classifier in eval mode, on the run's device.
 
     Raises:
-        SettingError: If the file is of another run.
+        SettingError: If the file is of another run, or the pair is none that a file can hold.
         CheckpointError: If a file that is there cannot be read.
         DivergenceError: If the training diverges.
     """
     settings = run.recipe.fine_tuning
     stage = f"fine-tuning {name}"
     fused = FusedClassifier(restorer, classifier).to(run.device)
+    describe(fused)  # what cannot be saved is refused before hours are spent
     key = run.key(stage, settings, weights_key(fused))
     return _train_classifier(run, stage, fused, settings, path, key=key)
 

@@ -5,15 +5,11 @@ from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean
 
+from steadylens.networks import ALONE, IN_TABLE_3, ORIGINAL, RESTORED
 from steadylens.paper import TABLE_3, TABLE_4
 from steadylens.records import Accuracy, Measurement, Restoring, Stability
 from steadylens.tables import SIGMA, grouped, percent, select, unique
-from steadylens.tabulation import IN_TABLE_3, overall
-
-ORIGINAL = "original"
-FUSED = "restoration + original"
-ALONE = "alone"
-"""What a classifier is called that is compared with itself behind restorers; the paper has no such rows."""
+from steadylens.tabulation import overall
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +34,7 @@ def _accuracy_facts(records: Sequence[Measurement]) -> list[Fact]:
         return []
     before, after = (percent(rows[name].correct / rows[name].samples, digits=2) for name in pair)
     note = f"top-1, {' and '.join(pair)}"
-    if pair == (ORIGINAL, FUSED):
+    if pair == (ORIGINAL, RESTORED):
         paper = " and ".join(f"{TABLE_3[IN_TABLE_3[name]].top1_percent:.2f}" for name in pair)
         note = f"top-1, original and fused network; paper {paper}"
     return [Fact(name="Accuracy on clean images", before=before, after=after, unit="%", note=note)]
@@ -55,7 +51,7 @@ def _stability_facts(records: Sequence[Measurement]) -> list[Fact]:
             continue
         before, after = (percent(mean, digits=2) for mean in means)
         note = f"overall, {' and '.join(pair)}; noise {noise}"
-        if pair == (ORIGINAL, FUSED):
+        if pair == (ORIGINAL, RESTORED):
             paper = " and ".join(f"{TABLE_4[name].overall_percent:.1f}" for name in pair)
             note = f"overall, original and fused network; noise {noise}; paper {paper}"
         found.append(Fact(name="Stability under noise", before=before, after=after, unit="%", note=note))
@@ -65,8 +61,8 @@ def _stability_facts(records: Sequence[Measurement]) -> list[Fact]:
 def _compared(names: Iterable[str]) -> tuple[str, str] | None:
     """Returns the two networks that the page is about: the paper's, or a classifier and its first pair."""
     found = unique(names)
-    if {ORIGINAL, FUSED} <= set(found):
-        return ORIGINAL, FUSED
+    if {ORIGINAL, RESTORED} <= set(found):
+        return ORIGINAL, RESTORED
     others = [name for name in found if name != ALONE]
     return (ALONE, others[0]) if ALONE in found and others else None
 

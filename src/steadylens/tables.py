@@ -102,6 +102,11 @@ def select(records: Iterable[Measurement], kind: type[Record]) -> list[Record]:
     return [record for record in records if isinstance(record, kind)]
 
 
+def first_run(records: Sequence[Record]) -> list[Record]:
+    """Returns the records of the seed that comes first: those that a table or figure shows."""
+    return [record for record in records if record.provenance.seed == records[0].provenance.seed]
+
+
 def grouped(items: Iterable[Item], *, by: Callable[[Item], Key]) -> dict[Key, list[Item]]:
     """Returns the items by key, keys and items in the order in which they come first."""
     groups: dict[Key, list[Item]] = {}

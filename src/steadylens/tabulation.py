@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from steadylens.networks import IN_TABLE_3, IN_TABLE_4
 from steadylens.paper import SIGMAS_GREY, TABLE_2, TABLE_3, TABLE_4
 from steadylens.records import (
     Accuracy,
@@ -38,12 +39,6 @@ from steadylens.tables import (
     span,
     unique,
 )
-
-IN_TABLE_3 = {"original": "single", "restoration + original": "restoration + single"}
-"""What the paper's Table 3 calls the networks that it calls otherwise in Table 4."""
-
-IN_TABLE_4 = {"Gaussian smoothing as first layer": "Gaussian smoothing"}
-"""What the paper's Table 4 calls networks of longer names."""
 
 POPULATIONS = {"own": "the images that each network classifies correctly when clean", "all": "all images"}
 

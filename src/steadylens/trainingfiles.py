@@ -11,8 +11,8 @@ from torch import nn
 from steadylens.checkpoint import load_model, load_state, save_model, save_state
 from steadylens.errors import SettingError
 from steadylens.randomness import derived_generator
-from steadylens.recipes import ClassifierRecipe, RestorerRecipe
 from steadylens.run import Run, Update, commit, versions
+from steadylens.settings import ClassifierRecipe, RestorerRecipe
 from steadylens.training import Objective, Training
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -34,6 +34,7 @@ def training_of(
 
 def origin_of(run: Run, stage: str, key: str) -> dict[str, Any]:
     """Returns what every file of a net says about where it comes from."""
+    fit = run.data.fit
     return {
         "stage": stage,
         "key": key,
@@ -41,6 +42,7 @@ def origin_of(run: Run, stage: str, key: str) -> dict[str, Any]:
         "seed": run.seed,
         "data": run.data.source,
         "classes": list(run.data.class_names),
+        **({} if fit.is_plain(run.data.train.images.shape[-1]) else {"fit": str(fit)}),
         "commit": commit(),
         "versions": dict(versions()),
     }
