@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steadylens.files import replacing
+from steadylens.networks import AUGMENTED, ORIGINAL, RESTORED
 from steadylens.records import (
     Accuracy,
     Comparison,
@@ -38,6 +39,10 @@ PAGES = {ROOT / "README.md": False, ROOT / "docs" / "results.md": True}
 
 FIRST_PAGE_RUN = "gtsrb-thorough"
 """The one run that README.md shows, that of the nets which ship with the package."""
+
+FIRST_PAGE_NETWORKS = (ORIGINAL, RESTORED, AUGMENTED)
+FIRST_PAGE_NOISE = "clipped, 8-bit"
+"""What README.md shows of it: the two that matter and the strongest rival, on images as they are stored."""
 
 UNMEASURED = "No records yet. A run writes these tables to `tables.md` in its own folder.\n"
 """Stands in the place of a table that there are no records for."""
@@ -94,12 +99,24 @@ def recorded_runs(folder: Path = ROOT / "results") -> dict[str, list[Measurement
     return {path.stem: read_records(path) for path in sorted(folder.glob("*.jsonl"))}
 
 
+def runs_of_page(
+    runs: Mapping[str, Sequence[Measurement]], *, notes: bool
+) -> Mapping[str, Sequence[Measurement]]:
+    """Returns what a page shows: everything, or what the first page has room for."""
+    if notes:
+        return runs
+    rows = [row for row in runs[FIRST_PAGE_RUN] if isinstance(row, Accuracy | Stability)]
+    chosen = [row for row in rows if row.network in FIRST_PAGE_NETWORKS]
+    return {
+        FIRST_PAGE_RUN: [row for row in chosen if isinstance(row, Accuracy) or row.noise == FIRST_PAGE_NOISE]
+    }
+
+
 def main() -> None:
     """Writes both pages anew."""
     runs = recorded_runs()
     for page, notes in PAGES.items():
-        shown = runs if notes else {FIRST_PAGE_RUN: runs[FIRST_PAGE_RUN]}
-        text = filled(page.read_text(encoding="utf-8"), shown, notes=notes)
+        text = filled(page.read_text(encoding="utf-8"), runs_of_page(runs, notes=notes), notes=notes)
         with replacing(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
 

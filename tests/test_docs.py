@@ -4,19 +4,30 @@ import importlib
 import re
 import runpy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sample_records import sample_records
-from steadylens.records import Measurement, read_records
+from steadylens.networks import AUGMENTED, ORIGINAL, RESTORED
+from steadylens.records import Accuracy, Measurement, Stability, read_records
 from steadylens.tabulation import stability_tables
 
 ROOT = Path(__file__).parent.parent
 FILLER: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "tables.py"), run_name="tables")
 PAGES = {"README.md": False, "docs/results.md": True}
 NAMES = sorted(FILLER["tables_named"]([]))
+RECORDS = [
+    *sample_records(),
+    *(
+        replace(row, provenance=replace(row.provenance, seed=99))
+        for row in sample_records()
+        if isinstance(row, Accuracy)
+    ),
+]
+"""A run in which the networks' accuracy was measured with two seeds."""
 MAPPED = re.findall(r"`([^`]+)`", (ROOT / "docs" / "equations.md").read_text().split("|---|", 1)[1])
 
 
@@ -34,11 +45,17 @@ def markers(text: str) -> list[str]:
 
 @pytest.mark.parametrize(("page", "notes"), PAGES.items())
 def test_a_page_holds_the_tables_of_the_records_and_nothing_else(page: str, notes: bool) -> None:
-    names = "*" if notes else FILLER["FIRST_PAGE_RUN"]
-    runs = {path.stem: read_records(path) for path in sorted((ROOT / "results").glob(f"{names}.jsonl"))}
+    runs = {path.stem: read_records(path) for path in sorted((ROOT / "results").glob("*.jsonl"))}
     assert runs
-    text = (ROOT / page).read_text(encoding="utf-8")
-    assert text == filled(text, dict(runs), notes=notes), "run .venv/bin/python docs/tables.py"
+    text, shown = (ROOT / page).read_text(encoding="utf-8"), FILLER["runs_of_page"](runs, notes=notes)
+    assert text == filled(text, shown, notes=notes), "run .venv/bin/python docs/tables.py"
+
+
+def test_the_first_page_shows_the_main_rows_on_stored_images_alone() -> None:
+    (rows,) = FILLER["runs_of_page"]({FILLER["FIRST_PAGE_RUN"]: sample_records()}, notes=False).values()
+    assert {type(row) for row in rows} == {Accuracy, Stability}
+    assert {row.network for row in rows} == {ORIGINAL, RESTORED, AUGMENTED}
+    assert {row.noise for row in rows if isinstance(row, Stability)} == {"clipped, 8-bit"}
 
 
 def test_the_pages_have_the_markers_of_their_tables() -> None:
@@ -52,11 +69,11 @@ def test_the_filler_knows_the_pages() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_table_is_filled_from_records_once_between_its_markers(name: str) -> None:
-    text = filled(page_of(name), {"run": sample_records()})
+    text = filled(page_of(name), {"run": RECORDS})
     assert text.startswith(f"before\n<!-- table: {name} -->\n\n### ")
     assert text.endswith("<!-- end -->\nafter\n")
     assert FILLER["UNMEASURED"] not in text
-    assert text == filled(text, {"run": sample_records()})
+    assert text == filled(text, {"run": RECORDS})
 
 
 def test_the_two_tables_of_stability_count_over_own_and_over_all_images() -> None:
@@ -72,7 +89,7 @@ def test_runs_have_tables_of_their_own() -> None:
 
 
 def test_without_records_a_page_says_so() -> None:
-    text = filled(page_of(*NAMES), {"run": sample_records()})
+    text = filled(page_of(*NAMES), {"run": RECORDS})
     assert filled(text, {}).count(FILLER["UNMEASURED"]) == len(NAMES)
     assert "###" not in filled(text, {})
 

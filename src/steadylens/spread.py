@@ -27,7 +27,8 @@ def spread_tables(records: Sequence[Measurement]) -> list[Table]:
     table = Table(
         title="Spread over seeds",
         caption="In per cent: mean and standard deviation over the seeds with which the classifier was "
-        "trained, and fine-tuned behind the same restorer; beneath, the smallest and the largest.",
+        "trained, and fine-tuned behind the same restorer.",
+        beneath="Beneath stand the smallest and the largest.",
         source=f"{_seeds(shown)} seeds from {source(shown, count='(noisy) images in a number')}",
         header=("network", *columns),
         lines=tuple(_line(name, numbers, columns) for name, numbers in measured.items()),

@@ -53,6 +53,7 @@ class Table:
         caption: One sentence on how to read it.
         source: What it counts over and where it comes from.
         header: One name for each column; the first column names the row.
+        beneath: What the cells' notes tell, a sentence that is left out with them.
     """
 
     title: str
@@ -60,6 +61,7 @@ class Table:
     source: str
     header: tuple[str, ...]
     lines: tuple[Line, ...]
+    beneath: str = ""
 
     def markdown(self, *, notes: bool = True) -> str:
         """Renders title, caption, lines and source.
@@ -70,7 +72,8 @@ class Table:
         rows = [tuple(_escaped(name) for name in self.header), ("---",) + ("---:",) * (len(self.header) - 1)]
         rows += [tuple(_markdown(cell, notes=notes) for cell in line.cells) for line in self.lines]
         grid = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        title, caption, foot = (_escaped(text) for text in (self.title, self.caption, self.source))
+        told = f"{self.caption} {self.beneath}" if notes and self.beneath else self.caption
+        title, caption, foot = (_escaped(text) for text in (self.title, told, self.source))
         return f"### {title}\n\n{caption}\n\n{grid}\n\n{foot}\n"
 
 

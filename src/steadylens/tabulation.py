@@ -40,6 +40,8 @@ from steadylens.tables import (
     unique,
 )
 
+INTERVALS = "Beneath stands the 95 % Wilson interval."
+
 POPULATIONS = {"own": "the images that each network classifies correctly when clean", "all": "all images"}
 
 
@@ -111,8 +113,9 @@ def restoration_table(rows: Sequence[Restoring]) -> Table:
         lines.append(Line(cells=(Cell(text=name), *cells)))
     return Table(
         title="Restoration of Gaussian noise",
-        caption=f"Mean PSNR in dB after each net, by {SIGMA} of the noise in grey levels of 255; beneath, "
-        f"the gain over the noisy images. {SIGMA} = 0 are clean images.",
+        caption=f"Mean PSNR in dB after each net, by {SIGMA} of the noise in grey levels of 255; {SIGMA} = 0 "
+        "are clean images.",
+        beneath="Beneath stands the gain over the noisy images.",
         source=source(rows, count="images in each cell"),
         header=("network", *(f"{SIGMA} = {sigma:g}" for sigma in sigmas)),
         lines=tuple(lines),
@@ -193,8 +196,8 @@ def accuracy_table(rows: Sequence[Accuracy]) -> Table:
             lines.append(_printed_line((paper.get(k) for k in ks), digits=2))
     return Table(
         title="Table 3. Accuracy on clean images",
-        caption="Share of the test images, in per cent, with the label among the first k answers; beneath, "
-        "its 95 % Wilson interval.",
+        caption="Share of the test images, in per cent, with the label among the first k answers.",
+        beneath=INTERVALS,
         source=source(rows, count="test images"),
         header=("network", *(f"top-{k}" for k in ks)),
         lines=tuple(lines),
@@ -234,8 +237,9 @@ def stability_table(rows: Sequence[Stability]) -> Table:
             lines.append(_printed_line(values, digits=1))
     return Table(
         title=f"Table 4. Accuracy under Gaussian noise, on {POPULATIONS[population]}",
-        caption=f"In per cent, by {SIGMA} of the noise in grey levels of 255; beneath, the 95 % Wilson "
-        "interval; overall is the mean over the strengths above 0.",
+        caption=f"In per cent, by {SIGMA} of the noise in grey levels of 255; overall is the mean over the "
+        "strengths above 0.",
+        beneath=INTERVALS,
         source=source(rows, count=f"noisy images in each cell, of {span(row.images for row in rows)} images"),
         header=("network", *(f"{sigma:g}" for sigma in sigmas), "overall"),
         lines=tuple(lines),
