@@ -1,12 +1,11 @@
 """A stage that was cut off, even killed, ends with the same file; a finished one is not made again."""
 
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,13 @@ from steadylens import cli, recipes
 from steadylens.checkpoint import load_model, load_state, save_state
 from steadylens.classification import SignNet
 from steadylens.datasets import Dataset, ImageSet, load_dataset
-from steadylens.errors import CheckpointError, DivergenceError, RecordError, SettingError
+from steadylens.errors import CheckpointError, DivergenceError, SettingError
 from steadylens.fusion import FusedClassifier
 from steadylens.losses import LogSquaredError
-from steadylens.measuring import measure
 from steadylens.optimization import MomentumSgd
 from steadylens.recipes import FAST, SMOKE
-from steadylens.records import Accuracy, Measurement
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
-from steadylens.run import Run, Update
+from steadylens.run import Run
 from steadylens.settings import Recipe, Refinement
 from steadylens.stages import (
     VALIDATION_IMAGES,
@@ -37,49 +34,7 @@ from steadylens.stages import (
     train_restorer,
 )
 from steadylens.trainingfiles import weights_key
-
-STEPS = 4
-TINY = replace(
-    SMOKE,
-    name="tiny",
-    nets=("L3", "Dong"),
-    front="L3",
-    restorer=replace(SMOKE.restorer, steps=STEPS, batch=2, patch=16),
-    dong=replace(SMOKE.dong, steps=STEPS, batch=2, patch=16),
-    classifier=replace(SMOKE.classifier, steps=STEPS, batch=2),
-    fine_tuning=replace(SMOKE.fine_tuning, steps=STEPS, batch=2),
-    noise_training=replace(SMOKE.noise_training, steps=STEPS, batch=2),
-)
-
-
-@dataclass
-class Notebook:
-    """Writes down what a run tells, and interrupts it once a stage has told `limit` steps."""
-
-    limit: int | None = None
-    updates: list[Update] = field(default_factory=list)
-
-    def __call__(self, update: Update) -> None:
-        self.updates.append(update)
-        if update.state == "advanced" and update.done == self.limit:
-            raise KeyboardInterrupt
-
-    @property
-    def states(self) -> list[str]:
-        return [update.state for update in self.updates]
-
-
-def run_of(
-    data: Dataset, observe: Notebook, *, seed: int = 0, recipe: Recipe = TINY, seconds: float = 0.0
-) -> Run:
-    return Run(
-        data=data,
-        recipe=recipe,
-        seed=seed,
-        device=torch.device("cpu"),
-        observe=observe,
-        checkpoint_seconds=seconds,
-    )
+from tiny_runs import STEPS, TINY, Notebook, run_of
 
 
 def sign_net() -> SignNet:
@@ -392,89 +347,6 @@ def test_an_unknown_net_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:
         train_restorer(run_of(tiny_data, Notebook()), "L4", tmp_path / "a.safetensors")
 
 
-def test_a_key_of_weights_tells_any_change() -> None:
-    net = RestorationNet(depth=3)
-    before = weights_key(net)
-    assert before == weights_key(net.to(memory_format=torch.channels_last))
-    with torch.no_grad():
-        next(iter(net.parameters()))[0, 0, 0, 0] += 1e-3
-    assert weights_key(net) != before
-
-
-# Measuring.
-
-
-def accuracies(run: Run) -> list[Measurement]:
-    return [
-        Accuracy(
-            provenance=run.provenance,
-            samples=7,
-            seconds=0.25,
-            network=f"net {k}",
-            k=k,
-            correct=5,
-            lower=0.1 + 0.2,
-            upper=1.0,
-        )
-        for k in (1, 2)
-    ]
-
-
-def test_records_are_measured_once_and_read_back(tiny_data: Dataset, tmp_path: Path) -> None:
-    notebook, calls = Notebook(), []
-    run = run_of(tiny_data, notebook)
-
-    def measuring() -> list[Measurement]:
-        calls.append(1)
-        return accuracies(run)
-
-    first, second = (
-        measure(run, "accuracy", tmp_path / "accuracy.jsonl", measuring, key="abc") for _ in range(2)
-    )
-    assert first == second == accuracies(run)
-    assert len(calls) == 1
-    assert notebook.states == ["started", "finished", "skipped"]
-    assert notebook.updates[-1].note == "measured before"
-    (path,) = tmp_path.iterdir()
-    assert re.fullmatch(r"accuracy-[0-9a-f]{16}\.jsonl", path.name)
-
-
-def test_another_recipe_or_source_is_measured_beside(tiny_data: Dataset, tmp_path: Path) -> None:
-    run, path = run_of(tiny_data, Notebook()), tmp_path / "accuracy.jsonl"
-    others = [
-        replace(run, recipe=replace(run.recipe, name="other")),
-        replace(run, data=replace(tiny_data, source="elsewhere")),
-    ]
-    for each in (run, *others):
-        measure(each, "accuracy", path, lambda: accuracies(run), key="abc")
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_another_key_is_measured_beside(tiny_data: Dataset, tmp_path: Path) -> None:
-    run, path = run_of(tiny_data, Notebook()), tmp_path / "accuracy.jsonl"
-    measure(run, "accuracy", path, lambda: accuracies(run), key="abc")
-    assert measure(run, "accuracy", path, lambda: accuracies(run)[:1], key="def") == accuracies(run)[:1]
-    assert measure(run, "accuracy", path, list, key="abc") == accuracies(run)
-
-
-def test_measuring_that_fails_leaves_no_records(tiny_data: Dataset, tmp_path: Path) -> None:
-    def measuring() -> list[Measurement]:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measure(run_of(tiny_data, Notebook()), "accuracy", tmp_path / "a.jsonl", measuring, key="abc")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_damaged_records_are_named(tiny_data: Dataset, tmp_path: Path) -> None:
-    run, path = run_of(tiny_data, Notebook()), tmp_path / "a.jsonl"
-    measure(run, "accuracy", path, lambda: accuracies(run), key="abc")
-    (kept,) = tmp_path.iterdir()
-    kept.write_text("{}\n")
-    with pytest.raises(RecordError, match=rf"{kept.name}, line 1"):
-        measure(run, "accuracy", path, list, key="abc")
-
-
 # A real kill.
 
 PATIENT = replace(SMOKE, classifier=replace(SMOKE.classifier, steps=25, batch=4))
@@ -519,20 +391,3 @@ def test_a_killed_command_goes_on_and_ends_as_if_it_had_not_been(
     data, whole = load_dataset(source, cache=cache), tmp_path / "whole.safetensors"
     train_classifier(run_of(data, Notebook(), recipe=PATIENT, seconds=1000), whole)
     assert_same_file(path, whole)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (nn.Identity(), GaussianSmoothing(sigma_pixels=0.7)),
-        (GaussianSmoothing(sigma_pixels=0.7), GaussianSmoothing(sigma_pixels=0.8)),
-    ],
-)
-def test_nets_without_weights_have_keys_of_their_own(one: nn.Module, other: nn.Module) -> None:
-    assert weights_key(one) != weights_key(other)
-
-
-def test_padding_is_part_of_the_key() -> None:
-    zeros, reflected = RestorationNet(depth=3), RestorationNet(depth=3, padding="reflect")
-    reflected.load_state_dict(zeros.state_dict())
-    assert weights_key(zeros) != weights_key(reflected)
