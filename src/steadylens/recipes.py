@@ -191,7 +191,7 @@ THOROUGH = replace(
         exploration_images=1263,
         exploration_versions=4,
         psnr_images=300,
-        stability_images=3157,
+        stability_images=2000,
         unclipped_images=1263,
     ),
     seeds=3,
