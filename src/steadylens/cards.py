@@ -12,14 +12,14 @@ from steadylens.classification import SIGN_SIZE, SignNet
 from steadylens.errors import CheckpointError
 from steadylens.fusion import FusedClassifier
 from steadylens.paper import CITATION
-from steadylens.preparation import PreparedClassifier
+from steadylens.preparation import PreparedClassifier, names_of
 from steadylens.records import Accuracy, Cost, Hits, Measurement, Restoring, Stability, decode
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.tables import SIGMA, Line, Table, decibels, duration, select
 from steadylens.tabulation import accuracy_tables, cost_tables, restoration_tables, stability_tables
 
 LICENCE = "MIT"
-"""The licence of the package and of the weights that were trained with it."""
+"""The licence of the package and of the weights that come with it."""
 
 RESTORING, CLASSIFYING = "image-to-image", "image-classification"
 """The tasks, as model hubs call them."""
@@ -53,7 +53,7 @@ class Card:
         seconds: Time that its last stage of training took.
         figures: What was measured with it, as rows of a file of records.
         limits: What it is not good for, a sentence each.
-        licence: The licence of its weights; empty if they are another library's, whose own licence counts.
+        licence: The licence of its weights, as the data about the net state it; empty if they do not.
         about: The data about the net as its file holds them, to be saved with it again.
     """
 
@@ -72,7 +72,7 @@ class Card:
     seconds: float | None
     figures: tuple[Measurement, ...]
     limits: tuple[str, ...]
-    licence: str = LICENCE
+    licence: str
     about: dict[str, Any]
 
     def markdown(self, *, loader: str = "load") -> str:
@@ -113,7 +113,7 @@ def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
             task=task,
             size=_size(module),
             parameters=sum(parameter.numel() for parameter in module.parameters()),
-            classes=tuple(map(str, about.get("classes", ()))),
+            classes=tuple(map(str, about.get("classes", ()))) or _class_names(module),
             data=str(about.get("data", "")),
             recipe=str(about.get("recipe", "")),
             seed=about.get("seed"),
@@ -123,7 +123,7 @@ def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
             seconds=_number(about, "seconds"),
             figures=figures,
             limits=tuple(_limits(about, task, figures)),
-            licence="" if any(isinstance(part, PreparedClassifier) for part in module.modules()) else LICENCE,
+            licence=str(about.get("licence", "")),
             about=about,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -170,6 +170,16 @@ def _size(module: nn.Module) -> int | None:
     return None
 
 
+def _class_names(module: nn.Module) -> tuple[str, ...]:
+    """Returns the names that a classifier itself bears."""
+    match module:
+        case FusedClassifier():
+            return _class_names(module.classifier)
+        case PreparedClassifier():
+            return module.class_names
+    return names_of(module)
+
+
 def _limits(about: dict[str, Any], task: str, figures: Sequence[Measurement]) -> Iterator[str]:
     if str(about.get("data", "")).startswith("gtsrb"):
         yield (
@@ -210,7 +220,7 @@ def _header(card: Card) -> str:
     """Returns the header in YAML; every value is written as JSON, which is YAML."""
     tags = ["image-restoration", "denoising", "robustness", "traffic-signs", "pytorch", "safetensors"]
     fields: dict[str, Any] = {
-        "license": card.licence.lower() or "other",
+        **({"license": card.licence.lower()} if card.licence else {}),
         "library_name": "steadylens",
         "pipeline_tag": card.task,
         "tags": tags,
@@ -234,9 +244,8 @@ def _results(card: Card) -> Iterator[dict[str, Any]]:
 
 
 def _licence(card: Card) -> str:
-    if card.licence:
-        return f"The weights and the code are published under the {card.licence} licence."
-    return "The classifier is another library's: its weights have a licence of their own, not known here."
+    weights = f"under the {card.licence} licence" if card.licence else "not stated"
+    return f"Licence of the weights: {weights}. The code of steadylens is under the {LICENCE} licence."
 
 
 def _example(card: Card, loader: str) -> str:

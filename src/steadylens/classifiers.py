@@ -5,6 +5,7 @@ from which `rebuild` makes it again, so that a fused pair can be saved whole.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,26 +14,33 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from steadylens.classification import ChannelNormalization
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError, SteadylensError
-from steadylens.images import to_float
+from steadylens.fitting import Fit
 from steadylens.preparation import Channels, PreparedClassifier
+from steadylens.processors import image_processing
 from steadylens.weightfiles import fit_weights, read_weights
 
 
 def timm_classifier(
-    name: str, *, weights: Path | None = None, classes: int | None = None, size: int | None = None
+    name: str,
+    *,
+    weights: Path | None = None,
+    classes: int | None = None,
+    size: int | None = None,
+    fit: Fit | None = None,
 ) -> PreparedClassifier:
-    """Returns a timm model with the normalisation and the input size of its own configuration.
+    """Returns a timm model with the normalisation, input size and fit of its own configuration.
 
     Args:
         name: The model's name in timm, with or without the tag of its weights.
         weights: Local file of its weights, .safetensors or of `torch.save`; None for random ones.
         classes: Number of classes, or None for that of the weights, else timm's.
         size: Height and width of the images in pixels, or None for those of its configuration.
+        fit: How photographs become squares, or None for how timm's own evaluation does it.
 
     Raises:
         MissingExtraError: If timm is not installed.
@@ -53,19 +61,27 @@ def timm_classifier(
         "classes": classes or _rows(found, re.escape(head)) or settings.num_classes,
         "size": size or sides[0],
     }
-    return _prepared(architecture, found, weights, mean=settings.mean, std=settings.std)
+    fit = fit or _timm_fit(name, settings, size or sides[0])
+    return _prepared(architecture, found, weights, mean=settings.mean, std=settings.std, fit=fit)
 
 
 def torchvision_classifier(
-    name: str, *, weights: Path | None = None, classes: int | None = None, size: int | None = None
+    name: str,
+    *,
+    weights: Path | None = None,
+    classes: int | None = None,
+    size: int | None = None,
+    fit: Fit | None = None,
 ) -> PreparedClassifier:
-    """Returns a torchvision model with the normalisation and the size of its published weights.
+    """Returns a torchvision model with the normalisation, size and fit of its published weights.
 
     Args:
         name: The model's name in torchvision.models.
         weights: Local file of its weights, .safetensors or of `torch.save`; None for random ones.
         classes: Number of classes, or None for that of the weights, else 1000.
         size: Height and width of the images in pixels, or None for those of the published weights.
+        fit: How photographs become squares, or None for how the published weights read them, in proportion
+            to the size.
 
     Raises:
         MissingExtraError: If torchvision is not installed.
@@ -84,16 +100,22 @@ def torchvision_classifier(
         "kind": "torchvision",
         "name": name,
         "classes": classes or _rows(found, r"fc|head|heads\.head|classifier(\.\d+)?") or 1000,
-        "size": size or published.crop_size[0],
+        "size": (side := size or published.crop_size[0]),
     }
-    return _prepared(architecture, found, weights, mean=published.mean, std=published.std)
+    fit = fit or Fit(
+        keeps_shape=True,
+        side=round(published.resize_size[0] * side / published.crop_size[0]),
+        interpolation=Image.Resampling[published.interpolation.name],
+    )
+    return _prepared(architecture, found, weights, mean=published.mean, std=published.std, fit=fit)
 
 
-def transformers_classifier(folder: Path) -> PreparedClassifier:
+def transformers_classifier(folder: Path, *, fit: Fit | None = None) -> PreparedClassifier:
     """Returns an image classifier that `save_pretrained` wrote into a local folder, with its image processor.
 
     Args:
         folder: Holds config.json, the weights and preprocessor_config.json.
+        fit: How photographs become squares, or None for how its image processor does it.
 
     Raises:
         MissingExtraError: If transformers is not installed.
@@ -103,11 +125,11 @@ def transformers_classifier(folder: Path) -> PreparedClassifier:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json; give the folder that save_pretrained wrote")
     body = _read_transformers(folder)
-    size, mean, std = _image_processing(folder)
-    architecture = {"kind": "transformers", "config": json.loads(body.config.to_json_string()), "size": size}
-    names = _class_names(body)
+    found = image_processing(folder, fit=fit)
+    config = json.loads(body.config.to_json_string())
+    architecture = {"kind": "transformers", "config": config, "size": found.size}
     return PreparedClassifier(
-        body, size=size, mean=mean, std=std, class_names=names, architecture=architecture
+        body, size=found.size, mean=found.mean, std=found.std, fit=found.fit, architecture=architecture
     ).eval()
 
 
@@ -118,9 +140,9 @@ def rebuild(architecture: Mapping[str, Any]) -> PreparedClassifier:
         MissingExtraError: If the library that it is of is not installed.
         SettingError: If the kind is unknown, or the library refuses the settings.
     """
-    body = _body(architecture)
-    size, names = architecture["size"], _class_names(body)
-    return PreparedClassifier(body, size=size, class_names=names, architecture=architecture)
+    plain = {name: value for name, value in architecture.items() if name != "fit"}
+    fit = Fit.parse(architecture.get("fit", "squash"))  # the first files had none
+    return PreparedClassifier(_body(plain), size=plain["size"], fit=fit, architecture=plain)
 
 
 def _body(architecture: Mapping[str, Any]) -> nn.Module:
@@ -152,12 +174,13 @@ def _prepared(
     *,
     mean: Channels,
     std: Channels,
+    fit: Fit,
 ) -> PreparedClassifier:
     body = _body(architecture)
     if path is not None:
         fit_weights(body, weights, path)
     size = architecture["size"]
-    return PreparedClassifier(body, size=size, mean=mean, std=std, architecture=architecture).eval()
+    return PreparedClassifier(body, size=size, mean=mean, std=std, fit=fit, architecture=architecture).eval()
 
 
 def _rows(weights: Mapping[str, Tensor], head: str) -> int:
@@ -178,6 +201,18 @@ def _timm_with(name: str) -> ModuleType:
     if not timm.is_model(name):  # it would look for some other names in the network
         raise SettingError(f"timm has no model {name!r}; timm.list_models() lists those that it has")
     return timm
+
+
+def _timm_fit(name: str, settings: Any, size: int) -> Fit:
+    if settings.crop_mode not in ("center", "squash"):
+        raise SettingError(
+            f"{name} wants images with a border around them, which are not made here; give a fit"
+        )
+    return Fit(
+        keeps_shape=settings.crop_mode == "center",
+        side=math.floor(size / settings.crop_pct),
+        interpolation=Image.Resampling[settings.interpolation.upper()],
+    )
 
 
 def _timm_body(name: str, classes: int, size: int) -> nn.Module:
@@ -262,38 +297,3 @@ def _without_progress() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _image_processing(folder: Path) -> tuple[int, Channels, Channels]:
-    """Returns size, mean and deviation of an image processor, found from what it makes of some images."""
-    try:
-        processor = _transformers().AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} holds no image processor; save that of the classifier there with save_pretrained"
-        ) from error
-
-    def process(image: Tensor, **settings: bool) -> Tensor:
-        array = image.permute(1, 2, 0).numpy()
-        return processor(array, return_tensors="pt", **settings)["pixel_values"][0]  # type: ignore[no-any-return]
-
-    pixels = torch.randint(256, (3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    kept = {"do_resize": False, "do_center_crop": False}
-    black, white, some = (process(image, **kept) for image in (pixels * 0, pixels * 0 + 255, pixels))
-    std = 1 / (white - black).double().mean(dim=(1, 2))
-    mean = -black.double().mean(dim=(1, 2)) * std
-    size = process(pixels).shape[-2:]
-    normalization = ChannelNormalization(mean.tolist(), std.tolist())
-    if size[0] != size[1] or not torch.allclose(normalization(to_float(pixels)[None])[0], some, atol=1e-4):
-        raise SettingError(
-            f"the image processor of {folder} does more than make images square, scale and normalise them; "
-            "give the classifier to PreparedClassifier with a mean and a deviation of its own"
-        )
-    return size[0], mean.tolist(), std.tolist()
-
-
-def _class_names(body: nn.Module) -> tuple[str, ...]:
-    """Returns the names of the classes by number, if the classifier was given any."""
-    labels = getattr(getattr(body, "config", None), "id2label", None) or {}
-    names = tuple(str(labels[number]) for number in sorted(labels))
-    return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names

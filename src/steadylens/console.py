@@ -87,6 +87,16 @@ Std = Annotated[
 ]
 
 
+FitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fit",
+        help="How photographs become squares: squash, crop (the centre) or crop:SIDE (of the shorter side "
+        "resized to SIDE pixels); by default what the classifier tells.",
+    ),
+]
+
+
 @contextmanager
 def explaining(debug: bool) -> Iterator[None]:
     """Turns an error that the user can mend into one line and an exit code."""
@@ -115,10 +125,18 @@ def explaining(debug: bool) -> Iterator[None]:
 
 @contextmanager
 def lent_run(
-    data: str, recipe: RecipeName, seed: int, device: str, cache: Path | None, *, size: int = 48
+    data: str,
+    recipe: RecipeName,
+    seed: int,
+    device: str,
+    cache: Path | None,
+    *,
+    size: int = 48,
+    fit: str = "squash",
 ) -> Iterator["Run"]:
-    """Loads the images, at `size` pixels, and lends a run whose news are shown."""
+    """Loads the images, fitted into `size` pixels, and lends a run whose news are shown."""
     from steadylens.datasets import load_dataset
+    from steadylens.fitting import Fit
     from steadylens.recipes import recipe_named
     from steadylens.run import Run, Update
 
@@ -129,7 +147,7 @@ def lent_run(
             display.show(Update(stage=stage, state="advanced", done=done, total=total))
 
         display.show(Update(stage=stage, state="started"))
-        images = load_dataset(data, size=size, seed=seed, cache=cache, progress=loading)
+        images = load_dataset(data, size=size, fit=Fit.parse(fit), seed=seed, cache=cache, progress=loading)
         sizes = f"{len(images.train):,} for training, {len(images.validation):,} for validation, "
         note = f"{sizes}{len(images.test):,} for testing"
         display.show(Update(stage=stage, state="finished", note=note))

@@ -18,10 +18,11 @@ from torch import Tensor
 from steadylens import signs
 from steadylens.acceleration import ProgressCallback
 from steadylens.errors import DatasetError, ImageError, SettingError
+from steadylens.fitting import Fit
 from steadylens.folders import list_folder
 from steadylens.gtsrb import list_gtsrb
 from steadylens.imagecache import Job, load_or_make
-from steadylens.images import read_image
+from steadylens.images import SQUASHED, read_image
 from steadylens.listing import Listing, Photograph
 from steadylens.splitting import Part, Roll, split
 
@@ -90,6 +91,7 @@ class Dataset:
         source: Where the images come from, as it was given.
         fingerprint: Twelve hexadecimal digits that change with any pixel, label, name or the split.
         notes: What a user must know, a sentence each.
+        fit: How photographs were fitted into squares.
     """
 
     train: ImageSet
@@ -99,6 +101,7 @@ class Dataset:
     source: str
     fingerprint: str
     notes: tuple[str, ...]
+    fit: Fit = SQUASHED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,12 +116,14 @@ class _Plan:
     tracks: list[str]
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    fitted: tuple[str, ...] = ()  # the fit, unless the images are squashed: then all is named as it ever was
 
 
 def load_dataset(
     source: str,
     *,
     size: int = 48,
+    fit: Fit = SQUASHED,
     seed: int = 0,
     validation_share: float = 0.1,
     cache: Path | None = None,
@@ -134,6 +139,8 @@ def load_dataset(
             always the same ones, only their split depends on the seed); `gtsrb:DIR` for the German
             Traffic Sign Recognition Benchmark; `folder:DIR` for a folder of class folders.
         size: Height and width of the images in pixels.
+        fit: How photographs become squares of that size, as a `PreparedClassifier` tells; signs are drawn
+            as squares.
         seed: Seed of the split.
         validation_share: The share of each class's training tracks to validate on, above 0 and below 1.
         cache: Folder to keep images in that were decoded or drawn, which may be emptied at any time, or
@@ -143,13 +150,14 @@ def load_dataset(
 
     Raises:
         DatasetError: If the source is unknown, missing, damaged, or cannot be split.
-        SettingError: If the size or the share breaks its rule.
+        SettingError: If the size or the share breaks its rule, or the fit does not reach the size.
     """
     if size < 1:
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
+    fit.check_size(size)
     if not 0 < validation_share < 1:
         raise SettingError(f"validation_share is {validation_share}, it must be above 0 and below 1")
-    plan = _plan(source, size)
+    plan = _plan(source, size, fit)
     folder = platformdirs.user_cache_path("steadylens") if cache is None else cache
     path = folder / f"{source.partition(':')[0]}-{plan.key[:24]}.safetensors"
     images, digests, cache_notes = load_or_make(
@@ -176,43 +184,46 @@ def load_dataset(
         test=everything.subset(parts == Part.TEST),
         class_names=plan.class_names,
         source=source,
-        fingerprint=_digest(size, plan.class_names, parts, labels, tracks, digests)[:12],
+        fingerprint=_digest(size, plan.class_names, parts, labels, tracks, digests, *plan.fitted)[:12],
         notes=(*plan.notes, *split_notes, *cache_notes),
+        fit=fit,
     )
 
 
 # Sources.
 
 
-def _plan(source: str, size: int) -> _Plan:
+def _plan(source: str, size: int, fit: Fit) -> _Plan:
     scheme, _, place = source.partition(":")
     match scheme:
         case "signs":
             return _plan_signs(place, size)
         case "gtsrb" if place:
-            return _plan_photographs(list_gtsrb(Path(place).expanduser()), size)
+            return _plan_photographs(list_gtsrb(Path(place).expanduser()), size, fit)
         case "folder" if place:
-            return _plan_photographs(list_folder(Path(place).expanduser()), size)
+            return _plan_photographs(list_folder(Path(place).expanduser()), size, fit)
     raise DatasetError(f"source is {source!r}, it must be signs, signs:N, gtsrb:DIR or folder:DIR")
 
 
-def _plan_photographs(listing: Listing, size: int) -> _Plan:
+def _plan_photographs(listing: Listing, size: int, fit: Fit) -> _Plan:
     photographs = listing.photographs
+    fitted = () if fit.is_plain(size) else (str(fit),)
     return _Plan(
-        jobs=[partial(_decode, listing.root, shot, size) for shot in photographs],
+        jobs=[partial(_decode, listing.root, shot, size, fit) for shot in photographs],
         frames=1,
-        key=_digest(_CACHE_FORMAT, PIL.__version__, size, listing.key()),
+        key=_digest(_CACHE_FORMAT, PIL.__version__, size, listing.key(), *fitted),
         parts=[shot.part for shot in photographs],
         labels=[shot.label for shot in photographs],
         tracks=[shot.track for shot in photographs],
         class_names=listing.class_names,
         notes=listing.notes,
+        fitted=fitted,
     )
 
 
-def _decode(root: Path, photograph: Photograph, size: int) -> Tensor:
+def _decode(root: Path, photograph: Photograph, size: int, fit: Fit) -> Tensor:
     try:
-        return read_image(root / photograph.path, box=photograph.box, size=size)[None]
+        return read_image(root / photograph.path, box=photograph.box, size=size, fit=fit)[None]
     except ImageError as error:
         raise DatasetError(str(error)) from error
 

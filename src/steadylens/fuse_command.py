@@ -12,6 +12,7 @@ from steadylens.console import (
     Debug,
     Device,
     File,
+    FitOption,
     Mean,
     RecipeName,
     RecipeOption,
@@ -54,6 +55,7 @@ def fuse(
     size: Size = None,
     mean: Mean = None,
     std: Std = None,
+    fit: FitOption = None,
     data: Data = "signs",
     recipe: RecipeOption = RecipeName.quick,
     seed: Seed = 0,
@@ -68,13 +70,17 @@ def fuse(
                 "--restorer-only goes with --tune restorer; otherwise the restorer stays as it is"
             )
         from steadylens.checkpoint import describe
+        from steadylens.fitting import Fit
         from steadylens.opening import check_classes, check_order, open_classifier, open_restorer
 
         front = open_restorer(restorer)
-        behind = open_classifier(classifier, weights=weights, size=size, mean=mean, std=std)
+        behind = open_classifier(
+            classifier, weights=weights, size=size, mean=mean, std=std, fit=Fit.parse(fit) if fit else None
+        )
         if not restorer_only:
             describe(behind.module)  # what cannot be saved is refused before anything is done
-        with lent_run(data, recipe, seed, device, cache, size=behind.size) as run:
+        fitted = str(behind.fit)
+        with lent_run(data, recipe, seed, device, cache, size=behind.size, fit=fitted) as run:
             from steadylens.label_free import tune_restorer
             from steadylens.pairing import fuse_as_they_are, fuse_label_free
             from steadylens.stages import fine_tune

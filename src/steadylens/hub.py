@@ -23,7 +23,12 @@ WEIGHTS = "model.safetensors"
 
 
 def save_pretrained(
-    module: nn.Module, folder: str | Path, *, about: dict[str, Any] | None = None, name: str | None = None
+    module: nn.Module,
+    folder: str | Path,
+    *,
+    about: dict[str, Any] | None = None,
+    name: str | None = None,
+    licence: str | None = None,
 ) -> Path:
     """Writes a net, its settings and its model card into a folder.
 
@@ -33,6 +38,7 @@ def save_pretrained(
         about: Plain data about where the weights come from, as `load_model` returns them or as they stand
             in `card(...).about`.
         name: The name in the card, for instance OWNER/NAME; by default that of the folder.
+        licence: The licence of the weights, for instance MIT; by default what `about` states, if anything.
 
     Returns:
         The folder.
@@ -42,7 +48,8 @@ def save_pretrained(
         CheckpointError: If `about` has not the form in which this package writes it.
         StorageError: If the files cannot be written.
     """
-    place, known = Path(folder), about or {}
+    place = Path(folder)
+    known = (about or {}) | ({} if licence is None else {"licence": licence})
     card = card_of(module, known, name=name or place.resolve().name)
     texts = {
         "config.json": json.dumps(describe(module), indent=2) + "\n",
@@ -98,6 +105,7 @@ def push_to_hub(
     repository: str,
     *,
     about: dict[str, Any] | None = None,
+    licence: str | None = None,
     private: bool | None = None,
     token: str | None = None,
     message: str = "Upload a net of steadylens",
@@ -108,6 +116,7 @@ def push_to_hub(
         module: A net of this package, or a `FusedClassifier` of such.
         repository: Name of the repository, OWNER/NAME.
         about: Plain data about where the weights come from, as for `save_pretrained`.
+        licence: The licence of the weights, likewise.
         private: Whether a new repository is private; by default the owner's own setting counts.
         token: Token with the right to write; by default that of `hf auth login`.
         message: Message of the commit.
@@ -125,7 +134,7 @@ def push_to_hub(
     except ImportError as error:
         raise MissingExtraError("huggingface_hub", "hub") from error
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(module, folder, about=about, name=repository)
+        save_pretrained(module, folder, about=about, name=repository, licence=licence)
         with _explained(repository, StorageError, "uploaded to"):
             api = HfApi(token=token)
             api.create_repo(repository, private=private, exist_ok=True)

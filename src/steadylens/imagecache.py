@@ -38,8 +38,8 @@ def load_or_make(
         progress: Called while images are made, from the calling thread.
 
     Returns:
-        The images, uint8 (N, 3, S, S); a 64-bit digest of each one's pixels, int64 (N,); and a note if the
-        file could not be written.
+        The images, uint8 (N, 3, S, S), which may lie in the file: changing them does not change it; a 64-bit
+        digest of each one's pixels, int64 (N,); and a note if the file could not be written.
     """
     shape = (len(jobs) * frames, 3, size, size)
     stored = _read(path, shape)
@@ -52,7 +52,8 @@ def load_or_make(
             save_file({"images": images, "digests": digests}, temporary)
     except (StorageError, SafetensorError) as error:  # the images are at hand all the same
         return images, digests, (f"the images are not kept for the next time: {error}",)
-    return images, digests, ()
+    # What is read from the file is mapped: unlike what was made, it takes no memory that others may need.
+    return load_file(path)["images"], digests, ()
 
 
 def pixel_digests(images: Tensor) -> Tensor:

@@ -13,9 +13,13 @@ from torch import Tensor
 from steadylens.decoding import opened
 from steadylens.errors import ImageError, SettingError
 from steadylens.files import replacing
+from steadylens.fitting import Fit
 
 GREY_LEVELS = 255
 """The highest grey level of an 8-bit image: a strength of sigma grey levels is sigma / 255 in [0, 1]."""
+
+SQUASHED = Fit()
+"""Squashed to the size, antialiased and bilinear."""
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """The endings of the files that count as images in a folder (compared in lower case)."""
@@ -72,7 +76,7 @@ def quantize(images: Tensor) -> Tensor:
     return images.mul(GREY_LEVELS).round_().div_(GREY_LEVELS)
 
 
-def read_image(path: Path, *, box: Box | None = None, size: int | None = None) -> Tensor:
+def read_image(path: Path, *, box: Box | None = None, size: int | None = None, fit: Fit = SQUASHED) -> Tensor:
     """Reads an image file as 8-bit RGB.
 
     Palette, grey, CMYK and 16-bit images are converted, transparency is dropped, the EXIF orientation
@@ -81,14 +85,16 @@ def read_image(path: Path, *, box: Box | None = None, size: int | None = None) -
     Args:
         path: A PNG, JPEG, WebP, TIFF, BMP or PPM file, of at most 200 megapixels.
         box: The part to keep, or None for the whole image. It must lie within the image.
-        size: The height and width in pixels to resize to (antialiased bilinear), or None to leave the size.
+        size: The height and width in pixels to make of it, or None to leave the size.
+        fit: How it becomes a square of that size.
 
     Returns:
         The image, uint8 (3, H, W).
 
     Raises:
-        ImageError: If the file is missing, is no image, is damaged, or the box does not lie within it.
-        SettingError: If the size is below 1.
+        ImageError: If the file is missing, is no image, is damaged or too narrow, or the box does not lie
+            within it.
+        SettingError: If the size is below 1, or the fit does not reach it.
     """
     if size is not None and size < 1:
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
@@ -103,7 +109,10 @@ def read_image(path: Path, *, box: Box | None = None, size: int | None = None) -
             )
         image = image.crop(box)
     if size is not None:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
+        try:
+            image = fit.fitted(image, size)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 

@@ -11,7 +11,9 @@ from steadylens.checkpoint import load_model
 from steadylens.classification import SIGN_SIZE
 from steadylens.classifiers import timm_classifier, torchvision_classifier, transformers_classifier
 from steadylens.errors import SettingError, SteadylensError
+from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
+from steadylens.images import SQUASHED
 from steadylens.preparation import PreparedClassifier, exported_classifier
 from steadylens.pretrained import PRETRAINED, SUFFIX, load_with_card
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
@@ -27,6 +29,7 @@ class Opened:
         name: What to call it in tables.
         module: The net, in eval mode on the CPU.
         size: Height and width in pixels of the images that it reads; a restorer reads any.
+        fit: How photographs become squares before a classifier reads them.
         class_names: Names of a classifier's classes by number, if they are known.
         seconds: Time that training it took, as far as its file tells.
     """
@@ -34,6 +37,7 @@ class Opened:
     name: str
     module: nn.Module
     size: int = SIGN_SIZE
+    fit: Fit = SQUASHED
     class_names: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -75,6 +79,15 @@ def open_restorer(source: str | Path) -> Opened:
     return opened
 
 
+def open_file(path: Path) -> Opened:
+    """Opens any net that this package wrote into a file.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+    """
+    return _opened(path.stem, *load_model(path))
+
+
 def open_classifier(
     source: str | Path,
     *,
@@ -82,6 +95,7 @@ def open_classifier(
     size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    fit: Fit | None = None,
 ) -> Opened:
     """Opens a classifier, of whatever library.
 
@@ -92,6 +106,7 @@ def open_classifier(
         size: Height and width of the images in pixels, or None for those that the classifier tells.
         mean: What it subtracts from each channel, for images in [0, 1], or None for what it tells.
         std: What it then divides each channel by, or None for what it tells.
+        fit: How photographs become squares before it reads them, or None for what it tells.
 
     Raises:
         MissingExtraError: If the library is not installed.
@@ -108,19 +123,27 @@ def open_classifier(
             raise SettingError(
                 f"{source} has random weights; give its own by --weights FILE, nothing is downloaded"
             )
-        module = makers[scheme](place, weights=weights, size=size)
+        module = makers[scheme](place, weights=weights, size=size, fit=fit)
     elif weights is not None:
         raise SettingError(f"{source} brings its own weights; leave out {weights}")
     elif place and scheme == "transformers":
-        module = transformers_classifier(Path(place).expanduser())
+        module = transformers_classifier(Path(place).expanduser(), fit=fit)
     elif str(source).endswith(".pt2"):
-        module = exported_classifier(Path(source), size=size)
+        module = exported_classifier(Path(source), size=size, fit=fit or SQUASHED)
     else:
-        return _own_classifier(source, changed=(size, mean, std) != (None, None, None))
+        return _own_classifier(source, changed=(size, mean, std) != (None, None, None), fit=fit)
     if size not in (None, module.size):
         raise SettingError(f"{source} reads images of {module.size} pixels; leave out the size of {size}")
     module = _with_normalization(module, mean=mean, std=std)
-    return _checked(Opened(name=str(source), module=module, size=module.size, class_names=module.class_names))
+    return _checked(
+        Opened(
+            name=str(source),
+            module=module,
+            size=module.size,
+            fit=module.fit,
+            class_names=module.class_names,
+        )
+    )
 
 
 def check_classes(opened: Opened, class_names: Sequence[str], data: str) -> None:
@@ -161,7 +184,7 @@ def check_order(opened: Opened, class_names: Sequence[str], data: str) -> None:
         )
 
 
-def _own_classifier(source: str | Path, *, changed: bool) -> Opened:
+def _own_classifier(source: str | Path, *, changed: bool, fit: Fit | None) -> Opened:
     opened = _open(source)
     if isinstance(opened.module, RESTORERS):
         raise SettingError(
@@ -169,7 +192,13 @@ def _own_classifier(source: str | Path, *, changed: bool) -> Opened:
         )
     if changed:
         raise SettingError(f"{source} brings its own size, mean and deviation; leave them out")
-    return opened
+    if fit is None:
+        return opened
+    fit.check_size(opened.size)
+    for part in opened.module.modules():
+        if isinstance(part, PreparedClassifier):
+            part.fit = fit  # it is written with the pair
+    return replace(opened, fit=fit)
 
 
 def _open(source: str | Path) -> Opened:
@@ -182,28 +211,27 @@ def _open(source: str | Path) -> Opened:
             f"there is no net {str(source)!r}; give a file, one of {', '.join(PRETRAINED)}, or for a "
             "classifier timm:NAME, torchvision:NAME, transformers:DIR or a file that ends in .pt2"
         )
-    return _opened(path.stem, *load_model(path))
+    return open_file(path)
 
 
 def _opened(name: str, module: nn.Module, about: dict[str, object]) -> Opened:
     names = about.get("classes", ())
     seconds = about.get("seconds", 0.0)
+    prepared = _prepared(module)
     return Opened(
         name=name,
         module=module,
-        size=_size(module),
+        size=SIGN_SIZE if prepared is None else prepared.size,
+        fit=Fit.parse(str(about.get("fit", SQUASHED))) if prepared is None else prepared.fit,
         class_names=tuple(map(str, names)) if isinstance(names, list) else (),
         seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
     )
 
 
-def _size(module: nn.Module) -> int:
-    match module:
-        case FusedClassifier():
-            return _size(module.classifier)
-        case PreparedClassifier():
-            return module.size
-    return SIGN_SIZE
+def _prepared(module: nn.Module) -> PreparedClassifier | None:
+    while isinstance(module, FusedClassifier):
+        module = module.classifier
+    return module if isinstance(module, PreparedClassifier) else None
 
 
 def _with_normalization(
@@ -218,6 +246,7 @@ def _with_normalization(
         size=module.size,
         mean=mean,
         std=std,
+        fit=module.fit,
         class_names=module.class_names,
         architecture=module.architecture,
     ).eval()

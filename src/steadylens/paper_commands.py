@@ -12,6 +12,7 @@ from steadylens.console import (
     Debug,
     Device,
     File,
+    FitOption,
     HalfWidth,
     Out,
     RecipeName,
@@ -80,13 +81,14 @@ def train_one_classifier(
     noisy: Annotated[
         bool, typer.Option("--noisy", help="Train on noisy images, fresh in every step.")
     ] = False,
+    fit: FitOption = None,
     seed: Seed = 0,
     device: Device = "auto",
     cache: Cache = None,
     debug: Debug = False,
 ) -> None:
     """Train the sign net from the start."""
-    with explaining(debug), lent_run(data, recipe, seed, device, cache) as run:
+    with explaining(debug), lent_run(data, recipe, seed, device, cache, fit=fit or "squash") as run:
         from steadylens.stages import train_classifier
 
         train_classifier(run, out, noisy=noisy)

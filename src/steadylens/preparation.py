@@ -4,6 +4,7 @@ An image is restored in [0, 1], at the resolution that the classifier reads and 
 whatever stands behind a restorer must read such images. Any module can be prepared, an exported program too.
 """
 
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from steadylens.classification import ChannelNormalization
 from steadylens.errors import CheckpointError, ImageError, SettingError
+from steadylens.fitting import Fit
+from steadylens.images import SQUASHED
 
 Channels = Sequence[float]
 """A number for each of red, green and blue."""
@@ -31,12 +34,15 @@ class PreparedClassifier(nn.Module):
         size: Height and width in pixels of the images that it reads.
         mean: What it subtracts from each channel, for images in [0, 1].
         std: What it then divides each channel by.
-        class_names: Names of its classes by number, if it knows them.
+        fit: How photographs become squares of that size before it reads them.
+        class_names: Names of its classes by number; if none are given, those that a classifier of
+            transformers bears.
         architecture: Plain data from which `rebuild` makes the classifier again; None if it cannot be
             described, and then it cannot be saved.
 
     Raises:
-        SettingError: If the size is below 1, or mean and deviation are not three numbers each.
+        SettingError: If the size is below 1 or beyond the fit, or mean and deviation are not three numbers
+            each.
 
     Example:
         >>> import torch
@@ -53,6 +59,7 @@ class PreparedClassifier(nn.Module):
         size: int,
         mean: Channels = NO_MEAN,
         std: Channels = NO_STD,
+        fit: Fit = SQUASHED,
         class_names: Sequence[str] = (),
         architecture: Mapping[str, Any] | None = None,
     ) -> None:
@@ -62,7 +69,9 @@ class PreparedClassifier(nn.Module):
                 f"size {size}, mean {tuple(mean)} and std {tuple(std)}: a classifier reads RGB images of at "
                 "least 1 pixel, with three numbers for its mean and three for its deviation"
             )
-        self.size, self.class_names = size, tuple(class_names)
+        fit.check_size(size)
+        self.size, self.fit = size, fit
+        self.class_names = tuple(class_names) or names_of(body)
         self.architecture = None if architecture is None else dict(architecture)
         self.normalization = ChannelNormalization(mean, std)
         self.body = body
@@ -78,11 +87,12 @@ class PreparedClassifier(nn.Module):
                 "an exported program, or a module of your own, cannot be described and so not be saved in a "
                 "pair; save the restorer alone and put it in front of the classifier again"
             )
-        return self.architecture
+        fitted = {} if self.fit.is_plain(self.size) else {"fit": str(self.fit)}
+        return self.architecture | fitted
 
     def extra_repr(self) -> str:
         """Returns the settings, for the printed form of the net."""
-        return f"size={self.size}"
+        return f"size={self.size}" + ("" if self.fit.is_plain(self.size) else f", fit={self.fit}")
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, classes) for images (N, 3, size, size) in [0, 1].
@@ -108,7 +118,12 @@ class PreparedClassifier(nn.Module):
 
 
 def exported_classifier(
-    path: Path, *, size: int | None = None, mean: Channels = NO_MEAN, std: Channels = NO_STD
+    path: Path,
+    *,
+    size: int | None = None,
+    mean: Channels = NO_MEAN,
+    std: Channels = NO_STD,
+    fit: Fit = SQUASHED,
 ) -> PreparedClassifier:
     """Returns a program that `torch.export.save` wrote; it can be fused, but not be saved again.
 
@@ -119,6 +134,7 @@ def exported_classifier(
         size: Height and width of the images in pixels, or None for those that it was exported with.
         mean: What is to be subtracted from each channel; nothing if the program does so itself.
         std: What each channel is then to be divided by.
+        fit: How photographs become squares before it reads them.
 
     Raises:
         CheckpointError: If the file is missing or damaged.
@@ -142,7 +158,15 @@ def exported_classifier(
             f"{path} reads inputs of shape {shape}; export it for one input (N, 3, S, S) with a dynamic N, "
             "and give a size that it reads"
         )
-    return PreparedClassifier(_ExportedBody(program.module()), size=side, mean=mean, std=std).eval()
+    body = _ExportedBody(program.module())
+    return PreparedClassifier(body, size=side, mean=mean, std=std, fit=fit).eval()
+
+
+def names_of(body: nn.Module) -> tuple[str, ...]:
+    """Returns the names of the classes by number that a net of transformers was given, if it is one."""
+    labels = getattr(getattr(body, "config", None), "id2label", None) or {}
+    names = tuple(str(labels[number]) for number in sorted(labels))
+    return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 
 class _ExportedBody(nn.Module):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from steadylens.cards import Card, card_of
+from steadylens.cards import LICENCE, Card, card_of
 from steadylens.checkpoint import load_model
 from steadylens.errors import SettingError
 
@@ -69,4 +69,5 @@ def _read(name: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             f"or give the path of a {SUFFIX} file"
         )
     with as_file(files("steadylens") / "weights" / f"{name}{SUFFIX}") as path:
-        return load_model(path)
+        module, about = load_model(path)
+    return module, {"licence": LICENCE, **about}

@@ -40,6 +40,10 @@ Observer = Callable[[Update], None]
 """Is told what happens; it shows it."""
 
 
+def unobserved(update: Update) -> None:
+    """Shows nothing."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """What all stages of a run share.
@@ -57,7 +61,7 @@ class Run:
     recipe: Recipe
     seed: int
     device: torch.device
-    observe: Observer
+    observe: Observer = unobserved
     checkpoint_seconds: float = 30.0
 
     @property

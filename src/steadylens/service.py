@@ -179,7 +179,7 @@ class Service:
             "classes": list(card.classes),
             "trained_on": card.data,
             "limits": list(card.limits),
-            "licence": card.licence,
+            "licence": card.licence or "not stated",
             "input": {
                 "media_types": [*MEDIA_TYPES, FORM_TYPE],
                 "formats": list(FORMATS),
