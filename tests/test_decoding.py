@@ -1,16 +1,23 @@
-"""Only known formats are opened, within a limit of pixels that is ours and not Pillow's."""
+"""Only known formats are opened, within limits that are ours and not Pillow's, by whatever way they come."""
 
+import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from steadylens.decoding import opened
-from steadylens.errors import ImageError
+from steadylens.decoding import LARGEST_TILE, MOST_PIXELS, MOST_SCANS, opened
+from steadylens.errors import ImageError, ImageSizeError
+from steadylens.imagefiles import read_image_file
+from steadylens.images import read_image
+from steadylens.trial import read_upload
+from steadylens.uploads import Refusal, decode_image
 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM"])
@@ -46,7 +53,7 @@ def test_the_limit_of_pillow_does_not_count(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with opened(tmp_path / "a", most_pixels=81) as image:
         image.load()
-    with pytest.raises(ImageError, match=r"9x9 pixels, 0\.0 megapixels; at most 8e-05 are read"):
+    with pytest.raises(ImageSizeError, match=r"9x9 pixels, 0\.0 megapixels; at most 8e-05 are read"):
         opened(tmp_path / "a", most_pixels=80).__enter__()
 
 
@@ -62,8 +69,96 @@ def test_an_animation_that_leaves_its_canvas_open_is_refused(tmp_path: Path) -> 
 
 
 def test_a_tiff_whose_tiles_are_far_larger_than_it_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "tiles.tif"
-    pixels = np.zeros((16, 16), np.uint8)
-    tifffile.imwrite(path, pixels, tile=(8192, 8192), compression="zlib")
-    with pytest.raises(ImageError, match="tiles of 8,192x8,192 pixels"), opened(path, most_pixels=10**6):
-        pass
+    path, side = tmp_path / "tiles.tif", 2064
+    tifffile.imwrite(path, np.zeros((16, 16), np.uint8), tile=(side, side), compression="zlib")
+    with pytest.raises(ImageSizeError, match="tiles of 2,064x2,064 pixels"):
+        opened(path, most_pixels=LARGEST_TILE).__enter__()
+    with opened(path, most_pixels=side**2) as image:
+        image.load()
+
+
+def test_a_tiff_of_16_bits_within_the_limit_is_read_though_its_tile_is_larger_than_it(tmp_path: Path) -> None:
+    side = 2064
+    assert side**2 > LARGEST_TILE
+    levels = np.random.default_rng(0).integers(0, 65536, (9, 9, 3), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", levels, photometric="rgb", tile=(side, side), compression="zlib")
+    assert np.array_equal(read_image_file(tmp_path / "a.tif").levels, levels)
+
+
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="does not exist"):
+        opened(tmp_path / "a.png").__enter__()
+    with pytest.raises(ImageError, match="cannot be read: Is a directory"):
+        opened(tmp_path).__enter__()
+
+
+# Every way into the package.
+
+
+def uploaded(path: Path) -> object:
+    try:
+        return decode_image(path.read_bytes(), most_pixels=MOST_PIXELS)
+    except Refusal as refusal:
+        raise ImageError(refusal.reason) from refusal
+
+
+WAYS = (read_image, read_image_file, read_upload, uploaded)
+
+
+def tiles(path: Path) -> None:
+    tifffile.imwrite(path, np.zeros((16, 16), np.uint8), tile=(16, 16), compression="zlib")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for tag in (322, 323):
+            file.pages.first.tags[tag].overwrite(16_384)
+
+
+def scans(path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(buffer, "JPEG", progressive=True)
+    head, _, tail = buffer.getvalue().partition(b"\xff\xda")
+    scan = b"\xff\xda" + tail.partition(b"\xff\xda")[0]
+    path.write_bytes(head + scan * MOST_SCANS + b"\xff\xda" + tail)
+
+
+def floats(path: Path) -> None:
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(path, "TIFF")
+
+
+def giant(path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(path, "PNG", compress_level=1)
+
+
+def damaged(path: Path) -> None:
+    Image.effect_noise((64, 64), 90).save(path, "TIFF", compression="tiff_lzw")
+    content = bytearray(path.read_bytes())
+    content[200:900] = b"\xff" * 700
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("read", WAYS)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (tiles, "tiles of 16,384x16,384 pixels"),
+        (scans, "more than 100 scans"),
+        (floats, "F levels, which have no known range"),
+        (giant, "20,000x20,000 pixels"),
+        (damaged, "damaged|cannot be read"),
+        (lambda path: path.write_bytes(b"GIF89a"), "not an image of a known format"),
+    ],
+)
+def test_every_way_in_refuses_what_the_others_refuse(
+    tmp_path: Path, make: Callable[[Path], object], message: str, read: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(ImageError, match=message):
+        read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("read", WAYS)
+@pytest.mark.parametrize("options", [{"bigtiff": True}, {"tile": (32, 32)}, {"byteorder": ">"}])
+def test_every_way_in_reads_a_tiff_of_any_layout(
+    tmp_path: Path, options: dict[str, Any], read: Callable[[Path], object]
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((40, 50), np.uint8), **options)
+    assert read(tmp_path / "a.tif") is not None

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from steadylens.decoding import MOST_SCANS
 from steadylens.errors import SettingError
 from steadylens.images import read_image
 from steadylens.uploads import (
     FORM_TYPE,
     MEDIA_TYPES,
-    MOST_SCANS,
     Refusal,
     UploadLimits,
     checked_type,
@@ -61,6 +61,7 @@ FILES = {
     "turned.jpg": turned(),
     "rgb.webp": written(RGB, "WEBP"),
     "rgb.tif": written(RGB, "TIFF", compression="tiff_lzw"),
+    "big.tif": written(RGB, "TIFF", big_tiff=True),
 }
 
 
@@ -102,7 +103,9 @@ def test_an_upload_is_the_image_that_reading_the_file_gives(
 
 def test_an_image_within_the_limit_is_accepted_and_one_pixel_more_is_not() -> None:
     assert decode_image(FILES["rgb.png"], most_pixels=600).shape == (3, 20, 30)
-    with pytest.raises(Refusal, match="30x20 pixels; 599 are accepted") as caught:
+    with pytest.raises(
+        Refusal, match=r"30x20 pixels.* at most 0\.000599 are read, send a smaller one"
+    ) as caught:
         decode_image(FILES["rgb.png"], most_pixels=599)
     assert caught.value.status == 413
 
@@ -112,7 +115,6 @@ def test_a_bomb_is_refused_by_its_header(side: int) -> None:
     assert refused(png(side, side, zlib.compress(bytes(100)))).status == 413
 
 
-@pytest.mark.filterwarnings("ignore:Image size .* pixels:PIL.Image.DecompressionBombWarning")
 def test_a_bomb_is_refused_where_pillow_only_warns() -> None:
     assert refused(png(10_000, 10_000, zlib.compress(bytes(100)))).status == 413
 
@@ -128,13 +130,14 @@ def test_a_truncated_image_is_refused(name: str) -> None:
     ("content", "status", "reason"),
     [
         (b"", 400, "empty"),
-        (b"hello, I am no image", 422, "no image of a known format"),
-        (written(RGB, "GIF"), 422, "JPEG, PNG, TIFF, WEBP"),
-        (written(RGB, "BMP"), 422, "JPEG, PNG, TIFF, WEBP"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "no image of a known format"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 422, "no image of a known format"),
-        (written(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"), 422, "floating-point"),
-        (FILES["rgb.jpg"] + b"\xff\xda" * MOST_SCANS, 422, "scans"),
+        (b"hello, I am no image", 422, "not an image of a known format"),
+        (written(RGB, "GIF"), 422, "JPEG, PNG, TIFF or WebP"),
+        (written(RGB, "BMP"), 422, "JPEG, PNG, TIFF or WebP"),
+        (written(RGB, "PPM"), 422, "JPEG, PNG, TIFF or WebP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "not an image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 422, "not an image of a known format"),
+        (written(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"), 422, "no known range"),
+        (FILES["rgb.jpg"][:-2] + b"\xff\xda\0\2" * MOST_SCANS, 422, "scans"),
     ],
 )
 def test_what_is_no_image_is_refused_with_a_reason(content: bytes, status: int, reason: str) -> None:
@@ -145,7 +148,6 @@ def test_what_is_no_image_is_refused_with_a_reason(content: bytes, status: int, 
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of what a damaged file holds
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @given(
     name=st.sampled_from(sorted(FILES)),
     changes=st.lists(st.tuples(st.integers(0, 2**31), st.integers(0, 255)), min_size=1, max_size=8),
@@ -184,11 +186,7 @@ def test_a_tiff_of_tiles_far_larger_than_itself_is_refused(tags: list[tuple[int,
     assert decode_image(small, most_pixels=PIXELS).shape == (3, 16, 16)
     refusal = refused(tiff(tags, zlib.compress(bytes(4096**2))))
     assert refusal.status == 413
-    assert "tiles of 16777216 pixels" in refusal.reason
-
-
-def test_a_tiff_of_another_layout_is_refused() -> None:
-    assert refused(written(RGB, "TIFF", big_tiff=True)).status == 422
+    assert "tiles of 4,096x4,096 pixels" in refusal.reason
 
 
 def test_a_png_comes_back_as_it_was() -> None:

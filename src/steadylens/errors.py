@@ -4,6 +4,7 @@ SteadylensError
 ├── SettingError (ValueError)       an argument or an option breaks a rule
 ├── InputError (ValueError)         something read from outside cannot be used
 │   ├── ImageError                  an image, or a batch of them, breaks the image contract
+│   │   └── ImageSizeError          an image file holds more pixels than are read
 │   ├── DatasetError                a folder, an annotation file or a class list cannot be used
 │   ├── CheckpointError             a file of weights or of training state cannot be used
 │   └── RecordError                 a file of measurements cannot be used
@@ -30,6 +31,10 @@ class InputError(SteadylensError, ValueError):
 
 class ImageError(InputError):
     """An image, or a batch of them, breaks the image contract."""
+
+
+class ImageSizeError(ImageError):
+    """An image file holds more pixels than are read."""
 
 
 class DatasetError(InputError):

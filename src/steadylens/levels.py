@@ -141,7 +141,7 @@ def _deep(path: Path, image: ImageFile, raw: str) -> Levels:
 
 
 def _read_lower_bytes(path: Path, raw: str, levels: NDArray[np.uint16]) -> None:
-    with opened(path, most_pixels=levels.shape[0] * levels.shape[1]) as again:
+    with opened(path, most_pixels=sys.maxsize) as again:  # its size was found to be within the limit
         _decode_as(again, raw)
         for rows, strip in _decoded(again, levels):
             levels[rows] |= strip

@@ -1,6 +1,5 @@
 """A trial of the nets on one image: noise of a chosen kind, what is restored, and what classifiers answer."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -183,21 +182,12 @@ def read_upload(path: Path) -> Image.Image:
         ImageError: If it is no image, is damaged or too large; the message names the file without its folder.
     """
     try:
-        with opened(path, most_pixels=sys.maxsize) as found:
-            _check_pixels(path, found)
+        with opened(path, most_pixels=MOST_PIXELS, way_out="choose a smaller image") as found:
             return to_rgb(found)
     except ImageError as error:
         if error.__cause__ is not None:  # the reader's own words, which help nobody here
             raise ImageError(f"{path.name} is damaged or cut off; choose another image") from error
         raise ImageError(str(error).replace(str(path), path.name)) from error
-
-
-def _check_pixels(path: Path, image: Image.Image) -> None:
-    if image.width * image.height > MOST_PIXELS:
-        raise ImageError(
-            f"{path} has {image.width:,}x{image.height:,} pixels; at most {MOST_PIXELS / 1e6:g} megapixels "
-            "are read here, choose a smaller image"
-        )
 
 
 def resized(image: Image.Image, size: int) -> Image.Image:

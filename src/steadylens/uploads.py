@@ -6,17 +6,17 @@ are read: one whose reader is a Python loop could hold up everybody. Nothing is 
 
 import math
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from steadylens.errors import SettingError
+from steadylens.decoding import opened_stream
+from steadylens.errors import ImageError, ImageSizeError, SettingError
 from steadylens.images import to_rgb
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
@@ -28,17 +28,9 @@ MEDIA_TYPES = ("image/jpeg", "image/png", "image/tiff", "image/webp")
 FORM_TYPE = "multipart/form-data"
 """The content type of a body that is a form with an image as its only file."""
 
-MOST_SCANS = 100
-"""Scans of a progressive JPEG: common ones have ten, and each costs a pass over all pixels."""
-
-LARGEST_TILE = 2**20
-"""Pixels of a tile of a TIFF; it is decoded whole even if the image is smaller."""
-
 _BOUNDARY = re.compile(
     r';\s*boundary=(?:"([ !#-\[\]-~]{1,70})"|([!#-:<-~]{1,70}))\s*(?:;|$)', re.ASCII | re.IGNORECASE
 )
-_TILE_SIDES = (322, 323)
-_SHORT, _LONG = 3, 4
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, no failure of ours
@@ -146,18 +138,16 @@ def decode_image(content: bytes, *, most_pixels: int, size: int | None = None) -
     if not content:
         raise Refusal(400, "the image is empty; send the content of an image file")
     try:
-        with Image.open(BytesIO(content), formats=FORMATS) as opened:
-            _check(opened, content, most_pixels)
+        with opened_stream(
+            BytesIO(content),
+            name="the image",
+            most_pixels=most_pixels,
+            way_out="send a smaller one",
+            formats=FORMATS,
+        ) as opened:
             image = to_rgb(opened)
-    except Refusal:
-        raise
-    except UnidentifiedImageError as error:
-        raise Refusal(422, f"the content is no image of a known format, which are {_KNOWN}") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Refusal(413, f"the image has too many pixels; {most_pixels} are accepted") from error
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        detail = f" ({error})" if isinstance(error, OSError) else ""
-        raise Refusal(422, f"the image cannot be decoded{detail}; it is damaged or cut off") from error
+    except ImageError as error:
+        raise Refusal(413 if isinstance(error, ImageSizeError) else 422, str(error)) from error
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
@@ -168,38 +158,3 @@ def encode_png(image: Tensor) -> bytes:
     buffer = BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-
-_KNOWN = ", ".join(FORMATS)
-
-
-def _check(opened: Image.Image, content: bytes, most_pixels: int) -> None:
-    if opened.width * opened.height > most_pixels:
-        raise Refusal(
-            413,
-            f"the image has {opened.width}x{opened.height} pixels; {most_pixels} are accepted, "
-            "send a smaller one",
-        )
-    if opened.mode == "F":
-        raise Refusal(422, "the image holds floating-point values, whose range is unknown; send 8 or 16 bits")
-    # Within a scan, 0xFF is followed by 0x00: what is counted are markers, and those of a thumbnail.
-    if opened.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
-        raise Refusal(422, f"the JPEG has more than {MOST_SCANS} scans; send a baseline JPEG")
-    if opened.format == "TIFF" and (pixels := _pixels_of_a_tile(content)) > max(most_pixels, LARGEST_TILE):
-        raise Refusal(413, f"the TIFF has tiles of {pixels} pixels; send one of smaller tiles, or of strips")
-
-
-def _pixels_of_a_tile(content: bytes) -> int:
-    """Returns what libtiff may take for a tile: of tags that stand twice, it heeds another than Pillow."""
-    order = "<" if content.startswith(b"II") else ">"
-    if content[2:4] != struct.pack(f"{order}H", 42):
-        raise Refusal(422, "the TIFF is a BigTIFF or damaged; send an ordinary one")
-    (start,) = struct.unpack_from(f"{order}I", content, 4)
-    (count,) = struct.unpack_from(f"{order}H", content, start)
-    sides = dict.fromkeys(_TILE_SIDES, 0)
-    for place in range(start + 2, start + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from(f"{order}HH", content, place)
-        if tag in sides:
-            (side,) = struct.unpack_from(order + {_SHORT: "H", _LONG: "I"}[kind], content, place + 8)
-            sides[tag] = max(sides[tag], side)
-    return math.prod(sides.values())
