@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from steadylens.checkpoint import describe, load_model, save_model
+from steadylens.checkpoint import describe, load_model, load_state, save_model
 from steadylens.errors import CheckpointError
 from steadylens.fusion import FusedClassifier
 from steadylens.restoration import GaussianSmoothing, RestorationNet
+from steadylens.weightfiles import MOST_HEADER_BYTES, read_weights
 
 MUTATED = 2_400
 GROWTH_BYTES = 256 * 2**20
@@ -89,7 +90,7 @@ def lengthen(content: bytes, chance: random.Random) -> bytes:
 
 def lie_about_the_length(content: bytes, chance: random.Random) -> bytes:
     length = chance.choice(
-        [0, 1, 2**20, 10**8, 2**31, 2**32, 2**40, 2**63, 2**64 - 1, chance.randrange(2_000)]
+        [0, 1, 2**20, 2**24, 10**8, 2**31, 2**32, 2**40, 2**63, 2**64 - 1, chance.randrange(2_000)]
     )
     return struct.pack("<Q", length) + content[8:]
 
@@ -273,9 +274,22 @@ def test_thousands_of_mutated_files_give_a_net_or_one_sentence_in_bounded_memory
     assert any(name.endswith("read") for name in outcomes)
 
 
-@pytest.mark.parametrize("length", [2**40, 2**63, 2**64 - 1])
-def test_a_header_that_claims_to_be_huge_is_refused(tmp_path: Path, length: int) -> None:
+@pytest.mark.parametrize("read", [load_model, load_state, read_weights])
+@pytest.mark.parametrize("length", [MOST_HEADER_BYTES + 1, 90_000_000, 2**32, 2**40, 2**63, 2**64 - 1])
+def test_a_header_that_claims_to_be_huge_is_refused_before_it_is_read(
+    tmp_path: Path, length: int, read: Callable[[Path], object]
+) -> None:
     path = tmp_path / "net.safetensors"
-    path.write_bytes(struct.pack("<Q", length) + b"{}")
-    with pytest.raises(CheckpointError, match="damaged or no safetensors file"):
-        load_model(path)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", length) + b"{}")
+        file.truncate(min(8 + length, 2**33))  # it is as long as it claims, without taking any space
+    with pytest.raises(CheckpointError, match=rf"claims a header of {length:,} bytes, and at most 4,194,304"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [load_model, load_state, read_weights])
+def test_a_header_of_the_size_that_is_allowed_is_read(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(struct.pack("<Q", MOST_HEADER_BYTES) + b"{}".ljust(MOST_HEADER_BYTES))
+    with pytest.raises(CheckpointError, match=r"was not written by steadylens|holds no weights by name"):
+        read(path)

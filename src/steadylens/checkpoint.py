@@ -21,6 +21,7 @@ from steadylens.files import replacing
 from steadylens.fusion import FusedClassifier
 from steadylens.preparation import PreparedClassifier
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.weightfiles import check_header
 
 FORMAT = 1
 
@@ -170,6 +171,7 @@ def _write(path: Path, tensors: dict[str, Tensor], *, kind: str, plain: dict[str
 def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
+    check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             plain = json.loads((file.metadata() or {})["steadylens"])

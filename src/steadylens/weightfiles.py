@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from steadylens.errors import CheckpointError
 
+MOST_HEADER_BYTES = 2**22
+"""What the header of a .safetensors file may take, for its JSON is parsed whole. That of a net with 10,000
+tensors takes about a million; the format itself allows a hundred million."""
+
 _PREFIXES = ("module.", "_orig_mod.")  # what data-parallel and compiled modules put before every name
 
 
@@ -21,10 +25,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     hold the weights themselves or, as training scripts write it, hold them under `state_dict` or `model`.
 
     Raises:
-        CheckpointError: If the file is missing, damaged or holds no weights by name.
+        CheckpointError: If the file is missing, damaged, has a header of absurd size, or holds no weights by
+            name.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
+    if path.suffix == ".safetensors":
+        check_header(path)
     try:
         held = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu")
     except (
@@ -46,6 +53,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not (isinstance(held, dict) and held and all(isinstance(value, Tensor) for value in held.values())):
         raise CheckpointError(f"{path} holds no weights by name; save the net's state_dict")
     return {_plain_name(str(name)): value for name, value in held.items()}
+
+
+def check_header(path: Path) -> None:
+    """Refuses a .safetensors file whose header claims more than `MOST_HEADER_BYTES`, before it is read.
+
+    Raises:
+        CheckpointError: If it does, or the file cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            claimed = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    if claimed > MOST_HEADER_BYTES:
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file: it claims a header of {claimed:,} bytes, and at most "
+            f"{MOST_HEADER_BYTES:,} are read; write it again"
+        )
 
 
 def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
