@@ -12,7 +12,7 @@ from steadylens.degradation import Degradation
 from steadylens.errors import SettingError
 from steadylens.losses import LogSquaredError, SquaredError
 from steadylens.noise import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
-from steadylens.optimization import MomentumSgd, OneCycleAdam, OneCycleSgd
+from steadylens.optimization import MomentumSgd, OneCycleAdam
 from steadylens.settings import ClassifierRecipe, EvaluationRecipe, Recipe, Refinement, RestorerRecipe
 from steadylens.stability import Sampling
 
@@ -152,40 +152,24 @@ THOROUGH_RESTORER = replace(
     ),
 )
 
-VARIED = Augmentation(
-    rotation_degrees=12,
-    scale=0.15,
-    shift=0.08,
-    stretch=0.1,
-    shear=0.1,
-    exposure_stops=0.7,
-    cast=0.1,
-    brightness=0.1,
-)
-"""As different as one sign can look: a training set of many frames has few signs."""
-
 # Clean images keep what the net knows of them while it learns noise.
 CLEAN_AND_MIXED = replace(MIXED_NOISE, clean_share=0.2)
-
-THOROUGH_SGD = OneCycleSgd(learning_rate=0.03, weight_decay=1e-4)
-
-THOROUGH_CLASSIFIER = replace(
-    FAST.classifier, steps=15_000, batch=25, optimization=THOROUGH_SGD, augmentation=VARIED
-)
 
 THOROUGH = replace(
     FAST,
     name="thorough",
     restorer=THOROUGH_RESTORER,
     dong=replace(THOROUGH_RESTORER, silent_start=False),
-    classifier=THOROUGH_CLASSIFIER,
+    classifier=replace(FAST.classifier, steps=10_000),
     fine_tuning=replace(
-        THOROUGH_CLASSIFIER,
+        FAST.fine_tuning,
         steps=2_400,
-        optimization=replace(THOROUGH_SGD, learning_rate=0.01),
+        batch=25,
+        optimization=replace(FAST_ADAM, learning_rate=1e-4),
         degradation=CLEAN_AND_MIXED,
     ),
-    noise_training=replace(THOROUGH_CLASSIFIER, steps=17_400, degradation=CLEAN_AND_MIXED),
+    # As many images as training and fine-tuning have together.
+    noise_training=replace(FAST.noise_training, steps=11_200, degradation=CLEAN_AND_MIXED),
     evaluation=replace(
         FAST.evaluation,
         exploration_images=1263,
