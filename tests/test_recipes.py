@@ -201,7 +201,9 @@ def test_every_loss_is_finite_for_a_perfect_restoration(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("recipe", [PAPER, FAST, QUICK], ids=lambda recipe: recipe.name)
 def test_the_noise_augmented_baseline_has_as_many_steps_as_its_rival(recipe: Recipe) -> None:
-    assert recipe.noise_training.steps == recipe.classifier.steps + recipe.fine_tuning.steps
+    stages = recipe.classifier, recipe.fine_tuning
+    seen = recipe.noise_training.steps * recipe.noise_training.batch
+    assert seen == sum(stage.steps * stage.batch for stage in stages)
     assert recipe.noise_training.degradation == recipe.fine_tuning.degradation
     assert recipe.noise_training.batch == recipe.classifier.batch
 

@@ -145,7 +145,7 @@ class Recipe:
         dong: Training of the Dong net.
         classifier: Training of the classifier on clean images.
         fine_tuning: Fine-tuning behind a restorer, or behind none, on noisy images.
-        noise_training: Training of the noise-augmented classifier from the start, as many steps as
+        noise_training: Training of the noise-augmented classifier from the start, on as many images as
             `classifier` and `fine_tuning` have together.
         evaluation: What is measured.
         nets: Names of the restorers to train and compare.
