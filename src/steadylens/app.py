@@ -4,6 +4,7 @@ It works offline: all that the page needs comes from its own server, and browser
 """
 
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.resources import files
 from typing import Any
@@ -63,16 +64,16 @@ def application(nets: Nets) -> FastAPI:
     return mounted
 
 
-def serve(application: FastAPI, listener: socket.socket) -> None:
+def serve(application: FastAPI, listeners: Sequence[socket.socket]) -> None:
     """Answers until SIGINT or SIGTERM.
 
     Args:
         application: What `application` returned.
-        listener: A socket that listens already, so that whoever comes early has to wait only.
+        listeners: Sockets that listen already, so that whoever comes early has to wait only.
     """
     config = uvicorn.Config(application, log_config=None, log_level="critical", timeout_graceful_shutdown=1)
     with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(config).run(sockets=list(listeners))
 
 
 def page(nets: Nets) -> gr.Blocks:

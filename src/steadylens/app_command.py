@@ -14,7 +14,8 @@ def serve_page(
     fused: Annotated[str, typer.Option(help="Fused classifier, packaged or a file.")] = "fused-gtsrb",
     classifier: Annotated[str, typer.Option(help="Classifier alone, packaged or a file.")] = "sign-gtsrb",
     host: Annotated[
-        str, typer.Option(help="Address to listen on; beyond this machine there is no protection.")
+        str,
+        typer.Option(help="Address, or name of some, to listen on; beyond this machine nothing protects it."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 7860,
     device: Device = "auto",
@@ -23,12 +24,13 @@ def serve_page(
     """Try the nets in a browser: put noise on an image, see it restored, and compare answers."""
     with explaining(debug):
         from steadylens.app import application, serve
-        from steadylens.serve import address_of, listen
+        from steadylens.serve import address_of, listening
         from steadylens.trial import Nets
 
-        with listen(host, port) as listener:
+        with listening(host, port) as listeners:
             page = application(Nets.named(net, classifier, fused, device=device_named(device)))
-            listener.listen()
-            say(f"open {address_of(listener)} in a browser; Ctrl+C stops")
-            serve(page, listener)
+            for listener in listeners:
+                listener.listen()
+            say(f"open {address_of(listeners[0])} in a browser; Ctrl+C stops")
+            serve(page, listeners)
     say("stopped")

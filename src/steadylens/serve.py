@@ -4,11 +4,12 @@ One process, one net, one thread that runs it: start more behind a proxy for mor
 encryption nor a login.
 """
 
+import errno
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from steadylens.errors import MissingExtraError, SettingError
 from steadylens.service import Service
@@ -22,30 +23,82 @@ none is closed while a request is on its way."""
 
 HIGHEST_PORT = 65535
 
+_UNAVAILABLE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_TRIES = 8
 
-def listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that is bound to an address; nobody can connect before `serve`.
+_Found = tuple[socket.AddressFamily, tuple[Any, ...]]
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Lends a socket for each address that a name stands for; nobody can connect before they listen.
+
+    A name as localhost may stand for one address of IPv4 and one of IPv6, and clients choose either. All
+    sockets have the same port. An address that this machine lacks is left out where another one is left.
 
     Args:
         host: A name or an address of this machine.
         port: The port; 0 takes a free one.
 
     Raises:
-        SettingError: If the address cannot be had.
+        SettingError: If an address cannot be had.
     """
     if not 0 <= port <= HIGHEST_PORT:
         raise SettingError(f"there is no port {port}; choose another --port, from 0 to {HIGHEST_PORT}")
-    listener = None
+    with ExitStack() as stack:
+        try:
+            listeners = _bound(host, port)
+        except (OSError, OverflowError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SettingError(f"cannot listen on {host}:{port} ({reason}); choose another --port") from error
+        for listener in listeners:
+            stack.enter_context(listener)
+        yield listeners
+
+
+def _bound(host: str, port: int) -> list[socket.socket]:
+    listed = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found: list[_Found] = list(dict.fromkeys((entry[0], entry[4]) for entry in listed))
+    for left in reversed(range(_TRIES)):
+        try:
+            return _bound_alike(found, port)
+        except OSError as error:  # what was free at one address need not be free at the next
+            if port or error.errno != errno.EADDRINUSE or not left:
+                raise
+    raise AssertionError
+
+
+def _bound_alike(found: Sequence[_Found], port: int) -> list[socket.socket]:
+    """Returns sockets at all addresses that there are, with one port."""
+    bound: list[socket.socket] = []
+    unavailable: OSError | None = None
+    with ExitStack() as failing:
+        for family, (host, _, *rest) in found:
+            try:
+                listener = _bound_one(family, (host, port, *rest), alone=len(found) == 1)
+            except OSError as error:
+                if error.errno not in _UNAVAILABLE:
+                    raise
+                unavailable = error
+            else:
+                bound.append(failing.enter_context(listener))
+                port = listener.getsockname()[1]
+        if unavailable is not None and not bound:
+            raise unavailable
+        failing.pop_all()
+    return bound
+
+
+def _bound_one(family: socket.AddressFamily, address: tuple[Any, ...], *, alone: bool) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and not alone:  # else it might take the place of IPv4's
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-    except (OSError, OverflowError, UnicodeError) as error:
-        if listener is not None:
-            listener.close()
-        reason = getattr(error, "strerror", None) or error
-        raise SettingError(f"cannot listen on {host}:{port} ({reason}); choose another --port") from error
+    except BaseException:
+        listener.close()
+        raise
     return listener
 
 
@@ -55,13 +108,16 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(service: Service, listener: socket.socket, *, stop_seconds: int) -> None:
+def serve(
+    service: Service, listeners: Sequence[socket.socket], *, stop_seconds: int, ready: Callable[[], None]
+) -> None:
     """Answers until SIGTERM or SIGINT; then accepts no more, and answers what it has accepted.
 
     Args:
         service: What to serve.
-        listener: The socket that `listen` returned. From here on, clients can connect.
+        listeners: The sockets that `listening` lent.
         stop_seconds: How long accepted requests may take when it stops; then they are given up.
+        ready: Called as soon as clients can connect.
 
     Raises:
         MissingExtraError: If uvicorn is not installed.
@@ -83,9 +139,11 @@ def serve(service: Service, listener: socket.socket, *, stop_seconds: int) -> No
         timeout_graceful_shutdown=stop_seconds,
     )
     server = uvicorn.Server(config)
-    listener.listen(config.backlog)
+    for listener in listeners:
+        listener.listen(config.backlog)
     with _stopping(server):
-        server.run(sockets=[listener])
+        ready()
+        server.run(sockets=list(listeners))
 
 
 @contextmanager

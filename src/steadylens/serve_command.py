@@ -1,7 +1,7 @@
 """The command that serves a net over HTTP."""
 
 import os
-import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def serve(
     model: Annotated[str, typer.Argument(help="A packaged net, as fused-gtsrb, or a .safetensors file.")],
     host: Annotated[
-        str, typer.Option(help="Address to listen on; beyond this machine there is no protection.")
+        str,
+        typer.Option(help="Address, or name of some, to listen on; beyond this machine nothing protects it."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
     max_batch: Annotated[int, typer.Option(help="Images in a batch.")] = 32,
@@ -35,24 +36,21 @@ def serve(
 ) -> None:
     """Answer images over HTTP: their classes, or the images restored."""
     with explaining(debug):
-        from PIL import Image
-
         from steadylens.batching import Batching
-        from steadylens.serve import address_of, listen
+        from steadylens.serve import address_of, listening
         from steadylens.serve import serve as serve_over_http
         from steadylens.service import Service
         from steadylens.uploads import UploadLimits
 
         limits = UploadLimits(bytes=max_bytes, pixels=max_pixels, seconds=upload_seconds)
         batching = Batching(places=max_queue, images=max_batch, wait_seconds=max_wait_ms / 1000)
-        with listen(host, port) as listener:
-            # Pillow warns of images far above the limit that refuses them.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with listening(host, port) as listeners:
             predictor, card = _loaded(model, device_named(device))
             service = Service(predictor, card, limits=limits, batching=batching)
-            address = address_of(listener)
-            say(f"serving {card.name} at {address} - POST an image to {address}/predict; Ctrl+C stops")
-            serve_over_http(service, listener, stop_seconds=stop_seconds)
+            places = [address_of(listener) for listener in listeners]
+            way = f"POST an image to {places[0]}/predict; Ctrl+C stops"
+            told = f"serving {card.name} at {' and '.join(places)} - {way}"
+            serve_over_http(service, listeners, stop_seconds=stop_seconds, ready=partial(say, told))
     if service.abandoned:
         say(f"stopped; {service.abandoned} requests were not answered within {stop_seconds} s")
         os._exit(1)  # the net may still be busy with them, and an orderly exit would wait for it
@@ -67,9 +65,13 @@ def _loaded(model: str, device: "torch.device") -> tuple["Predictor", "Card"]:
     from steadylens.inference import restorer_of
     from steadylens.predictors import Classifying, Restoring
     from steadylens.pretrained import load_with_card
+    from steadylens.restoration import RestorationNet
 
     net, known = load_with_card(model)
     net.to(device)
+    for part in net.modules():
+        if isinstance(part, RestorationNet):  # it costs most by far
+            part.to(memory_format=torch.channels_last)
     size = known.size or SIGN_SIZE
     predictor: Predictor
     if known.task == CLASSIFYING:
