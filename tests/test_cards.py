@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from sample_records import sample_records
 from steadylens.cards import CLASSIFYING, RESTORING, Card, card_of
 from steadylens.classification import SignNet
 from steadylens.errors import CheckpointError
+from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
 from steadylens.images import write_image
 from steadylens.paper import TABLE_3, TABLE_4
@@ -222,6 +224,15 @@ def test_every_packaged_net_defends_against_no_adversary_and_knows_traffic_signs
     assert ("No safety function should rest on it alone" in limits) == (name in {"sign-gtsrb", "fused-gtsrb"})
 
 
+def test_the_example_fits_photographs_as_the_classifier_reads_them() -> None:
+    fit = Fit(keeps_shape=True, side=10)
+    named = PreparedClassifier(nn.Flatten(), size=8, fit=fit)
+    call = 'read_image(Path("sign.png"), size=8, fit=steadylens.Fit.parse("crop:10"))'
+    assert call in card_with(module=FusedClassifier(nn.Identity(), named)).markdown()
+    assert card_with(module=SignNet(), fit="crop:52").fit == Fit(keeps_shape=True, side=52)
+    assert "fit=" not in card_with(module=SignNet()).markdown()
+
+
 def test_only_a_pair_that_was_fine_tuned_is_said_to_be() -> None:
     pair = FusedClassifier(nn.Identity(), SignNet())
     assert "fine-tuned" in steadylens.card("fused-gtsrb").purpose
@@ -230,14 +241,30 @@ def test_only_a_pair_that_was_fine_tuned_is_said_to_be() -> None:
         assert said == (stage == "fine-tuning mine")
 
 
-def test_the_weights_of_another_library_are_given_no_licence() -> None:
-    for module in (PREPARED, FusedClassifier(GaussianSmoothing(), PREPARED)):
+def test_a_licence_that_is_not_stated_is_not_made_up() -> None:
+    for module in (PREPARED, FusedClassifier(GaussianSmoothing(), PREPARED), RestorationNet(depth=3)):
         card = card_with(module=module)
         assert card.licence == ""
-        assert "a licence of their own" in section(card, "Method and licence")
+        assert "Licence of the weights: not stated." in section(card, "Method and licence")
         data: Any = ModelCard(card.markdown()).data
-        assert data.license == "other"
-    assert "published under the MIT licence" in section(card_with(), "Method and licence")
+        assert data.license is None
+
+
+def test_the_licence_is_what_the_data_about_a_net_state() -> None:
+    card = card_with(licence="Apache-2.0")
+    assert "Licence of the weights: under the Apache-2.0 licence." in section(card, "Method and licence")
+    data: Any = ModelCard(card.markdown()).data
+    assert data.license == "apache-2.0"
+
+
+def test_the_classes_are_those_of_the_classifier_if_the_data_about_it_name_none() -> None:
+    named = PreparedClassifier(nn.Flatten(), size=8, class_names=("yes", "no"))
+    bare = nn.Flatten()
+    bare.config = SimpleNamespace(id2label={0: "cat", 1: "dog"})  # type: ignore[assignment]
+    for module, names in ((named, ("yes", "no")), (bare, ("cat", "dog"))):
+        assert card_of(FusedClassifier(nn.Identity(), module), {}, name="net").classes == names
+        assert card_with(module=FusedClassifier(nn.Identity(), module)).classes == ("a", "b")
+    assert card_of(RestorationNet(depth=3), {}, name="net").classes == ()
 
 
 def test_a_classifier_that_saw_clean_images_alone_says_so() -> None:

@@ -11,16 +11,22 @@ import pytest
 import timm
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import save_file
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torchvision import models  # type: ignore[import-untyped]
-from torchvision.transforms.functional import to_pil_image  # type: ignore[import-untyped]
+from torchvision.transforms.functional import (  # type: ignore[import-untyped]
+    pil_to_tensor,
+    to_pil_image,
+)
 
 from steadylens.checkpoint import load_model, save_model
 from steadylens.classifiers import rebuild, timm_classifier, torchvision_classifier, transformers_classifier
+from steadylens.datasets import load_dataset
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError
+from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
 from steadylens.images import to_float
 from steadylens.preparation import PreparedClassifier
@@ -36,9 +42,9 @@ def seeded(make: Callable[[], Any]) -> Any:
         return make().eval()
 
 
-def pixels(size: int, *, count: int = 2) -> Tensor:
+def pixels(size: int, *, count: int = 2, seed: int = 1) -> Tensor:
     """Returns images as they are stored, uint8 (N, 3, S, S)."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     return torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
 
 
@@ -106,6 +112,97 @@ def test_a_timm_model_answers_as_behind_its_own_transform(name: str, tmp_path: P
         torch.testing.assert_close(classifier(to_float(stored)), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(90, 121), (133, 70), (64, 64)])
+@pytest.mark.parametrize(
+    ("name", "fit"),
+    [
+        ("test_resnet", "crop:168"),
+        ("resnet10t.c3_in1k", "crop:201:bicubic"),
+        ("dla34", "crop:256"),
+        ("convnextv2_atto.fcmae_ft_in1k", "crop:256:bicubic"),
+        ("tf_efficientnetv2_b0", "crop:219:bicubic"),
+        ("coat_lite_medium_384", "squash:384:bicubic"),
+    ],
+)
+def test_photographs_are_fitted_as_by_the_evaluation_of_timm(
+    name: str, fit: str, shape: tuple[int, int]
+) -> None:
+    with torch.device("meta"):  # the weights do not matter
+        classifier = timm_classifier(name)
+    assert str(classifier.fit) == fit
+    config = timm.data.config.resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())  # type: ignore[no-untyped-call]
+    transform = create_transform(**config)
+    image = to_pil_image(torch.nn.functional.interpolate(pixels(24)[:1], size=shape)[0])
+    mine = pil_to_tensor(classifier.fit.fitted(image, classifier.size))
+    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+    torch.testing.assert_close((to_float(mine) - mean) / std, transform(image), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(90, 121), (133, 70), (64, 64)])
+@pytest.mark.parametrize(
+    ("name", "fit"),
+    [
+        ("shufflenet_v2_x0_5", "crop:256"),
+        ("resnet50", "crop:232"),
+        ("efficientnet_b0", "crop:256:bicubic"),
+        ("swin_v2_t", "crop:260:bicubic"),
+    ],
+)
+def test_photographs_are_fitted_as_by_the_preset_of_torchvision(
+    name: str, fit: str, shape: tuple[int, int]
+) -> None:
+    with torch.device("meta"):
+        classifier = torchvision_classifier(name)
+    assert str(classifier.fit) == fit
+    preset = models.get_model_weights(name).DEFAULT.transforms()
+    image = to_pil_image(torch.nn.functional.interpolate(pixels(24)[:1], size=shape)[0])
+    mine = pil_to_tensor(classifier.fit.fitted(image, classifier.size))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preset.mean, preset.std))
+    torch.testing.assert_close((to_float(mine) - mean) / std, preset(image), rtol=0, atol=1e-5)
+
+
+def test_photographs_from_a_folder_are_answered_as_behind_the_transform_of_timm(tmp_path: Path) -> None:
+    net, files = timm_net(), []
+    for label in "ab":
+        for number in range(4):
+            files.append(tmp_path / "images" / label / f"{number}.png")
+            files[-1].parent.mkdir(parents=True, exist_ok=True)
+            shape = (60 + 7 * number, 90)
+            image = torch.nn.functional.interpolate(pixels(16, seed=len(files))[:1], size=shape)[0]
+            to_pil_image(image).save(files[-1])
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    classifier = timm_classifier("test_resnet", weights=tmp_path / "net.pth")
+    data = load_dataset(
+        f"folder:{tmp_path / 'images'}", size=classifier.size, fit=classifier.fit, cache=tmp_path
+    )
+    transform = create_transform(**resolve_model_data_config(net))  # type: ignore[no-untyped-call]
+    with torch.inference_mode():
+        expected = net(torch.stack([transform(Image.open(path)) for path in files]))
+        images = torch.cat([data.train.images, data.validation.images, data.test.images])
+        found = classifier(to_float(images))
+    for answer in found:
+        assert (expected - answer).abs().amax(dim=1).min() < 1e-4
+
+
+def test_the_fit_follows_another_size_in_proportion() -> None:
+    with torch.device("meta"):
+        assert str(timm_classifier("resnet10t", size=160).fit) == "crop:182:bicubic"
+        assert str(torchvision_classifier("shufflenet_v2_x0_5", size=112).fit) == "crop:128"
+
+
+def test_a_fit_by_hand_is_taken(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        for make in (timm_classifier, torchvision_classifier):
+            assert make("resnet18", size=64, fit=Fit()).fit == Fit()
+    assert transformers_classifier(vit_folder(tmp_path), fit=Fit(keeps_shape=True)).fit.keeps_shape
+
+
+def test_a_border_around_photographs_is_refused_unless_a_fit_is_given() -> None:
+    (name,) = [name for name in timm.list_models("deepseek_vit_412m") if timm.is_model(name)]
+    with pytest.raises(SettingError, match=f"{name} wants images with a border around them.*give a fit"):
+        timm_classifier(name)
+
+
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "squeezenet1_1", "mobilenet_v3_small"])
 def test_a_torchvision_model_answers_as_behind_the_transform_of_its_weights(
     name: str, tmp_path: Path
@@ -138,6 +235,8 @@ def test_a_transformers_classifier_answers_as_behind_its_image_processor(
 
 def test_a_transformers_classifier_brings_the_names_of_its_classes(tmp_path: Path) -> None:
     assert transformers_classifier(vit_folder(tmp_path / "vit")).class_names == ("stop", "yield", "no entry")
+    assert PreparedClassifier(vit(), size=32).class_names == ("stop", "yield", "no entry")
+    assert PreparedClassifier(vit(), size=32, class_names=("a", "b", "c")).class_names == ("a", "b", "c")
     assert transformers_classifier(resnet_folder(tmp_path / "resnet")).class_names == ()
 
 
@@ -206,10 +305,9 @@ def test_a_fused_pair_comes_back_bit_for_bit(
     assert isinstance(loaded, FusedClassifier)
     assert isinstance(loaded.classifier, PreparedClassifier)
     assert about == {"stage": "a test"}
-    assert (loaded.classifier.size, loaded.classifier.class_names) == (
-        classifier.size,
-        classifier.class_names,
-    )
+    assert loaded.classifier.size == classifier.size
+    assert loaded.classifier.fit == classifier.fit
+    assert loaded.classifier.class_names == classifier.class_names
     images = torch.rand(2, 3, classifier.size, classifier.size)
     with torch.inference_mode():
         assert torch.equal(loaded(images), fused(images))
@@ -223,6 +321,7 @@ def test_a_description_is_plain_and_builds_the_same_net(
     description = json.loads(json.dumps(classifier.described()))
     again = rebuild(description)
     assert str(again) == str(classifier)
+    assert again.fit == classifier.fit
     assert again.described() == classifier.described()
 
 
@@ -234,6 +333,8 @@ def test_a_description_is_plain_and_builds_the_same_net(
         {"kind": "timm", "name": "local-dir:/", "classes": 5, "size": 48},
         {"kind": "timm", "name": "test_resnet", "classes": -1, "size": 48},
         {"kind": "timm", "name": "test_resnet", "classes": 5, "size": 0},
+        {"kind": "timm", "name": "test_resnet", "classes": 5, "size": 48, "fit": "crop:40"},
+        {"kind": "timm", "name": "test_resnet", "classes": 5, "size": 48, "fit": 50},
         {"kind": "torchvision", "name": "fcn_resnet50", "classes": 5, "size": 48},
         {"kind": "torchvision", "name": "test_resnet", "classes": "many", "size": 48},
         {"kind": "transformers", "config": {"model_type": "none"}, "size": 48},
@@ -247,7 +348,7 @@ def test_a_file_with_another_architecture_is_refused_in_one_sentence(
     architecture: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "net.safetensors"
-    save_model(path, timm_classifier("test_resnet", classes=5, size=48), about={})
+    save_model(path, timm_classifier("test_resnet", classes=5, size=48, fit=Fit()), about={})
     content = path.read_bytes()
     before = json.dumps(json.dumps({"kind": "timm", "name": "test_resnet", "classes": 5, "size": 48}))[
         1:-1

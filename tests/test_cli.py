@@ -29,11 +29,11 @@ from steadylens.recipes import recipe_named
 from steadylens.restoration import RestorationNet, restorer_named
 
 COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--debug"}
-CLASSIFIER = {"classifier", "--weights", "--size", "--mean", "--std"}
+CLASSIFIER = {"classifier", "--weights", "--size", "--mean", "--std", "--fit"}
 COMMANDS = {
     "reproduce": COMMON | {"--out", "--half-width", "--versions"},
     "train restorer": COMMON | {"net", "--out"},
-    "train classifier": COMMON | {"--out", "--noisy"},
+    "train classifier": COMMON | {"--out", "--noisy", "--fit"},
     "fuse": COMMON | CLASSIFIER | {"restorer", "--out", "--tune", "--restorer-only"},
     "compare": COMMON | CLASSIFIER | {"--restorer", "--fused", "--out", "--half-width", "--versions"},
     "evaluate": COMMON | {"models", "--out", "--half-width", "--versions"},

@@ -65,6 +65,12 @@ def test_a_classifier_alone_stands_beside_every_pair(place: Path) -> None:
     } == {2}
 
 
+def test_photographs_are_fitted_as_the_classifier_tells_or_as_is_said(place: Path) -> None:
+    for fit in ([], ["--fit", "squash"], ["--fit", "crop"]):
+        assert compare(*NET, *fit, "--restorer", "smooth.safetensors")[0] == 0
+    assert len(list((place / "cache").iterdir())) == 3, "each has images of its own"
+
+
 def test_a_packaged_restorer_is_tried_when_none_is_named(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +96,12 @@ def test_a_packaged_restorer_is_tried_when_none_is_named(
             [*NET, *2 * ["--fused", "pair.safetensors"]],
             2,
             "the pairs are called pair, pair; give each file a name",
+        ),
+        ([*NET, "--fit", "pad"], 2, "a fit is 'pad'; it must be squash or crop"),
+        (
+            [*NET, "--fit", "squash", "--fused", "pair.safetensors"],
+            2,
+            "pair reads .* by crop:33 and timm:test_resnet by squash; give --fit crop:33",
         ),
         (["sign-gtsrb"], 2, "sign-gtsrb tells 43 classes apart, folder:images has 3"),
         (["timm:test_resnet"], 2, "has random weights; give its own by --weights FILE"),

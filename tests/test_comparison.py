@@ -16,6 +16,7 @@ from steadylens.comparison import compare
 from steadylens.datasets import Dataset
 from steadylens.degradation import gaussian_degradation
 from steadylens.errors import SettingError
+from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
 from steadylens.images import to_float
 from steadylens.pictures import changed_answers
@@ -60,6 +61,13 @@ def pairs() -> dict[str, FusedClassifier]:
     return {name: FusedClassifier(front, fragile()).eval() for name, front in fronts.items()}
 
 
+def test_photographs_that_were_fitted_otherwise_are_refused(tiny_data: Dataset, tmp_path: Path) -> None:
+    alone = PreparedClassifier(FirstPixel(), size=48, fit=Fit(keeps_shape=True, side=56)).eval()
+    pair = {"behind": FusedClassifier(GaussianSmoothing(), alone).eval()}
+    with pytest.raises(SettingError, match=r"alone reads .* by crop:56, these were fitted by squash; load"):
+        compare(run_of(tiny_data, []), alone, pair, tmp_path)
+
+
 def test_alone_and_pairs_are_measured_alike(
     pairs: dict[str, FusedClassifier], tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,7 +86,7 @@ def test_alone_and_pairs_are_measured_alike(
     costs = {row.network: row.training_seconds for row in rows if isinstance(row, Cost)}
     assert costs == {"alone": 7.0, "behind smoothing": 0.0, "behind inversion": 0.0}
     assert [fact.note.partition(";")[0] for fact in facts(rows)] == [
-        "top-1, alone and behind smoothing", "overall, alone and behind smoothing"
+        "top-1, alone and behind smoothing", *2 * ["overall, alone and behind smoothing"]
     ]  # fmt: skip
     text = page.read_text(encoding="utf-8")
     assert "in the paper" not in text

@@ -14,6 +14,8 @@ from torch import Tensor
 from steadylens import signs
 from steadylens.datasets import Dataset, ImageSet, load_dataset
 from steadylens.errors import DatasetError, ImageError, SettingError
+from steadylens.fitting import Fit
+from steadylens.images import SQUASHED
 
 SIZE = 6
 COUNTS = {"apple": 20, "pear": 10, "quince": 5}
@@ -36,9 +38,16 @@ def fruit(tmp_path: Path) -> Path:
     return root
 
 
-def load(root: Path, *, seed: int = 0, validation_share: float = 0.25, size: int = SIZE) -> Dataset:
+def load(
+    root: Path, *, seed: int = 0, validation_share: float = 0.25, size: int = SIZE, fit: Fit = SQUASHED
+) -> Dataset:
     return load_dataset(
-        f"folder:{root}", size=size, seed=seed, validation_share=validation_share, cache=root.parent / "cache"
+        f"folder:{root}",
+        size=size,
+        fit=fit,
+        seed=seed,
+        validation_share=validation_share,
+        cache=root.parent / "cache",
     )
 
 
@@ -134,6 +143,65 @@ def test_images_are_what_pillow_makes_of_them(fruit: Path) -> None:
     found = {image.numpy().tobytes() for image in train.images[train.labels == 1]}
     assert len(found) == 6
     assert found <= expected.keys()
+
+
+# How photographs become squares.
+
+
+def stripe(path: Path, label: int, number: int) -> None:
+    """Writes a photograph thrice as wide as it is high, whose middle third has a colour of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", (90, 30), (200, 0, number))
+    image.paste((0, 50 + label, number), (30, 0, 60, 30))
+    image.save(path)
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """Returns a folder of two classes of wide photographs."""
+    for label in range(2):
+        for number in range(5):
+            stripe(tmp_path / "wide" / "ab"[label] / f"{number}.png", label, number)
+    return tmp_path / "wide"
+
+
+def test_the_centre_of_a_photograph_is_cut_out_undistorted(wide: Path) -> None:
+    squashed = load(wide)
+    cropped = load(wide, fit=Fit(keeps_shape=True))
+    assert (squashed.fit, cropped.fit) == (Fit(), Fit(keeps_shape=True))
+    assert (squashed.train.images[:, 0] > 100).any(), "the outer thirds are seen"
+    assert (cropped.train.images[:, 0, :, 1:-1] == 0).all(), "the middle alone is seen"
+    assert (cropped.train.images[:, 1, 2, 2] == 50 + cropped.train.labels).all()
+
+
+def test_each_fit_has_images_and_a_fingerprint_of_its_own(wide: Path) -> None:
+    fits = [Fit(), Fit(keeps_shape=True), Fit(keeps_shape=True, side=SIZE + 2)]
+    found = [load(wide, fit=fit) for fit in fits]
+    assert len({dataset.fingerprint for dataset in found}) == 3
+    assert len(list((wide.parent / "cache").iterdir())) == 3
+    spoil(wide)
+    for fit, dataset in zip(fits, found, strict=True):
+        assert same(load(wide, fit=fit), dataset)
+
+
+def test_squashing_in_another_spelling_is_the_same_set(wide: Path) -> None:
+    assert load(wide).fingerprint == load(wide, fit=Fit(side=SIZE)).fingerprint
+    assert len(list((wide.parent / "cache").iterdir())) == 1
+
+
+def test_the_fingerprint_of_squashed_photographs_is_what_it_ever_was(fruit: Path) -> None:
+    assert load(fruit).fingerprint == "1f6903dd3d9a"
+
+
+def test_a_fit_that_does_not_reach_the_size_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=f"of which no {SIZE} can be cut out"):
+        load_dataset("folder:no/where", size=SIZE, fit=Fit(side=SIZE - 1), cache=tmp_path)
+
+
+def test_drawn_signs_are_squares_already(drawn: Path) -> None:
+    usual, cropped = (load_dataset("signs:1", size=16, fit=fit, cache=drawn) for fit in (Fit(), Fit(side=20)))
+    assert same(usual, cropped)
+    assert usual.fingerprint == cropped.fingerprint
 
 
 # The cache.

@@ -97,6 +97,18 @@ def test_what_is_tuned_moves_and_the_rest_stays(
     assert about["classes"] == ["a", "b", "c"]
 
 
+def test_the_pair_remembers_how_photographs_are_fitted(place: Path, tmp_path: Path) -> None:
+    fits = {"told": (), "said": ("--fit", "crop:44")}
+    for name, options in fits.items():
+        assert fuse(place, tmp_path / name, *resnet(place), *options, "--tune", "nothing")[0] == 0
+    pairs = {name: load_model(tmp_path / name)[0].classifier for name in fits}
+    assert all(isinstance(pair, PreparedClassifier) for pair in pairs.values())
+    assert {name: str(pair.fit) for name, pair in pairs.items()} == {
+        "told": "crop:42",
+        "said": "crop:44",
+    }
+
+
 def test_a_packaged_restorer_is_fused_by_its_name(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "pair.safetensors"
     assert fuse(place, out, *resnet(place), "--tune", "nothing", front="l3-gtsrb")[0] == 0

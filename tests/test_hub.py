@@ -65,7 +65,7 @@ def test_a_net_comes_back_from_a_folder_bit_for_bit(tmp_path: Path, make: Callab
 
 
 def test_a_folder_holds_weights_settings_and_card_and_nothing_else(tmp_path: Path) -> None:
-    save_pretrained(NETS["fused"](), tmp_path, about=ABOUT, name="someone/fused")
+    save_pretrained(NETS["fused"](), tmp_path, about=ABOUT, name="someone/fused", licence="MIT")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "README.md",
         "config.json",
@@ -75,6 +75,17 @@ def test_a_folder_holds_weights_settings_and_card_and_nothing_else(tmp_path: Pat
     card = ModelCard.load(tmp_path / "README.md")
     assert (card.data.license, card.data.library_name) == ("mit", "steadylens")
     assert 'steadylens.from_pretrained("someone/fused")' in card.text
+
+
+def test_the_licence_is_what_the_user_says_and_is_kept(tmp_path: Path) -> None:
+    save_pretrained(DongNet(), tmp_path / "silent", about=ABOUT)
+    save_pretrained(DongNet(), tmp_path / "stated", about=ABOUT, licence="Apache-2.0")
+    silent, stated = (ModelCard.load(tmp_path / name / "README.md") for name in ("silent", "stated"))
+    assert (silent.data.license, stated.data.license) == (None, "apache-2.0")
+    about = load_model(tmp_path / "stated" / "model.safetensors")[1]
+    assert about == {**ABOUT, "licence": "Apache-2.0"}
+    save_pretrained(DongNet(), tmp_path / "again", about=about)
+    assert ModelCard.load(tmp_path / "again" / "README.md").data.license == "apache-2.0"
 
 
 def test_the_card_bears_the_name_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

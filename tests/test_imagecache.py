@@ -49,6 +49,16 @@ def test_a_second_load_makes_nothing(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_images_lie_in_the_file_and_changing_them_does_not_change_it(tmp_path: Path) -> None:
+    for _ in range(2):  # as they are made, and as they are read
+        images = load(tmp_path / "a.safetensors")
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8") if Path("/proc/self/maps").exists() else ""
+        assert not maps or str(tmp_path / "a.safetensors") in maps
+        images.zero_()
+        del images
+    assert torch.equal(load(tmp_path / "a.safetensors", NONE), EXPECTED)
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 

@@ -11,6 +11,7 @@ from torchvision import models  # type: ignore[import-untyped]
 from steadylens.checkpoint import save_model
 from steadylens.classification import SignNet
 from steadylens.errors import CheckpointError, SettingError
+from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
 from steadylens.opening import Opened, check_classes, check_order, open_classifier, open_restorer
 from steadylens.preparation import PreparedClassifier
@@ -103,6 +104,31 @@ def test_a_mean_and_a_deviation_of_ones_own_replace_those_of_the_library(weights
     images = torch.rand(2, 3, 32, 32)
     numbers = torch.tensor([[0.1, 0.2, 0.3], [1.0, 2.0, 4.0]]).view(2, 1, 3, 1, 1)
     torch.testing.assert_close(changed(images), usual.body((images - numbers[0]) / numbers[1]))
+
+
+def test_a_classifier_tells_how_photographs_are_fitted_and_may_be_told(weights: Path) -> None:
+    usual = open_classifier("timm:test_resnet", weights=weights, size=40)
+    assert str(usual.fit) == "crop:42"
+    for classifier in ("timm:test_resnet", "sign-gtsrb"):
+        own = {} if classifier == "sign-gtsrb" else {"weights": weights}
+        assert open_classifier(classifier, **own, fit=Fit(keeps_shape=True)).fit == Fit(keeps_shape=True)
+    assert open_classifier("sign-gtsrb").fit == Fit()
+
+
+def test_the_fit_stands_in_the_file_of_a_pair(weights: Path, tmp_path: Path) -> None:
+    alone = open_classifier("timm:test_resnet", weights=weights, size=40, fit=Fit(keeps_shape=True))
+    save_model(tmp_path / "pair", FusedClassifier(nn.Identity(), alone.module), about={})
+    assert open_classifier(tmp_path / "pair").fit == Fit(keeps_shape=True)
+    told = open_classifier(tmp_path / "pair", fit=Fit())
+    save_model(tmp_path / "again", told.module, about={})
+    assert open_classifier(tmp_path / "again").fit == told.fit == Fit()
+
+
+def test_the_fit_of_a_net_of_this_package_stands_in_the_data_about_it(tmp_path: Path) -> None:
+    save_model(tmp_path / "net", SignNet(classes=3), about={"fit": "crop:52"})
+    assert open_classifier(tmp_path / "net").fit == Fit(keeps_shape=True, side=52)
+    with pytest.raises(SettingError, match="of which no 48 can be cut out"):
+        open_classifier(tmp_path / "net", fit=Fit(side=40))
 
 
 def test_weights_are_wanted_where_there_are_none_and_only_there(weights: Path) -> None:

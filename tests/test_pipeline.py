@@ -9,8 +9,10 @@ import torch
 from steadylens import cost
 from steadylens.checkpoint import load_model, save_model
 from steadylens.classification import SignNet
+from steadylens.classifiers import timm_classifier
 from steadylens.datasets import Dataset, ImageSet
 from steadylens.errors import CheckpointError, SettingError
+from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
 from steadylens.networks import AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
 from steadylens.pipeline import evaluate_files, fuse_files, reproduce
@@ -201,6 +203,16 @@ def test_a_classifier_of_other_classes_is_refused(restorer: Path, tmp_path: Path
     with pytest.raises(SettingError, match="three tells 3 classes apart, coloured patches has 4"):
         fuse_files(new_run(), restorer, path, tmp_path / "fused.safetensors")
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("size", "fit"), [(32, Fit()), (48, Fit(keeps_shape=True))])
+def test_a_classifier_of_other_images_is_sent_to_compare(size: int, fit: Fit, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_model(path, timm_classifier("test_resnet", classes=4, size=size, fit=fit), about={})
+    message = rf"other reads images of {size} pixels, fitted by {fit}; these .* steadylens compare CLASSIFIER"
+    with pytest.raises(SettingError, match=message):
+        evaluate_files(new_run(), [path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_file_is_refused_before_anything_is_measured(restorer: Path, tmp_path: Path) -> None:

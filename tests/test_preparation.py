@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from steadylens.checkpoint import save_model
 from steadylens.errors import CheckpointError, ImageError, SettingError
+from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
 from steadylens.preparation import PreparedClassifier, exported_classifier
 
@@ -91,6 +92,22 @@ def test_settings_that_are_none_are_refused(
 ) -> None:
     with pytest.raises(SettingError, match="std"):
         PreparedClassifier(body(), size=size, mean=mean, std=std)
+
+
+def test_a_fit_that_does_not_reach_the_size_is_refused() -> None:
+    with pytest.raises(SettingError, match="of which no 8 can be cut out"):
+        PreparedClassifier(body(), size=8, fit=Fit(side=7))
+
+
+def test_a_fit_is_shown_and_described_unless_it_is_the_plain_one() -> None:
+    plain, cropped = (
+        PreparedClassifier(body(), size=8, fit=fit, architecture={"kind": "mine"})
+        for fit in (Fit(), Fit(keeps_shape=True, side=10))
+    )
+    assert plain.described() == {"kind": "mine"}
+    assert cropped.described() == {"kind": "mine", "fit": "crop:10"}
+    assert "fit" not in str(plain)
+    assert "size=8, fit=crop:10" in str(cropped)
 
 
 def test_a_module_of_ones_own_can_be_fused_but_not_saved(tmp_path: Path) -> None:

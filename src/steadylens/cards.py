@@ -10,9 +10,12 @@ from torch import nn
 
 from steadylens.classification import SIGN_SIZE, SignNet
 from steadylens.errors import CheckpointError
+from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
+from steadylens.gtsrb import TERMS
+from steadylens.images import SQUASHED
 from steadylens.paper import CITATION
-from steadylens.preparation import PreparedClassifier, names_of
+from steadylens.preparation import PreparedClassifier, classifier_of, names_of
 from steadylens.records import Accuracy, Cost, Hits, Measurement, Restoring, Stability, decode
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.tables import SIGMA, Line, Table, decibels, duration, select
@@ -24,14 +27,6 @@ LICENCE = "MIT"
 RESTORING, CLASSIFYING = "image-to-image", "image-classification"
 """The tasks, as model hubs call them."""
 
-GTSRB = (
-    "The German Traffic Sign Recognition Benchmark: J. Stallkamp, M. Schlipsing, J. Salmen, C. Igel, *Man "
-    "vs. computer: Benchmarking machine learning algorithms for traffic sign recognition*, Neural Networks "
-    "32, 2012. Its authors ask to be cited; a repackaging of its images is published under GPL-3.0. The "
-    "weights contain no image, except that a classifier subtracts the mean of all its training images."
-)
-"""What the data are, and their terms."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
@@ -42,6 +37,7 @@ class Card:
         purpose: What it does, in one sentence.
         task: `RESTORING` or `CLASSIFYING`.
         size: Height and width in pixels of the images that it reads, or None if any will do.
+        fit: How photographs become squares of that size.
         parameters: Number of its parameters.
         classes: Names of the classes that a classifier tells apart, by number.
         data: The source of the images that it was trained on.
@@ -61,6 +57,7 @@ class Card:
     purpose: str
     task: str
     size: int | None
+    fit: Fit
     parameters: int
     classes: tuple[str, ...]
     data: str
@@ -106,14 +103,16 @@ def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
     """
     try:
         purpose, task = _purpose(module, about)
+        size, fit, classes = _reading(module, about)
         figures = tuple(decode(row) for row in about.get("figures", ()))
         return Card(
             name=name,
             purpose=purpose,
             task=task,
-            size=_size(module),
+            size=size,
+            fit=fit,
             parameters=sum(parameter.numel() for parameter in module.parameters()),
-            classes=tuple(map(str, about.get("classes", ()))) or _class_names(module),
+            classes=classes,
             data=str(about.get("data", "")),
             recipe=str(about.get("recipe", "")),
             seed=about.get("seed"),
@@ -159,25 +158,14 @@ def _purpose(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:
     return f"{text}.", RESTORING
 
 
-def _size(module: nn.Module) -> int | None:
-    match module:
-        case FusedClassifier():
-            return _size(module.classifier)
-        case PreparedClassifier():
-            return module.size
-        case SignNet():
-            return SIGN_SIZE
-    return None
-
-
-def _class_names(module: nn.Module) -> tuple[str, ...]:
-    """Returns the names that a classifier itself bears."""
-    match module:
-        case FusedClassifier():
-            return _class_names(module.classifier)
-        case PreparedClassifier():
-            return module.class_names
-    return names_of(module)
+def _reading(module: nn.Module, about: dict[str, Any]) -> tuple[int | None, Fit, tuple[str, ...]]:
+    """Returns the size, the fit and the class names of a net, each as far as it has one."""
+    names = tuple(map(str, about.get("classes", ())))
+    behind = classifier_of(module)
+    if isinstance(behind, PreparedClassifier):
+        return behind.size, behind.fit, names or behind.class_names
+    size = SIGN_SIZE if isinstance(behind, SignNet) else None
+    return size, Fit.parse(str(about.get("fit", SQUASHED))), names or names_of(behind)
 
 
 def _limits(about: dict[str, Any], task: str, figures: Sequence[Measurement]) -> Iterator[str]:
@@ -250,6 +238,7 @@ def _licence(card: Card) -> str:
 
 def _example(card: Card, loader: str) -> str:
     size = f", size={card.size}" if card.size else ""
+    fit = "" if card.fit == SQUASHED else f", fit=steadylens.Fit.parse({json.dumps(str(card.fit))})"
     last = (
         "label = net(images).argmax(dim=1)"
         if card.task == CLASSIFYING
@@ -259,7 +248,7 @@ def _example(card: Card, loader: str) -> str:
         "```python\n"
         "from pathlib import Path\nimport steadylens\n\n"
         f"net = steadylens.{loader}({json.dumps(card.name)})\n"
-        f'images = steadylens.to_float(steadylens.read_image(Path("sign.png"){size}))[None]\n'
+        f'images = steadylens.to_float(steadylens.read_image(Path("sign.png"){size}{fit}))[None]\n'
         f"{last}\n"
         "```\n"
     )
@@ -267,7 +256,7 @@ def _example(card: Card, loader: str) -> str:
 
 def _data(card: Card) -> str:
     known = f"Trained on `{card.data}`." if card.data else "The training data are not known."
-    return f"{known} {GTSRB}" if card.data.startswith("gtsrb") else known
+    return f"{known} {TERMS}" if card.data.startswith("gtsrb") else known
 
 
 def _training(card: Card) -> str:

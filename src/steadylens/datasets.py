@@ -155,6 +155,7 @@ def load_dataset(
     if size < 1:
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
     fit.check_size(size)
+    fit = fit.simplest(size)
     if not 0 < validation_share < 1:
         raise SettingError(f"validation_share is {validation_share}, it must be above 0 and below 1")
     plan = _plan(source, size, fit)
@@ -207,7 +208,7 @@ def _plan(source: str, size: int, fit: Fit) -> _Plan:
 
 def _plan_photographs(listing: Listing, size: int, fit: Fit) -> _Plan:
     photographs = listing.photographs
-    fitted = () if fit.is_plain(size) else (str(fit),)
+    fitted = () if fit == SQUASHED else (str(fit),)
     return _Plan(
         jobs=[partial(_decode, listing.root, shot, size, fit) for shot in photographs],
         frames=1,

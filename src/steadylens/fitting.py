@@ -82,6 +82,10 @@ class Fit:
         bilinear = self.interpolation is Image.Resampling.BILINEAR
         return not self.keeps_shape and self.side in (None, size) and bilinear
 
+    def simplest(self, size: int) -> Self:
+        """Returns the fit as it is, or in its shortest spelling if it is the plain one for `size` pixels."""
+        return type(self)() if self.is_plain(size) else self
+
     def check_size(self, size: int) -> None:
         """Refuses a size that is larger than what images are resized to.
 

@@ -58,6 +58,14 @@ CLASS_NAMES = (
 )
 """The names of the 43 classes; a label is a place in this tuple."""
 
+TERMS = (
+    "The German Traffic Sign Recognition Benchmark: J. Stallkamp, M. Schlipsing, J. Salmen, C. Igel, *Man "
+    "vs. computer: Benchmarking machine learning algorithms for traffic sign recognition*, Neural Networks "
+    "32, 2012. Its authors ask to be cited; a repackaging of its images is published under GPL-3.0. The "
+    "weights contain no image, except that a classifier subtracts the mean of all its training images."
+)
+"""What the data are, and their terms."""
+
 _TRAINING, _TEST = "Final_Training/Images", "Final_Test/Images"
 _FULL_COUNTS = (39_209, 12_630)
 _TEST_TABLE = "GT-final_test.csv"

@@ -14,7 +14,7 @@ from steadylens.errors import SettingError, SteadylensError
 from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
 from steadylens.images import SQUASHED
-from steadylens.preparation import PreparedClassifier, exported_classifier
+from steadylens.preparation import PreparedClassifier, classifier_of, exported_classifier
 from steadylens.pretrained import PRETRAINED, SUFFIX, load_with_card
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 
@@ -195,6 +195,7 @@ def _own_classifier(source: str | Path, *, changed: bool, fit: Fit | None) -> Op
     if fit is None:
         return opened
     fit.check_size(opened.size)
+    fit = fit.simplest(opened.size)
     for part in opened.module.modules():
         if isinstance(part, PreparedClassifier):
             part.fit = fit  # it is written with the pair
@@ -215,23 +216,18 @@ def _open(source: str | Path) -> Opened:
 
 
 def _opened(name: str, module: nn.Module, about: dict[str, object]) -> Opened:
-    names = about.get("classes", ())
+    names = known if isinstance(known := about.get("classes"), list) else []
     seconds = about.get("seconds", 0.0)
-    prepared = _prepared(module)
+    behind = classifier_of(module)
+    prepared = behind if isinstance(behind, PreparedClassifier) else None
     return Opened(
         name=name,
         module=module,
         size=SIGN_SIZE if prepared is None else prepared.size,
         fit=Fit.parse(str(about.get("fit", SQUASHED))) if prepared is None else prepared.fit,
-        class_names=tuple(map(str, names)) if isinstance(names, list) else (),
+        class_names=tuple(map(str, names)) or (() if prepared is None else prepared.class_names),
         seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
     )
-
-
-def _prepared(module: nn.Module) -> PreparedClassifier | None:
-    while isinstance(module, FusedClassifier):
-        module = module.classifier
-    return module if isinstance(module, PreparedClassifier) else None
 
 
 def _with_normalization(

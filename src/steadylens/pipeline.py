@@ -158,10 +158,10 @@ def fuse_files(run: Run, restorer: Path, classifier: Path, out: Path) -> FusedCl
 
 def _check_images(net: Opened, run: Run) -> None:
     size = run.data.test.images.shape[-1]
-    if net.size != size or not net.fit.is_plain(size):
+    if (net.size, net.fit) != (size, run.data.fit):
         raise SettingError(
-            f"{net.name} reads images of {net.size} pixels, fitted by {net.fit}; here they are squashed to "
-            f"{size}; measure it with: steadylens compare CLASSIFIER --fused FILE"
+            f"{net.name} reads images of {net.size} pixels, fitted by {net.fit}; these are of {size}, "
+            f"fitted by {run.data.fit}; measure it with: steadylens compare CLASSIFIER --fused FILE"
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from steadylens.classification import ChannelNormalization
 from steadylens.errors import CheckpointError, ImageError, SettingError
 from steadylens.fitting import Fit
+from steadylens.fusion import FusedClassifier
 from steadylens.images import SQUASHED
 
 Channels = Sequence[float]
@@ -70,7 +71,7 @@ class PreparedClassifier(nn.Module):
                 "least 1 pixel, with three numbers for its mean and three for its deviation"
             )
         fit.check_size(size)
-        self.size, self.fit = size, fit
+        self.size, self.fit = size, fit.simplest(size)
         self.class_names = tuple(class_names) or names_of(body)
         self.architecture = None if architecture is None else dict(architecture)
         self.normalization = ChannelNormalization(mean, std)
@@ -87,12 +88,12 @@ class PreparedClassifier(nn.Module):
                 "an exported program, or a module of your own, cannot be described and so not be saved in a "
                 "pair; save the restorer alone and put it in front of the classifier again"
             )
-        fitted = {} if self.fit.is_plain(self.size) else {"fit": str(self.fit)}
+        fitted = {} if self.fit == SQUASHED else {"fit": str(self.fit)}
         return self.architecture | fitted
 
     def extra_repr(self) -> str:
         """Returns the settings, for the printed form of the net."""
-        return f"size={self.size}" + ("" if self.fit.is_plain(self.size) else f", fit={self.fit}")
+        return f"size={self.size}" + ("" if self.fit == SQUASHED else f", fit={self.fit}")
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, classes) for images (N, 3, size, size) in [0, 1].
@@ -160,6 +161,13 @@ def exported_classifier(
         )
     body = _ExportedBody(program.module())
     return PreparedClassifier(body, size=side, mean=mean, std=std, fit=fit).eval()
+
+
+def classifier_of(module: nn.Module) -> nn.Module:
+    """Returns the classifier of a pair, whatever it stands behind; of anything else, the module itself."""
+    while isinstance(module, FusedClassifier):
+        module = module.classifier
+    return module
 
 
 def names_of(body: nn.Module) -> tuple[str, ...]:

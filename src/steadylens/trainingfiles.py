@@ -10,6 +10,7 @@ from torch import nn
 
 from steadylens.checkpoint import load_model, load_state, save_model, save_state
 from steadylens.errors import SettingError
+from steadylens.images import SQUASHED
 from steadylens.randomness import derived_generator
 from steadylens.run import Run, Update, commit, versions
 from steadylens.settings import ClassifierRecipe, RestorerRecipe
@@ -34,7 +35,6 @@ def training_of(
 
 def origin_of(run: Run, stage: str, key: str) -> dict[str, Any]:
     """Returns what every file of a net says about where it comes from."""
-    fit = run.data.fit
     return {
         "stage": stage,
         "key": key,
@@ -42,7 +42,7 @@ def origin_of(run: Run, stage: str, key: str) -> dict[str, Any]:
         "seed": run.seed,
         "data": run.data.source,
         "classes": list(run.data.class_names),
-        **({} if fit.is_plain(run.data.train.images.shape[-1]) else {"fit": str(fit)}),
+        **({} if run.data.fit == SQUASHED else {"fit": str(run.data.fit)}),
         "commit": commit(),
         "versions": dict(versions()),
     }
