@@ -19,22 +19,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from safetensors.torch import save_file
 
-from steadylens import FusedClassifier, load, load_dataset, to_float, write_image
-from steadylens.classifiers import timm_classifier
-from steadylens.comparison import compare
+from steadylens import (
+    FusedClassifier,
+    PreparedClassifier,
+    Run,
+    compare,
+    fine_tune,
+    fuse_label_free,
+    load,
+    load_dataset,
+    timm_classifier,
+    to_float,
+    write_image,
+)
 from steadylens.optimization import OneCycleAdam
-from steadylens.pairing import fuse_label_free
-from steadylens.preparation import PreparedClassifier
 from steadylens.recipes import QUICK
 from steadylens.records import Stability, read_records
-from steadylens.run import Run, Update
+from steadylens.run import Update
 from steadylens.settings import Recipe
 from steadylens.signs import draw_track
-from steadylens.stages import fine_tune
 from steadylens.tables import grouped, select
 from steadylens.tabulation import overall
 from steadylens.training import Training, classifying_objective
@@ -60,12 +66,8 @@ def draw_signs(folder: Path, *, tracks: int) -> None:
                 write_image(folder / name / f"{track:03}-{number}.png", view)
 
 
-def train_resnet(run: Run, path: Path, *, steps: int) -> None:
+def train_resnet(run: Run, net: PreparedClassifier, path: Path, *, steps: int) -> None:
     """Trains a ResNet on the clean images and writes its weights, with nothing of this package in them."""
-    torch.manual_seed(0)  # timm draws first weights from the global generator
-    resnet = timm.create_model(MODEL, num_classes=len(CLASSES))
-    config = timm.data.config.resolve_model_data_config(resnet)  # type: ignore[no-untyped-call]
-    net = PreparedClassifier(resnet, size=SIZE, mean=config["mean"], std=config["std"])
     training = Training(
         net,
         classifying_objective(net, run.data.train.images, run.data.train.labels, batch=20),
@@ -75,7 +77,7 @@ def train_resnet(run: Run, path: Path, *, steps: int) -> None:
     )
     for _progress in training.run():
         pass
-    save_file(resnet.state_dict(), path)
+    save_file(net.body.state_dict(), path)
 
 
 def tell(update: Update) -> None:
@@ -87,12 +89,14 @@ def tell(update: Update) -> None:
 def main(out: Path, recipe: Recipe, *, restorer: str, tracks: int, steps: int) -> None:
     """Trains, fuses in three ways, compares, and prints the share of answers that stay right under noise."""
     draw_signs(out / "images", tracks=tracks)
-    data = load_dataset(f"folder:{out / 'images'}", size=SIZE, cache=out)
+    torch.manual_seed(0)  # timm draws first weights from the global generator
+    untrained = timm_classifier(MODEL, classes=len(CLASSES), size=SIZE)
+    data = load_dataset(f"folder:{out / 'images'}", size=SIZE, fit=untrained.fit, cache=out)
     run = Run(data=data, recipe=recipe, seed=0, device=torch.device("cpu"), observe=tell)
 
     weights = out / "resnet.safetensors"
     if not weights.exists():
-        train_resnet(run, weights, steps=steps)
+        train_resnet(run, untrained, weights, steps=steps)
     alone = timm_classifier(MODEL, weights=weights, size=SIZE)
 
     tuned, label_free = out / "tuned.safetensors", out / "label-free.safetensors"
@@ -101,10 +105,11 @@ def main(out: Path, recipe: Recipe, *, restorer: str, tracks: int, steps: int) -
         "classifier tuned": fine_tune(run, load(restorer), copy.deepcopy(alone), tuned, name="tuned"),
         "restorer tuned": fuse_label_free(run, load(restorer), alone, label_free, name="label-free"),
     }
-    page = compare(run, alone, pairs, out, training_seconds={})
+    page = compare(run, alone, pairs, out)
 
-    rows = [row for row in select(read_records(out / "records.jsonl"), Stability) if row.population == "own"]
-    for name, some in grouped(rows, by=lambda row: row.network).items():
+    rows = select(read_records(out / "records.jsonl"), Stability)
+    own = [row for row in rows if row.population == "own" and row.noise == rows[0].noise]
+    for name, some in grouped(own, by=lambda row: row.network).items():
         print(f"{name}: {overall(some) or 0:.1%} of the answers stay right under noise")
     print(f"report: {page}")
 

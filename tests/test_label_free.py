@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from steadylens.checkpoint import load_model
 from steadylens.datasets import Dataset
 from steadylens.degradation import Degradation, gaussian_degradation
 from steadylens.errors import SettingError
 from steadylens.images import to_float
-from steadylens.label_free import repeating_objective, tune_restorer
+from steadylens.label_free import Repeating, repeating_objective, tune_restorer
+from steadylens.losses import LogSquaredError
 from steadylens.optimization import OneCycleAdam
 from steadylens.preparation import PreparedClassifier
 from steadylens.recipes import SMOKE
@@ -24,6 +24,7 @@ from steadylens.settings import ClassifierRecipe, Recipe
 from steadylens.training import Training
 
 NOISE = gaussian_degradation(60)
+LOSS = LogSquaredError()
 TUNING = ClassifierRecipe(steps=4, batch=2, optimization=OneCycleAdam(learning_rate=1e-3), degradation=NOISE)
 TINY = replace(SMOKE, name="tiny", fine_tuning=TUNING)
 
@@ -80,10 +81,15 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 # The objective.
 
 
-def test_the_objective_is_the_cross_entropy_with_the_answers_on_clean_images(tiny_data: Dataset) -> None:
+@pytest.mark.parametrize("fidelity", [0.0, 0.3])
+def test_the_objective_is_the_divergence_from_the_answers_on_clean_images_and_the_restorers_own_loss(
+    fidelity: float, tiny_data: Dataset
+) -> None:
     net, front = classifier().eval().requires_grad_(False), restorer()
     degradation = Degradation(families=NOISE.families, versions=3)
-    draw = repeating_objective(front, net, tiny_data.train.images, batch=7, degradation=degradation)
+    draw = repeating_objective(
+        front, net, tiny_data.train.images, batch=7, degradation=degradation, fidelity=fidelity, loss=LOSS
+    )
     parts = list(draw(torch.Generator().manual_seed(5)))
     assert len(parts) == 3, "21 noisy images in tens"
 
@@ -91,8 +97,20 @@ def test_the_objective_is_the_cross_entropy_with_the_answers_on_clean_images(tin
     chosen = torch.randint(len(tiny_data.train.images), (7,), generator=generator)
     clean = to_float(tiny_data.train.images[chosen])
     noisy = degradation(clean, generator=generator)
-    answers = net(clean).argmax(dim=1).repeat_interleave(3)
-    torch.testing.assert_close(sum(parts), F.cross_entropy(net(front(noisy)), answers))
+    clean = clean.repeat_interleave(3, dim=0)
+    wanted, found = net(clean).softmax(dim=1), net(front(noisy)).softmax(dim=1)
+    divergence = (wanted * (wanted / found).log()).sum(dim=1).mean()
+    own = ((front(noisy) - clean).square().mean(dim=(1, 2, 3)) + 1e-5).log().mean()
+    torch.testing.assert_close(sum(parts), divergence + fidelity * own)
+
+
+def test_nothing_is_left_to_learn_where_the_classifier_repeats_itself(tiny_data: Dataset) -> None:
+    net, front = classifier().eval().requires_grad_(False), nn.Identity()
+    clean = replace(NOISE, clean_share=1.0)
+    draw = repeating_objective(
+        front, net, tiny_data.train.images, batch=4, degradation=clean, fidelity=0, loss=LOSS
+    )
+    assert float(sum(draw(torch.Generator().manual_seed(5)))) == pytest.approx(0, abs=1e-6)
 
 
 def test_labels_are_not_looked_at(tiny_data: Dataset, tmp_path: Path) -> None:
@@ -110,7 +128,7 @@ def test_answers_are_kept_more_often_after_tuning(tiny_data: Dataset) -> None:
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for _ in range(40):
         optimizer.zero_grad()
-        F.cross_entropy(net(images), labels).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(net(images), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     net.eval().requires_grad_(False)
     front = restorer()
@@ -124,7 +142,9 @@ def test_answers_are_kept_more_often_after_tuning(tiny_data: Dataset) -> None:
             return int((net(front(noisy)).argmax(dim=1) == net(clean).argmax(dim=1)).sum())
 
     before = kept()
-    objective = repeating_objective(front, net, tiny_data.train.images, batch=8, degradation=NOISE)
+    objective = repeating_objective(
+        front, net, tiny_data.train.images, batch=8, degradation=NOISE, fidelity=0.1, loss=LOSS
+    )
     training = Training(
         front, objective, optimization=OneCycleAdam(learning_rate=3e-3), steps=30,
         generator=torch.Generator().manual_seed(1),
@@ -133,6 +153,34 @@ def test_answers_are_kept_more_often_after_tuning(tiny_data: Dataset) -> None:
         pass
     assert before <= 40
     assert kept() >= 56, "of 64"
+
+
+# Settings.
+
+
+def test_slight_noise_and_clean_images_are_added_to_the_noise_of_the_recipe() -> None:
+    noise = Repeating(slight_share=0.25, clean_share=0.1).noise(replace(NOISE, versions=2))
+    assert noise.families[1:] == NOISE.families
+    assert (noise.weights[0] / sum(noise.weights), noise.clean_share, noise.versions) == (
+        pytest.approx(0.25),
+        0.1,
+        2,
+    )
+    drawn = noise.draw(torch.rand(400, 3, 2, 2), generator=torch.Generator().manual_seed(2))
+    assert 0.17 < float((drawn.family == 0).float().mean()) < 0.28
+    assert float(drawn.strength_grey[drawn.family == 0].max()) <= 6
+
+
+def test_a_recipe_that_shows_more_clean_images_keeps_them() -> None:
+    assert Repeating(clean_share=0.1).noise(replace(NOISE, clean_share=0.5)).clean_share == 0.5
+
+
+@pytest.mark.parametrize(
+    "changes", [{"slight_share": 1.0}, {"clean_share": -0.1}, {"fidelity": -1.0}], ids=repr
+)
+def test_settings_that_are_none_are_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(SettingError, match=r"shares must lie in \[0, 1\), a weight must be at least 0"):
+        Repeating(**changes)
 
 
 # The stage.
@@ -167,6 +215,17 @@ def test_the_file_holds_the_restorer_and_how_often_answers_were_kept(
     assert about["samples"] == 4 * 2
     assert about["validation"].keys() == {"kept_before", "kept", "images"}
     assert notebook.updates[-1].note.endswith("of the answers kept on noisy validation images")
+
+
+def test_the_rate_is_that_of_a_restorer_not_of_the_recipe(tiny_data: Dataset, tmp_path: Path) -> None:
+    abouts = []
+    for rate in (1e-3, 1e-5):
+        repeating = Repeating(optimization=OneCycleAdam(learning_rate=rate))
+        path = tmp_path / str(rate)
+        tune_restorer(run_of(tiny_data), restorer(), classifier(), path, name="pair", repeating=repeating)
+        abouts.append(load_model(path)[1])
+    highest = [max(rate for _, _, rate in about["curve"]) for about in abouts]
+    assert highest == [pytest.approx(1e-3), pytest.approx(1e-5)]
 
 
 def test_a_tuning_that_was_interrupted_ends_as_if_it_had_not_been(tiny_data: Dataset, tmp_path: Path) -> None:

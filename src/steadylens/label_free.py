@@ -1,13 +1,15 @@
 """Tuning a restorer for a classifier that stays as it is, without labels.
 
-The restorer learns that the classifier answers on the restored noisy image as it does on the clean one: the
-stability objective of Denoised Smoothing (Salman, Sun, Yang, Kapoor, Kolter, NeurIPS 2020).
+The restorer learns that the classifier answers on the restored noisy image as it does on the clean one. That
+is the stability objective of Denoised Smoothing (Salman, Sun, Yang, Kapoor, Kolter, NeurIPS 2020), which asks
+for the class that the classifier gives the clean image. Ours asks for the probabilities of all classes, keeps
+the restorer's own loss beside them, and shows slight noise and clean images too, so as not to harm these.
 """
 
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,11 +21,55 @@ from steadylens.augmentation import Augmentation
 from steadylens.degradation import Degradation
 from steadylens.errors import SettingError
 from steadylens.images import to_float
+from steadylens.losses import LogSquaredError, RestorationLoss
+from steadylens.optimization import OneCycleAdam, Optimization
 from steadylens.randomness import derived_generator
+from steadylens.recipes import SLIGHT
 from steadylens.run import Run
 from steadylens.stages import chosen_validation
 from steadylens.training import Objective
 from steadylens.trainingfiles import Net, finish, training_of, weights_key
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repeating:
+    """How a restorer is tuned for a classifier, beside what the recipe says of fine-tuning.
+
+    Attributes:
+        optimization: Optimizer and learning rate. A restorer bears a lower one than a classifier.
+        fidelity: Weight of the restorer's own loss beside the classifier's answers; with 0, what the restorer
+            makes need no longer look like the clean image.
+        loss: The restorer's own loss.
+        slight_share: Share of the noisy images whose noise is slight, added to the recipe's noise.
+        clean_share: Share of the images that stay clean, at least.
+
+    Raises:
+        SettingError: If a share or the weight breaks its rule.
+    """
+
+    optimization: Optimization = field(default_factory=lambda: OneCycleAdam(learning_rate=3e-4))
+    fidelity: float = 0.1
+    loss: RestorationLoss = field(default_factory=LogSquaredError)
+    slight_share: float = 0.3
+    clean_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.slight_share < 1 and 0 <= self.clean_share <= 1 and self.fidelity >= 0):
+            raise SettingError(
+                f"slight_share is {self.slight_share}, clean_share {self.clean_share}, fidelity "
+                f"{self.fidelity}; shares must lie in [0, 1), a weight must be at least 0"
+            )
+
+    def noise(self, degradation: Degradation) -> Degradation:
+        """Returns a recipe's noise with the slight noise and the clean images added."""
+        usual = degradation.weights or (1.0,) * len(degradation.families)
+        slight = sum(usual) * self.slight_share / (1 - self.slight_share)
+        return replace(
+            degradation,
+            families=(SLIGHT, *degradation.families),
+            weights=(slight, *usual),
+            clean_share=max(self.clean_share, degradation.clean_share),
+        )
 
 
 def repeating_objective(
@@ -34,11 +80,13 @@ def repeating_objective(
     batch: int,
     degradation: Degradation,
     augmentation: Augmentation | None = None,
+    fidelity: float,
+    loss: RestorationLoss,
 ) -> Objective:
     """Returns the objective that the classifier repeats, behind the restorer, its own answer on clean images.
 
-    It is the mean cross-entropy between classifier(restorer(x + nu)) and the class that the classifier gives
-    x itself. Only the restorer is to be trained by it.
+    It is the mean of KL(p(x) || p(restorer(x + nu))), p being the classifier's probabilities, plus `fidelity`
+    times the restorer's own loss. Only the restorer is to be trained by it.
 
     Args:
         restorer: From noisy images to restored ones of the same size.
@@ -47,6 +95,8 @@ def repeating_objective(
         batch: Number of clean images in a step.
         degradation: Makes M noisy versions of each image, fresh in every step.
         augmentation: Changes each image's pose and light before that; or None.
+        fidelity: Weight of the restorer's own loss.
+        loss: That loss, of restored and clean images.
     """
 
     def draw(generator: torch.Generator) -> Iterator[Tensor]:
@@ -55,21 +105,36 @@ def repeating_objective(
         if augmentation is not None:
             clean = augmentation(clean, generator=generator)
         noisy = degradation(clean, generator=generator)
-        answers = _answers(classifier, clean).repeat_interleave(len(noisy) // batch)
+        answers = forward_in_batches(classifier, clean).log_softmax(dim=1)
+        clean, answers = (every.repeat_interleave(len(noisy) // batch, dim=0) for every in (clean, answers))
         size = cache_batch(images.device)
-        for some, answer in zip(torch.split(noisy, size), torch.split(answers, size), strict=True):
+        for some, target, answer in zip(*(each.split(size) for each in (noisy, clean, answers)), strict=True):
             with fast_autocast(images.device):
-                logits = classifier(restorer(some))
-            yield F.cross_entropy(logits.float(), answer, reduction="sum") / len(noisy)
+                restored = restorer(some)
+                logits = classifier(restored)
+            apart = F.kl_div(logits.float().log_softmax(dim=1), answer, log_target=True, reduction="sum")
+            yield (apart + fidelity * loss(restored.float(), target).sum()) / len(noisy)
 
     return draw
 
 
-def tune_restorer(run: Run, restorer: Net, classifier: nn.Module, path: Path, *, name: str) -> Net:
+REPEATING = Repeating()
+"""What was found to keep most answers without harming any strength of noise."""
+
+
+def tune_restorer(
+    run: Run,
+    restorer: Net,
+    classifier: nn.Module,
+    path: Path,
+    *,
+    name: str,
+    repeating: Repeating = REPEATING,
+) -> Net:
     """Tunes a restorer so that a classifier keeps its answers under noise, and writes it to `path`.
 
-    The settings are those of fine-tuning, but it is the restorer that moves. The classifier, its running
-    statistics too, stays bit for bit what it is.
+    Steps, batch, noise and augmentation are those of the recipe's fine-tuning, but it is the restorer that
+    moves. The classifier, its running statistics too, stays bit for bit what it is.
 
     Args:
         run: Data, recipe and seed; the labels of the data are not looked at.
@@ -77,6 +142,7 @@ def tune_restorer(run: Run, restorer: Net, classifier: nn.Module, path: Path, *,
         classifier: The classifier, from images to logits.
         path: The file to write; it holds the restorer alone.
         name: Short name of the pair, for progress and for the draws.
+        repeating: What the recipe does not say.
 
     Returns:
         The restorer in eval mode, on the run's device.
@@ -92,9 +158,11 @@ def tune_restorer(run: Run, restorer: Net, classifier: nn.Module, path: Path, *,
         raise SettingError(
             f"recipe {run.recipe.name} fine-tunes without noise; give its fine_tuning a degradation"
         )
+    settings = replace(settings, optimization=repeating.optimization)
+    noise = repeating.noise(degradation)
     restorer.to(run.device).requires_grad_(True)
     classifier.to(run.device)
-    key = run.key(stage, settings, weights_key(restorer), weights_key(classifier))
+    key = run.key(stage, settings, repeating, weights_key(restorer), weights_key(classifier))
     before = copy.deepcopy(restorer).eval()
     with _frozen(classifier):
         objective = repeating_objective(
@@ -102,8 +170,10 @@ def tune_restorer(run: Run, restorer: Net, classifier: nn.Module, path: Path, *,
             classifier,
             run.data.train.images,
             batch=settings.batch,
-            degradation=degradation,
+            degradation=noise,
             augmentation=settings.augmentation,
+            fidelity=repeating.fidelity,
+            loss=repeating.loss,
         )
         training = training_of(run, stage, restorer, objective, settings)
         return finish(

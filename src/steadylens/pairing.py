@@ -9,7 +9,7 @@ from torch import nn
 
 from steadylens.checkpoint import describe, load_model, save_model
 from steadylens.fusion import FusedClassifier
-from steadylens.label_free import tune_restorer
+from steadylens.label_free import REPEATING, Repeating, tune_restorer
 from steadylens.run import Run, Update
 from steadylens.trainingfiles import check_key, origin_of, weights_key
 
@@ -48,7 +48,13 @@ def fuse_as_they_are(
 
 
 def fuse_label_free(
-    run: Run, restorer: nn.Module, classifier: nn.Module, path: Path, *, name: str
+    run: Run,
+    restorer: nn.Module,
+    classifier: nn.Module,
+    path: Path,
+    *,
+    name: str,
+    repeating: Repeating = REPEATING,
 ) -> FusedClassifier:
     """Tunes a restorer for a frozen classifier, without labels, and writes the pair to `path`.
 
@@ -60,6 +66,7 @@ def fuse_label_free(
         classifier: The trained classifier; it stays as it is.
         path: The file to write.
         name: Short name of the pair, for progress and for the draws.
+        repeating: What the recipe does not say of the tuning.
 
     Returns:
         The pair in eval mode, on the run's device.
@@ -73,6 +80,6 @@ def fuse_label_free(
     """
     describe(classifier)  # what cannot be saved is refused before hours are spent
     beside = path.with_stem(f"{path.stem}-restorer")
-    tuned = tune_restorer(run, restorer, classifier, beside, name=name)
+    tuned = tune_restorer(run, restorer, classifier, beside, name=name, repeating=repeating)
     seconds = float(load_model(beside)[1]["seconds"])
     return fuse_as_they_are(run, tuned, classifier, path, name=name, seconds=seconds)
