@@ -130,7 +130,9 @@ def test_photographs_are_fitted_as_by_the_evaluation_of_timm(
     with torch.device("meta"):  # the weights do not matter
         classifier = timm_classifier(name)
     assert str(classifier.fit) == fit
-    config = timm.data.config.resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())  # type: ignore[no-untyped-call]
+    pretrained: Any = timm.get_pretrained_cfg(name)
+    resolve: Any = timm.data.config.resolve_data_config
+    config = resolve({}, pretrained_cfg=pretrained.to_dict())
     transform = create_transform(**config)
     image = to_pil_image(torch.nn.functional.interpolate(pixels(24)[:1], size=shape)[0])
     mine = pil_to_tensor(classifier.fit.fitted(image, classifier.size))

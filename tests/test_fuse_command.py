@@ -98,15 +98,11 @@ def test_what_is_tuned_moves_and_the_rest_stays(
 
 
 def test_the_pair_remembers_how_photographs_are_fitted(place: Path, tmp_path: Path) -> None:
-    fits = {"told": (), "said": ("--fit", "crop:44")}
-    for name, options in fits.items():
+    for name, options, fit in (("told", (), "crop:42"), ("said", ("--fit", "crop:44"), "crop:44")):
         assert fuse(place, tmp_path / name, *resnet(place), *options, "--tune", "nothing")[0] == 0
-    pairs = {name: load_model(tmp_path / name)[0].classifier for name in fits}
-    assert all(isinstance(pair, PreparedClassifier) for pair in pairs.values())
-    assert {name: str(pair.fit) for name, pair in pairs.items()} == {
-        "told": "crop:42",
-        "said": "crop:44",
-    }
+        classifier = load_model(tmp_path / name)[0].classifier
+        assert isinstance(classifier, PreparedClassifier)
+        assert str(classifier.fit) == fit
 
 
 def test_a_packaged_restorer_is_fused_by_its_name(place: Path, tmp_path: Path) -> None:

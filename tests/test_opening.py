@@ -109,9 +109,8 @@ def test_a_mean_and_a_deviation_of_ones_own_replace_those_of_the_library(weights
 def test_a_classifier_tells_how_photographs_are_fitted_and_may_be_told(weights: Path) -> None:
     usual = open_classifier("timm:test_resnet", weights=weights, size=40)
     assert str(usual.fit) == "crop:42"
-    for classifier in ("timm:test_resnet", "sign-gtsrb"):
-        own = {} if classifier == "sign-gtsrb" else {"weights": weights}
-        assert open_classifier(classifier, **own, fit=Fit(keeps_shape=True)).fit == Fit(keeps_shape=True)
+    for source, file in (("timm:test_resnet", weights), ("sign-gtsrb", None)):
+        assert open_classifier(source, weights=file, fit=Fit(keeps_shape=True)).fit == Fit(keeps_shape=True)
     assert open_classifier("sign-gtsrb").fit == Fit()
 
 

@@ -108,7 +108,8 @@ def repeating_objective(
         answers = forward_in_batches(classifier, clean).log_softmax(dim=1)
         clean, answers = (every.repeat_interleave(len(noisy) // batch, dim=0) for every in (clean, answers))
         size = cache_batch(images.device)
-        for some, target, answer in zip(*(each.split(size) for each in (noisy, clean, answers)), strict=True):
+        parts = zip(*(torch.split(each, size) for each in (noisy, clean, answers)), strict=True)
+        for some, target, answer in parts:
             with fast_autocast(images.device):
                 restored = restorer(some)
                 logits = classifier(restored)

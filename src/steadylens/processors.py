@@ -49,11 +49,12 @@ def image_processing(folder: Path, *, fit: Fit | None = None) -> Processing:
         SettingError: If it does more than to resize, crop, scale and normalise.
     """
     try:
-        import transformers  # noqa: PLC0415
+        from transformers import AutoImageProcessor  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError("transformers", "transformers") from error
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        read: Any = AutoImageProcessor.from_pretrained  # it is not typed
+        processor = read(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{folder} holds no image processor; save that of the classifier there with save_pretrained"
@@ -86,10 +87,9 @@ def image_processing(folder: Path, *, fit: Fit | None = None) -> Processing:
 
 def _fit_of(processor: Any) -> Fit:
     size, share = dict(processor.size), getattr(processor, "crop_pct", None)
-    side = size.get("shortest_edge")
-    keeps_shape = bool(side) and (share is None or side < _SMALL_EDGE)
-    if keeps_shape and share is not None:
-        side = int(side / share)
+    edge = size.get("shortest_edge") or 0
+    keeps_shape = edge > 0 and (share is None or edge < _SMALL_EDGE)
+    side = int(edge / share) if keeps_shape and share else edge
     return Fit(
         keeps_shape=keeps_shape,
         side=side or size.get("height"),
