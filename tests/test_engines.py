@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steadylens.engines import Engine, TorchEngine, onnx_engine, openvino_engine
+from steadylens.conversion import to_onnx, to_openvino, to_program
+from steadylens.engines import Engine, OpenVinoEngine, TorchEngine, onnx_engine, openvino_engine
 from steadylens.errors import ImageError, MissingExtraError
 from steadylens.initialization import initialize_xavier
+from steadylens.interface import interface_of
 from steadylens.restoration import RestorationNet
 
 
@@ -25,7 +27,12 @@ def net() -> RestorationNet:
     return drawn()
 
 
-@pytest.fixture(scope="module", params=[TorchEngine, onnx_engine, openvino_engine])
+def side_by_side(net: RestorationNet) -> Engine:
+    form = interface_of(net)
+    return OpenVinoEngine(to_openvino(to_onnx(to_program(net, form), form), form), form, streams=2)
+
+
+@pytest.fixture(scope="module", params=[TorchEngine, onnx_engine, openvino_engine, side_by_side])
 def engine(request: pytest.FixtureRequest, net: RestorationNet) -> Engine:
     made: Engine = request.param(net)
     return made
@@ -36,7 +43,8 @@ def images(*shape: int) -> Tensor:
 
 
 def test_an_engine_has_a_name_that_people_know(engine: Engine) -> None:
-    assert engine.name in ("PyTorch", "ONNX Runtime", "OpenVINO")
+    assert engine.name in ("PyTorch", "ONNX Runtime", "OpenVINO", "OpenVINO, 2 tiles at a time")
+    assert engine.streams == (2 if "2" in engine.name else 1)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

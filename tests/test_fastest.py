@@ -1,17 +1,30 @@
 """The fastest engine is one that answers as the net does, and the choice is told."""
 
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from steadylens.classification import SignNet
 from steadylens.errors import SettingError
 from steadylens.fastest import TILE, Race, fastest_engine
+from steadylens.inference import restorer_of
 from steadylens.initialization import initialize_xavier
 from steadylens.restoration import GaussianSmoothing, RestorationNet
+from steadylens.validform import ValidForm
 
-EVERY = {"PyTorch", "ONNX Runtime", "OpenVINO"}
+EVERY = {"PyTorch", "ONNX Runtime", "OpenVINO", "OpenVINO, 2 tiles at a time"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +59,24 @@ def test_the_winner_answers_as_the_net_does_at_any_size(race: Race, net: nn.Modu
     torch.testing.assert_close(race.engine(images), net(images).detach(), rtol=0, atol=1e-5)
 
 
+def test_every_engine_runs_the_valid_form_of_a_net(net: nn.Module) -> None:
+    assert isinstance(net, RestorationNet)
+    restorer = restorer_of(net, tile=24)
+    assert isinstance(restorer.engine, ValidForm)
+    race = fastest_engine(restorer.engine, seconds=0.01)
+    assert race.milliseconds.keys() == EVERY
+    images = torch.rand(1, 3, 50, 61, generator=torch.Generator().manual_seed(0))
+    found = replace(restorer, engine=race.engine)(images)
+    torch.testing.assert_close(found, net(images).detach(), rtol=0, atol=1e-5)
+
+
 def test_an_engine_that_is_not_installed_is_left_out_with_the_way_to_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     race = fastest_engine(GaussianSmoothing(sigma_pixels=0.8).eval(), seconds=0)
-    assert (race.engine.name, set(race.left_out)) == ("PyTorch", {"ONNX Runtime", "OpenVINO"})
+    assert (race.engine.name, set(race.left_out)) == ("PyTorch", EVERY - {"PyTorch"})
     assert "steadylens[openvino]" in race.left_out["OpenVINO"]
     assert "without OpenVINO" in str(race)
 
@@ -66,8 +90,13 @@ class Deceiving(nn.Module):
 
 def test_an_engine_that_answers_otherwise_is_left_out() -> None:
     race = fastest_engine(Deceiving().eval(), seconds=0)
-    assert (race.engine.name, set(race.left_out)) == ("PyTorch", {"ONNX Runtime", "OpenVINO"})
+    assert (race.engine.name, set(race.left_out)) == ("PyTorch", EVERY - {"PyTorch"})
     assert all("differs" in reason for reason in race.left_out.values())
+
+
+def test_a_classifier_runs_on_one_image_at_a_time() -> None:
+    race = fastest_engine(SignNet(3).eval(), seconds=0)
+    assert race.milliseconds.keys() == {"PyTorch", "ONNX Runtime", "OpenVINO"}
 
 
 def test_a_net_that_is_not_on_the_cpu_stays_in_pytorch() -> None:

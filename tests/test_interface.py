@@ -12,6 +12,7 @@ from steadylens.fusion import FusedClassifier
 from steadylens.interface import Interface, example_images, interface_of
 from steadylens.preparation import PreparedClassifier
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.validform import ValidForm
 
 ANY = Interface(minimum_size=3)
 FIXED = Interface(batch=2, size=(8, 9))
@@ -36,6 +37,18 @@ def test_a_restorer_reads_every_size_from_its_minimum_on(net: nn.Module, minimum
     assert (form.input_shape, form.output_shape) == (("batch", 3, "height", "width"),) * 2
     assert (form.output, form.minimum_size) == ("restored", minimum)
     assert net(torch.rand(1, 3, minimum, minimum)).shape == (1, 3, minimum, minimum)
+
+
+@pytest.mark.parametrize(
+    ("net", "margin"), [(RestorationNet(11, padding="reflect"), 6), (DongNet(), 6), (RestorationNet(3), 2)]
+)
+def test_a_valid_form_loses_its_margin(net: RestorationNet | DongNet, margin: int) -> None:
+    form = interface_of(ValidForm(net).eval())
+    assert (form.minimum_size, form.lost, form.classes) == (2 * margin + 1, margin, None)
+    assert form.output_shape == ("batch", 3, "centre_height", "centre_width")
+    fixed = interface_of(ValidForm(net).eval(), size=(20, 30), batch=2)
+    assert fixed.output_shape == (2, 3, 20 - 2 * margin, 30 - 2 * margin)
+    assert Interface.of_description(json.loads(json.dumps(fixed.described()))) == fixed
 
 
 def test_a_restorer_of_grey_images_reads_one_channel() -> None:

@@ -1,5 +1,9 @@
 """What is computed in tiles is what the whole image gives, whatever the sizes, the net and its padding."""
 
+from dataclasses import replace
+from threading import Barrier, get_ident
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +15,7 @@ from torch.nn import functional as F
 from steadylens.errors import SettingError
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.tiles import Engine, Tiling, from_unit, in_tiles, spans, to_unit
+from steadylens.validform import ValidForm
 
 CPU = torch.device("cpu")
 
@@ -46,18 +51,40 @@ NETS = {
 # Cutting.
 
 
-@given(length=st.integers(1, 400), margin=st.integers(0, 9), extra=st.integers(1, 60))
+@given(
+    length=st.integers(1, 400),
+    margin=st.integers(0, 9),
+    extra=st.integers(1, 60),
+    smallest=st.integers(1, 20),
+    surrounded=st.booleans(),
+)
 def test_the_parts_that_count_cover_an_axis_once_and_see_their_margin(
-    length: int, margin: int, extra: int
+    length: int, margin: int, extra: int, smallest: int, surrounded: bool
 ) -> None:
-    tile = 2 * margin + extra
-    found = spans(length, tile=tile, margin=margin)
+    tile = max(2 * margin + extra, smallest)
+    surround = F.pad if surrounded else None
+    found = spans(length, Tiling(tile=tile, margin=margin, smallest=smallest, surround=surround))
     assert [place for span in found for place in range(length)[span.kept]] == list(range(length))
+    first, last = (-margin, length + margin) if surrounded else (0, length)
     for span in found:
-        assert span.seen.stop - span.seen.start == min(tile, length)
-        assert span.seen.start <= max(0, span.kept.start - margin)
-        assert span.seen.stop >= min(length, span.kept.stop + margin)
-        assert range(length)[span.seen][span.kept_of_seen] == range(length)[span.kept]
+        assert first <= span.start <= max(first, span.kept.start - margin)
+        assert last >= span.stop >= min(last, span.kept.stop + margin)
+        made = range(span.start + margin, span.stop - margin) if surrounded else range(span.start, span.stop)
+        assert made[span.kept_of_made] == range(length)[span.kept]
+        assert len(range(length)[span.present(length)]) + sum(span.lacking(length)) == span.stop - span.start
+    sides = {span.stop - span.start for span in found}
+    assert len(sides) == 1
+    if length >= smallest:
+        assert max(sides) <= tile
+
+
+@given(length=st.integers(20, 2000), margin=st.integers(0, 9), extra=st.integers(12, 200))
+def test_an_axis_is_cut_evenly_into_as_few_parts_as_can_be(length: int, margin: int, extra: int) -> None:
+    tile = 2 * margin + extra
+    found = spans(length, Tiling(tile=tile, margin=margin, surround=F.pad))
+    assert len(found) == -(-length // extra)
+    side = found[0].stop - found[0].start
+    assert len(found) * (side - 2 * margin) - length < len(found)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +99,7 @@ def test_the_parts_that_count_cover_an_axis_once_and_see_their_margin(
         ({"tile": 13, "margin": 1, "smallest": 0}, "smallest 0"),
     ],
 )
-def test_a_tiling_that_cannot_be_is_refused(settings: dict[str, int], message: str) -> None:
+def test_a_tiling_that_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         Tiling(**settings)
 
@@ -98,6 +125,21 @@ def test_tiles_give_what_the_whole_image_gives(
     with torch.inference_mode():
         whole = net(images)
     torch.testing.assert_close(tiled(net, images, tiling), whole, rtol=0, atol=2e-6)
+    if isinstance(net, RestorationNet | DongNet):
+        form = ValidForm(net)
+        found = tiled(form, images, replace(tiling, surround=form.surround))
+        torch.testing.assert_close(found, whole, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 40), (5, 3)])
+@pytest.mark.parametrize("name", [name for name in NETS if name != "smoothing"])
+def test_a_tiny_image_is_mirrored_alike_for_either_form_of_a_net(name: str, size: tuple[int, int]) -> None:
+    net, margin, smallest = NETS[name]
+    assert isinstance(net, RestorationNet | DongNet)
+    form, tiling = ValidForm(net), Tiling(tile=2 * margin + 1, margin=margin, smallest=smallest)
+    images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    found = tiled(form, images, replace(tiling, surround=form.surround))
+    torch.testing.assert_close(found, tiled(net, images, tiling), rtol=0, atol=2e-6)
 
 
 def test_a_margin_that_is_too_small_would_be_seen() -> None:
@@ -116,7 +158,7 @@ def test_every_tile_of_an_image_has_the_same_size() -> None:
         return images
 
     tiled(engine, torch.rand(1, 3, 101, 67), Tiling(tile=32, margin=5))
-    assert set(seen) == {(1, 3, 32, 32)}
+    assert seen == [(1, 3, 29, 29)] * 15
 
 
 def test_small_images_go_through_the_net_together() -> None:
@@ -140,9 +182,49 @@ def test_progress_counts_the_tiles() -> None:
     assert told == [(done, 6) for done in range(1, 7)]
 
 
+def test_tiles_go_to_the_engine_from_several_threads_at_once() -> None:
+    together, seen = Barrier(3, timeout=30), set()
+
+    def engine(images: Tensor) -> Tensor:
+        together.wait()
+        seen.add(get_ident())
+        return images
+
+    images, told = torch.rand(1, 3, 30, 20), []
+    restored = in_tiles(
+        engine, images, tiling=Tiling(tile=10, margin=0), device=CPU,
+        progress=lambda done, _: told.append(done), at_once=3,
+    )  # fmt: skip
+    assert torch.equal(restored, images)
+    assert told == [1, 2, 3, 4, 5, 6]
+    assert len(seen) == 3
+
+
+def test_an_interrupt_ends_the_work_of_all_threads() -> None:
+    begun = []
+
+    def engine(images: Tensor) -> Tensor:
+        begun.append(True)
+        return images
+
+    def interrupted(done: int, _: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_tiles(
+            engine, torch.rand(1, 3, 100, 100), tiling=Tiling(tile=1, margin=0), device=CPU,
+            progress=interrupted, at_once=2,
+        )  # fmt: skip
+    assert len(begun) < 10_000
+
+
 def test_an_engine_that_changes_the_shape_is_refused() -> None:
     with pytest.raises(SettingError, match=r"made \(1, 3, 8, 8\) of \(1, 3, 10, 10\); it must keep"):
         tiled(lambda images: images[..., 1:-1, 1:-1], torch.rand(1, 3, 10, 10), Tiling(tile=10, margin=0))
+    tiling = Tiling(tile=10, margin=2, surround=F.pad)
+    with pytest.raises(SettingError, match=r"made \(1, 3, 14, 14\) of .* must lose 2 pixels on each side"):
+        tiled(nn.Identity(), torch.rand(1, 3, 10, 10), replace(tiling, tile=20))
 
 
 # Tiny images.

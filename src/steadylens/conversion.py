@@ -34,7 +34,8 @@ def to_program(net: nn.Module, form: Interface) -> ExportedProgram:
     if form.batch is None:
         free[0] = Dim("batch", min=1)
     if form.size is None:
-        free |= {2: Dim("height", min=form.minimum_size), 3: Dim("width", min=form.minimum_size)}
+        least = form.minimum_size + bool(form.lost)  # PyTorch takes an axis of one pixel for another case
+        free |= {2: Dim("height", min=least), 3: Dim("width", min=least)}
     # PyTorch's archive keeps weights of another layout only with a warning.
     plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
     try:

@@ -18,6 +18,7 @@ from steadylens.fusion import FusedClassifier
 from steadylens.pretrained import load
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.tiles import Engine, Tiling, in_tiles
+from steadylens.validform import ValidForm
 
 TILE_ON_CPU = 144
 """Side of a tile in pixels, overlap included; of 112 to 240, L11 took least time a pixel here."""
@@ -33,7 +34,7 @@ class Restorer:
     """A net together with what is needed to run it over images of any size.
 
     Attributes:
-        engine: The net.
+        engine: The net, in its valid form if it has one.
         channels: The channels that it wants.
         tiling: How images are cut.
         device: Where it computes.
@@ -60,7 +61,12 @@ class Restorer:
         colours = images.shape[1] - (images.shape[1] in (2, 4))
         engine = self.engine if colours in (self.channels, 3) else _grey(self.engine)
         restored = in_tiles(
-            engine, images[:, :colours], tiling=self.tiling, device=self.device, progress=progress
+            engine,
+            images[:, :colours],
+            tiling=self.tiling,
+            device=self.device,
+            progress=progress,
+            at_once=getattr(self.engine, "streams", 1),
         )
         return restored if colours == images.shape[1] else torch.cat([restored, images[:, colours:]], 1)
 
@@ -84,7 +90,11 @@ def restorer_of(
     place = device or _device_of(net)
     reach = _reach(net, margin)
     usual = max(TILE_ON_CPU if place.type == "cpu" else TILE_ON_GPU, 4 * reach.margin + 1)
-    tiling = Tiling(tile=usual if tile is None else tile, margin=reach.margin, smallest=reach.smallest)
+    side, surround = usual if tile is None else tile, None
+    if isinstance(net, RestorationNet | DongNet) and reach.margin == net.margin:
+        net = ValidForm(net)
+        surround = net.surround
+    tiling = Tiling(tile=side, margin=reach.margin, smallest=reach.smallest, surround=surround)
     return Restorer(engine=net, channels=reach.channels, tiling=tiling, device=place)
 
 

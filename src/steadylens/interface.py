@@ -13,6 +13,7 @@ from steadylens.fusion import FusedClassifier
 from steadylens.images import check_images
 from steadylens.preparation import PreparedClassifier
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.validform import ValidForm
 
 INPUT = "images"
 """Name of the input of every exported net."""
@@ -35,6 +36,7 @@ class Interface:
         minimum_size: The smallest height and width in pixels. A net that reflects its border needs one pixel
             more than its margin: 7 for L11.
         classes: Number of classes of a classifier, None for a restorer.
+        lost: Pixels that a restorer's output lacks on each side: none, or the margin of a `ValidForm`.
     """
 
     channels: int = 3
@@ -42,6 +44,7 @@ class Interface:
     size: Size | None = None
     minimum_size: int = 1
     classes: int | None = None
+    lost: int = 0
 
     @property
     def output(self) -> str:
@@ -57,7 +60,13 @@ class Interface:
     @property
     def output_shape(self) -> tuple[int | str, ...]:
         """Shape of the output: a number for what is fixed, a name for what is free."""
-        return self.input_shape if self.classes is None else (self.batch or "batch", self.classes)
+        if self.classes is not None:
+            return (self.batch or "batch", self.classes)
+        if not self.lost:
+            return self.input_shape
+        if self.size is None:
+            return (self.batch or "batch", self.channels, "centre_height", "centre_width")
+        return (self.batch or "batch", self.channels, *(side - 2 * self.lost for side in self.size))
 
     def check(self, images: Tensor) -> None:
         """Refuses a batch that the net cannot read.
@@ -142,6 +151,8 @@ def _with_output(net: nn.Module, form: Interface) -> Interface:
     shape = tuple(written.shape) if isinstance(written, Tensor) else ()
     if shape == tuple(images.shape):
         return form
+    if isinstance(net, ValidForm):
+        return replace(form, lost=net.net.margin)
     if len(shape) != 2 or shape[0] != len(images):
         raise SettingError(
             f"the net makes {shape or type(written).__name__} of images {tuple(images.shape)}; what can be "
@@ -169,6 +180,8 @@ def _minimum_size(net: nn.Module) -> int:
             return _minimum_size(net.restorer)
         case RestorationNet() | DongNet() if net.padding == "reflect":
             return net.margin + 1
+        case ValidForm():
+            return net.net.field
         case GaussianSmoothing():
             return net.radius + 1
     return 1
@@ -180,6 +193,8 @@ def _channels(net: nn.Module) -> int:
             return _channels(net.restorer)
         case RestorationNet() | DongNet():
             return net.channels
+        case ValidForm():
+            return net.net.channels
     return 3
 
 

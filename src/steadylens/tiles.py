@@ -1,11 +1,15 @@
 """Runs a net over an image of any size, a tile at a time: what the net sees stays small.
 
-Tiles overlap by as far as the net looks, so the result is that of the whole image. A tile at a border of the
-image ends there, and the net pads it as it would pad the whole; hence any padding serves. All tiles of an
-image have the same size, which suits engines that are built for one.
+Tiles overlap by as far as the net looks, so the result is that of the whole image. There are two kinds of
+nets. One keeps the size of what it sees: a tile at a border of the image ends there, and the net pads it as
+it would pad the whole; hence any padding serves. The other returns the centre alone, and the image is
+surrounded here with what the net would pad it with; that computes less, for within a net the maps of a tile
+shrink instead of being padded to no purpose. All tiles of an image have the same size, which suits engines
+that are built for one, and they share the image evenly.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 
@@ -16,7 +20,10 @@ from steadylens.acceleration import ProgressCallback
 from steadylens.errors import SettingError
 
 Engine = Callable[[Tensor], Tensor]
-"""Anything from images (N, C, H, W), float32 in [0, 1], to images of the same shape."""
+"""Anything from images (N, C, H, W), float32 in [0, 1], to images of the same shape, or to their centre."""
+
+Surround = Callable[[Tensor, Sequence[int]], Tensor]
+"""Extends images by so many pixels on the left, on the right, above and below."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,10 +31,12 @@ class Tiling:
     """How an image is cut.
 
     Attributes:
-        tile: Height and width of a tile in pixels, its overlap included.
+        tile: Height and width of a tile in pixels, at most, its overlap included.
         margin: How many pixels around it a pixel of the result depends on.
         smallest: The smallest height and width that the engine takes. A smaller image is mirrored at its
             borders (its outermost pixels repeated) until it is as large; the result is cropped again.
+        surround: What surrounds the image, for an engine that returns what it sees without the margin on each
+            side; None for one that keeps the size.
 
     Raises:
         SettingError: If a tile has no middle, or a size is negative.
@@ -36,6 +45,7 @@ class Tiling:
     tile: int
     margin: int
     smallest: int = 1
+    surround: Surround | None = None
 
     def __post_init__(self) -> None:
         if self.margin < 0 or self.smallest < 1:
@@ -52,63 +62,95 @@ class Tiling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """A stretch of one axis: what the net sees, and the part of it that counts."""
+    """A stretch of one axis of an image.
 
-    seen: slice
+    Attributes:
+        start: Where begins what the net sees; before 0 if it sees what surrounds the image.
+        stop: Where it ends; beyond the image likewise.
+        made: Where begins what the net returns.
+        kept: The part of it that counts.
+    """
+
+    start: int
+    stop: int
+    made: int
     kept: slice
 
     @property
-    def kept_of_seen(self) -> slice:
-        """The part that counts, from the start of what is seen."""
-        return slice(self.kept.start - self.seen.start, self.kept.stop - self.seen.start)
+    def kept_of_made(self) -> slice:
+        """The part that counts, from the start of what the net returns."""
+        return slice(self.kept.start - self.made, self.kept.stop - self.made)
+
+    def present(self, length: int) -> slice:
+        """Returns what the net sees of an axis of so many pixels."""
+        return slice(max(0, self.start), min(length, self.stop))
+
+    def lacking(self, length: int) -> tuple[int, int]:
+        """Returns how much of what the net sees lies before an axis of so many pixels, and behind it."""
+        return max(0, -self.start), max(0, self.stop - length)
 
 
-def spans(length: int, *, tile: int, margin: int) -> list[Span]:
-    """Cuts an axis into stretches of one length that overlap; the parts that count cover it once.
+def spans(length: int, tiling: Tiling) -> list[Span]:
+    """Cuts an axis into stretches of one length that overlap, as few and as short as can be.
 
-    Args:
-        length: Pixels along the axis.
-        tile: Pixels that the net sees at once; an axis that is no longer is not cut.
-        margin: Pixels on either side of a part that counts, save at the ends of the axis.
+    The parts that count cover the axis once.
     """
-    if length <= tile:
-        return [Span(seen=slice(0, length), kept=slice(0, length))]
+    margin, around = tiling.margin, 0 if tiling.surround is None else tiling.margin
+    reach = length + 2 * around
+    count = max(1, -(-(reach - 2 * margin) // (tiling.tile - 2 * margin)))
+    if length < tiling.smallest:  # it will be mirrored as a whole
+        count = 1
+    side = min(reach, max(tiling.smallest, -(-(reach + 2 * margin * (count - 1)) // count)))
     found, done = [], 0
-    while done < length:
-        start = min(max(done - margin, 0), length - tile)
-        stop = length if start + tile == length else start + tile - margin
-        found.append(Span(seen=slice(start, start + tile), kept=slice(done, stop)))
+    for number in range(count):
+        start = min(number * (side - 2 * margin), reach - side) - around
+        stop = length if number == count - 1 else start + side - margin
+        found.append(Span(start=start, stop=start + side, made=start + around, kept=slice(done, stop)))
         done = stop
     return found
 
 
 def in_tiles(
-    engine: Engine, images: Tensor, *, tiling: Tiling, device: torch.device, progress: ProgressCallback
+    engine: Engine,
+    images: Tensor,
+    *,
+    tiling: Tiling,
+    device: torch.device,
+    progress: ProgressCallback,
+    at_once: int = 1,
 ) -> Tensor:
     """Returns `engine(images)`, computed a tile at a time, in the type of the images.
 
     Args:
-        engine: Maps images to images of the same shape.
+        engine: Maps images to images of the same shape, or to their centre if the tiling says so.
         images: (N, C, H, W), float in [0, 1], or uint8 or uint16, whose levels are scaled to [0, 1] for the
             engine, clipped and rounded behind it. They may lie anywhere; a tile at a time goes to `device`.
         tiling: How to cut.
         device: Where the engine computes.
         progress: Told how many tiles are done, and how many there are.
+        at_once: How many tiles to give the engine at the same time, from as many threads.
 
     Raises:
         SettingError: If the engine returns another shape than it was given.
     """
     height, width = images.shape[-2:]
-    rows = spans(height, tile=tiling.tile, margin=tiling.margin)
-    columns = spans(width, tile=tiling.tile, margin=tiling.margin)
     restored = torch.empty_like(images, memory_format=torch.preserve_format)
-    work = list(product(_groups(images, tiling), rows, columns))
-    with torch.inference_mode():
-        for done, (group, row, column) in enumerate(work, start=1):
-            seen = to_unit(images[group, :, row.seen, column.seen].to(device))
-            tile = _run(engine, seen, tiling.smallest)[..., row.kept_of_seen, column.kept_of_seen]
+
+    def run(piece: tuple[slice, Span, Span]) -> None:
+        group, row, column = piece
+        with torch.inference_mode():
+            seen = to_unit(images[group, :, row.present(height), column.present(width)].to(device))
+            lacking = (*column.lacking(width), *row.lacking(height))
+            tile = _run(engine, seen, lacking, tiling)[..., row.kept_of_made, column.kept_of_made]
             restored[group, :, row.kept, column.kept] = from_unit(tile, images.dtype).to(images.device)
+
+    work = list(product(_groups(images, tiling), spans(height, tiling), spans(width, tiling)))
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        for done, _ in enumerate((map if at_once == 1 else pool.map)(run, work), start=1):
             progress(done, len(work))
+    finally:
+        pool.shutdown(cancel_futures=True)
     return restored
 
 
@@ -133,17 +175,18 @@ def _groups(images: Tensor, tiling: Tiling) -> Iterator[slice]:
     return (slice(first, first + count) for first in range(0, images.shape[0], count))
 
 
-def _run(engine: Engine, images: Tensor, smallest: int) -> Tensor:
-    height, width = images.shape[-2:]
-    down, across = (max(0, -(-(smallest - length) // 2)) for length in (height, width))
-    extended = _mirrored(_mirrored(images, down, axis=2), across, axis=3)
-    restored = engine(extended)
-    if restored.shape != extended.shape:
-        raise SettingError(
-            f"the net made {tuple(restored.shape)} of {tuple(extended.shape)}; "
-            "it must keep the shape of images"
-        )
-    return restored[..., down : down + height, across : across + width]
+def _run(engine: Engine, images: Tensor, lacking: Sequence[int], tiling: Tiling) -> Tensor:
+    down, across = (max(0, -(-(tiling.smallest - length) // 2)) for length in images.shape[-2:])
+    seen = _mirrored(_mirrored(images, down, axis=2), across, axis=3)
+    lost, rule = 0, "it must keep the shape of images"
+    if tiling.surround is not None:
+        seen = tiling.surround(seen, lacking) if any(lacking) else seen
+        lost, rule = 2 * tiling.margin, f"it must lose {tiling.margin} pixels on each side"
+    restored = engine(seen)
+    *others, height, width = seen.shape
+    if restored.shape != (*others, height - lost, width - lost):
+        raise SettingError(f"the net made {tuple(restored.shape)} of {tuple(seen.shape)}; {rule}")
+    return restored[..., down : height - lost - down, across : width - lost - across]
 
 
 def _mirrored(images: Tensor, count: int, *, axis: int) -> Tensor:
