@@ -351,6 +351,7 @@ def test_the_service_tells_what_it_serves(classifier: Server) -> None:
     assert told["task"] == "image-classification"
     assert len(told["classes"]) == 43
     assert told["input"]["resized_to"] == [48, 48]
+    assert told["input"]["fit"] == "squash"
     assert (told["input"]["bytes"], told["input"]["pixels"]) == (MOST_BYTES, MOST_PIXELS)
     assert told["limits"]
 

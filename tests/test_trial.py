@@ -14,6 +14,7 @@ from PIL import Image
 import steadylens
 from steadylens import gtsrb, signs
 from steadylens.errors import ImageError, SettingError
+from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
 from steadylens.kinds import KINDS, Noise
 from steadylens.restoration import RestorationNet
@@ -115,6 +116,11 @@ def test_classifiers_read_images_resized_as_for_training(tmp_path: Path) -> None
     image.save(tmp_path / "sign.png")
     expected = steadylens.read_image(tmp_path / "sign.png", size=48)
     assert levels(resized(read_upload(tmp_path / "sign.png"), 48)).equal(expected)
+    fit = Fit(keeps_shape=True, side=56)
+    expected = steadylens.read_image(tmp_path / "sign.png", size=48, fit=fit)
+    small = resized(image, 48, fit=fit)
+    assert levels(small).equal(expected)
+    assert resized(small, 48, fit=fit) is small, "what is fitted is not fitted again"
 
 
 @given(width=st.integers(1, 3000), height=st.integers(1, 3000))

@@ -18,6 +18,7 @@ from PIL import Image
 
 from steadylens.decoding import MOST_SCANS
 from steadylens.errors import SettingError
+from steadylens.fitting import Fit
 from steadylens.images import read_image
 from steadylens.uploads import (
     FORM_TYPE,
@@ -90,15 +91,23 @@ def attempted(call: Callable[[], T]) -> T | int:
         return refusal.status
 
 
-@pytest.mark.parametrize("size", [None, 48])
+@pytest.mark.parametrize(
+    ("size", "fit"), [(None, Fit()), (48, Fit()), (24, Fit(keeps_shape=True, side=30))], ids=str
+)
 @pytest.mark.parametrize("name", FILES)
 def test_an_upload_is_the_image_that_reading_the_file_gives(
-    name: str, size: int | None, tmp_path: Path
+    name: str, size: int | None, fit: Fit, tmp_path: Path
 ) -> None:
     path = tmp_path / name
     path.write_bytes(FILES[name])
-    expected = read_image(path, size=size)
-    assert torch.equal(decode_image(FILES[name], most_pixels=PIXELS, size=size), expected)
+    expected = read_image(path, size=size, fit=fit)
+    assert torch.equal(decode_image(FILES[name], most_pixels=PIXELS, size=size, fit=fit), expected)
+
+
+def test_an_upload_too_narrow_to_be_cut_is_refused() -> None:
+    narrow = encode_png(torch.zeros(3, 1, 4000, dtype=torch.uint8))
+    fit = Fit(keeps_shape=True, side=256)
+    assert attempted(lambda: decode_image(narrow, most_pixels=PIXELS, size=224, fit=fit)) == 422
 
 
 def test_an_image_within_the_limit_is_accepted_and_one_pixel_more_is_not() -> None:

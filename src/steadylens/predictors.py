@@ -7,7 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from steadylens.images import to_float
+from steadylens.fitting import Fit
+from steadylens.images import SQUASHED, to_float
 from steadylens.uploads import Refusal, encode_png
 
 Reply = tuple[bytes, str]
@@ -20,6 +21,10 @@ class Predictor(Protocol):
     @property
     def size(self) -> int | None:
         """Height and width that images are resized to, or None if they keep their size."""
+
+    @property
+    def fit(self) -> Fit:
+        """How they become squares of that size."""
 
     @property
     def output(self) -> str:
@@ -44,12 +49,20 @@ class Classifying:
         device: Where the net is.
         size: Height and width of the images that it reads.
         classes: The classes' names, by number; the number stands for a name that is missing.
+        fit: How photographs become squares before it reads them.
     """
 
     def __init__(
-        self, net: Callable[[Tensor], Tensor], device: torch.device, *, size: int, classes: Sequence[str]
+        self,
+        net: Callable[[Tensor], Tensor],
+        device: torch.device,
+        *,
+        size: int,
+        classes: Sequence[str],
+        fit: Fit = SQUASHED,
     ) -> None:
-        self._net, self._device, self.size, self._classes = net, device, size, tuple(classes)
+        self._net, self._device, self._classes = net, device, tuple(classes)
+        self.size, self.fit = size, fit
 
     @property
     def output(self) -> str:
@@ -89,7 +102,7 @@ class Restoring:
         restore: Stored images, uint8 (N, 3, H, W) -> such images, both on the CPU.
     """
 
-    size = None
+    size, fit = None, SQUASHED
 
     def __init__(self, restore: Callable[[Tensor], Tensor]) -> None:
         self._restore = restore

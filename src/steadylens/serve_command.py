@@ -75,7 +75,7 @@ def _loaded(model: str, device: "torch.device") -> tuple["Predictor", "Card"]:
     size = known.size or SIGN_SIZE
     predictor: Predictor
     if known.task == CLASSIFYING:
-        predictor = Classifying(net, device, size=size, classes=known.classes)
+        predictor = Classifying(net, device, size=size, classes=known.classes, fit=known.fit)
     else:
         predictor = Restoring(restorer_of(net, device=device))
     predictor(torch.zeros(1, 3, size, size, dtype=torch.uint8))  # the first call is slow

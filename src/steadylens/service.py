@@ -152,7 +152,12 @@ class Service:
 
     def _image(self, body: bytes, declared: str) -> Tensor:
         content = file_of_form(body, declared) if declared.startswith(FORM_TYPE) else body
-        return decode_image(content, most_pixels=self._limits.pixels, size=self._predictor.size)
+        return decode_image(
+            content,
+            most_pixels=self._limits.pixels,
+            size=self._predictor.size,
+            fit=self._predictor.fit,
+        )
 
     async def _coded(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._coders, function)
@@ -184,6 +189,7 @@ class Service:
                 "media_types": [*MEDIA_TYPES, FORM_TYPE],
                 "formats": list(FORMATS),
                 "resized_to": None if size is None else [size, size],
+                "fit": None if size is None else str(self._predictor.fit),
                 **dataclasses.asdict(self._limits),
             },
             "output": self._predictor.output,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from steadylens.decoding import opened
 from steadylens.errors import ImageError
-from steadylens.images import to_float, to_rgb, to_uint8
+from steadylens.fitting import Fit
+from steadylens.images import SQUASHED, to_float, to_rgb, to_uint8
 from steadylens.inference import restorer_of
 from steadylens.kinds import Noise, check_seed
 from steadylens.metrics import psnr
@@ -190,9 +191,9 @@ def read_upload(path: Path) -> Image.Image:
         raise ImageError(str(error).replace(str(path), path.name)) from error
 
 
-def resized(image: Image.Image, size: int) -> Image.Image:
-    """Returns the image at the size that a classifier reads, as `read_image` resizes for training."""
-    return image.resize((size, size), Image.Resampling.BILINEAR)
+def resized(image: Image.Image, size: int, *, fit: Fit = SQUASHED) -> Image.Image:
+    """Returns the image at the size that a classifier reads, fitted as in training unless it has it."""
+    return image if image.size == (size, size) else fit.fitted(image, size)
 
 
 def fitted(image: Image.Image) -> Image.Image:
@@ -209,7 +210,7 @@ def _levels(image: Image.Image) -> Tensor:
 
 
 def _answers(net: Opened, clean: Image.Image, noisy: Image.Image, device: torch.device) -> Answers:
-    read = torch.stack([_levels(resized(image, net.size)) for image in (clean, noisy)])
+    read = torch.stack([_levels(resized(image, net.size, fit=net.fit)) for image in (clean, noisy)])
     first, second = net.module(to_float(read).to(device)).softmax(dim=1).cpu()
     return Answers(name=net.name, clean=_top(net, first), noisy=_top(net, second))
 

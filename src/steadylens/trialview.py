@@ -80,7 +80,7 @@ def answer(choice: Choice, nets: Nets) -> str:
     """Returns what the page shows, as HTML; a problem that can be mended becomes its message."""
     try:
         image = choice.image()
-        small = resized(image, nets.classifier.size)
+        small = resized(image, nets.classifier.size, fit=nets.classifier.fit)
         trial = try_out(fitted(image) if choice.own_size else small, choice.noise(), nets)
     except SteadylensError as problem:
         return _render(problem=str(problem))

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from steadylens.decoding import opened_stream
 from steadylens.errors import ImageError, ImageSizeError, SettingError
-from steadylens.images import to_rgb
+from steadylens.fitting import Fit
+from steadylens.images import SQUASHED, to_rgb
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 """The image formats that are read, as Pillow calls them."""
@@ -121,13 +122,14 @@ def file_of_form(body: bytes, declared: str) -> bytes:
     return files[0]
 
 
-def decode_image(content: bytes, *, most_pixels: int, size: int | None = None) -> Tensor:
+def decode_image(content: bytes, *, most_pixels: int, size: int | None = None, fit: Fit = SQUASHED) -> Tensor:
     """Decodes an image as `read_image` reads a file: 8-bit RGB, turned as EXIF says, resized if asked.
 
     Args:
         content: The file's content, of one of `FORMATS`.
         most_pixels: Width times height that is refused if it is exceeded, before decoding.
-        size: The height and width in pixels to resize to (antialiased bilinear), or None to leave the size.
+        size: The height and width in pixels to make of it, or None to leave the size.
+        fit: How it becomes a square of that size.
 
     Returns:
         The image, uint8 (3, H, W).
@@ -149,7 +151,10 @@ def decode_image(content: bytes, *, most_pixels: int, size: int | None = None) -
     except ImageError as error:
         raise Refusal(413 if isinstance(error, ImageSizeError) else 422, str(error)) from error
     if size is not None:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
+        try:
+            image = fit.fitted(image, size)
+        except ImageError as error:
+            raise Refusal(422, str(error)) from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
