@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sample_records import sample_records
-from steadylens.networks import AUGMENTED, ORIGINAL, RESTORED
+from steadylens.networks import FINE_TUNED, ORIGINAL, RESTORED
 from steadylens.records import Accuracy, Measurement, Stability, read_records
 from steadylens.tabulation import stability_tables
 
@@ -54,7 +54,7 @@ def test_a_page_holds_the_tables_of_the_records_and_nothing_else(page: str, note
 def test_the_first_page_shows_the_main_rows_on_stored_images_alone() -> None:
     (rows,) = FILLER["runs_of_page"]({FILLER["FIRST_PAGE_RUN"]: sample_records()}, notes=False).values()
     assert {type(row) for row in rows} == {Accuracy, Stability}
-    assert {row.network for row in rows} == {ORIGINAL, RESTORED, AUGMENTED}
+    assert {row.network for row in rows} == {ORIGINAL, FINE_TUNED, RESTORED}
     assert {row.noise for row in rows if isinstance(row, Stability)} == {"clipped, 8-bit"}
 
 
