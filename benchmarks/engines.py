@@ -3,13 +3,14 @@
 Speed is megapixels of a tile a second: nets compute on the same tile in the same engine and precision. They
 take turns, of which the quickest counts. Operations are those of the convolutions as they are computed, on
 margins too. PSNR is the mean over test images with Gaussian noise, clipped and rounded to 8 bits; L11 is not
-told its strength, the classical methods are. Large images go through the fastest engine in tiles.
+told its strength, the classical methods are. An engine of several streams computes as many tiles at a time.
 """
 
 import argparse
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,9 +28,7 @@ from steadylens.acceleration import forward_in_batches, has_fast_bfloat16
 from steadylens.conversion import to_onnx, to_openvino, to_program
 from steadylens.datasets import load_dataset
 from steadylens.engines import Engine, OnnxEngine, OpenVinoEngine, TorchEngine
-from steadylens.fastest import fastest_engine
 from steadylens.images import to_uint8
-from steadylens.inference import restorer_of
 from steadylens.interface import interface_of
 from steadylens.metrics import psnr
 from steadylens.restoration import RestorationNet
@@ -68,8 +67,19 @@ def engines_of(net: nn.Module, tile: Tensor, dtypes: Sequence[torch.dtype]) -> d
     for dtype in dtypes:
         precision = str(dtype).removeprefix("torch.")
         found[f"PyTorch, {precision}"] = TorchEngine(net, dtype=dtype)
-        found[f"OpenVINO, {precision}"] = OpenVinoEngine(to_openvino(model, form), form, dtype=dtype)
+        for streams in sorted({1, torch.get_num_threads()}):
+            engine = OpenVinoEngine(to_openvino(model, form), form, dtype=dtype, streams=streams)
+            found[f"{engine.name}, {precision}"] = engine
     return found
+
+
+def together(engine: Engine, tile: Tensor) -> None:
+    """Runs an engine on as many tiles at a time as it has streams."""
+    if engine.streams == 1:
+        engine(tile)
+        return
+    with ThreadPoolExecutor(engine.streams) as pool:
+        list(pool.map(engine, [tile] * engine.streams))
 
 
 def speeds(ours: nn.Module, *, side: int, matrix: int, rounds: int) -> dict[str, Any]:
@@ -82,15 +92,18 @@ def speeds(ours: nn.Module, *, side: int, matrix: int, rounds: int) -> dict[str,
         square = torch.randn(matrix, matrix).to(dtype)
         calls[str(dtype).removeprefix("torch.")] = partial(torch.mm, square, square)
     products = list(calls)
+    streams = {}
     for name, net in nets.items():
         for place, engine in engines_of(net, tile, dtypes).items():
-            calls[f"{name}, {place}"] = partial(engine, tile)
+            calls[f"{name}, {place}"] = partial(together, engine, tile)
+            streams[f"{name}, {place}"] = engine.streams
     taken = quickest(calls, rounds)
     rates = {name: 2e-9 * matrix**3 / taken.pop(name) for name in products}
     work = {name: 1e-9 * operations(net, tile) for name, net in nets.items()}
     rows = []
-    for run, seconds in taken.items():
-        name, _, precision = run.split(", ")
+    for run, taken_together in taken.items():
+        name, *_, precision = run.split(", ")
+        seconds = taken_together / streams[run]
         rows.append(
             {
                 "net": run,
@@ -148,32 +161,12 @@ def mean_psnr(
     return float(psnr(steadylens.to_float(torch.stack(found)), clean).mean())
 
 
-def scaling(engine: Engine, margin: int, megapixels: Sequence[float]) -> list[dict[str, float]]:
-    """Returns the time for each pixel of square 8-bit images that are restored in tiles."""
-    rows = []
-    restorer = restorer_of(engine, margin=margin)
-    restorer(torch.zeros(1, 3, 200, 200, dtype=torch.uint8))
-    for size in megapixels:
-        side = round(1000 * math.sqrt(size))
-        image = torch.randint(256, (1, 3, side, side), dtype=torch.uint8)
-        taken = []
-        for _ in range(3 if size <= 1 else 1):
-            begin = time.perf_counter()
-            restorer(image)
-            taken.append(time.perf_counter() - begin)
-        rows.append({"megapixels": size, "nanoseconds_per_pixel": 1e9 * min(taken) / side**2})
-    return rows
-
-
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """Returns all that is measured."""
     ours = steadylens.load(NAME).requires_grad_(False)
     assert isinstance(ours, RestorationNet)
     measured = speeds(ours, side=arguments.tile, matrix=arguments.matrix, rounds=arguments.rounds)
     rows = [row for row in measured["speed"] if row["net"].startswith("L11")]
-    race = fastest_engine(ours)
-    times = scaling(race.engine, ours.margin, arguments.sizes)
-    each = [row["nanoseconds_per_pixel"] for row in times]
     return {
         **measured,
         "best_share_of_matrix_rate": max(row["share_of_matrix_rate"] for row in rows),
@@ -182,9 +175,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         "psnr_data": arguments.data.partition(":")[0],
         "psnr_images": arguments.images,
         "psnr_db": qualities(ours, arguments.data, arguments.images),
-        "engine_of_large_images": race.engine.name,
-        "large_images": times,
-        "slowest_to_fastest_pixel": max(each) / min(each),
     }
 
 
@@ -199,9 +189,6 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512, help="side of the classical methods' picture")
     parser.add_argument("--matrix", type=int, default=2048, help="side of the multiplied matrices")
     parser.add_argument("--threads", type=int, default=2, help="threads that each may use")
-    parser.add_argument(
-        "--sizes", type=float, nargs="+", default=[0.25, 1, 4, 16, 64], help="megapixels of large images"
-    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)
