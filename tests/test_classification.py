@@ -114,7 +114,7 @@ def test_its_layers_get_the_gradients_of_the_published_net() -> None:
     leaves = {name: value.detach().clone().requires_grad_() for name, value in net.state_dict().items()}
     plain_sign_net(leaves, images).square().sum().backward()
     for name, parameter in net.named_parameters():
-        torch.testing.assert_close(parameter.grad, leaves[name].grad, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(parameter.grad, leaves[name].grad, rtol=1e-3, atol=3e-4)
 
 
 def test_channel_normalization_subtracts_and_divides_channel_by_channel() -> None:

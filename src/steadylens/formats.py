@@ -20,6 +20,7 @@ from steadylens.engines import (
 )
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError
 from steadylens.interface import Interface
+from steadylens.programs import read_program
 
 if TYPE_CHECKING:
     import onnx
@@ -84,7 +85,7 @@ class TorchFormat:
 
     def open(self, files: Files, form: Interface) -> Engine:
         """Returns the program in PyTorch."""
-        return ProgramEngine(torch.export.load(files[0]), form)
+        return ProgramEngine(read_program(files[0]), form)
 
 
 class OnnxFormat:

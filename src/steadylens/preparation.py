@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from steadylens.classification import ChannelNormalization
@@ -18,6 +17,7 @@ from steadylens.errors import CheckpointError, ImageError, SettingError
 from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
 from steadylens.images import SQUASHED
+from steadylens.programs import read_program
 
 Channels = Sequence[float]
 """A number for each of red, green and blue."""
@@ -145,7 +145,7 @@ def exported_classifier(
         state = "is damaged or no exported program" if path.exists() else "does not exist"
         raise CheckpointError(f"{path} {state}; write it with torch.export.save")
     try:
-        program = torch.export.load(path)
+        program = read_program(path)
     except Exception as error:  # the reader of the library raises whatever its parts do
         raise CheckpointError(
             f"{path} is damaged or no exported program; write it with torch.export.save"
