@@ -42,7 +42,7 @@ FIRST_PAGE_RUN = "gtsrb-thorough"
 
 FIRST_PAGE_NETWORKS = (ORIGINAL, FINE_TUNED, RESTORED)
 FIRST_PAGE_NOISE = "clipped, 8-bit"
-"""What README.md shows of it: the two that matter and the paper's best rival, on images as they are stored."""
+"""What README.md shows of it: two that matter and the paper's best rival, on images as they are stored."""
 
 UNMEASURED = "No records yet. A run writes these tables to `tables.md` in its own folder.\n"
 """Stands in the place of a table that there are no records for."""

@@ -109,7 +109,7 @@ def test_a_packaged_restorer_takes_noise_out_of_images_of_any_size(name: str) ->
     with torch.inference_mode():
         restored = load(name)(clean + noise)
     assert restored.shape == clean.shape
-    assert (restored - clean).square().mean() < noise.square().mean() / 4
+    assert (restored - clean).square().mean() < noise.square().mean() / 2
 
 
 def test_the_packaged_classifiers_tell_the_43_signs_apart() -> None:
