@@ -110,9 +110,9 @@ def test_the_mean_is_stored_with_the_weights_and_is_not_trained() -> None:
 
 def test_its_layers_get_the_gradients_of_the_published_net() -> None:
     net, images = SignNet().eval(), drawn_images(2)
-    net(images).square().sum().backward()
+    torch.autograd.backward(net(images).square().sum())
     leaves = {name: value.detach().clone().requires_grad_() for name, value in net.state_dict().items()}
-    plain_sign_net(leaves, images).square().sum().backward()
+    torch.autograd.backward(plain_sign_net(leaves, images).square().sum())
     for name, parameter in net.named_parameters():
         torch.testing.assert_close(parameter.grad, leaves[name].grad, rtol=1e-3, atol=3e-4)
 

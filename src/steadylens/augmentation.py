@@ -67,7 +67,8 @@ class Augmentation:
         mean = lit.mean(dim=(1, 2, 3), keepdim=True)
         contrast, brightness = _draws(2, images, generator)[..., None, None, None]
         gain, offset = 1 + contrast * self.contrast, brightness * self.brightness
-        return ((lit - mean) * gain + mean + offset).clamp_(0, 1)
+        changed: Tensor = (lit - mean) * gain + mean + offset
+        return changed.clamp_(0, 1)
 
     def _moved(self, images: Tensor, generator: torch.Generator) -> Tensor:
         rotation, scale, right, down, stretch, shear = _draws(6, images, generator)

@@ -122,9 +122,10 @@ class SignNet(nn.Module):
         Nothing stands between the two, so the first but scales the second's weights and adds to its biases. A
         training then needs no gradient with respect to the images, the dearest of all its gradients.
         """
-        first, second = self.features[0], self.features[1]
-        weight = second.weight * first.weight.view(1, -1, 1, 1)
-        return weight, second.bias + second.weight.sum(dim=(2, 3)) @ first.bias
+        scale, shift, weight, bias = (
+            self.get_parameter(f"features.{layer}.{name}") for layer in (0, 1) for name in ("weight", "bias")
+        )
+        return weight * scale.view(1, -1, 1, 1), bias + weight.sum(dim=(2, 3)) @ shift
 
 
 def _block(maps_in: int, maps_out: int, *, kernel: int, groups: int) -> tuple[nn.Module, ...]:
