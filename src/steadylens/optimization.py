@@ -70,7 +70,39 @@ class MomentumSgd:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OneCycleAdam:
+class _OneCycle:
+    """What optimizers share whose rate rises linearly and then falls along a half cosine to nothing.
+
+    Attributes:
+        learning_rate: The highest rate.
+        warmup_share: Share of the steps in which the rate rises.
+        weight_decay: How strongly weights are drawn to zero.
+    """
+
+    learning_rate: float
+    warmup_share: float = 0.1
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses rates and shares that cannot train."""
+        _check_rate(self.learning_rate)
+        if not 0 <= self.warmup_share < 1:
+            raise SettingError(f"warmup_share is {self.warmup_share}, it must lie in [0, 1)")
+
+    def factor(self, step: int, steps: int) -> float:
+        """Returns the height of the cycle at `step`, in (0, 1]."""
+        warmup = self.warmup_share * steps
+        if step + 1 <= warmup:
+            return (step + 1) / warmup
+        return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (steps - warmup)) if step > warmup else 1.0
+
+    def _groups(self, module: nn.Module) -> list[dict[str, Any]]:
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        return [{"params": trained, "lr": self.learning_rate, "full_lr": self.learning_rate}]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OneCycleAdam(_OneCycle):
     """AdamW whose rate rises linearly and then falls along a half cosine to nothing.
 
     Attributes:
@@ -79,68 +111,28 @@ class OneCycleAdam:
         weight_decay: Decoupled weight decay.
     """
 
-    learning_rate: float
-    warmup_share: float = 0.1
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuses rates and shares that cannot train."""
-        _check_rate(self.learning_rate)
-        _check_warmup(self.warmup_share)
-
     def optimizer(self, module: nn.Module) -> Optimizer:
         """Returns the optimizer."""
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        group = {"params": trained, "lr": self.learning_rate, "full_lr": self.learning_rate}
-        return torch.optim.AdamW([group], weight_decay=self.weight_decay)
-
-    def factor(self, step: int, steps: int) -> float:
-        """Returns the height of the cycle at `step`, in (0, 1]."""
-        return _cycle(step, steps, self.warmup_share)
+        return torch.optim.AdamW(self._groups(module), weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OneCycleSgd:
-    """Nesterov's momentum SGD with the same cycle of its rate: slower to fit than Adam, better on new images.
+class OneCycleSgd(_OneCycle):
+    """Nesterov's momentum SGD with the same cycle of its rate.
 
     Attributes:
         learning_rate: The highest rate.
-        momentum: Share of the last move that is kept.
         warmup_share: Share of the steps in which the rate rises.
         weight_decay: What is added of each weight to its gradient.
+        momentum: Share of the last move that is kept.
     """
 
-    learning_rate: float
     momentum: float = 0.9
-    warmup_share: float = 0.1
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuses rates and shares that cannot train."""
-        _check_rate(self.learning_rate)
-        _check_warmup(self.warmup_share)
 
     def optimizer(self, module: nn.Module) -> Optimizer:
         """Returns the optimizer."""
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        group = {"params": trained, "lr": self.learning_rate, "full_lr": self.learning_rate}
-        return torch.optim.SGD([group], momentum=self.momentum, weight_decay=self.weight_decay, nesterov=True)
-
-    def factor(self, step: int, steps: int) -> float:
-        """Returns the height of the cycle at `step`, in (0, 1]."""
-        return _cycle(step, steps, self.warmup_share)
-
-
-def _cycle(step: int, steps: int, warmup_share: float) -> float:
-    warmup = warmup_share * steps
-    if step + 1 <= warmup:
-        return (step + 1) / warmup
-    return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (steps - warmup)) if step > warmup else 1.0
-
-
-def _check_warmup(share: float) -> None:
-    if not 0 <= share < 1:
-        raise SettingError(f"warmup_share is {share}, it must lie in [0, 1)")
+        groups, decay = self._groups(module), self.weight_decay
+        return torch.optim.SGD(groups, momentum=self.momentum, weight_decay=decay, nesterov=True)
 
 
 def _check_rate(rate: float) -> None:
