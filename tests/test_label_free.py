@@ -1,13 +1,14 @@
 """Tuning without labels makes a frozen classifier keep its answers, and moves the restorer alone."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import tiny_runs
 from steadylens.checkpoint import load_model
 from steadylens.datasets import Dataset
 from steadylens.degradation import Degradation, gaussian_degradation
@@ -19,9 +20,10 @@ from steadylens.optimization import OneCycleAdam
 from steadylens.preparation import PreparedClassifier
 from steadylens.recipes import SMOKE
 from steadylens.restoration import GaussianSmoothing, RestorationNet
-from steadylens.run import Run, Update
+from steadylens.run import Run
 from steadylens.settings import ClassifierRecipe, Recipe
 from steadylens.training import Training
+from tiny_runs import Notebook
 
 NOISE = gaussian_degradation(60)
 LOSS = LogSquaredError()
@@ -29,23 +31,8 @@ TUNING = ClassifierRecipe(steps=4, batch=2, optimization=OneCycleAdam(learning_r
 TINY = replace(SMOKE, name="tiny", fine_tuning=TUNING)
 
 
-@dataclass
-class Notebook:
-    """Writes down what a run tells, and interrupts it once a stage has told `limit` steps."""
-
-    limit: int | None = None
-    updates: list[Update] = field(default_factory=list)
-
-    def __call__(self, update: Update) -> None:
-        self.updates.append(update)
-        if update.state == "advanced" and update.done == self.limit:
-            raise KeyboardInterrupt
-
-
 def run_of(data: Dataset, notebook: Notebook | None = None, *, recipe: Recipe = TINY) -> Run:
-    device = torch.device("cpu")
-    observe = notebook or Notebook()
-    return Run(data=data, recipe=recipe, seed=0, device=device, observe=observe, checkpoint_seconds=0.0)
+    return tiny_runs.run_of(data, notebook or Notebook(), recipe=recipe)
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
