@@ -102,21 +102,30 @@ def measure_networks(run: Run, networks: Mapping[str, nn.Module], folder: Path) 
             [(name, weights_key(network)) for name, network in networks.items()],
         ),
     )
-    for name, network in networks.items():
-        records += _measure_stability(run, name, network, folder, recipe.stability_images)
+    storages = [(recipe.stability_images, recipe.clip, recipe.quantize)]
     if recipe.unclipped_images:
-        plain = replace(recipe, clip=False, quantize=False)
-        unclipped = replace(run, recipe=replace(run.recipe, evaluation=plain))
+        storages.append((recipe.unclipped_images, False, False))
+    for images, clip, quantize in storages:
         for name, network in networks.items():
-            records += _measure_stability(unclipped, name, network, folder, recipe.unclipped_images)
+            records += _measure_stability(
+                run, name, network, folder, images=images, clip=clip, quantize=quantize
+            )
     return records
 
 
 def _measure_stability(
-    run: Run, name: str, network: nn.Module, folder: Path, images: int | None
+    run: Run,
+    name: str,
+    network: nn.Module,
+    folder: Path,
+    *,
+    images: int | None,
+    clip: bool,
+    quantize: bool,
 ) -> list[Measurement]:
     recipe = run.recipe.evaluation
-    stage = f"stability of: {name}" if recipe.clip else f"stability, unclipped, of: {name}"
+    stage = f"stability of: {name}" if clip else f"stability, unclipped, of: {name}"
+    sigmas, sampling = recipe.stability_sigmas_grey, recipe.sampling
     return measure(
         run,
         stage,
@@ -126,22 +135,15 @@ def _measure_stability(
             name,
             network,
             chosen_tests(run, images),
-            sigmas_grey=recipe.stability_sigmas_grey,
-            sampling=recipe.sampling,
-            clip=recipe.clip,
-            quantize=recipe.quantize,
+            sigmas_grey=sigmas,
+            sampling=sampling,
+            clip=clip,
+            quantize=quantize,
             seed=run.seed,
             provenance=run.provenance,
             progress=advancing(run, stage),
         ),
-        key=run.key(
-            stage,
-            images,
-            recipe.stability_sigmas_grey,
-            recipe.sampling,
-            recipe.quantize,
-            weights_key(network),
-        ),
+        key=run.key(stage, images, sigmas, sampling, quantize, weights_key(network)),
     )
 
 
