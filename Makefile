@@ -8,7 +8,7 @@ demo: .venv/installed ## train, fuse, evaluate on drawn traffic signs; write run
 	$(BIN)/steadylens reproduce --out runs/demo
 
 test: .venv/installed-dev ## the test suite, with coverage
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --cov --cov-report=term
 
 check: .venv/installed-dev ## lint, formatting, types, layer contract
 	$(BIN)/ruff check .

@@ -38,6 +38,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "smoothing": lambda: GaussianSmoothing(sigma_pixels=1.3),
     "identity": nn.Identity,
     "sign net": lambda: SignNet(classes=7),
+    "standardizing sign net": lambda: SignNet(classes=7, standardize=True),
     "fused": nested,
 }
 

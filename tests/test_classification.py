@@ -117,6 +117,30 @@ def test_its_layers_get_the_gradients_of_the_published_net() -> None:
         torch.testing.assert_close(parameter.grad, leaves[name].grad, rtol=1e-3, atol=3e-4)
 
 
+def test_a_standardizing_net_gives_each_image_mean_0_and_deviation_1() -> None:
+    net, images = SignNet(standardize=True).eval(), drawn_images(2)
+    each = images.numpy().reshape(2, -1)
+    standard = (each - each.mean(1, keepdims=True)) / np.sqrt(each.var(1, keepdims=True) + 1e-4)
+    weights = net.state_dict() | {"mean": torch.zeros(3, 48, 48)}
+    with torch.no_grad():
+        expected = plain_sign_net(weights, torch.from_numpy(standard).view_as(images) * 256 / 255)
+        torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_light_and_contrast_mean_little_to_a_standardizing_net() -> None:
+    plain, standardizing = SignNet().eval(), SignNet(standardize=True).eval()
+    standardizing.load_state_dict(plain.state_dict())
+    bright = drawn_images(2)
+    dark = bright / 4 + 0.1
+    with torch.no_grad():
+        moved = [float((net(dark) - net(bright)).norm() / net(bright).norm()) for net in (plain, standardizing)]
+    assert moved[1] < moved[0] / 10
+
+
+def test_an_image_of_one_colour_has_finite_answers() -> None:
+    assert SignNet(standardize=True)(torch.full((1, 3, 48, 48), 0.3)).isfinite().all()
+
+
 def test_channel_normalization_subtracts_and_divides_channel_by_channel() -> None:
     mean, deviation = [0.1, 0.2, 0.3], [0.5, 0.25, 2.0]
     images = drawn_images(2, size=5)

@@ -122,7 +122,7 @@ def describe(module: nn.Module) -> dict[str, Any]:  # noqa: PLR0911 - one for ea
         case GaussianSmoothing():
             return {"kind": "GaussianSmoothing", "sigma_pixels": module.sigma_pixels}
         case SignNet():
-            return {"kind": "SignNet", "classes": module.classes}
+            return {"kind": "SignNet", "classes": module.classes, "standardize": module.standardize}
         case PreparedClassifier():
             return module.described()
         case nn.Identity():

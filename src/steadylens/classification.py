@@ -14,6 +14,9 @@ SIGN_SIZE = 48
 
 LEAKY_SLOPE = 0.01
 
+LEAST_VARIANCE = 1e-4
+"""What is added to an image's variance, so that one of a single colour is not divided by zero."""
+
 
 class ChannelNormalization(nn.Module):
     """Subtracts a mean and divides by a deviation, channel by channel: the first layer of a classifier.
@@ -47,11 +50,13 @@ class ChannelNormalization(nn.Module):
 class SignNet(nn.Module):
     """The traffic-sign classifier of [21]: 1,123,449 parameters for 43 classes.
 
-    Its own normalisation is inside: the per-pixel mean image of the training set is subtracted, and grey
-    levels are scaled by 1/256. Until `fit_mean` is called the mean is mid-grey.
+    Its own normalisation is inside. The published one subtracts the per-pixel mean image of the training set,
+    which is mid-grey until `fit_mean` is called, and scales grey levels by 1/256. The other brings each image
+    to a mean of 0 and a deviation of 1, so that its light and its contrast no longer matter.
 
     Args:
         classes: Number of classes, at least 2.
+        standardize: Whether to bring each image to mean 0 and deviation 1 instead of subtracting the mean image.
 
     Raises:
         SettingError: If `classes` is below 2.
@@ -64,11 +69,11 @@ class SignNet(nn.Module):
 
     mean: Tensor
 
-    def __init__(self, classes: int = 43) -> None:
+    def __init__(self, classes: int = 43, *, standardize: bool = False) -> None:
         super().__init__()
         if classes < 2:
             raise SettingError(f"classes is {classes}, a classifier needs at least 2")
-        self.classes = classes
+        self.classes, self.standardize = classes, standardize
         self.register_buffer("mean", torch.full((3, SIGN_SIZE, SIGN_SIZE), 0.5))
         self.features = nn.Sequential(
             nn.Conv2d(3, 3, 1, groups=3),
@@ -112,9 +117,13 @@ class SignNet(nn.Module):
                 f"images are {images.shape[-2]}x{images.shape[-1]} pixels, the sign net reads "
                 f"{SIGN_SIZE}x{SIGN_SIZE}; resize them"
             )
-        normalized = (images - self.mean) * (GREY_LEVELS / 256)
-        maps = F.conv2d(normalized, *self._first_weights())
+        maps = F.conv2d(self._normalized(images), *self._first_weights())
         return self.head(self.features[2:](maps))  # type: ignore[no-any-return]
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        if self.standardize:
+            return F.layer_norm(images, images.shape[1:], eps=LEAST_VARIANCE)
+        return (images - self.mean) * (GREY_LEVELS / 256)
 
     def _first_weights(self) -> tuple[Tensor, Tensor]:
         """Returns the weights and biases of the one convolution that the first two amount to.

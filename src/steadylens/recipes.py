@@ -155,12 +155,14 @@ THOROUGH_RESTORER = replace(
 # Clean images keep what the net knows of them while it learns noise.
 CLEAN_AND_MIXED = replace(MIXED_NOISE, clean_share=0.2)
 
+THOROUGH_CLASSIFIER = replace(FAST.classifier, steps=20_000, batch=25, standardize=True)
+
 THOROUGH = replace(
     FAST,
     name="thorough",
     restorer=THOROUGH_RESTORER,
     dong=replace(THOROUGH_RESTORER, silent_start=False),
-    classifier=replace(FAST.classifier, steps=10_000),
+    classifier=THOROUGH_CLASSIFIER,
     fine_tuning=replace(
         FAST.fine_tuning,
         steps=2_400,
@@ -169,7 +171,7 @@ THOROUGH = replace(
         degradation=CLEAN_AND_MIXED,
     ),
     # As many images as training and fine-tuning have together.
-    noise_training=replace(FAST.noise_training, steps=11_200, degradation=CLEAN_AND_MIXED),
+    noise_training=replace(THOROUGH_CLASSIFIER, steps=22_400, degradation=CLEAN_AND_MIXED),
     evaluation=replace(
         FAST.evaluation,
         exploration_images=1263,

@@ -90,6 +90,8 @@ class ClassifierRecipe:
         degradation: Noise, fresh in every step, or None for clean images.
         clip_norm: Largest norm of the gradient, or None.
         gain: Factor on the Xavier weights of a training from the start.
+        standardize: Whether a sign net trained from the start brings each image to mean 0 and deviation 1
+            instead of subtracting the mean image.
     """
 
     steps: int
@@ -99,6 +101,7 @@ class ClassifierRecipe:
     degradation: Degradation | None = None
     clip_norm: float | None = None
     gain: float = 1.0
+    standardize: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,11 +81,12 @@ def train_classifier(run: Run, path: Path, *, noisy: bool = False) -> SignNet:
     """
     settings = run.recipe.noise_training if noisy else run.recipe.classifier
     stage = "classifier, noise-augmented" if noisy else "classifier"
-    module = SignNet(classes=len(run.data.class_names))
+    module = SignNet(classes=len(run.data.class_names), standardize=settings.standardize)
     # Both start from the same weights: they differ in what they see, not in luck.
     weights = derived_generator(run.seed, "classifier", "weights")
     initialize_xavier(module, generator=weights, gain=settings.gain)
-    module.fit_mean(run.data.train.images.cpu())
+    if not settings.standardize:
+        module.fit_mean(run.data.train.images.cpu())
     module.to(run.device)
     return _train_classifier(run, stage, module, settings, path, key=run.key(stage, settings))
 
