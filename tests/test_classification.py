@@ -133,7 +133,9 @@ def test_light_and_contrast_mean_little_to_a_standardizing_net() -> None:
     bright = drawn_images(2)
     dark = bright / 4 + 0.1
     with torch.no_grad():
-        moved = [float((net(dark) - net(bright)).norm() / net(bright).norm()) for net in (plain, standardizing)]
+        moved = [
+            float((net(dark) - net(bright)).norm() / net(bright).norm()) for net in (plain, standardizing)
+        ]
     assert moved[1] < moved[0] / 10
 
 

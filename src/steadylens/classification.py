@@ -56,7 +56,7 @@ class SignNet(nn.Module):
 
     Args:
         classes: Number of classes, at least 2.
-        standardize: Whether to bring each image to mean 0 and deviation 1 instead of subtracting the mean image.
+        standardize: Whether to bring each image to mean 0 and deviation 1, not to subtract the mean image.
 
     Raises:
         SettingError: If `classes` is below 2.
