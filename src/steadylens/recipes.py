@@ -155,7 +155,7 @@ THOROUGH_RESTORER = replace(
 # Clean images keep what the net knows of them while it learns noise.
 CLEAN_AND_MIXED = replace(MIXED_NOISE, clean_share=0.2)
 
-THOROUGH_CLASSIFIER = replace(FAST.classifier, steps=20_000, batch=25, standardize=True)
+THOROUGH_CLASSIFIER = replace(FAST.classifier, steps=12_000, batch=25, standardize=True)
 
 THOROUGH = replace(
     FAST,
@@ -171,7 +171,7 @@ THOROUGH = replace(
         degradation=CLEAN_AND_MIXED,
     ),
     # As many images as training and fine-tuning have together.
-    noise_training=replace(THOROUGH_CLASSIFIER, steps=22_400, degradation=CLEAN_AND_MIXED),
+    noise_training=replace(THOROUGH_CLASSIFIER, steps=14_400, degradation=CLEAN_AND_MIXED),
     evaluation=replace(
         FAST.evaluation,
         exploration_images=1263,
