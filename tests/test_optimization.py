@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from steadylens.errors import SettingError
 from steadylens.fusion import FusedClassifier
-from steadylens.optimization import MomentumSgd, OneCycleAdam, OneCycleSgd, Optimization
+from steadylens.optimization import MomentumSgd, OneCycleAdam, Optimization
 
 IMAGES = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -137,28 +137,6 @@ def test_adam_equals_the_rule_written_out_with_decoupled_decay() -> None:
         torch.testing.assert_close(ours, expected)
 
 
-def test_one_cycle_sgd_equals_nesterovs_rule_written_out() -> None:
-    optimization = OneCycleSgd(learning_rate=0.01, warmup_share=0.5, weight_decay=0.1)
-    trained, plain = small_net(), small_net()
-    moves = [torch.zeros_like(tensor) for tensor in plain.parameters()]
-    for step in range(4):
-        rate = 0.01 * [0.5, 1.0, 1.0, 0.5][step]
-        gradients = torch.autograd.grad(data_loss(plain), list(plain.parameters()))
-        with torch.no_grad():
-            for tensor, gradient, move in zip(plain.parameters(), gradients, moves, strict=True):
-                pull = gradient + 0.1 * tensor
-                move.mul_(0.9).add_(pull)
-                tensor.sub_(rate * (pull + 0.9 * move))
-    train(trained, optimization, steps=4)
-    for ours, expected in zip(trained.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours, expected)
-
-
-def test_momentum_and_adam_share_one_cycle() -> None:
-    adam, momentum = (kind(learning_rate=1, warmup_share=0.3) for kind in (OneCycleAdam, OneCycleSgd))
-    assert [adam.factor(step, 50) for step in range(50)] == [momentum.factor(step, 50) for step in range(50)]
-
-
 @settings(deadline=None)
 @given(steps=st.integers(1, 3000), share=st.floats(0, 0.999))
 def test_the_cycle_stays_above_0_and_rises_before_it_falls(steps: int, share: float) -> None:
@@ -186,7 +164,7 @@ def test_the_cycle_rises_along_a_line_and_falls_along_half_a_cosine() -> None:
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, math.inf, math.nan])
 def test_a_rate_that_cannot_train_is_refused(rate: float) -> None:
-    for build in (MomentumSgd, OneCycleAdam, OneCycleSgd):
+    for build in (MomentumSgd, OneCycleAdam):
         with pytest.raises(SettingError, match=f"learning_rate is {rate}, it must be a positive number"):
             build(learning_rate=rate)
 
@@ -199,6 +177,5 @@ def test_a_decay_that_is_no_share_is_refused(decay: float) -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, math.nan])
 def test_a_warmup_that_leaves_nothing_is_refused(share: float) -> None:
-    for build in (OneCycleAdam, OneCycleSgd):
-        with pytest.raises(SettingError, match=rf"warmup_share is {share}, it must lie in \[0, 1\)"):
-            build(learning_rate=0.1, warmup_share=share)
+    with pytest.raises(SettingError, match=rf"warmup_share is {share}, it must lie in \[0, 1\)"):
+        OneCycleAdam(learning_rate=0.1, warmup_share=share)

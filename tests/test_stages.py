@@ -324,6 +324,16 @@ def test_both_classifiers_start_from_the_same_weights(tiny_data: Dataset, tmp_pa
     torch.testing.assert_close(clean.mean, expected)
 
 
+def test_a_recipe_says_whether_the_classifier_standardizes(tiny_data: Dataset, tmp_path: Path) -> None:
+    recipe = replace(TINY, classifier=replace(TINY.classifier, standardize=True))
+    path = tmp_path / "standardizing.safetensors"
+    train_classifier(run_of(tiny_data, Notebook(), recipe=recipe), path)
+    net, _ = load_model(path)
+    assert isinstance(net, SignNet)
+    assert net.standardize
+    assert net.mean.eq(0.5).all()  # it subtracts none, so none is taken
+
+
 def test_fine_tuning_leaves_the_restorer_and_moves_the_classifier(tiny_data: Dataset, tmp_path: Path) -> None:
     restorer, classifier = RestorationNet(depth=3), sign_net()
     before = weights_key(restorer), weights_key(classifier)

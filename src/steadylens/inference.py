@@ -20,8 +20,8 @@ from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.tiles import Engine, Tiling, in_tiles
 from steadylens.validform import ValidForm
 
-TILE_ON_CPU = 144
-"""Side of a tile in pixels, overlap included; of 112 to 240, L11 took least time a pixel here."""
+TILE_ON_CPU = 256
+"""Side of a tile in pixels, overlap included; `benchmarks/largeimages.py` says what other sides cost."""
 
 TILE_ON_GPU = 512
 

@@ -70,13 +70,13 @@ class MomentumSgd:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _OneCycle:
-    """What optimizers share whose rate rises linearly and then falls along a half cosine to nothing.
+class OneCycleAdam:
+    """AdamW whose rate rises linearly and then falls along a half cosine to nothing.
 
     Attributes:
         learning_rate: The highest rate.
         warmup_share: Share of the steps in which the rate rises.
-        weight_decay: How strongly weights are drawn to zero.
+        weight_decay: Decoupled weight decay.
     """
 
     learning_rate: float
@@ -89,50 +89,18 @@ class _OneCycle:
         if not 0 <= self.warmup_share < 1:
             raise SettingError(f"warmup_share is {self.warmup_share}, it must lie in [0, 1)")
 
+    def optimizer(self, module: nn.Module) -> Optimizer:
+        """Returns the optimizer."""
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        group = {"params": trained, "lr": self.learning_rate, "full_lr": self.learning_rate}
+        return torch.optim.AdamW([group], weight_decay=self.weight_decay)
+
     def factor(self, step: int, steps: int) -> float:
         """Returns the height of the cycle at `step`, in (0, 1]."""
         warmup = self.warmup_share * steps
         if step + 1 <= warmup:
             return (step + 1) / warmup
         return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (steps - warmup)) if step > warmup else 1.0
-
-    def _groups(self, module: nn.Module) -> list[dict[str, Any]]:
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        return [{"params": trained, "lr": self.learning_rate, "full_lr": self.learning_rate}]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OneCycleAdam(_OneCycle):
-    """AdamW whose rate rises linearly and then falls along a half cosine to nothing.
-
-    Attributes:
-        learning_rate: The highest rate.
-        warmup_share: Share of the steps in which the rate rises.
-        weight_decay: Decoupled weight decay.
-    """
-
-    def optimizer(self, module: nn.Module) -> Optimizer:
-        """Returns the optimizer."""
-        return torch.optim.AdamW(self._groups(module), weight_decay=self.weight_decay)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OneCycleSgd(_OneCycle):
-    """Nesterov's momentum SGD with the same cycle of its rate.
-
-    Attributes:
-        learning_rate: The highest rate.
-        warmup_share: Share of the steps in which the rate rises.
-        weight_decay: What is added of each weight to its gradient.
-        momentum: Share of the last move that is kept.
-    """
-
-    momentum: float = 0.9
-
-    def optimizer(self, module: nn.Module) -> Optimizer:
-        """Returns the optimizer."""
-        groups, decay = self._groups(module), self.weight_decay
-        return torch.optim.SGD(groups, momentum=self.momentum, weight_decay=decay, nesterov=True)
 
 
 def _check_rate(rate: float) -> None:
