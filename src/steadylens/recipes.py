@@ -87,13 +87,21 @@ FAST_RESTORER = RestorerRecipe(
 
 FAST_ADAM = OneCycleAdam(learning_rate=1e-3, weight_decay=0.01)
 
+FAST_CLASSIFIER = ClassifierRecipe(
+    steps=1_200,
+    batch=50,
+    optimization=FAST_ADAM,
+    augmentation=Augmentation(),
+    clip_norm=5.0,
+    # The same sign stands in the sun and in the shade.
+    standardize=True,
+)
+
 FAST = Recipe(
     name="fast",
     restorer=FAST_RESTORER,
     dong=replace(FAST_RESTORER, silent_start=False),
-    classifier=ClassifierRecipe(
-        steps=1_200, batch=50, optimization=FAST_ADAM, augmentation=Augmentation(), clip_norm=5.0
-    ),
+    classifier=FAST_CLASSIFIER,
     fine_tuning=ClassifierRecipe(
         steps=100,
         batch=50,
@@ -102,14 +110,7 @@ FAST = Recipe(
         degradation=MIXED_NOISE,
         clip_norm=5.0,
     ),
-    noise_training=ClassifierRecipe(
-        steps=1_300,
-        batch=50,
-        optimization=FAST_ADAM,
-        augmentation=Augmentation(),
-        degradation=MIXED_NOISE,
-        clip_norm=5.0,
-    ),
+    noise_training=replace(FAST_CLASSIFIER, steps=1_300, degradation=MIXED_NOISE),
     evaluation=EvaluationRecipe(
         degradation=MIXED_NOISE,
         exploration_images=600,
@@ -155,7 +156,7 @@ THOROUGH_RESTORER = replace(
 # Clean images keep what the net knows of them while it learns noise.
 CLEAN_AND_MIXED = replace(MIXED_NOISE, clean_share=0.2)
 
-THOROUGH_CLASSIFIER = replace(FAST.classifier, steps=12_000, batch=25, standardize=True)
+THOROUGH_CLASSIFIER = replace(FAST_CLASSIFIER, steps=12_000, batch=25)
 
 THOROUGH = replace(
     FAST,
