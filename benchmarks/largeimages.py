@@ -109,7 +109,7 @@ def main() -> None:
         "--sizes", type=float, nargs="+", default=[0.25, 1, 4, 16, 64], help="megapixels of the images"
     )
     parser.add_argument(
-        "--tiles", type=int, nargs="+", default=[112, 144, 176, 208, 256, 320, 400], help="sides of tiles"
+        "--tiles", type=int, nargs="+", default=[112, 144, 208, 272, 400, 520], help="sides of tiles"
     )
     parser.add_argument("--rounds", type=int, default=3, help="rounds of what takes no longer than 30 s")
     parser.add_argument("--threads", type=int, default=2, help="threads that each engine may use")

@@ -108,6 +108,7 @@ def test_the_classifier_alone_and_fused_is_trained_and_measured_with_each_seed(r
     assert {(type(row), row.network) for row in rows} == {
         (kind, network) for kind in (Accuracy, Stability) for network in (ORIGINAL, RESTORED)
     }
+    assert {row.noise for row in rows if isinstance(row, Stability)} == {"clipped, 8-bit"}
     first, again = (
         load_model(reproduced / "models" / f"{stem}.safetensors")[0].state_dict()
         for stem in ("restored", "restored-seed-1")

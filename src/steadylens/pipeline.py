@@ -75,9 +75,13 @@ def reproduce(run: Run, out: Path) -> Path:
 
 
 def _measure_further_seeds(run: Run, front: nn.Module, models: Path, records: Path) -> Iterator[Measurement]:
-    """Trains the classifier, alone and behind the restorer, with the seeds that follow the run's own."""
+    """Trains the classifier, alone and behind the restorer, with the seeds that follow the run's own.
+
+    They say how much the numbers spread, for which noise as it is stored will do.
+    """
+    evaluation = replace(run.recipe.evaluation, unclipped_images=0)
     for seed in range(run.seed + 1, run.seed + run.recipe.seeds):
-        again = replace(run, seed=seed)
+        again = replace(run, seed=seed, recipe=replace(run.recipe, evaluation=evaluation))
         original = train_classifier(again, models / f"original-seed-{seed}.safetensors")
         path = models / f"restored-seed-{seed}.safetensors"
         fused = fine_tune(again, copy.deepcopy(front), copy.deepcopy(original), path, name="restored")
