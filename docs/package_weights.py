@@ -32,6 +32,7 @@ from steadylens.records import (
     encode,
     read_records,
 )
+from steadylens.tables import first_run
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "src" / "steadylens" / "weights"
@@ -53,7 +54,7 @@ SOURCES = {
 
 def main(run: Path, records: Path) -> None:
     """Packages the nets that the run has; what it lacks stays packaged as it is."""
-    rows = read_records(records)
+    rows = first_run(read_records(records))  # the nets that ship are those of the run's own seed
     for name, (stem, network) in SOURCES.items():
         if (source := run / "models" / f"{stem}{SUFFIX}").exists():
             package(source, WEIGHTS / f"{name}{SUFFIX}", figures_of(network, rows))
@@ -71,7 +72,7 @@ def package(source: Path, target: Path, figures: Sequence[Measurement]) -> None:
     module, about = load_model(source)
     for row in figures:
         origin = row.provenance
-        found = (origin.recipe, origin.seed, origin.data.partition(" ")[0])
+        found = (origin.recipe, origin.seed, origin.data.rpartition(" (")[0])
         if found != (about["recipe"], about["seed"], about["data"]):
             raise SettingError(f"{source} is of another run than the records {found}; give those of its run")
     about["figures"] = [encode(row) for row in figures]

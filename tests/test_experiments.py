@@ -140,7 +140,9 @@ def test_all_test_images_are_chosen_where_no_fewer_are_wished(run: Run, count: i
 
 def test_a_curve_is_what_the_file_of_a_net_says(run: Run) -> None:
     about = {"curve": [[1, 0.5, 0.1], [2, 0.25, 0.05]], "samples": 20, "seconds": 3.0, "stage": "classifier"}
+    about |= {"commit": "of then", "versions": {"torch": "of then"}}
     curve = curve_of(run, about)
+    assert (curve.provenance.commit, curve.provenance.versions) == ("of then", (("torch", "of then"),))
     assert (curve.steps, curve.losses, curve.learning_rates) == ((1, 2), (0.5, 0.25), (0.1, 0.05))
     assert (curve.stage, curve.samples, curve.seconds) == ("classifier", 20, 3.0)
 

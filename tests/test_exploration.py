@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sample_records import PROVENANCE
 from steadylens import acceleration, exploration
 from steadylens.degradation import Degradation, gaussian_degradation
+from steadylens.errors import SettingError
 from steadylens.exploration import BLOCK, QUANTILES, explore, restore_by_sigma
 from steadylens.images import to_float
 from steadylens.noise import Gaussian, Strength
@@ -29,6 +30,17 @@ class Shrinking(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return 0.5 + (images - 0.5) * self.factor
+
+
+class Constant(nn.Module):
+    """Answers every image with the same level."""
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.level = level
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.full_like(images, self.level)
 
 
 NETS: dict[str, nn.Module] = {
@@ -262,3 +274,15 @@ def timeless(records: list[Measurement] | list[Restoring]) -> list[dict[str, obj
         {name: getattr(row, name) for name in type(row).__dataclass_fields__ if name != "seconds"}
         for row in records
     ]
+
+
+def test_noise_that_rounding_wiped_out_everywhere_is_refused(images: Tensor) -> None:
+    with pytest.raises(SettingError, match=rf"noise of all {VERSIONS * len(images)} noisy images; make it"):
+        run_explore(images, degradation=gaussian_degradation(0.05))
+
+
+def test_a_net_that_restores_without_error_has_no_scatter(images: Tensor) -> None:
+    flat = torch.full_like(images, 128)
+    records = run_explore(flat, {"grey": Constant(128 / 255), "identity": nn.Identity()})
+    assert [row.network for row in records if isinstance(row, Scatter)] == ["identity"]
+    assert [row.network for row in records if isinstance(row, Contraction)] == ["grey", "identity"]

@@ -12,10 +12,12 @@ from steadylens.classification import SignNet
 from steadylens.classifiers import timm_classifier
 from steadylens.datasets import Dataset, ImageSet
 from steadylens.errors import CheckpointError, SettingError
+from steadylens.experiments import measure_networks
 from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
 from steadylens.networks import AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
-from steadylens.pipeline import evaluate_files, fuse_files, reproduce
+from steadylens.opening import open_file
+from steadylens.pipeline import evaluate_files, reproduce
 from steadylens.recipes import SMOKE
 from steadylens.records import (
     Accuracy,
@@ -30,8 +32,8 @@ from steadylens.records import (
     Stability,
     read_records,
 )
-from steadylens.restoration import RestorationNet
 from steadylens.run import Run, Update
+from steadylens.tables import first_run, select
 
 NAMES = ("red", "green", "blue", "grey")
 NETS = ("L5", "L3", "Dong")
@@ -109,6 +111,24 @@ def test_the_classifier_alone_and_fused_is_trained_and_measured_with_each_seed(r
         (kind, network) for kind in (Accuracy, Stability) for network in (ORIGINAL, RESTORED)
     }
     assert {row.noise for row in rows if isinstance(row, Stability)} == {"clipped, 8-bit"}
+    curves = {row.stage for row in records if isinstance(row, Curve) and row.provenance.seed == 1}
+    assert curves == {"classifier", "fine-tuning restored"}
+
+
+def test_all_seeds_are_measured_on_the_same_images_and_noise(reproduced: Path) -> None:
+    run = new_run()
+    net, _ = load_model(reproduced / "models" / "original-seed-1.safetensors")
+    expected = measure_networks(run, {ORIGINAL: net}, reproduced.parent / "again")
+    found = [row for row in read_records(reproduced / "records.jsonl") if row.provenance.seed == 1]
+    cells = {
+        (row.sigma_grey, row.population): row.correct
+        for row in found
+        if isinstance(row, Stability) and row.network == ORIGINAL
+    }
+    assert cells
+    for row in select(expected, Stability):
+        if row.noise == "clipped, 8-bit":
+            assert cells[row.sigma_grey, row.population] == row.correct
     first, again = (
         load_model(reproduced / "models" / f"{stem}.safetensors")[0].state_dict()
         for stem in ("restored", "restored-seed-1")
@@ -128,7 +148,7 @@ def test_pictures_are_kept_apart_from_the_other_records(reproduced: Path) -> Non
 
 def test_training_times_hold_the_stages_before(reproduced: Path) -> None:
     records = read_records(reproduced / "records.jsonl")
-    own = {row.stage: row.seconds for row in records if isinstance(row, Curve)}
+    own = {row.stage: row.seconds for row in first_run(records) if isinstance(row, Curve)}
     total = {row.network: row.training_seconds for row in records if isinstance(row, Cost)}
     assert total["L5"] == own["restorer L5"]
     assert total[ORIGINAL] == own["classifier"]
@@ -138,6 +158,16 @@ def test_training_times_hold_the_stages_before(reproduced: Path) -> None:
     assert total[RESTORED] == pytest.approx(
         own["restorer L5"] + own["classifier"] + own["fine-tuning restored"]
     )
+
+
+def test_a_file_of_a_pair_tells_the_time_of_all_its_stages(reproduced: Path) -> None:
+    total = {
+        row.network: row.training_seconds
+        for row in read_records(reproduced / "records.jsonl")
+        if isinstance(row, Cost)
+    }
+    opened = open_file(reproduced / "models" / "restored.safetensors")
+    assert opened.seconds == pytest.approx(total[RESTORED])
 
 
 def test_fine_tuning_leaves_the_restorer_and_the_original_as_they_are(
@@ -196,13 +226,11 @@ def test_each_file_needs_a_name_of_its_own(restorer: Path, tmp_path: Path, repea
         evaluate_files(new_run(), [restorer] * repeats, tmp_path)
 
 
-def test_a_classifier_of_other_classes_is_refused(restorer: Path, tmp_path: Path) -> None:
+def test_a_classifier_of_other_classes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "three.safetensors"
     save_model(path, SignNet(classes=3).eval(), about={})
     with pytest.raises(SettingError, match="three tells 3 classes apart, coloured patches has 4"):
         evaluate_files(new_run(), [path], tmp_path)
-    with pytest.raises(SettingError, match="three tells 3 classes apart, coloured patches has 4"):
-        fuse_files(new_run(), restorer, path, tmp_path / "fused.safetensors")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -220,21 +248,3 @@ def test_a_missing_file_is_refused_before_anything_is_measured(restorer: Path, t
     with pytest.raises(CheckpointError, match=r"there is no file .*absent"):
         evaluate_files(new_run(), [restorer, tmp_path / "absent.safetensors"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_restorer_and_a_classifier_from_files_are_fused(
-    restorer: Path, classifier: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "restored.safetensors"
-    fused = fuse_files(new_run(), restorer, classifier, path)
-    assert isinstance(fused.restorer, RestorationNet)
-    loaded, about = load_model(path)
-    assert about["stage"] == "fine-tuning restored"
-    probe = patches(2, 9).images / 255
-    with torch.no_grad():
-        assert torch.equal(loaded(probe), fused(probe))
-
-
-def test_files_in_the_wrong_order_are_not_fused(restorer: Path, classifier: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="give a restorer first and a classifier second"):
-        fuse_files(new_run(), classifier, restorer, tmp_path / "fused.safetensors")

@@ -50,6 +50,23 @@ def test_there_is_a_column_for_each_number_that_matters() -> None:
     assert list(table.header) == ["network", "top-1, clean", *expected]
 
 
-def test_the_source_tells_how_many_seeds_there_are() -> None:
+def test_a_number_of_one_seed_alone_has_no_column() -> None:
+    unclipped = [
+        replace(row, noise="unclipped", provenance=replace(row.provenance, seed=3))
+        for row in select(RECORDS, Stability)
+        if row.network == "original"
+    ]
+    assert spread_tables([*repeated(3, 4), *unclipped]) == spread_tables(repeated(3, 4))
+
+
+def test_of_rows_that_were_measured_twice_the_later_counts() -> None:
+    wrong = [replace(row, correct=1) for row in repeated(4) if isinstance(row, Accuracy | Stability)]
+    assert spread_tables([*wrong, *repeated(3, 4, 5)]) == spread_tables(repeated(3, 4, 5))
+
+
+def test_the_source_names_all_seeds() -> None:
     (table,) = spread_tables(repeated(3, 4, 5))
-    assert table.source.startswith("3 seeds from ")
+    assert table.source == (
+        "Noise clipped, 8-bit; 1,000 images or noisy images in a number; recipe fast; seeds 3, 4, 5; "
+        "data GTSRB (sha256 5f2c9a01); commit 0123abc."
+    )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from steadylens.classification import SignNet
 from steadylens.restoration import GaussianSmoothing, RestorationNet
 from steadylens.trainingfiles import weights_key
 
@@ -32,3 +33,9 @@ def test_padding_is_part_of_the_key() -> None:
     zeros, reflected = RestorationNet(depth=3), RestorationNet(depth=3, padding="reflect")
     reflected.load_state_dict(zeros.state_dict())
     assert weights_key(zeros) != weights_key(reflected)
+
+
+def test_the_sign_nets_normalisation_is_part_of_the_key() -> None:
+    published, standardizing = SignNet(), SignNet(standardize=True)
+    standardizing.load_state_dict(published.state_dict())
+    assert weights_key(published) != weights_key(standardizing)

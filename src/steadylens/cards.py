@@ -178,7 +178,7 @@ def _limits(about: dict[str, Any], task: str, figures: Sequence[Measurement]) ->
         yield "It was trained on clean images alone: noise changes its answers, as the figures say."
     elif about:
         yield (
-            "It was trained with synthetic additive noise, mostly Gaussian. Blur, compression, weather and "
+            "It was trained with synthetic additive noise. Blur, compression, weather and "
             "noise that depends on the brightness were not measured."
         )
     yield "It is no defence against an adversary: perturbations made to mislead were not measured."

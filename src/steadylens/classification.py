@@ -91,6 +91,10 @@ class SignNet(nn.Module):
         # A CPU runs grouped convolutions three times faster in this layout.
         self.to(memory_format=torch.channels_last)
 
+    def extra_repr(self) -> str:
+        """Returns the settings, for the printed form of the net."""
+        return f"classes={self.classes}, standardize={self.standardize}"
+
     def fit_mean(self, images: Tensor) -> None:
         """Takes the per-pixel mean of stored training images, uint8 (N, 3, 48, 48), as its own.
 

@@ -39,7 +39,8 @@ Data = Annotated[
 RecipeOption = Annotated[
     RecipeName,
     typer.Option(
-        "--recipe", help="paper: days. fast: about half an hour on 2 cores. quick: minutes. smoke: seconds."
+        "--recipe",
+        help="paper: days. thorough: hours on 2 cores. fast: half an hour. quick: minutes. smoke: seconds.",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed that all randomness is derived from.")]

@@ -182,7 +182,11 @@ def take_pictures(
     """
     names, test = run.data.class_names, chosen_tests(run, run.recipe.evaluation.accuracy_images)
     shown = replace(
-        run.recipe.evaluation.degradation, families=(Gaussian(strength=Strength.fixed(20)),), weights=()
+        run.recipe.evaluation.degradation,
+        families=(Gaussian(strength=Strength.fixed(20)),),
+        weights=(),
+        versions=1,
+        clean_share=0.0,
     )
 
     def pictures() -> list[Measurement]:
@@ -206,8 +210,9 @@ def take_pictures(
 def curve_of(run: Run, about: dict[str, Any]) -> Curve:
     """Returns the course of a training as a record, from what its file says about it."""
     steps, losses, rates = zip(*about["curve"], strict=True)
+    origin = {"commit": about["commit"], "versions": tuple(about["versions"].items())}
     return Curve(
-        provenance=run.provenance,
+        provenance=replace(run.provenance, **origin),
         samples=about["samples"],
         seconds=about["seconds"],
         stage=about["stage"],

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from steadylens.acceleration import ProgressCallback, forward_in_batches
 from steadylens.degradation import Degradation, gaussian_degradation
+from steadylens.errors import SettingError
 from steadylens.images import to_float
 from steadylens.metrics import contraction_quotients, hits, psnr
 from steadylens.randomness import derived_generator
@@ -61,7 +62,11 @@ def explore(
         progress: Told after each block how many noisy images are done.
 
     Returns:
-        For each net its hits, where there are others, its scatter of PSNRs and its contraction.
+        For each net its hits, where there are others, its scatter of PSNRs, unless it restores every image
+        without error, and its contraction.
+
+    Raises:
+        SettingError: If rounding left no image with noise.
     """
     started = time.perf_counter()
     degradation = replace(degradation, versions=1)
@@ -87,6 +92,11 @@ def explore(
             restored_norms.append(torch.stack(norms))
             progress(block * BLOCK * versions + (version + 1) * len(clean), len(images) * versions)
     with_noise = torch.cat(noise_norms).cpu() > 0
+    if not with_noise.any():
+        raise SettingError(
+            f"rounding wiped out the noise of all {len(with_noise)} noisy images; make it stronger, or give "
+            "the degradation quantize=False"
+        )
     results = _Explored(
         noisy_db=torch.cat(noisy_db).cpu()[with_noise],
         noise_norms=torch.cat(noise_norms).cpu()[with_noise],
@@ -168,7 +178,9 @@ class _Explored:
     def records(self, names: Sequence[str]) -> list[Measurement]:
         records: list[Measurement] = list(self._hits(names)) if len(names) > 1 else []
         for index, name in enumerate(names):
-            records += [self._scatter(name, index), self._contraction(name, index)]
+            if self.restored_db[index].isfinite().any():
+                records.append(self._scatter(name, index))
+            records.append(self._contraction(name, index))
         return records
 
     def _hits(self, names: Sequence[str]) -> Iterator[Hits]:

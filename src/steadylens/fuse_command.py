@@ -88,13 +88,14 @@ def fuse(
             check_classes(behind, run.data.class_names, data)
             check_order(behind, run.data.class_names, data)
             parts = (front.module.to(run.device), behind.module.to(run.device), out)
+            seconds = front.seconds + behind.seconds
             match tune:
                 case Part.classifier:
-                    fine_tune(run, *parts, name=out.stem)
+                    fine_tune(run, *parts, name=out.stem, seconds_before=seconds)
                 case Part.restorer if restorer_only:
-                    tune_restorer(run, *parts, name=out.stem)
+                    tune_restorer(run, *parts, name=out.stem, seconds_before=front.seconds)
                 case Part.restorer:
-                    fuse_label_free(run, *parts, name=out.stem)
+                    fuse_label_free(run, *parts, name=out.stem, seconds_before=seconds)
                 case Part.nothing:
-                    fuse_as_they_are(run, *parts, name=out.stem, seconds=front.seconds + behind.seconds)
+                    fuse_as_they_are(run, *parts, name=out.stem, seconds=seconds)
     say(f"{'restorer' if restorer_only else 'fused classifier'}: {out.resolve()}")

@@ -21,8 +21,7 @@ from steadylens.tiles import Engine, Tiling, in_tiles
 from steadylens.validform import ValidForm
 
 TILE_ON_CPU = 272
-"""Side of a tile in pixels, overlap included. Sides of 200 to 500 take about as long a pixel
-(`benchmarks/largeimages.py`); this one cuts squares of 0.25, 1, 4 ... megapixels into even numbers of tiles."""
+"""Side of a tile in pixels, overlap included; `benchmarks/largeimages.py` says what other sides cost."""
 
 TILE_ON_GPU = 512
 

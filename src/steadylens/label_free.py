@@ -131,6 +131,7 @@ def tune_restorer(
     *,
     name: str,
     repeating: Repeating = REPEATING,
+    seconds_before: float = 0.0,
 ) -> Net:
     """Tunes a restorer so that a classifier keeps its answers under noise, and writes it to `path`.
 
@@ -144,6 +145,7 @@ def tune_restorer(
         path: The file to write; it holds the restorer alone.
         name: Short name of the pair, for progress and for the draws.
         repeating: What the recipe does not say.
+        seconds_before: Time that training the restorer took, for the file to tell.
 
     Returns:
         The restorer in eval mode, on the run's device.
@@ -186,6 +188,7 @@ def tune_restorer(
             key=key,
             images_per_step=settings.batch * degradation.versions,
             validate=lambda: _try_pair(run, before, restorer, classifier, degradation),
+            seconds_before=seconds_before,
         )
 
 

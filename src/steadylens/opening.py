@@ -217,7 +217,7 @@ def _open(source: str | Path) -> Opened:
 
 def _opened(name: str, module: nn.Module, about: dict[str, object]) -> Opened:
     names = known if isinstance(known := about.get("classes"), list) else []
-    seconds = about.get("seconds", 0.0)
+    seconds = [about.get(name, 0.0) for name in ("seconds", "seconds_before")]
     behind = classifier_of(module)
     prepared = behind if isinstance(behind, PreparedClassifier) else None
     return Opened(
@@ -226,7 +226,7 @@ def _opened(name: str, module: nn.Module, about: dict[str, object]) -> Opened:
         size=SIGN_SIZE if prepared is None else prepared.size,
         fit=Fit.parse(str(about.get("fit", SQUASHED))) if prepared is None else prepared.fit,
         class_names=tuple(map(str, names)) or (() if prepared is None else prepared.class_names),
-        seconds=float(seconds) if isinstance(seconds, int | float) else 0.0,
+        seconds=sum(float(each) for each in seconds if isinstance(each, int | float)),
     )
 
 

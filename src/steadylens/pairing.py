@@ -55,6 +55,7 @@ def fuse_label_free(
     *,
     name: str,
     repeating: Repeating = REPEATING,
+    seconds_before: float = 0.0,
 ) -> FusedClassifier:
     """Tunes a restorer for a frozen classifier, without labels, and writes the pair to `path`.
 
@@ -67,6 +68,7 @@ def fuse_label_free(
         path: The file to write.
         name: Short name of the pair, for progress and for the draws.
         repeating: What the recipe does not say of the tuning.
+        seconds_before: Time that training the two took, for the file to tell.
 
     Returns:
         The pair in eval mode, on the run's device.
@@ -81,5 +83,5 @@ def fuse_label_free(
     describe(classifier)  # what cannot be saved is refused before hours are spent
     beside = path.with_stem(f"{path.stem}-restorer")
     tuned = tune_restorer(run, restorer, classifier, beside, name=name, repeating=repeating)
-    seconds = float(load_model(beside)[1]["seconds"])
+    seconds = seconds_before + load_model(beside)[1]["seconds"]
     return fuse_as_they_are(run, tuned, classifier, path, name=name, seconds=seconds)

@@ -40,26 +40,22 @@ def reproduce(run: Run, out: Path) -> Path:
     models = out / "models"
     paths = {net: models / f"restorer-{net}.safetensors" for net in run.recipe.nets}
     restorers = {net: train_restorer(run, net, path) for net, path in paths.items()}
-    front = restorers[run.recipe.front]
-    original = train_classifier(run, models / "original.safetensors")
-
-    def tuned(restorer: nn.Module, name: str) -> FusedClassifier:
-        return fine_tune(run, restorer, copy.deepcopy(original), models / f"{name}.safetensors", name=name)
-
+    front, front_path = restorers[run.recipe.front], paths[run.recipe.front]
+    smoothing = GaussianSmoothing(sigma_pixels=run.recipe.smoothing_pixels)
+    stems = (ORIGINAL, "original"), (FINE_TUNED, "noisy"), (SMOOTHED, "smoothed"), (RESTORED, "restored")
+    paths |= {name: models / f"{stem}.safetensors" for name, stem in (*stems, (AUGMENTED, "augmented"))}
+    original = train_classifier(run, alone := paths[ORIGINAL])
     networks: dict[str, nn.Module] = {
         ORIGINAL: original,
-        FINE_TUNED: tuned(nn.Identity(), "noisy"),
-        SMOOTHED: tuned(GaussianSmoothing(sigma_pixels=run.recipe.smoothing_pixels), "smoothed"),
-        RESTORED: (fused := tuned(copy.deepcopy(front), "restored")),
-        AUGMENTED: train_classifier(run, models / "augmented.safetensors", noisy=True),
+        FINE_TUNED: _tuned(run, nn.Identity(), original, paths[FINE_TUNED], name="noisy", parts=[alone]),
+        SMOOTHED: _tuned(run, smoothing, original, paths[SMOOTHED], name="smoothed", parts=[alone]),
+        RESTORED: (
+            fused := _tuned(run, front, original, paths[RESTORED], name="restored", parts=[front_path, alone])
+        ),
+        AUGMENTED: train_classifier(run, paths[AUGMENTED], noisy=True),
     }
-    stems = dict(zip(networks, ("original", "noisy", "smoothed", "restored", "augmented"), strict=True))
-    paths |= {name: models / f"{stem}.safetensors" for name, stem in stems.items()}
     abouts = {name: load_model(path)[1] for name, path in paths.items()}
-    seconds = {name: about["seconds"] for name, about in abouts.items()}
-    for name in (FINE_TUNED, SMOOTHED, RESTORED):
-        seconds[name] += seconds[ORIGINAL]
-    seconds[RESTORED] += seconds[run.recipe.front]
+    seconds = {name: about["seconds"] + about.get("seconds_before", 0) for name, about in abouts.items()}
     records = out / "records"
     return publish(
         [
@@ -68,24 +64,39 @@ def reproduce(run: Run, out: Path) -> Path:
             *measure_networks(run, networks, records),
             *measure_costs(run, restorers | networks, seconds, records),
             *take_pictures(run, front, original, fused, records),
-            *_measure_further_seeds(run, front, models, records),
+            *_measure_further_seeds(run, front, front_path, models, records),
         ],
         out,
     )
 
 
-def _measure_further_seeds(run: Run, front: nn.Module, models: Path, records: Path) -> Iterator[Measurement]:
+def _tuned(
+    run: Run, restorer: nn.Module, original: nn.Module, path: Path, *, name: str, parts: Sequence[Path]
+) -> FusedClassifier:
+    """Fine-tunes a copy of the classifier behind a copy of the restorer; the parts are their files."""
+    seconds = sum(load_model(part)[1]["seconds"] for part in parts)
+    pair = copy.deepcopy(restorer), copy.deepcopy(original)
+    return fine_tune(run, *pair, path, name=name, seconds_before=seconds)
+
+
+def _measure_further_seeds(
+    run: Run, front: nn.Module, front_path: Path, models: Path, records: Path
+) -> Iterator[Measurement]:
     """Trains the classifier, alone and behind the restorer, with the seeds that follow the run's own.
 
-    They say how much the numbers spread, for which noise as it is stored will do.
+    They say how far the numbers depend on the luck of one training, so all are measured on the images and
+    the noise of the run's own seed; noise as it is stored will do.
     """
     evaluation = replace(run.recipe.evaluation, unclipped_images=0)
+    measuring = replace(run, recipe=replace(run.recipe, evaluation=evaluation))
     for seed in range(run.seed + 1, run.seed + run.recipe.seeds):
-        again = replace(run, seed=seed, recipe=replace(run.recipe, evaluation=evaluation))
-        original = train_classifier(again, models / f"original-seed-{seed}.safetensors")
-        path = models / f"restored-seed-{seed}.safetensors"
-        fused = fine_tune(again, copy.deepcopy(front), copy.deepcopy(original), path, name="restored")
-        yield from measure_networks(again, {ORIGINAL: original, RESTORED: fused}, records)
+        again = replace(run, seed=seed)
+        alone, pair = (models / f"{stem}-seed-{seed}.safetensors" for stem in ("original", "restored"))
+        original = train_classifier(again, alone)
+        fused = _tuned(again, front, original, pair, name="restored", parts=[front_path, alone])
+        yield from (curve_of(again, load_model(path)[1]) for path in (alone, pair))
+        for row in measure_networks(measuring, {ORIGINAL: original, RESTORED: fused}, records):
+            yield replace(row, provenance=replace(row.provenance, seed=seed))
 
 
 def publish(records: Sequence[Measurement], out: Path) -> Path:
@@ -135,29 +146,6 @@ def evaluate_files(run: Run, paths: Sequence[Path], out: Path) -> Path:
     if networks:
         records += measure_networks(run, networks, out / "records")
     return publish(records, out)
-
-
-def fuse_files(run: Run, restorer: Path, classifier: Path, out: Path) -> FusedClassifier:
-    """Fine-tunes a classifier from a file behind a restorer from a file, into `out`.
-
-    Args:
-        run: Data, recipe and seed; the data lies on the run's device.
-        restorer: File of the restorer.
-        classifier: File of the classifier.
-        out: The file to write.
-
-    Raises:
-        SettingError: If a file holds something else, or the classifier has other classes than the data.
-        CheckpointError: If a file cannot be read.
-    """
-    front, behind = (load_model(path)[0].to(run.device) for path in (restorer, classifier))
-    if not isinstance(front, RESTORERS) or isinstance(behind, RESTORERS):
-        raise SettingError(
-            f"{restorer} holds a {type(front).__name__} and {classifier} a {type(behind).__name__}; "
-            "give a restorer first and a classifier second"
-        )
-    _check_classes(classifier.stem, behind, run)
-    return fine_tune(run, front, behind, out, name=out.stem)
 
 
 def _check_images(net: Opened, run: Run) -> None:

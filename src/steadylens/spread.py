@@ -16,24 +16,34 @@ def spread_tables(records: Sequence[Measurement]) -> list[Table]:
     Args:
         records: Rows of one recipe and data, of any kinds and seeds.
     """
-    rows = [row for row in records if isinstance(row, Accuracy | Stability)]
-    by_network = grouped(rows, by=lambda row: row.network)
-    repeated = {name: some for name, some in by_network.items() if _seeds(some) > 1}
-    if not repeated:
+    latest = {_cell_of(row): row for row in records if isinstance(row, Accuracy | Stability)}.values()
+    by_number = grouped(latest, by=lambda row: (row.network, getattr(row, "noise", None)))
+    shown = [row for some in by_number.values() if _seeds(some) > 1 for row in some]
+    if not shown:
         return []
-    measured = {name: _numbers(some) for name, some in repeated.items()}
+    by_network = grouped(shown, by=lambda row: row.network)
+    measured = {name: _numbers(some) for name, some in by_network.items()}
     columns = unique(column for numbers in measured.values() for column in numbers)
-    shown = [row for some in repeated.values() for row in some]
     table = Table(
         title="Spread over seeds",
         caption="In per cent: mean and standard deviation over the seeds with which the classifier was "
         "trained, and fine-tuned behind the same restorer.",
         beneath="Beneath stand the smallest and the largest.",
-        source=f"{_seeds(shown)} seeds from {source(shown, count='(noisy) images in a number')}",
+        source=source(shown, count="images or noisy images in a number"),
         header=("network", *columns),
         lines=tuple(_line(name, numbers, columns) for name, numbers in measured.items()),
     )
     return [table]
+
+
+def _cell_of(row: Accuracy | Stability) -> tuple[object, ...]:
+    """Returns what a row says, but for the number: of rows that say the same, the later one counts."""
+    match row:
+        case Accuracy():
+            place: tuple[object, ...] = (row.k,)
+        case Stability():
+            place = (row.noise, row.population, row.sigma_grey)
+    return row.network, row.provenance.seed, *place
 
 
 def _seeds(rows: Sequence[Accuracy | Stability]) -> int:

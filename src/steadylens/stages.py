@@ -92,7 +92,13 @@ def train_classifier(run: Run, path: Path, *, noisy: bool = False) -> SignNet:
 
 
 def fine_tune(
-    run: Run, restorer: nn.Module, classifier: nn.Module, path: Path, *, name: str
+    run: Run,
+    restorer: nn.Module,
+    classifier: nn.Module,
+    path: Path,
+    *,
+    name: str,
+    seconds_before: float = 0.0,
 ) -> FusedClassifier:
     """Fine-tunes a trained classifier behind a frozen restorer on noisy images (Sec. 4.2), into `path`.
 
@@ -102,6 +108,7 @@ def fine_tune(
         classifier: The trained classifier, changed in place.
         path: The file to write.
         name: Short name of the pair, for progress and for the draws.
+        seconds_before: Time that training the two took, for the file to tell.
 
     Returns:
         The fused classifier in eval mode, on the run's device.
@@ -116,7 +123,7 @@ def fine_tune(
     fused = FusedClassifier(restorer, classifier).to(run.device)
     describe(fused)  # what cannot be saved is refused before hours are spent
     key = run.key(stage, settings, weights_key(fused))
-    return _train_classifier(run, stage, fused, settings, path, key=key)
+    return _train_classifier(run, stage, fused, settings, path, key=key, seconds_before=seconds_before)
 
 
 def _stage_of(net: str, number: int) -> str:
@@ -159,7 +166,14 @@ def _train_restorer(
 
 
 def _train_classifier(
-    run: Run, stage: str, module: Net, settings: ClassifierRecipe, path: Path, *, key: str
+    run: Run,
+    stage: str,
+    module: Net,
+    settings: ClassifierRecipe,
+    path: Path,
+    *,
+    key: str,
+    seconds_before: float = 0.0,
 ) -> Net:
     objective = classifying_objective(
         module,
@@ -180,6 +194,7 @@ def _train_classifier(
         key=key,
         images_per_step=settings.batch * versions_per_image,
         validate=lambda: _try_classifier(run, module),
+        seconds_before=seconds_before,
     )
 
 

@@ -94,7 +94,9 @@ def source(rows: Sequence[Measurement], *, count: str) -> str:
     first = rows[0].provenance
     commits = unique(row.provenance.commit for row in rows)
     parts.append(f"{span(row.samples for row in rows)} {count}")
-    parts += [f"recipe {first.recipe}", f"seed {first.seed}", f"data {first.data}"]
+    seeds = [str(seed) for seed in sorted({row.provenance.seed for row in rows})]
+    parts += [f"recipe {first.recipe}", f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"]
+    parts.append(f"data {first.data}")
     parts.append(f"commit {', '.join(commits)}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."

@@ -114,7 +114,7 @@ def restoration_table(rows: Sequence[Restoring]) -> Table:
     return Table(
         title="Restoration of Gaussian noise",
         caption=f"Mean PSNR in dB after each net, by {SIGMA} of the noise in grey levels of 255; {SIGMA} = 0 "
-        "are clean images.",
+        "are clean images. Images that come back without any error have no finite PSNR and are left out.",
         beneath="Beneath stands the gain over the noisy images.",
         source=source(rows, count="images in each cell"),
         header=("network", *(f"{SIGMA} = {sigma:g}" for sigma in sigmas)),
@@ -124,10 +124,11 @@ def restoration_table(rows: Sequence[Restoring]) -> Table:
 
 def hits_table(rows: Sequence[Hits]) -> Table:
     """Lists how often each net restored best, beside the paper's Table 2."""
-    best = largest(row.top1 for row in rows), largest(row.top2 for row in rows)
+    latest = {row.network: row for row in rows}.values()
+    best = largest(row.top1 for row in latest), largest(row.top2 for row in latest)
     printed_samples = sum(row.top1 for row in TABLE_2.values())
     lines = []
-    for row in {row.network: row for row in rows}.values():
+    for row in latest:
         cells = [Cell(text=row.network)]
         printed = TABLE_2.get(row.network)
         paper = (printed.top1, printed.top2) if printed else (None, None)

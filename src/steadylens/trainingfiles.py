@@ -59,6 +59,7 @@ def finish(
     images_per_step: int,
     validate: Callable[[], dict[str, float]],
     before: Path | None = None,
+    seconds_before: float = 0.0,
 ) -> Net:
     """Skips, takes up or starts a training, and writes its net.
 
@@ -72,6 +73,7 @@ def finish(
         images_per_step: Noisy images that a step sees.
         validate: Tries the trained net on validation images.
         before: The file of the part of the training that came before, whose steps and seconds count too.
+        seconds_before: Time that training what it starts from took; kept apart from its own.
 
     Returns:
         The trained net in eval mode.
@@ -106,6 +108,7 @@ def finish(
         "steps": earlier["steps"] + training.steps,
         "samples": earlier["samples"] + training.steps * images_per_step,
         "seconds": earlier["seconds"] + training.seconds,
+        **({"seconds_before": seconds_before} if seconds_before else {}),
         "curve": [
             *earlier["curve"],
             *((earlier["steps"] + step, loss, rate) for step, loss, rate in training.curve),
