@@ -88,6 +88,7 @@ def measured(name: str, sizes: list[float], tiles: list[int], rounds: int) -> di
     return {
         "net": name,
         "engine": race.engine.name,
+        "tile": restorer.tiling.tile,
         "race_milliseconds": dict(race.milliseconds),
         "slowest_to_fastest_pixel": max(each) / min(each),
         "sizes": rows,

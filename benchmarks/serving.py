@@ -106,9 +106,8 @@ def measure(
     """
     files = example_images(images, side)
     device = torch.device("cpu")
-    predictor = Classifying(
-        steadylens.load(model), device, size=SIGN_SIZE, classes=steadylens.card(model).classes
-    )
+    net = steadylens.load(model).to(memory_format=torch.channels_last)  # as the service has it
+    predictor = Classifying(net, device, size=SIGN_SIZE, classes=steadylens.card(model).classes)
     with served(model, threads) as address, multiprocessing.get_context("spawn").Pool(1) as client:
         contenders: dict[str, Callable[[], float]] = {
             "loop": lambda: loop(predictor, files, 1),

@@ -375,6 +375,11 @@ def test_a_file_with_another_architecture_is_refused_in_one_sentence(
         (lambda: timm_classifier("resnet1"), r"timm has no model 'resnet1'; timm\.list_models\(\) lists"),
         (lambda: timm_classifier("hf-hub:a/b"), r"timm has no model 'hf-hub:a/b'"),
         (
+            lambda: timm_classifier("resnet18.none"),
+            r"timm knows no weights 'resnet18.none' .*leave the tag out",
+        ),
+        (lambda: timm_classifier("qwen3_vit_88m_enc"), "qwen3_vit_88m_enc of timm has no classes; choose"),
+        (
             lambda: torchvision_classifier("vit_b_32", size=33),
             r"there is no classifier of kind torchvision, name vit_b_32, classes 1000, size 33: ",
         ),

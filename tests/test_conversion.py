@@ -40,6 +40,7 @@ NETS: dict[str, tuple[nn.Module, dict[str, Any]]] = {
     "Dong": (drawn(DongNet(padding="reflect")), {"batch": 3}),
     "Gaussian": (GaussianSmoothing(sigma_pixels=0.8).eval(), {}),
     "sign net": (drawn(SignNet(5)), {}),
+    "standardizing sign net": (drawn(SignNet(5, standardize=True)), {}),
     "fused": (FusedClassifier(drawn(RestorationNet(3, padding="reflect")), drawn(SignNet(5))).eval(), {}),
     "fused with timm": (FusedClassifier(drawn(RestorationNet(3)), residual_classifier()).eval(), {}),
 }

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from steadylens.decoding import LARGEST_TILE, MOST_PIXELS, MOST_SCANS, opened
 from steadylens.errors import ImageError, ImageSizeError
-from steadylens.imagefiles import read_image_file
+from steadylens.imagefiles import ImageContent, read_image_file
 from steadylens.images import read_image
 from steadylens.trial import read_upload
 from steadylens.uploads import Refusal, decode_image
@@ -124,6 +126,10 @@ def floats(path: Path) -> None:
     Image.fromarray(np.zeros((9, 9), np.float32)).save(path, "TIFF")
 
 
+def whole_numbers(path: Path) -> None:
+    Image.fromarray(np.full((9, 9), 200, np.int32)).save(path, "TIFF")
+
+
 def giant(path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(path, "PNG", compress_level=1)
 
@@ -142,6 +148,7 @@ def damaged(path: Path) -> None:
         (tiles, "tiles of 16,384x16,384 pixels"),
         (scans, "more than 100 scans"),
         (floats, "F levels, which have no known range"),
+        (whole_numbers, "I levels, which have no known range"),
         (giant, "20,000x20,000 pixels"),
         (damaged, "damaged|cannot be read"),
         (lambda path: path.write_bytes(b"GIF89a"), "not an image of a known format"),
@@ -156,9 +163,28 @@ def test_every_way_in_refuses_what_the_others_refuse(
 
 
 @pytest.mark.parametrize("read", WAYS)
-@pytest.mark.parametrize("options", [{"bigtiff": True}, {"tile": (32, 32)}, {"byteorder": ">"}])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    "options",
+    [{"bigtiff": True}, {"tile": (32, 32)}, {"byteorder": ">"}, {"photometric": "miniswhite"}],
+    ids=str,
+)
 def test_every_way_in_reads_a_tiff_of_any_layout(
-    tmp_path: Path, options: dict[str, Any], read: Callable[[Path], object]
+    tmp_path: Path, options: dict[str, Any], dtype: type, read: Callable[[Path], object]
 ) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((40, 50), np.uint8), **options)
-    assert read(tmp_path / "a.tif") is not None
+    top = np.iinfo(dtype).max
+    levels = np.random.default_rng(0).integers(0, top, (40, 50), dtype=dtype, endpoint=True)
+    tifffile.imwrite(tmp_path / "a.tif", levels, **options)
+    expected = (top - levels if "photometric" in options else levels) / top
+    assert abs(grey_of(read(tmp_path / "a.tif")) - expected).max() < 0.51 / 255
+
+
+def grey_of(found: object) -> NDArray[np.float64]:
+    """Returns the grey levels of what any of the ways returns, (H, W) in [0, 1]."""
+    if isinstance(found, ImageContent):
+        levels = found.levels[..., 0]
+    else:
+        assert isinstance(found, Tensor | Image.Image)
+        levels = np.asarray(found)
+        levels = levels[0] if levels.shape[0] == 3 else levels[..., 0]
+    return levels / np.iinfo(levels.dtype).max

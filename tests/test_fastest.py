@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from steadylens import fastest
 from steadylens.classification import SignNet
 from steadylens.errors import SettingError
 from steadylens.fastest import TILE, Race, fastest_engine
@@ -109,3 +110,21 @@ def test_a_net_that_is_not_on_the_cpu_stays_in_pytorch() -> None:
 def test_a_net_in_training_mode_is_refused() -> None:
     with pytest.raises(SettingError, match=r"eval\(\)"):
         fastest_engine(RestorationNet(3))
+
+
+def test_an_engine_that_cannot_run_the_net_is_left_out(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **settings: object) -> None:
+        raise RuntimeError("no such operator\nat some place")
+
+    monkeypatch.setattr(fastest, "OpenVinoEngine", broken)
+    race = fastest_engine(net, seconds=0.01)
+    assert race.milliseconds.keys() == EVERY - set(race.left_out)
+    assert set(race.left_out.values()) == {"no such operator"}
+
+
+def test_a_net_that_reads_larger_images_alone_is_timed_on_such() -> None:
+    net = GaussianSmoothing(sigma_pixels=45).eval()
+    race = fastest_engine(net, seconds=0.01)
+    assert race.size == (net.radius + 1, net.radius + 1) > TILE

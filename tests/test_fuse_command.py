@@ -150,3 +150,12 @@ def test_what_cannot_be_fused_is_told_in_one_line(
     assert re.fullmatch(f"steadylens: .*{message}.*\n", error)
     assert "Traceback" not in said + error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_labels_the_classes_of_the_data_do_not_matter(place: Path, tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_resnet", num_classes=5).state_dict(), tmp_path / "five.pth")
+    five: list[str | Path] = ["timm:test_resnet", "--weights", tmp_path / "five.pth", "--size", str(SIZE)]
+    assert "tells 5 classes apart" in fuse(place, tmp_path / "pair.safetensors", *five)[2]
+    code, _, error = fuse(place, tmp_path / "pair.safetensors", *five, "--tune", "restorer")
+    assert (code, error) == (0, "")
+    assert load_model(tmp_path / "pair.safetensors")[1]["classes"] == []

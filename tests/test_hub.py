@@ -31,6 +31,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "Dong": DongNet,
     "smoothing": partial(GaussianSmoothing, sigma_pixels=1.1),
     "sign net": partial(SignNet, classes=4),
+    "standardizing sign net": partial(SignNet, classes=4, standardize=True),
     "fused": lambda: FusedClassifier(RestorationNet(depth=3), SignNet(classes=5)),
 }
 ABOUT: dict[str, Any] = {"stage": "a stage", "seed": 3, "data": "signs", "recipe": "smoke"}

@@ -60,7 +60,7 @@ def test_lossless_formats_give_back_every_bit(
     channels = channels if kind.alpha else {2: 1, 4: 3}.get(channels, channels)
     levels = random(np.uint16 if deep and kind.deep else np.uint8, channels, size)
     path = tmp_path_factory.mktemp("a") / f"a{kind.suffix}"
-    assert write_image_file(path, content(levels, name)) == ()
+    assert write_image_file(path, content(levels, name, Metadata())) == ()
     read = read_image_file(path)
     becomes_colour = name == "WEBP" or (channels == 2 and (name == "BMP" or (name == "TIFF" and deep)))
     if becomes_colour and channels < 3:
@@ -124,7 +124,7 @@ def test_jpeg_keeps_its_colours_at_full_resolution(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["JPEG", "WEBP", "BMP"])
 def test_16_bits_are_rounded_where_8_are_all_and_that_is_said(tmp_path: Path, name: str) -> None:
     levels = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
-    (note,) = write_image_file(tmp_path / "a", content(levels, name))
+    (note,) = write_image_file(tmp_path / "a", content(levels, name, Metadata()))
     assert note == f"{name} holds 8 bits, so 16 bits were rounded"
     read = read_image_file(tmp_path / "a").levels[..., 0]
     expected = np.rint(levels[..., 0] / 257)
@@ -214,3 +214,20 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="choose another place"):
         write_image_file(tmp_path / "file" / "a.png", content(random(np.uint8, 3), "PNG"))
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("PNG", ()),
+        ("TIFF", ("texts and gamma as PNG does",)),
+        ("WEBP", ("a resolution", "texts and gamma as PNG does")),
+        ("BMP", ("a colour profile", "EXIF", "XMP", "texts and gamma as PNG does")),
+        ("PPM", ("a colour profile", "EXIF", "XMP", "a resolution", "texts and gamma as PNG does")),
+    ],
+)
+def test_what_a_format_does_not_say_is_told(tmp_path: Path, name: str, lost: tuple[str, ...]) -> None:
+    known = replace(KNOWN, chunks=((b"tEXt", b"Title\0a word"),))
+    notes = write_image_file(tmp_path / "a", content(random(np.uint8, 3), name, known))
+    assert notes == ((f"{name} does not hold {', '.join(lost)}, left out",) if lost else ())
+    assert write_image_file(tmp_path / "b", content(random(np.uint8, 3), name, Metadata())) == ()

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steadylens.checkpoint import load_model
+from steadylens.cards import card_of
+from steadylens.checkpoint import load_model, save_model
 from steadylens.classification import SignNet
 from steadylens.classifiers import timm_classifier
 from steadylens.datasets import Dataset
@@ -95,3 +96,24 @@ def test_a_sign_net_can_be_paired_too(tiny_data: Dataset, tmp_path: Path) -> Non
     fuse_as_they_are(run_of(tiny_data, []), nn.Identity(), SignNet(classes=4), tmp_path / "pair", name="pair")
     loaded, _ = load_model(tmp_path / "pair")
     assert isinstance(loaded, FusedClassifier)
+
+
+def test_the_card_of_a_pair_that_was_only_put_together_names_no_training(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "pair.safetensors"
+    fuse_as_they_are(run_of(tiny_data, []), *nets(), path, name="pair")
+    text = card_of(*load_model(path), name="pair").markdown()
+    assert "It was trained" not in text
+    assert "The training data are not known." in text
+    assert tiny_data.source not in text
+
+
+def test_a_foreign_file_in_the_place_of_a_pair_is_refused_before_it_is_trained(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "pair.safetensors"
+    save_model(path, GaussianSmoothing(), about={})
+    with pytest.raises(SettingError, match="no tuning has written it; choose another place"):
+        fuse_label_free(run_of(tiny_data, []), *nets(), path, name="pair")
+    assert list(tmp_path.iterdir()) == [path]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+from steadylens import filerestoration
 from steadylens.checkpoint import save_model
 from steadylens.cli import app
 from steadylens.imagefiles import read_image_file
@@ -99,6 +100,46 @@ def test_what_was_removed_is_written_and_its_scale_is_said(
     assert scale == pytest.approx(abs(removed).max(), rel=0.01)
     view = read_image_file(tmp_path / "out" / "c.tif.pattern.png").levels
     assert abs((view - 128.0) / 127 * scale - removed).max() < 1.5
+
+
+def test_views_in_place_are_neither_restored_nor_overwritten(folder: Path, smoothing: Path) -> None:
+    call = (folder, "--in-place", "--pattern", "--net", smoothing)
+    first = run(*call)
+    assert first.code == 0
+    views = {path: path.read_bytes() for path in folder.rglob("*.pattern.png")}
+    assert views
+    again = run(*call)
+    assert again.code == 0
+    assert f"{len(views)} were there already and stay as they are" in again.out
+    assert views == {path: path.read_bytes() for path in folder.rglob("*.pattern.png")}
+
+
+def test_a_view_does_not_stay_beside_a_file_that_was_not_restored(
+    folder: Path, tmp_path: Path, smoothing: Path
+) -> None:
+    out = tmp_path / "out"
+    outcome = run(
+        folder / "deep" / "b.webp", "--out", out, "--net", smoothing, "--pattern", "--format", "jpeg"
+    )
+    assert outcome.code == 1  # the file has alpha, which JPEG does not hold
+    assert list(out.iterdir()) == []
+
+
+def test_where_memory_runs_out_the_other_files_are_restored(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = filerestoration.restore_file
+
+    def greedy(source: Path, *arguments: Any, **settings: Any) -> tuple[str, ...]:
+        if source.name == "a.png":
+            torch.empty(2**58, dtype=torch.uint8)  # what PyTorch raises of it on a CPU
+        return plain(source, *arguments, **settings)
+
+    monkeypatch.setattr(filerestoration, "restore_file", greedy)
+    outcome = run(folder, "--out", tmp_path / "out", "--net", "l3-gtsrb")
+    assert outcome.code == 1
+    assert "restored 3 of 4 images" in outcome.out
+    assert "a.png: memory ran out; give a smaller --tile" in outcome.err
 
 
 def test_a_bad_file_is_told_at_the_end_and_the_others_are_restored(
@@ -218,13 +259,8 @@ def test_an_interrupt_leaves_whole_files_only(tmp_path: Path, smoothing: Path) -
 def test_no_module_of_training_or_data_is_loaded() -> None:
     code = (
         "import sys; from steadylens import inference, filerestoration, destinations\n"
-        "print([name for name in ('training', 'datasets', 'stages', 'evaluation', 'pipeline', 'run')"
+        "print([name for name in ('training', 'datasets', 'stages', 'experiments', 'pipeline', 'run')"
         " if f'steadylens.{name}' in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_net_runs_without_gradients(folder: Path) -> None:
-    restore(torch.rand(3, 9, 9), "l3-gtsrb")
-    assert torch.is_grad_enabled()

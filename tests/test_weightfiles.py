@@ -43,7 +43,8 @@ class Harmful:
         return exec, ("raise SystemExit('it ran')",)
 
 
-CONTENTS = (b"", b"weights, as it were", pickle.dumps(Harmful(), 2), pickle.dumps([], 2))
+TEXTS = (b"", b"weights, as it were", b"some text", b"\x80\x02c", b"0", b"a")
+CONTENTS = (*TEXTS, pickle.dumps(Harmful(), 2), pickle.dumps([], 2))
 
 
 @pytest.mark.parametrize("content", CONTENTS)

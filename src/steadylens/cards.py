@@ -176,7 +176,7 @@ def _limits(about: dict[str, Any], task: str, figures: Sequence[Measurement]) ->
         )
     if about.get("stage") == "classifier":
         yield "It was trained on clean images alone: noise changes its answers, as the figures say."
-    elif about:
+    elif about.get("data"):
         yield (
             "It was trained with synthetic additive noise. Blur, compression, weather and "
             "noise that depends on the brightness were not measured."

@@ -47,13 +47,18 @@ def timm_classifier(
         SettingError: If timm has no such model, or it does not read square RGB images.
         CheckpointError: If the weights cannot be read or are of another net.
     """
-    settings = _timm_with(name).get_pretrained_cfg(name, allow_unregistered=False)
+    try:
+        settings = _timm_with(name).get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        raise SettingError(f"timm knows no weights {name!r} ({error}); leave the tag out") from error
     channels, *sides = settings.input_size
     if channels != 3 or (size is None and sides[0] != sides[1]):
         raise SettingError(
             f"{name} reads {settings.input_size}; only square RGB images can be given, set a size"
         )
     found = {} if weights is None else read_weights(weights)
+    if not settings.classifier:
+        raise SettingError(f"{name} of timm has no classes; choose a model that has")
     head = settings.classifier if isinstance(settings.classifier, str) else settings.classifier[0]
     architecture = {
         "kind": "timm",
@@ -272,7 +277,11 @@ def _read_transformers(folder: Path) -> Any:
     try:
         with _without_progress():
             body, loading = transformers.AutoModelForImageClassification.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+                folder,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,  # or the user would be asked to run the folder's own code
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())

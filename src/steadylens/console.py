@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from steadylens.display import Display
-from steadylens.errors import MissingExtraError, SettingError, SteadylensError
+from steadylens.errors import MissingExtraError, SettingError, SteadylensError, lacks_memory
 
 if TYPE_CHECKING:
     import torch
@@ -108,10 +108,11 @@ def explaining(debug: bool) -> Iterator[None]:
             raise
         Console(stderr=True).print(f"steadylens: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, SettingError | MissingExtraError) else 1) from None
-    except (OSError, MemoryError) as error:
-        if debug:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if debug or (isinstance(error, RuntimeError) and not lacks_memory(error)):
             raise
-        text = f"{str(error) or type(error).__name__}; --debug shows where"
+        told = str(error).partition("\n")[0] or type(error).__name__
+        text = f"{told}; --debug shows where"
         Console(stderr=True).print(f"steadylens: {text}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

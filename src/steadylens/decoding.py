@@ -128,6 +128,11 @@ def opened_stream(
         raise ImageError(f"{name} cannot be read: {reason}; replace the file") from error
 
 
+def zero_is_white(image: Image.Image) -> bool:
+    """Says whether an opened file of 16-bit grey counts from white; Pillow inverts 8-bit ones alone."""
+    return isinstance(image, TiffImageFile) and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0
+
+
 def _reader_of(stream: BinaryIO, name: str, formats: Collection[str]) -> type[ImageFile]:
     start = stream.read(16)
     for magic, reader in _READERS.items():
@@ -156,7 +161,9 @@ def _check_size(image: ImageFile, name: str, most_pixels: int, way_out: str) -> 
         )
     if min(image.size) < 1:
         raise ImageError(f"{name} has no pixels ({image.width}x{image.height}); replace the file")
-    if image.mode == "F":
-        raise ImageError(f"{name} holds F levels, which have no known range; convert it to 8 or 16 bits")
+    if image.mode == "F" or (image.mode == "I" and not isinstance(image, PpmImageFile)):
+        raise ImageError(
+            f"{name} holds {image.mode} levels, which have no known range; convert it to 8 or 16 bits"
+        )
     if isinstance(image, PngImageFile) and image.tile and image.tile[0].extents != (0, 0, *image.size):
         raise ImageError(f"{name} is an animation whose first image does not fill it; replace the file")

@@ -8,6 +8,9 @@ from pathlib import Path
 from steadylens.errors import SettingError
 from steadylens.images import IMAGE_SUFFIXES
 
+VIEW_ENDING = ".pattern.png"
+"""What the name of a file gets for the view of what was removed from it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Errand:
@@ -35,7 +38,8 @@ def planned(
     """Returns what to read and where to write it, in the order of the paths; nothing is touched.
 
     A file becomes the file of its name in `out`. A folder is searched with its subfolders for image files,
-    and mirrored below `out`; what lies in `out` already is not searched.
+    and mirrored below `out`; what lies in `out` already is not searched, nor are views that an earlier call
+    put beside its files.
 
     Args:
         paths: Files and folders.
@@ -69,13 +73,14 @@ def _found(path: Path, out: Path | None) -> Iterator[tuple[Path, Path]]:
         here = Path(folder)
         subfolders[:] = sorted(name for name in subfolders if (here / name).resolve() != avoided)
         for name in sorted(names):
-            if (here / name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+            is_view = name.endswith(VIEW_ENDING) and name.removesuffix(VIEW_ENDING) in names
+            if (here / name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and not is_view:
                 yield here / name, (here / name).relative_to(path)
 
 
 def _errand(source: Path, place: Path, out: Path | None, suffix: str | None, *, view: bool) -> Errand:
     target = source.resolve() if out is None else out / (place.with_suffix(suffix) if suffix else place)
-    beside = target.with_name(f"{target.name}.pattern.png")
+    beside = target.with_name(f"{target.name}{VIEW_ENDING}")
     return Errand(source=source, target=target, view=beside if view else None)
 
 

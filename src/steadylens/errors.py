@@ -71,3 +71,9 @@ class MissingExtraError(SteadylensError, ImportError):
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed; install it with: pip install 'steadylens[{extra}]'")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Says whether memory ran out: PyTorch has an error of its own for it, and on a CPU a text alone."""
+    told = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or told

@@ -45,9 +45,15 @@ def restore_file(
     """
     content = read_image_file(source, most_pixels=most_pixels)
     levels = restore_array(content.levels, restorer, progress)
-    kept = write_image_file(target, replace(content, levels=levels, format=format or content.format))
-    shown = () if view is None else (_write_view(view, content.levels, levels),)
-    return (*content.notes, *kept, *shown)
+    restored = replace(content, levels=levels, format=format or content.format)
+    if view is None:
+        return (*content.notes, *write_image_file(target, restored))
+    shown = _write_view(view, content.levels, levels)
+    try:
+        return (*content.notes, *write_image_file(target, restored), shown)
+    except BaseException:
+        view.unlink(missing_ok=True)  # it would stand beside a file that was not restored
+        raise
 
 
 def _write_view(path: Path, before: Levels, after: Levels) -> str:

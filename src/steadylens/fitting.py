@@ -98,8 +98,13 @@ class Fit:
                 f"least {size}"
             )
 
-    def fitted(self, image: Image.Image, size: int) -> Image.Image:
+    def fitted(self, image: Image.Image, size: int, *, most_pixels: int = _MOST_PIXELS) -> Image.Image:
         """Returns an image as a square of `size` pixels.
+
+        Args:
+            image: The image.
+            size: Height and width of the square.
+            most_pixels: What the image may have, width times height, before the square is cut out of it.
 
         Raises:
             SettingError: If the size is larger than what images are resized to.
@@ -110,7 +115,7 @@ class Fit:
         shorter = min(image.size) if self.keeps_shape else None
         # The libraries cut fractions of a pixel off the longer side.
         width, height = (int(side * length / (shorter or length)) for length in image.size)
-        if width * height > _MOST_PIXELS:
+        if width * height > most_pixels:
             raise ImageError(
                 f"an image of {image.width}x{image.height} pixels would become {width}x{height}, too much to "
                 "cut a square out of; use a less narrow one"

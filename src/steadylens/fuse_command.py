@@ -1,7 +1,8 @@
 """The command that puts a restorer in front of a classifier."""
 
+from dataclasses import replace
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +26,10 @@ from steadylens.console import (
     say,
 )
 from steadylens.errors import SettingError
+
+if TYPE_CHECKING:
+    from steadylens.opening import Opened
+    from steadylens.run import Run
 
 
 class Part(StrEnum):
@@ -85,17 +90,29 @@ def fuse(
             from steadylens.pairing import fuse_as_they_are, fuse_label_free
             from steadylens.stages import fine_tune
 
-            check_classes(behind, run.data.class_names, data)
-            check_order(behind, run.data.class_names, data)
+            if tune is not Part.restorer:
+                check_classes(behind, run.data.class_names, data)
+                check_order(behind, run.data.class_names, data)
+            unlabelled = _without_labels(run, behind)
             parts = (front.module.to(run.device), behind.module.to(run.device), out)
             seconds = front.seconds + behind.seconds
             match tune:
                 case Part.classifier:
                     fine_tune(run, *parts, name=out.stem, seconds_before=seconds)
                 case Part.restorer if restorer_only:
-                    tune_restorer(run, *parts, name=out.stem, seconds_before=front.seconds)
+                    tune_restorer(unlabelled, *parts, name=out.stem, seconds_before=front.seconds)
                 case Part.restorer:
-                    fuse_label_free(run, *parts, name=out.stem, seconds_before=seconds)
+                    fuse_label_free(unlabelled, *parts, name=out.stem, seconds_before=seconds)
                 case Part.nothing:
                     fuse_as_they_are(run, *parts, name=out.stem, seconds=seconds)
     say(f"{'restorer' if restorer_only else 'fused classifier'}: {out.resolve()}")
+
+
+def _without_labels(run: "Run", classifier: "Opened") -> "Run":
+    """Returns the run with the classifier's own classes: those of the data need not be the same."""
+    from steadylens.opening import count_classes
+
+    names = classifier.class_names
+    if not names and count_classes(classifier) == len(run.data.class_names):
+        names = run.data.class_names
+    return replace(run, data=replace(run.data, class_names=names))

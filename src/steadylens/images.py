@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from steadylens.decoding import opened
+from steadylens.decoding import opened, zero_is_white
 from steadylens.errors import ImageError, SettingError
 from steadylens.files import replacing
 from steadylens.fitting import Fit
@@ -121,9 +121,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Palette, grey, CMYK and 16-bit images are converted, transparency is dropped.
     """
+    inverted = zero_is_white(image)
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits or more a pixel: Pillow would clip at 255 instead of scaling
+    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip at 255 instead of scaling
         levels = np.asarray(image).astype(np.float64) / 65535 * GREY_LEVELS
+        levels = GREY_LEVELS - levels if inverted else levels
         image = Image.fromarray(levels.clip(0, GREY_LEVELS).round().astype(np.uint8))
     image.info.pop("transparency", None)  # Pillow would try to keep it, and warn where it cannot
     return image.convert("RGB")

@@ -26,6 +26,14 @@ from steadylens.pngwriting import write_png
 QUALITY = 95
 """Of JPEG and of lossy WebP, 0 to 100."""
 
+_SAID = {
+    "icc_profile": "a colour profile",
+    "exif": "EXIF",
+    "xmp": "XMP",
+    "dpi": "a resolution",
+    "chunks": "texts and gamma as PNG does",
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFormat:
@@ -36,6 +44,7 @@ class ImageFormat:
         most: Pixels across and down that it holds at most.
         deep: Whether it holds 16 bits a level.
         alpha: Whether it holds an alpha channel.
+        says: Which of the fields of `Metadata` it holds.
         write: Writes the levels and metadata of an image to a file.
     """
 
@@ -43,6 +52,7 @@ class ImageFormat:
     most: int
     deep: bool
     alpha: bool
+    says: frozenset[str]
     write: Callable[[BinaryIO, ImageContent], None]
 
 
@@ -72,6 +82,9 @@ def write_image_file(path: Path, content: ImageContent) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     if content.levels.itemsize == 2 and not kind.deep:
         content, notes = _in_8_bits(content), (f"{content.format} holds 8 bits, so 16 bits were rounded",)
+    told = {field: name for field, name in _SAID.items() if getattr(content.metadata, field)}
+    if lost := [name for field, name in told.items() if field not in kind.says]:
+        notes += (f"{content.format} does not hold {', '.join(lost)}, left out",)
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             kind.write(file, content)
@@ -191,12 +204,26 @@ def _pillow(levels: Levels) -> Image.Image:
     return Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
 
 
+_MOST_SAID = frozenset({"icc_profile", "exif", "xmp"})
+
 FORMATS: dict[str, ImageFormat] = {
-    "PNG": ImageFormat(suffix=".png", most=2**31 - 1, deep=True, alpha=True, write=_write_png),
-    "JPEG": ImageFormat(suffix=".jpg", most=65_500, deep=False, alpha=False, write=_write_jpeg),
-    "WEBP": ImageFormat(suffix=".webp", most=16_383, deep=False, alpha=True, write=_write_webp),
-    "TIFF": ImageFormat(suffix=".tiff", most=2**32 - 1, deep=True, alpha=True, write=_write_tiff),
-    "BMP": ImageFormat(suffix=".bmp", most=2**31 - 1, deep=False, alpha=True, write=_write_bmp),
-    "PPM": ImageFormat(suffix=".ppm", most=2**31 - 1, deep=True, alpha=False, write=_write_ppm),
+    "PNG": ImageFormat(
+        suffix=".png", most=2**31 - 1, deep=True, alpha=True, says=frozenset(_SAID), write=_write_png
+    ),
+    "JPEG": ImageFormat(
+        suffix=".jpg", most=65_500, deep=False, alpha=False, says=_MOST_SAID | {"dpi"}, write=_write_jpeg
+    ),
+    "WEBP": ImageFormat(
+        suffix=".webp", most=16_383, deep=False, alpha=True, says=_MOST_SAID, write=_write_webp
+    ),
+    "TIFF": ImageFormat(
+        suffix=".tiff", most=2**32 - 1, deep=True, alpha=True, says=_MOST_SAID | {"dpi"}, write=_write_tiff
+    ),
+    "BMP": ImageFormat(
+        suffix=".bmp", most=2**31 - 1, deep=False, alpha=True, says=frozenset({"dpi"}), write=_write_bmp
+    ),
+    "PPM": ImageFormat(
+        suffix=".ppm", most=2**31 - 1, deep=True, alpha=False, says=frozenset(), write=_write_ppm
+    ),
 }
 """The formats that can be written, by the names that Pillow gives them."""

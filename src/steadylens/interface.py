@@ -133,20 +133,24 @@ def interface_of(net: nn.Module, *, size: Size | None = None, batch: int | None 
 
 def example_images(form: Interface) -> Tensor:
     """Returns images (N, C, H, W) that fit, two where their number is free: one would be taken for fixed."""
+    return torch.full(_example_shape(form), 0.5)
+
+
+def _example_shape(form: Interface) -> tuple[int, int, int, int]:
     height, width = form.size or (form.minimum_size + 15, form.minimum_size + 22)
-    return torch.full((form.batch or 2, form.channels, height, width), 0.5)
+    return form.batch or 2, form.channels, height, width
 
 
 def _with_output(net: nn.Module, form: Interface) -> Interface:
     """Returns the interface with what the net writes, found by trying."""
-    images = example_images(form)
     try:
+        images = example_images(form)
         with torch.inference_mode():
             written = net(images)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise SettingError(
-            f"the net cannot read images {tuple(images.shape)} ({reason}); give the size that it reads"
+            f"the net cannot read images {_example_shape(form)} ({reason}); give the size that it reads"
         ) from error
     shape = tuple(written.shape) if isinstance(written, Tensor) else ()
     if shape == tuple(images.shape):

@@ -16,7 +16,7 @@ from PIL.ImageFile import ImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from steadylens.decoding import opened
+from steadylens.decoding import opened, zero_is_white
 from steadylens.errors import ImageError
 
 Levels = NDArray[np.unsignedinteger[Any]]
@@ -62,8 +62,8 @@ def read_levels(path: Path, image: ImageFile) -> tuple[Levels, list[str]]:
         notes = ["the fourth channel, which is no alpha, was dropped"] if raw.startswith("RGBX") else []
     elif image.mode.startswith("I;16"):
         levels = _filled(image, np.empty((image.height, image.width, 1), np.uint16))
-        if isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0:
-            levels = np.bitwise_not(levels)  # zero is white
+        if zero_is_white(image):
+            levels = np.bitwise_not(levels)
     else:
         levels, notes = _shallow(path, image)
     if key is not None and image.mode not in ("P", "PA") and levels.shape[-1] in (1, 3):

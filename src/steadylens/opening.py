@@ -146,6 +146,14 @@ def open_classifier(
     )
 
 
+def count_classes(opened: Opened) -> int:
+    """Returns how many classes a classifier tells apart."""
+    tensors = [*opened.module.parameters(), *opened.module.buffers()]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    with torch.inference_mode():
+        return int(opened.module(torch.zeros(1, 3, opened.size, opened.size, device=device)).shape[1])
+
+
 def check_classes(opened: Opened, class_names: Sequence[str], data: str) -> None:
     """Refuses a classifier that tells another number of classes apart than the data has.
 
@@ -157,11 +165,7 @@ def check_classes(opened: Opened, class_names: Sequence[str], data: str) -> None
     Raises:
         SettingError: If the numbers differ.
     """
-    tensors = [*opened.module.parameters(), *opened.module.buffers()]
-    device = tensors[0].device if tensors else torch.device("cpu")
-    with torch.inference_mode():
-        classes = opened.module(torch.zeros(1, 3, opened.size, opened.size, device=device)).shape[1]
-    if classes != len(class_names):
+    if (classes := count_classes(opened)) != len(class_names):
         raise SettingError(
             f"{opened.name} tells {classes} classes apart, {data} has {len(class_names)}; use it with the "
             "data that it was trained for"

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from steadylens.checkpoint import describe, load_model, save_model
+from steadylens.errors import SettingError
 from steadylens.fusion import FusedClassifier
 from steadylens.label_free import REPEATING, Repeating, tune_restorer
 from steadylens.run import Run, Update
@@ -35,16 +36,7 @@ def fuse_as_they_are(
         CheckpointError: If a file that is there cannot be read.
         StorageError: If the file cannot be written.
     """
-    fused = FusedClassifier(restorer, classifier).to(run.device).eval()
-    stage, key = f"fusing {name}", run.key("fusing", weights_key(fused))
-    if path.exists():
-        _, about = load_model(path)
-        check_key(path, about.get("key"), key)
-        run.observe(Update(stage=stage, state="skipped", note="fused before"))
-        return fused
-    save_model(path, fused, about={**origin_of(run, stage, key), "seconds": seconds})
-    run.observe(Update(stage=stage, state="finished", note="written whole"))
-    return fused
+    return _fused(run, restorer, classifier, path, name=name, seconds=seconds, trained=False)
 
 
 def fuse_label_free(
@@ -82,6 +74,36 @@ def fuse_label_free(
     """
     describe(classifier)  # what cannot be saved is refused before hours are spent
     beside = path.with_stem(f"{path.stem}-restorer")
+    if path.exists() and not beside.exists():
+        raise SettingError(
+            f"{path} is there and no tuning has written it; choose another place, or remove it"
+        )
     tuned = tune_restorer(run, restorer, classifier, beside, name=name, repeating=repeating)
     seconds = seconds_before + load_model(beside)[1]["seconds"]
-    return fuse_as_they_are(run, tuned, classifier, path, name=name, seconds=seconds)
+    return _fused(run, tuned, classifier, path, name=name, seconds=seconds, trained=True)
+
+
+def _fused(
+    run: Run,
+    restorer: nn.Module,
+    classifier: nn.Module,
+    path: Path,
+    *,
+    name: str,
+    seconds: float,
+    trained: bool,
+) -> FusedClassifier:
+    """Writes a pair; of one that was not trained, the file names no data that it was trained on."""
+    fused = FusedClassifier(restorer, classifier).to(run.device).eval()
+    stage, key = f"fusing {name}", run.key("fusing", weights_key(fused))
+    if path.exists():
+        _, about = load_model(path)
+        check_key(path, about.get("key"), key)
+        run.observe(Update(stage=stage, state="skipped", note="fused before"))
+        return fused
+    origin = origin_of(run, stage, key)
+    if not trained:
+        origin = {part: value for part, value in origin.items() if part not in ("data", "recipe", "seed")}
+    save_model(path, fused, about={**origin, "seconds": seconds})
+    run.observe(Update(stage=stage, state="finished", note="written whole"))
+    return fused

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from steadylens.classification import ChannelNormalization
-from steadylens.errors import CheckpointError, MissingExtraError, SettingError
+from steadylens.errors import CheckpointError, MissingExtraError, SettingError, SteadylensError
 from steadylens.fitting import Fit
 from steadylens.images import GREY_LEVELS, to_float
 
@@ -54,11 +54,27 @@ def image_processing(folder: Path, *, fit: Fit | None = None) -> Processing:
         raise MissingExtraError("transformers", "transformers") from error
     try:
         read: Any = AutoImageProcessor.from_pretrained  # it is not typed
-        processor = read(folder, local_files_only=True)
+        # Without the last argument the user might be asked to run the folder's own code.
+        processor = read(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{folder} holds no image processor; save that of the classifier there with save_pretrained"
         ) from error
+
+    try:
+        return _tried(folder, processor, fit)
+    except SteadylensError:
+        raise
+    except Exception as error:  # whatever a foreign processor raises
+        reason = " ".join(str(error).split())
+        raise SettingError(
+            f"the image processor of {folder} cannot be understood ({reason}); give the classifier to "
+            "PreparedClassifier with a mean and a deviation of its own"
+        ) from error
+
+
+def _tried(folder: Path, processor: Any, fit: Fit | None) -> Processing:
+    """Finds what a processor does by trying it on images."""
 
     def process(image: Tensor, **settings: bool) -> Tensor:
         array = image.permute(1, 2, 0).numpy()

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from steadylens.console import Debug, Device, device_named, explaining, say
 from steadylens.display import Display
-from steadylens.errors import ImageError, SettingError, StorageError
+from steadylens.errors import ImageError, SettingError, StorageError, lacks_memory
 
 if TYPE_CHECKING:
     from steadylens.destinations import Errand
@@ -104,7 +104,7 @@ def restore(
         restorer = restorer_of(net, tile=tile, device=device_named(device))
         if engine is EngineName.fastest:
             restorer = _raced(restorer)
-        free = [each for each in errands if overwrite or in_place or not _is_taken(each)]
+        free = [each for each in errands if overwrite or not _is_taken(each, in_place=in_place)]
         run = partial(restore_file, restorer=restorer, format=kind, most_pixels=int(max_megapixels * 1e6))
         failures = _restore_all(free, run)
         _conclude(len(errands), len(errands) - len(free), failures)
@@ -119,8 +119,8 @@ def _raced(restorer: "Restorer") -> "Restorer":
     return replace(restorer, engine=race.engine)
 
 
-def _is_taken(errand: "Errand") -> bool:
-    return any(path.exists() for path in errand.written)
+def _is_taken(errand: "Errand", *, in_place: bool) -> bool:
+    return any(path.exists() for path in errand.written if not (in_place and path == errand.target))
 
 
 def _restore_all(errands: "Sequence[Errand]", run: "partial[tuple[str, ...]]") -> list[str]:
@@ -139,6 +139,10 @@ def _restore_all(errands: "Sequence[Errand]", run: "partial[tuple[str, ...]]") -
                 failures.append(
                     str(error) if str(errand.source) in str(error) else f"{errand.source}: {error}"
                 )
+            except (MemoryError, RuntimeError) as error:
+                if not lacks_memory(error):
+                    raise
+                failures.append(f"{errand.source}: memory ran out; give a smaller --tile")
             except KeyboardInterrupt:
                 done = number - len(failures)
                 display.console.print(

@@ -126,6 +126,7 @@ class Service:
                 image = await self._coded(partial(self._image, body, declared))
                 del body  # it would stay for as long as the request waits
                 result = await _unless_left(request, place.answer(image))
+                del image
                 return await self._coded(partial(encode, result))
         except FullError:
             reason = f"{self._batching.places} requests are being answered; try again in a second"

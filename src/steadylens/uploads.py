@@ -29,6 +29,9 @@ MEDIA_TYPES = ("image/jpeg", "image/png", "image/tiff", "image/webp")
 FORM_TYPE = "multipart/form-data"
 """The content type of a body that is a form with an image as its only file."""
 
+MOST_TIMES_A_SQUARE = 16
+"""How many times longer than broad an image may be in any case, though it be enlarged beyond the limit."""
+
 _BOUNDARY = re.compile(
     r';\s*boundary=(?:"([ !#-\[\]-~]{1,70})"|([!#-:<-~]{1,70}))\s*(?:;|$)', re.ASCII | re.IGNORECASE
 )
@@ -152,7 +155,8 @@ def decode_image(content: bytes, *, most_pixels: int, size: int | None = None, f
         raise Refusal(413 if isinstance(error, ImageSizeError) else 422, str(error)) from error
     if size is not None:
         try:
-            image = fit.fitted(image, size)
+            usual = MOST_TIMES_A_SQUARE * (fit.side or size) ** 2
+            image = fit.fitted(image, size, most_pixels=max(most_pixels, usual))
         except ImageError as error:
             raise Refusal(422, str(error)) from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
