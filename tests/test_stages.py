@@ -312,7 +312,9 @@ def test_all_nets_are_validated_on_the_same_noise(tiny_data: Dataset, tmp_path: 
 
 
 def test_both_classifiers_start_from_the_same_weights(tiny_data: Dataset, tmp_path: Path) -> None:
-    still = replace(TINY.classifier, steps=1, optimization=MomentumSgd(learning_rate=1e-20))
+    still = replace(
+        TINY.classifier, steps=1, optimization=MomentumSgd(learning_rate=1e-20), standardize=False
+    )
     recipe = replace(
         TINY, classifier=still, noise_training=replace(still, degradation=FAST.restorer.degradation)
     )
