@@ -179,7 +179,7 @@ THOROUGH = replace(
         exploration_versions=4,
         psnr_images=300,
         stability_images=2000,
-        unclipped_images=1263,
+        unclipped_images=600,
     ),
     seeds=3,
 )
