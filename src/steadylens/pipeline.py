@@ -42,8 +42,14 @@ def reproduce(run: Run, out: Path) -> Path:
     restorers = {net: train_restorer(run, net, path) for net, path in paths.items()}
     front, front_path = restorers[run.recipe.front], paths[run.recipe.front]
     smoothing = GaussianSmoothing(sigma_pixels=run.recipe.smoothing_pixels)
-    stems = (ORIGINAL, "original"), (FINE_TUNED, "noisy"), (SMOOTHED, "smoothed"), (RESTORED, "restored")
-    paths |= {name: models / f"{stem}.safetensors" for name, stem in (*stems, (AUGMENTED, "augmented"))}
+    stems = {
+        ORIGINAL: "original",
+        FINE_TUNED: "noisy",
+        SMOOTHED: "smoothed",
+        RESTORED: "restored",
+        AUGMENTED: "augmented",
+    }
+    paths |= {name: models / f"{stem}.safetensors" for name, stem in stems.items()}
     original = train_classifier(run, alone := paths[ORIGINAL])
     networks: dict[str, nn.Module] = {
         ORIGINAL: original,
