@@ -90,10 +90,11 @@ def fuse(
             from steadylens.pairing import fuse_as_they_are, fuse_label_free
             from steadylens.stages import fine_tune
 
-            if tune is not Part.restorer:
+            if tune is Part.restorer:
+                unlabelled = _without_labels(run, behind)
+            else:
                 check_classes(behind, run.data.class_names, data)
                 check_order(behind, run.data.class_names, data)
-            unlabelled = _without_labels(run, behind)
             parts = (front.module.to(run.device), behind.module.to(run.device), out)
             seconds = front.seconds + behind.seconds
             match tune:
