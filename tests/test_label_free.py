@@ -108,16 +108,23 @@ def test_labels_are_not_looked_at(tiny_data: Dataset, tmp_path: Path) -> None:
     assert equal(state(nets[0]), state(nets[1]))
 
 
+class NearestColour(nn.Module):
+    """Answers with the class whose mean colour is nearest to the image's."""
+
+    colours: Tensor
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        super().__init__()
+        members = [images[labels == label] for label in range(int(labels.max()) + 1)]
+        self.register_buffer("colours", torch.stack([some.mean(dim=(0, 2, 3)) for some in members]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return -50 * (images.mean(dim=(2, 3))[:, None] - self.colours).square().sum(dim=2)
+
+
 def test_answers_are_kept_more_often_after_tuning(tiny_data: Dataset) -> None:
-    """Says so of a trained classifier, a restorer that spoils images, and noise that was not trained on."""
-    net = classifier()
-    images, labels = to_float(tiny_data.train.images), tiny_data.train.labels
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    for _ in range(40):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(net(images), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    net.eval().requires_grad_(False)
+    """Says so of a restorer that changes colours, and of noise that was not trained on."""
+    net = NearestColour(to_float(tiny_data.train.images), tiny_data.train.labels)
     front = restorer()
     with torch.no_grad():
         front.get_parameter("layers.4.bias").copy_(torch.tensor([0.5, -0.5, 0.0]))
