@@ -6,7 +6,7 @@ files no longer agree.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +19,77 @@ FOLDER = ROOT / "results" / "benchmarks"
 MARKED = re.compile(r"(<!-- benchmark: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def lines(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """Yields what a benchmark wrote as a name and a value each, in its order.
+def tables(found: dict[str, Any]) -> Iterator[str]:
+    """Yields what a benchmark wrote as Markdown tables: single values first, then whatever has columns.
 
-    An entry of a list is named by its own first value, "samples 50" for example.
+    A list of entries is a table with a row for each; mappings side by side with the same names are the
+    columns of one table, and so is one with three names or more. Entries that hold more than values get
+    tables of their own, under a title that says which entry it is.
     """
-    match found:
-        case dict():
-            for name, value in found.items():
-                yield from lines(value, (*path, name.replace("_", " ")))
-        case [dict(), *_]:
-            for entry in found:
-                (name, value), *rest = entry.items()
-                yield from lines(dict(rest), (*path[:-1], f"{name.replace('_', ' ')} {value}"))
+    single: list[tuple[str, ...]] = []
+    columns: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    entries: dict[str, list[dict[str, Any]]] = {}
+    for name, value in found.items():
+        match value:
+            case dict() if len(value) > 2 or _keys_beside(found, name):
+                columns.setdefault(tuple(value), {})[words(name)] = value
+            case dict():
+                single += [(f"{words(name)}, {words(key)}", shown(each)) for key, each in value.items()]
+            case [dict(), *_]:
+                entries[words(name)] = value
+            case _:
+                single.append((words(name), shown(value)))
+    if single:
+        yield table(("what", "value"), single)
+    for names, group in columns.items():
+        yield table(
+            ("", *group), [(words(name), *(shown(of[name]) for of in group.values())) for name in names]
+        )
+    for name, rows in entries.items():
+        if any(isinstance(value, dict | list) for row in rows for value in row.values()):
+            for row in rows:
+                (first, value), *rest = row.items()
+                yield f"**{words(first)} {value}**"
+                yield from tables(dict(rest))
+        else:
+            yield f"**{name}**"
+            yield table(
+                [words(key) for key in rows[0]], [[shown(value) for value in row.values()] for row in rows]
+            )
+
+
+def _keys_beside(found: dict[str, Any], name: str) -> bool:
+    """Says whether another mapping beside that of `name` has the same keys."""
+    return any(
+        isinstance(other, dict) and other.keys() == found[name].keys()
+        for beside, other in found.items()
+        if beside != name
+    )
+
+
+def words(name: str) -> str:
+    """Returns the name of a value as people write it."""
+    return name.replace("_", " ")
+
+
+def shown(value: Any) -> str:
+    """Returns a value as it stands in a table, numbers to three digits."""
+    match value:
         case bool():
-            yield ", ".join(path), "yes" if found else "no"
+            return "yes" if value else "no"
         case float():
-            yield ", ".join(path), f"{found:.3g}" if abs(found) < 1000 else f"{found:,.0f}"
+            return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
         case int():
-            yield ", ".join(path), f"{found:,}"
+            return f"{value:,}"
         case list():
-            yield ", ".join(path), ", ".join(map(str, found))
-        case _:
-            yield ", ".join(path), str(found)
+            return ", ".join(map(str, value))
+    return str(value)
 
 
-def table(found: Any) -> str:
-    """Returns what a benchmark wrote as a Markdown table."""
-    rows = [f"| {name} | {value} |" for name, value in lines(found)]
-    return "\n".join(["", "| what | value |", "| --- | ---: |", *rows, "", ""])
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a Markdown table whose first column is set to the left and whose others to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
 def filled(text: str, folder: Path = FOLDER) -> str:
@@ -55,7 +97,8 @@ def filled(text: str, folder: Path = FOLDER) -> str:
 
     def fill(marked: re.Match[str]) -> str:
         begin, name, end = marked.groups()
-        return begin + table(json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))) + end
+        found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        return "\n\n".join([begin.rstrip(), *tables(found), end])
 
     return MARKED.sub(fill, text)
 

@@ -148,16 +148,25 @@ def test_the_page_of_benchmarks_holds_what_each_of_them_wrote_and_nothing_else()
     assert all((ROOT / "benchmarks" / f"{name}.py").exists() for name in measured)
 
 
-def test_what_a_benchmark_wrote_becomes_rows_in_its_order() -> None:
+def test_what_a_benchmark_wrote_becomes_tables_with_the_columns_that_it_has() -> None:
     filler = runpy.run_path(str(ROOT / "docs" / "benchmark_tables.py"), run_name="benchmark_tables")
     found = {
         "threads": 2,
         "is_fast": True,
-        "batches": [{"samples": 50, "milli_seconds": {"ours": 0.12345, "theirs": 12345.6}}],
+        "matrix_rate": {"float32": 1.0, "bfloat16": 12345.6},
+        "psnr": [{"method": "ours", "sigma_5": 0.12345}, {"method": "theirs", "sigma_5": 31.0}],
+        "batches": [
+            {"samples": 50, "milli_seconds": {"a": 1.0, "b": 2.0}, "ratio": {"a": 1, "b": 2}},
+            {"samples": 60, "side": 4},
+        ],
     }
-    assert list(filler["lines"](found)) == [
-        ("threads", "2"),
-        ("is fast", "yes"),
-        ("samples 50, milli seconds, ours", "0.123"),
-        ("samples 50, milli seconds, theirs", "12,346"),
+    assert list(filler["tables"](found)) == [
+        "| what | value |\n| --- | ---: |\n| threads | 2 |\n| is fast | yes |\n"
+        "| matrix rate, float32 | 1 |\n| matrix rate, bfloat16 | 12,346 |",
+        "**psnr**",
+        "| method | sigma 5 |\n| --- | ---: |\n| ours | 0.123 |\n| theirs | 31 |",
+        "**samples 50**",
+        "|  | milli seconds | ratio |\n| --- | ---: | ---: |\n| a | 1 | 1 |\n| b | 2 | 2 |",
+        "**samples 60**",
+        "| what | value |\n| --- | ---: |\n| side | 4 |",
     ]
