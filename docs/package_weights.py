@@ -21,17 +21,8 @@ from steadylens.files import replacing
 from steadylens.images import GREY_LEVELS
 from steadylens.networks import ORIGINAL, RESTORED
 from steadylens.pretrained import SUFFIX
-from steadylens.records import (
-    Accuracy,
-    Comparison,
-    Cost,
-    Hits,
-    Measurement,
-    Restoring,
-    Stability,
-    encode,
-    read_records,
-)
+from steadylens.recordfiles import encode, read_records
+from steadylens.records import Accuracy, Comparison, Cost, Hits, Measurement, Restoring, Stability
 from steadylens.tables import first_run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from steadylens.files import replacing
 from steadylens.networks import FINE_TUNED, ORIGINAL, RESTORED
+from steadylens.recordfiles import read_records
 from steadylens.records import (
     Accuracy,
     Comparison,
@@ -20,7 +21,6 @@ from steadylens.records import (
     Measurement,
     Restoring,
     Stability,
-    read_records,
 )
 from steadylens.spread import spread_tables
 from steadylens.tables import Table, first_run, select

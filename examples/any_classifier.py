@@ -37,7 +37,8 @@ from steadylens import (
 )
 from steadylens.optimization import OneCycleAdam
 from steadylens.recipes import QUICK
-from steadylens.records import Stability, read_records
+from steadylens.recordfiles import read_records
+from steadylens.records import Stability
 from steadylens.run import Update
 from steadylens.settings import Recipe
 from steadylens.signs import draw_track

@@ -22,7 +22,8 @@ from steadylens.images import write_image
 from steadylens.paper import TABLE_3, TABLE_4
 from steadylens.preparation import PreparedClassifier
 from steadylens.pretrained import PRETRAINED
-from steadylens.records import Accuracy, Restoring, Stability, encode
+from steadylens.recordfiles import encode
+from steadylens.records import Accuracy, Restoring, Stability
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 
 PREPARED = PreparedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), size=8)

@@ -16,7 +16,8 @@ from steadylens.classification import SignNet
 from steadylens.classifiers import timm_classifier
 from steadylens.cli import app
 from steadylens.fusion import FusedClassifier
-from steadylens.records import Accuracy, Cost, Stability, read_records
+from steadylens.recordfiles import read_records
+from steadylens.records import Accuracy, Cost, Stability
 from steadylens.restoration import GaussianSmoothing
 
 SIZE = 32

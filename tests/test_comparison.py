@@ -23,7 +23,8 @@ from steadylens.pictures import changed_answers
 from steadylens.preparation import PreparedClassifier
 from steadylens.randomness import derived_generator
 from steadylens.recipes import SMOKE
-from steadylens.records import Accuracy, Comparison, Cost, Picture, Stability, read_records
+from steadylens.recordfiles import read_records
+from steadylens.records import Accuracy, Comparison, Cost, Picture, Stability
 from steadylens.restoration import GaussianSmoothing
 from steadylens.run import Run, Update
 from steadylens.summary import facts

@@ -12,7 +12,8 @@ import pytest
 
 from sample_records import sample_records
 from steadylens.networks import FINE_TUNED, ORIGINAL, RESTORED
-from steadylens.records import Accuracy, Measurement, Stability, read_records
+from steadylens.recordfiles import read_records
+from steadylens.records import Accuracy, Measurement, Stability
 from steadylens.tabulation import stability_tables
 
 ROOT = Path(__file__).parent.parent

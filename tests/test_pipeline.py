@@ -19,6 +19,7 @@ from steadylens.networks import AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOT
 from steadylens.opening import open_file
 from steadylens.pipeline import evaluate_files, reproduce
 from steadylens.recipes import SMOKE
+from steadylens.recordfiles import read_records
 from steadylens.records import (
     Accuracy,
     Contraction,
@@ -30,7 +31,6 @@ from steadylens.records import (
     Restoring,
     Scatter,
     Stability,
-    read_records,
 )
 from steadylens.run import Run, Update
 from steadylens.tables import first_run, select

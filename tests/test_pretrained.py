@@ -24,7 +24,8 @@ from steadylens.fusion import FusedClassifier
 from steadylens.images import GREY_LEVELS
 from steadylens.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS, TABLE_1
 from steadylens.pretrained import PRETRAINED, card, load
-from steadylens.records import Accuracy, Measurement, read_records
+from steadylens.recordfiles import read_records
+from steadylens.records import Accuracy, Measurement
 from steadylens.restoration import DongNet, RestorationNet
 from steadylens.tables import first_run
 

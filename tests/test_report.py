@@ -13,17 +13,8 @@ import pytest
 
 from sample_records import PROVENANCE, pictures, sample_records
 from steadylens.errors import RecordError
-from steadylens.records import (
-    Accuracy,
-    Curve,
-    Hits,
-    Measurement,
-    Picture,
-    Provenance,
-    Restoring,
-    Stability,
-    write_records,
-)
+from steadylens.recordfiles import write_records
+from steadylens.records import Accuracy, Curve, Hits, Measurement, Picture, Provenance, Restoring, Stability
 from steadylens.report import write_report, write_tables
 from steadylens.tables import select
 
@@ -124,7 +115,7 @@ def test_sections_tables_and_figures_stand_in_the_papers_order(outline: Outline)
     wanted = [
         "Method", "Figure 1. The method", "Training", "Restoration", "Figure 3. Restoration net by net",
         "Table 2. Which net restores best", "Accuracy", "Table 3. Accuracy on clean images", "Stability",
-        "Table 4. Accuracy under Gaussian noise, on all images", "Cost", "Pictures",
+        "Table 4. Accuracy under Gaussian noise (clipped, 8-bit), on all images", "Cost", "Pictures",
         "Figure 2. What the restoration net does", "Figure 4. Put right by restoration", "Provenance",
     ]  # fmt: skip
     places = [outline.headings.index(heading) for heading in wanted]
@@ -230,7 +221,7 @@ def test_rows_of_one_run_may_come_from_several_commits_and_devices(tmp_path: Pat
 def test_a_report_is_made_without_torch_and_pyplot(tmp_path: Path) -> None:
     write_records(tmp_path / "records.jsonl", FEW)
     code = (
-        "import sys; from pathlib import Path; from steadylens.records import read_records; "
+        "import sys; from pathlib import Path; from steadylens.recordfiles import read_records; "
         "from steadylens.report import write_report; folder = Path(sys.argv[1]); "
         "write_report(read_records(folder / 'records.jsonl'), folder / 'report.html'); "
         "print(sorted({'torch', 'matplotlib.pyplot'} & sys.modules.keys()))"
@@ -242,7 +233,7 @@ def test_tables_are_written_without_matplotlib_and_the_page_says_what_is_missing
     write_records(tmp_path / "records.jsonl", FEW)
     code = (
         "import sys; sys.modules['matplotlib'] = None; from pathlib import Path; "
-        "from steadylens.errors import MissingExtraError; from steadylens.records import read_records; "
+        "from steadylens.errors import MissingExtraError; from steadylens.recordfiles import read_records; "
         "from steadylens.report import write_report, write_tables; folder = Path(sys.argv[1]); "
         "rows = read_records(folder / 'records.jsonl'); write_tables(rows, folder / 'tables.md')\n"
         "try: write_report(rows, folder / 'report.html')\n"

@@ -16,7 +16,8 @@ from steadylens.gtsrb import TERMS
 from steadylens.images import SQUASHED
 from steadylens.paper import CITATION
 from steadylens.preparation import PreparedClassifier, classifier_of, names_of
-from steadylens.records import Accuracy, Cost, Hits, Measurement, Restoring, Stability, decode
+from steadylens.recordfiles import decode
+from steadylens.records import Accuracy, Cost, Hits, Measurement, Restoring, Stability
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.tables import SIGMA, Line, Table, decibels, duration, select
 from steadylens.tabulation import accuracy_tables, cost_tables, restoration_tables, stability_tables

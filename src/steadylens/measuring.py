@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from steadylens.records import Measurement, read_records, write_records
+from steadylens.recordfiles import read_records, write_records
+from steadylens.records import Measurement
 from steadylens.run import Run, Update, device_name
 
 

@@ -126,7 +126,7 @@ def report(
 ) -> None:
     """Make the report page again from records alone; no net is needed."""
     with explaining(debug):
-        from steadylens.records import read_records
+        from steadylens.recordfiles import read_records
         from steadylens.report import write_report, write_tables
 
         rows = [row for path in records for row in read_records(path)]

@@ -14,7 +14,8 @@ from steadylens.fusion import FusedClassifier
 from steadylens.images import to_float
 from steadylens.networks import AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
 from steadylens.opening import RESTORERS, Opened, open_file
-from steadylens.records import Measurement, Picture, write_records
+from steadylens.recordfiles import write_records
+from steadylens.records import Measurement, Picture
 from steadylens.report import require_drawing, write_report, write_tables
 from steadylens.restoration import GaussianSmoothing
 from steadylens.run import Run

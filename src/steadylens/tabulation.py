@@ -237,7 +237,7 @@ def stability_table(rows: Sequence[Stability]) -> Table:
             values = (*(paper.get(sigma) for sigma in sigmas), printed.overall_percent)
             lines.append(_printed_line(values, digits=1))
     return Table(
-        title=f"Table 4. Accuracy under Gaussian noise, on {POPULATIONS[population]}",
+        title=f"Table 4. Accuracy under Gaussian noise ({rows[0].noise}), on {POPULATIONS[population]}",
         caption=f"In per cent, by {SIGMA} of the noise in grey levels of 255; overall is the mean over the "
         "strengths above 0.",
         beneath=INTERVALS,

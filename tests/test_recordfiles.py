@@ -12,16 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steadylens.errors import RecordError, StorageError
-from steadylens.records import (
-    KINDS,
-    Accuracy,
-    Cost,
-    Measurement,
-    Provenance,
-    Restoring,
-    read_records,
-    write_records,
-)
+from steadylens.recordfiles import read_records, write_records
+from steadylens.records import KINDS, Accuracy, Cost, Measurement, Provenance, Restoring
 
 PROVENANCE = Provenance(
     recipe="smoke",
