@@ -3,6 +3,7 @@
 The loop owns nothing: it yields progress, and saving, logging and validating belong to the caller.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -90,14 +91,14 @@ class Training:
         factor = self.optimization.factor(self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_lr"] * factor
-        loss = self._descend()
-        if not torch.isfinite(torch.tensor(loss)):
+        loss, weights_norm = self._descend()
+        if not math.isfinite(loss):
             raise DivergenceError(
                 f"the loss became {loss} at step {self.step + 1} of {self.steps}; lower the learning rate "
                 f"({self.optimization.learning_rate}) or clip the gradient"
             )
         self.step += 1
-        if not all(weights.isfinite().all() for weights in self.trained):
+        if not math.isfinite(weights_norm):
             raise DivergenceError(
                 f"weights are no longer finite after step {self.step} of {self.steps}; lower the learning "
                 f"rate ({self.optimization.learning_rate}) or clip the gradient"
@@ -107,7 +108,8 @@ class Training:
         self._note(loss, rate)
         return Progress(step=self.step, steps=self.steps, loss=loss, learning_rate=rate)
 
-    def _descend(self) -> float:
+    def _descend(self) -> tuple[float, float]:
+        """Takes a step; returns the loss before it and the norm of all trained weights after it."""
         device = self.trained[0].device
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=device)
@@ -121,7 +123,9 @@ class Training:
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         self.optimizer.step()
-        return float(total)
+        # A GPU is waited for once in a step, so both numbers come in one transfer.
+        loss, weights_norm = torch.stack([total, nn.utils.get_total_norm(self.trained)]).tolist()
+        return loss, weights_norm
 
     def _note(self, loss: float, rate: float) -> None:
         self._recent_losses.append(loss)

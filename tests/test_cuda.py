@@ -1,0 +1,114 @@
+"""A GPU computes what the CPU computes, and the whole paper runs on it; skipped where there is none."""
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from steadylens.augmentation import Augmentation
+from steadylens.checkpoint import load_state, save_state
+from steadylens.classification import SignNet
+from steadylens.datasets import Dataset
+from steadylens.degradation import Degradation, gaussian_degradation
+from steadylens.initialization import initialize_xavier
+from steadylens.metrics import psnr
+from steadylens.optimization import OneCycleAdam
+from steadylens.pipeline import reproduce
+from steadylens.recipes import SMOKE
+from steadylens.recordfiles import read_records
+from steadylens.restoration import GaussianSmoothing, restorer_named
+from steadylens.run import Run, Update
+from steadylens.training import Training, classifying_objective
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU of NVIDIA's")
+
+STEPS = 6
+
+
+def on_gpu(data: Dataset) -> Dataset:
+    parts = {name: getattr(data, name).to("cuda") for name in ("train", "validation", "test")}
+    return replace(data, **parts)
+
+
+def sign_training(data: Dataset) -> Training:
+    """Returns a training on the GPU in which everything is random: batch, pose, noise and dropout."""
+    net = SignNet(classes=4)
+    initialize_xavier(net, generator=torch.Generator().manual_seed(0))
+    objective = classifying_objective(
+        net.to("cuda"),
+        data.train.images,
+        data.train.labels,
+        batch=4,
+        augmentation=Augmentation(),
+        degradation=Degradation(),
+    )
+    return Training(
+        net,
+        objective,
+        optimization=OneCycleAdam(learning_rate=1e-3),
+        steps=STEPS,
+        generator=torch.Generator("cuda").manual_seed(0),
+        clip_norm=5.0,
+    )
+
+
+@pytest.mark.parametrize("name", ["L11", "L3", "Dong"])
+def test_a_net_restores_as_on_the_cpu(name: str) -> None:
+    net = restorer_named(name, padding="reflect").eval()
+    generator = torch.Generator().manual_seed(1)
+    initialize_xavier(net, generator=generator)
+    images = torch.rand(4, 3, 40, 56, generator=generator)
+    with torch.inference_mode():
+        expected = net(images)
+        assert torch.allclose(net.to("cuda")(images.to("cuda")).cpu(), expected, atol=5e-3)
+
+
+def test_smoothing_is_as_on_the_cpu() -> None:
+    smoothing = GaussianSmoothing()
+    images = torch.rand(2, 3, 20, 30)
+    expected = smoothing(images)
+    assert torch.allclose(smoothing.to("cuda")(images.to("cuda")).cpu(), expected, atol=2e-3)
+
+
+def test_gaussian_noise_has_its_strength() -> None:
+    grey = torch.full((50, 3, 48, 48), 0.5, device="cuda")
+    noisy = gaussian_degradation(20)(grey, generator=torch.Generator("cuda").manual_seed(1))
+    assert psnr(noisy, grey).mean().item() == pytest.approx(22.1, abs=0.1)  # 20 log10(255 / 20)
+
+
+def test_degradation_repeats_with_its_generator_and_keeps_the_contract() -> None:
+    images = torch.rand(64, 3, 48, 48, device="cuda")
+    first, again = (
+        Degradation(versions=2)(images, generator=torch.Generator("cuda").manual_seed(3)) for _ in range(2)
+    )
+    assert torch.equal(first, again)
+    assert first.shape == (128, 3, 48, 48)
+    assert first.min() >= 0
+    assert first.max() <= 1
+
+
+def test_a_training_that_was_cut_off_goes_on_with_the_same_draws(tiny_data: Dataset, tmp_path: Path) -> None:
+    data = on_gpu(tiny_data)
+    whole, first, second = (sign_training(data) for _ in range(3))
+    losses = [progress.loss for progress in whole.run()]
+    told = [progress.loss for progress in islice(first.run(), 3)]
+    save_state(tmp_path / "a.training", *first.state())
+    second.resume(*load_state(tmp_path / "a.training"))
+    told += [progress.loss for progress in second.run()]
+    # A GPU adds up in an order of its own, so equal draws give nearly equal losses.
+    assert told == pytest.approx(losses, rel=0.02)
+
+
+def test_the_whole_paper_runs(tiny_data: Dataset, tmp_path: Path) -> None:
+    news: list[Update] = []
+    recipe = replace(SMOKE, nets=("L5", "L3"), front="L5")
+    run = Run(data=on_gpu(tiny_data), recipe=recipe, seed=0, device=torch.device("cuda"), observe=news.append)
+    page = reproduce(run, tmp_path)
+    assert page.is_file()
+    records = read_records(tmp_path / "records.jsonl")
+    assert {row.provenance.device for row in records} == {torch.cuda.get_device_name()}
+    news.clear()
+    assert reproduce(run, tmp_path) == page
+    assert {update.state for update in news} == {"skipped"}
