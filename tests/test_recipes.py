@@ -16,7 +16,9 @@ from steadylens.losses import LogSquaredError, SquaredError
 from steadylens.optimization import MomentumSgd
 from steadylens.recipes import (
     FAST,
+    LONG,
     PAPER,
+    PAPER_QUARTER,
     QUICK,
     SMOKE,
     THOROUGH,
@@ -26,7 +28,7 @@ from steadylens.restoration import RestorationNet, restorer_named
 from steadylens.settings import ClassifierRecipe, Recipe, RestorerRecipe
 from steadylens.stability import Sampling
 
-RECIPES = (PAPER, THOROUGH, FAST, QUICK, SMOKE)
+RECIPES = (PAPER, PAPER_QUARTER, LONG, THOROUGH, FAST, QUICK, SMOKE)
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 
 
@@ -57,9 +59,10 @@ def test_the_last_layer_of_the_paper_learns_at_a_tenth_of_the_rate() -> None:
     net = RestorationNet(depth=11)
     groups = PAPER.restorer.optimization.optimizer(net).param_groups
     last = {id(parameter) for parameter in list(net.parameters())[-2:]}
+    assert {id(each) for group in groups for each in group["params"]} == set(map(id, net.parameters()))
     for group in groups:
-        (parameter,) = group["params"]
-        assert group["lr"] == pytest.approx(1e-4 if id(parameter) in last else 1e-3)
+        for parameter in group["params"]:
+            assert group["lr"] == pytest.approx(1e-4 if id(parameter) in last else 1e-3)
         assert group["momentum"] == 0.9
         assert group["weight_decay"] == pytest.approx(2e-6)  # the gradient of lambda ||theta||^2
 
@@ -69,12 +72,14 @@ def test_the_paper_trains_the_classifier_as_its_authors_published() -> None:
     assert (settings.steps, settings.batch) == (60_000, 50)
     assert (settings.augmentation, settings.degradation, settings.clip_norm) == (None, None, None)
     net = SignNet()
-    rates = [
-        (group["lr"], group["weight_decay"]) for group in settings.optimization.optimizer(net).param_groups
-    ]
-    names = [name for name, _ in net.named_parameters()]
-    expected = [(0.04 if name.endswith("bias") else 0.02, 1e-5) for name in names]
-    assert rates == [pytest.approx(pair) for pair in expected]
+    rates = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in settings.optimization.optimizer(net).param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in net.named_parameters():
+        assert rates.pop(id(parameter)) == pytest.approx((0.04 if name.endswith("bias") else 0.02, 1e-5))
+    assert not rates
     assert settings.optimization.factor(1000, settings.steps) == pytest.approx(0.9998**1000)
 
 
@@ -111,17 +116,34 @@ def test_the_paper_compares_the_nets_of_table_1_and_fuses_the_deepest() -> None:
     assert PAPER.front == "L11"
 
 
+def test_a_quarter_of_the_paper_lets_its_rates_fall_as_far() -> None:
+    for whole, quarter in zip(trainings(PAPER), trainings(PAPER_QUARTER), strict=True):
+        assert quarter.steps * 4 == whole.steps
+        assert quarter.optimization.factor(quarter.steps, quarter.steps) == pytest.approx(
+            whole.optimization.factor(whole.steps, whole.steps)
+        )
+        assert replace(quarter, steps=whole.steps, optimization=whole.optimization) == whole
+
+
 # All recipes.
 
 
 def test_names_are_unique_and_find_their_recipe() -> None:
-    assert [recipe.name for recipe in RECIPES] == ["paper", "thorough", "fast", "quick", "smoke"]
+    assert [recipe.name for recipe in RECIPES] == [
+        "paper",
+        "paper-quarter",
+        "long",
+        "thorough",
+        "fast",
+        "quick",
+        "smoke",
+    ]
     assert all(recipe_named(recipe.name) is recipe for recipe in RECIPES)
 
 
 @pytest.mark.parametrize("name", ["Paper", "", "slow"])
 def test_an_unknown_recipe_gives_the_choices(name: str) -> None:
-    choices = "paper, thorough, fast, quick, smoke"
+    choices = "paper, paper-quarter, long, thorough, fast, quick, smoke"
     with pytest.raises(SettingError, match=f"no recipe '{name}'; choose one of {choices}"):
         recipe_named(name)
 
@@ -163,7 +185,7 @@ def test_a_recipe_must_train_the_net_that_it_fuses() -> None:
 
 @each_recipe
 def test_only_dong_is_trained_in_its_own_way(recipe: Recipe) -> None:
-    assert {name for name in recipe.nets if recipe.restorer_recipe(name) is recipe.dong} == {"Dong"}
+    assert {name for name in PAPER.nets if recipe.restorer_recipe(name) is recipe.dong} == {"Dong"}
 
 
 @each_recipe

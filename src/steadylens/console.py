@@ -23,6 +23,8 @@ class RecipeName(StrEnum):
     """The recipes, by name."""
 
     paper = "paper"
+    paper_quarter = "paper-quarter"
+    long = "long"
     thorough = "thorough"
     fast = "fast"
     quick = "quick"
@@ -40,7 +42,8 @@ RecipeOption = Annotated[
     RecipeName,
     typer.Option(
         "--recipe",
-        help="paper: days. thorough: hours on 2 cores. fast: half an hour. quick: minutes. smoke: seconds.",
+        help="long, paper-quarter, paper: for a GPU. thorough: hours on 2 cores. fast: half an hour. "
+        "quick: minutes. smoke: seconds.",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed that all randomness is derived from.")]

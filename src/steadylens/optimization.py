@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -55,14 +55,19 @@ class MomentumSgd:
         """Returns the optimizer; the four kinds of parameters have rates of their own."""
         layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         last = {id(parameter) for parameter in layers[-1].parameters()}
-        groups: list[dict[str, Any]] = []
+        # Few groups with many parameters each: a GPU moves all of a group in a few steps.
+        groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 rate = self.learning_rate * (self.last_layer_factor if id(parameter) in last else 1.0)
                 rate *= self.bias_factor if name.endswith("bias") else 1.0
-                groups.append({"params": [parameter], "lr": rate, "full_lr": rate})
+                groups.setdefault(rate, []).append(parameter)
         # The gradient of lambda ||theta||^2 is 2 lambda theta, PyTorch adds weight_decay * theta.
-        return torch.optim.SGD(groups, momentum=self.momentum, weight_decay=2 * self.l2)
+        return torch.optim.SGD(
+            [{"params": trained, "lr": rate, "full_lr": rate} for rate, trained in groups.items()],
+            momentum=self.momentum,
+            weight_decay=2 * self.l2,
+        )
 
     def factor(self, step: int, steps: int) -> float:
         """Returns decay^step."""
