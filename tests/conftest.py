@@ -1,4 +1,6 @@
-"""What several test modules share: how properties are searched, and images that are quick to learn."""
+"""What test modules share: search for properties, the number format, and images that are quick to learn."""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,6 +22,19 @@ def coloured(count: int, *, seed: int) -> ImageSet:
     texture = torch.randint(-50, 51, (count, 3, 48, 48), generator=generator)
     images = (COLOURS[labels][:, :, None, None] + texture).to(torch.uint8)
     return ImageSet(images=images, labels=labels, tracks=torch.arange(count))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def float32_on_every_cpu() -> Iterator[None]:
+    """Hides fast bfloat16, so that nets learn in float32, as the oracles compute, whatever the processor.
+
+    Of the session, because fixtures of modules train, too. Other processes see the processor as it is.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(torch.cpu, "get_capabilities"):
+            capabilities = {**torch.cpu.get_capabilities(), "avx512_bf16": False, "amx_bf16": False}
+            patch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+        yield
 
 
 @pytest.fixture(scope="session")

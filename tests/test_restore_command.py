@@ -239,7 +239,11 @@ def test_an_interrupt_leaves_whole_files_only(tmp_path: Path, smoothing: Path) -
     large = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
     for number in range(60):
         Image.fromarray(large).save(source / f"{number:02}.bmp")
-    command = "from steadylens.cli import main; main()"
+    command = (
+        "import signal; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a parent in the background ignores it
+        "from steadylens.cli import main; main()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", command, "restore", source, "--out", tmp_path / "out", "--net", smoothing],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

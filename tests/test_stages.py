@@ -365,7 +365,9 @@ PATIENT = replace(SMOKE, classifier=replace(SMOKE.classifier, steps=25, batch=4)
 PATIENT_COMMAND = """
 from dataclasses import replace
 from functools import partial
+import torch
 from steadylens import cli, recipes, run
+torch.cpu.get_capabilities = dict  # float32, as in the process that goes on
 recipes.SMOKE = replace(recipes.SMOKE, classifier=replace(recipes.SMOKE.classifier, steps=25, batch=4))
 run.Run = partial(run.Run, checkpoint_seconds=0)
 cli.main()

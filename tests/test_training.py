@@ -402,6 +402,39 @@ def test_classifying_is_the_mean_cross_entropy(tiny_data: Dataset) -> None:
     assert total(objective, seed=4) == pytest.approx(expected / 12, rel=1e-5)
 
 
+def pretend_fast_bfloat16(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)
+
+
+def test_bfloat16_hardly_moves_loss_and_gradient_and_leaves_the_weights_in_float32(
+    tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    for fast in (False, True):
+        pretend_fast_bfloat16(monkeypatch, fast)
+        net = RestorationNet(depth=3)
+        initialize_xavier(net, generator=seeded(1))
+        objective = restoring_objective(
+            net,
+            tiny_data.train.images,
+            degradation=gaussian_degradation(40),
+            loss=SquaredError(),
+            batch=4,
+            patch=16,
+        )
+        training = Training(net, objective, optimization=ADAM, steps=1, generator=seeded(2))
+        (progress,) = training.run()
+        gradients = [weights.grad for weights in net.parameters() if weights.grad is not None]
+        kept, _ = training.state()  # weights and moments
+        kept.pop("generator")
+        assert {tensor.dtype for tensor in (*gradients, *kept.values())} == {torch.float32}
+        steps.append((progress.loss, torch.cat([gradient.flatten() for gradient in gradients])))
+    (loss, gradient), (rounded_loss, rounded_gradient) = steps
+    assert rounded_loss != loss, "bfloat16 was used"
+    assert rounded_loss == pytest.approx(loss, rel=0.02)
+    assert float((rounded_gradient - gradient).norm()) < 0.05 * float(gradient.norm())
+
+
 def test_labels_go_with_their_noisy_versions(tiny_data: Dataset) -> None:
     class Colour(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -414,7 +447,11 @@ def test_labels_go_with_their_noisy_versions(tiny_data: Dataset) -> None:
     assert total(objective) < 0.01
 
 
-def test_a_restorer_learns_to_remove_noise(tiny_data: Dataset) -> None:
+@pytest.mark.parametrize("fast", [False, True], ids=["float32", "bfloat16"])
+def test_a_restorer_learns_to_remove_noise(
+    tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    pretend_fast_bfloat16(monkeypatch, fast)
     net = RestorationNet(depth=3)
     initialize_xavier(net, generator=seeded(1))
     objective = restoring_objective(
