@@ -569,6 +569,26 @@ def test_a_name_that_stands_for_several_addresses_is_served_at_all_of_them(
     assert all(listener.fileno() < 0 for listener in listeners)
 
 
+def test_a_reply_does_not_wait_for_more_to_send() -> None:
+    async def at_once() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted = writer.get_extra_info("socket")
+            found.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listening("127.0.0.1", 0) as (listener,):
+            async with await asyncio.start_server(answer, sock=listener):
+                _, writer = await asyncio.open_connection(*listener.getsockname())
+                told = await found
+                writer.close()
+                await writer.wait_closed()
+        return told
+
+    assert asyncio.run(at_once())
+
+
 def test_an_address_that_this_machine_does_not_have_is_left_out_unless_it_is_the_only_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -90,7 +90,8 @@ def _bound_alike(found: Sequence[_Found], port: int) -> list[socket.socket]:
 
 
 def _bound_one(family: socket.AddressFamily, address: tuple[Any, ...], *, alone: bool) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio lets a reply leave at once only through a socket whose protocol is named; else it waits 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and not alone:  # else it might take the place of IPv4's
