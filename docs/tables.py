@@ -6,6 +6,7 @@ fails where a page and the records no longer agree.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from steadylens.files import replacing
@@ -82,7 +83,7 @@ def filled(text: str, runs: Mapping[str, Sequence[Measurement]], *, notes: bool)
     Raises:
         ValueError: If a marker names no table.
     """
-    known = [tables_named(records) for records in runs.values()]
+    known = [_called(records) if len(runs) > 1 else tables_named(records) for records in runs.values()]
 
     def fill(found: re.Match[str]) -> str:
         begin, name, end = found.groups()
@@ -92,6 +93,15 @@ def filled(text: str, runs: Mapping[str, Sequence[Measurement]], *, notes: bool)
         return "\n".join([begin, *(tables or [UNMEASURED]), end])
 
     return MARKED.sub(fill, text)
+
+
+def _called(records: Sequence[Measurement]) -> dict[str, list[Table]]:
+    """Returns the tables of one run of several, each with the run's recipe in its title."""
+    recipe = records[0].provenance.recipe
+    return {
+        name: [replace(table, title=f"{table.title}: {recipe}") for table in tables]
+        for name, tables in tables_named(records).items()
+    }
 
 
 def recorded_runs(folder: Path = ROOT / "results") -> dict[str, list[Measurement]]:
