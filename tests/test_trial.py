@@ -162,11 +162,11 @@ def test_drawn_classes_are_the_photographed_ones_in_the_same_order() -> None:
         ]
 
 
-def test_about_a_third_of_drawn_signs_are_misread() -> None:
+def test_about_a_quarter_of_drawn_signs_are_misread() -> None:
     drawn = torch.stack([levels(draw_sign(label, 0)) for label in range(43)])
     with torch.inference_mode():
         found = steadylens.load("sign-gtsrb")(steadylens.to_float(drawn)).argmax(dim=1)
-    assert 0.2 < (found != torch.arange(43)).float().mean() < 0.47
+    assert 0.15 < (found != torch.arange(43)).float().mean() < 0.35
 
 
 def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ SEEN_PIXELS = 128
 """Height and width up to which a picture is enlarged without smoothing."""
 
 _DRAWN = (
-    "Drawn signs are no photographs, from which these nets learned: about one drawn sign in three is misread "
+    "Drawn signs are no photographs, from which these nets learned: about one drawn sign in four is misread "
     "even without noise."
 )
 _CHOSEN = "This example was chosen for its change: the noise changes no answer for most drawn signs."
