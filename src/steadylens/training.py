@@ -123,7 +123,7 @@ class Training:
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         self.optimizer.step()
-        # A GPU is waited for once in a step, so both numbers come in one transfer.
+        # Each transfer waits for the GPU to finish the step, so both numbers come in one.
         loss, weights_norm = torch.stack([total, nn.utils.get_total_norm(self.trained)]).tolist()
         return loss, weights_norm
 
