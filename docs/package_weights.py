@@ -15,12 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from steadylens.checkpoint import load_model, save_model
+from steadylens.checkpoint import SUFFIX, load_model, save_model
 from steadylens.errors import SettingError
 from steadylens.files import replacing
 from steadylens.images import GREY_LEVELS
 from steadylens.networks import ORIGINAL, RESTORED
-from steadylens.pretrained import SUFFIX
 from steadylens.recordfiles import encode, read_records
 from steadylens.records import Accuracy, Comparison, Cost, Hits, Measurement, Restoring, Stability
 from steadylens.tables import first_run

@@ -242,6 +242,17 @@ def test_only_a_pair_that_was_fine_tuned_is_said_to_be() -> None:
         assert said == (stage == "fine-tuning mine")
 
 
+@pytest.mark.parametrize("data", ["signs", ""])
+def test_only_a_restorer_that_was_tuned_for_its_classifier_is_said_to_be(data: str) -> None:
+    pair = FusedClassifier(nn.Identity(), SignNet())
+    purpose = card_with(module=pair, stage="fusing mine", data=data).purpose
+    assert ("tuned without labels" in purpose) == bool(data)
+
+
+def test_a_card_is_short_enough_to_look_at() -> None:
+    assert len(repr(steadylens.card("l11-gtsrb"))) < 5000
+
+
 def test_a_licence_that_is_not_stated_is_not_made_up() -> None:
     for module in (PREPARED, FusedClassifier(GaussianSmoothing(), PREPARED), RestorationNet(depth=3)):
         card = card_with(module=module)

@@ -83,7 +83,7 @@ def test_a_net_comes_back_with_the_same_outputs(tmp_path: Path, make: Callable[[
         if isinstance(part, SignNet):
             part.mean.mul_(1.25)  # buffers are kept, too
     save_model(tmp_path / "a.safetensors", net, about=ABOUT)
-    loaded, about = load_model(tmp_path / "a.safetensors")
+    loaded, about = load_model(str(tmp_path / "a.safetensors"))
     assert about == ABOUT
     assert type(loaded) is type(net)
     assert not loaded.training

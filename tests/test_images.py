@@ -121,7 +121,7 @@ def test_lossless_formats_are_read_exactly(tmp_path: Path, suffix: str) -> None:
 def test_lossy_formats_are_read_as_pillow_does(tmp_path: Path, suffix: str) -> None:
     path = saved(tmp_path / f"a.{suffix}", RGB)
     with Image.open(path) as opened:
-        assert torch.equal(read_image(path), planes(opened.convert("RGB")))
+        assert torch.equal(read_image(str(path)), planes(opened.convert("RGB")))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

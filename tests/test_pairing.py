@@ -69,9 +69,11 @@ def test_label_free_tuning_writes_the_pair_and_the_restorer_beside(
     news: list[Update] = []
     restorer, classifier = nets()
     before = state(classifier)
-    fused = fuse_label_free(run_of(tiny_data, news), restorer, classifier, tmp_path / "pair.st", name="pair")
+    fused = fuse_label_free(
+        run_of(tiny_data, news), restorer, classifier, tmp_path / "pair.safetensors", name="pair"
+    )
     (pair, about), (alone, alone_about) = (
-        load_model(tmp_path / name) for name in ("pair.st", "pair-restorer.st")
+        load_model(tmp_path / name) for name in ("pair.safetensors", "pair-restorer.safetensors")
     )
     assert isinstance(pair, FusedClassifier)
     assert equal(before, state(pair.classifier))
@@ -79,7 +81,7 @@ def test_label_free_tuning_writes_the_pair_and_the_restorer_beside(
     assert not equal(state(alone), state(nets()[0]))
     assert equal(state(pair), state(fused))
     assert about["seconds"] == alone_about["seconds"] > 0
-    fuse_label_free(run_of(tiny_data, news), *nets(), tmp_path / "pair.st", name="pair")
+    fuse_label_free(run_of(tiny_data, news), *nets(), tmp_path / "pair.safetensors", name="pair")
     assert [update.state for update in news[-2:]] == ["skipped", "skipped"]
 
 
@@ -88,13 +90,15 @@ def test_a_pair_that_cannot_be_saved_is_refused_before_it_is_trained(
 ) -> None:
     own = PreparedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 4)), size=48)
     with pytest.raises(SettingError, match="save the restorer alone"):
-        fuse_label_free(run_of(tiny_data, []), nets()[0], own, tmp_path / "pair.st", name="pair")
+        fuse_label_free(run_of(tiny_data, []), nets()[0], own, tmp_path / "pair.safetensors", name="pair")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sign_net_can_be_paired_too(tiny_data: Dataset, tmp_path: Path) -> None:
-    fuse_as_they_are(run_of(tiny_data, []), nn.Identity(), SignNet(classes=4), tmp_path / "pair", name="pair")
-    loaded, _ = load_model(tmp_path / "pair")
+    fuse_as_they_are(
+        run_of(tiny_data, []), nn.Identity(), SignNet(classes=4), tmp_path / "pair.safetensors", name="pair"
+    )
+    loaded, _ = load_model(tmp_path / "pair.safetensors")
     assert isinstance(loaded, FusedClassifier)
 
 

@@ -145,6 +145,17 @@ def test_a_stage_without_a_checkpoint_starts_anew(tiny_data: Dataset, tmp_path: 
     assert again.states == ["started", *["advanced"] * STEPS, "finished"]
 
 
+@each_stage
+def test_a_name_that_other_commands_would_not_know_is_refused_before_the_training(
+    tiny_data: Dataset, tmp_path: Path, stage: Stage
+) -> None:
+    told = Notebook()
+    with pytest.raises(SettingError, match=r"net\.pth is to hold weights; .* ends in \.safetensors"):
+        stage(run_of(tiny_data, told), tmp_path / "net.pth")
+    assert told.states == []
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("damage", [b"", b"no tensors" * 100])
 def test_a_damaged_checkpoint_is_named(tiny_data: Dataset, tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "a.safetensors.training").write_bytes(damage)

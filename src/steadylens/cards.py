@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -40,7 +40,7 @@ class Card:
         size: Height and width in pixels of the images that it reads, or None if any will do.
         fit: How photographs become squares of that size.
         parameters: Number of its parameters.
-        classes: Names of the classes that a classifier tells apart, by number.
+        classes: Names of the classes that it tells apart, or of those that it was trained on, by number.
         data: The source of the images that it was trained on.
         recipe: Name of the recipe that it was trained with.
         seed: Seed that all randomness of the training was derived from.
@@ -68,10 +68,10 @@ class Card:
     versions: tuple[tuple[str, str], ...]
     samples: int | None
     seconds: float | None
-    figures: tuple[Measurement, ...]
+    figures: tuple[Measurement, ...] = field(repr=False)
     limits: tuple[str, ...]
     licence: str
-    about: dict[str, Any]
+    about: dict[str, Any] = field(repr=False)
 
     def markdown(self, *, loader: str = "load") -> str:
         """Returns the model card, with a header that model hubs read.
@@ -151,8 +151,13 @@ def _purpose(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:
         case PreparedClassifier():
             return "A classifier of another library behind its own normalisation.", CLASSIFYING
         case FusedClassifier():
-            tuned = str(about.get("stage", "")).startswith("fine-tuning")
-            how = " that was fine-tuned behind it on noisy images" if tuned else ""
+            stage = str(about.get("stage", ""))
+            if stage.startswith("fusing") and about.get(
+                "data"
+            ):  # a pair that nothing was trained for names no data
+                text = "A restorer in front of a frozen classifier, for which it was tuned without labels."
+                return text, CLASSIFYING
+            how = " that was fine-tuned behind it on noisy images" if stage.startswith("fine-tuning") else ""
             return f"A frozen restorer in front of a classifier{how}.", CLASSIFYING
         case _:
             text = f"A net of type {type(module).__name__} that restores images"

@@ -25,6 +25,9 @@ from steadylens.weightfiles import check_header
 
 FORMAT = 1
 
+SUFFIX = ".safetensors"
+"""What the name of a file of weights ends in; by it a file is told from a packaged net and from an export."""
+
 DEEPEST_NESTING = 16
 """How deep a `FusedClassifier` may hold others: building one takes time that grows with the depth squared."""
 
@@ -56,7 +59,7 @@ def save_model(
     _write(path, tensors, kind="model", plain=plain)
 
 
-def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """Reads a net that `save_model` wrote.
 
     Returns:
@@ -67,6 +70,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
             its checksum, or holds weights that are not finite.
         MissingExtraError: If the net is of a library that is not installed.
     """
+    path = Path(path)
     tensors, plain = _read(path, kind="model")
     architecture, about = plain.get("architecture"), plain.get("about")
     if not isinstance(architecture, dict) or not isinstance(about, dict):

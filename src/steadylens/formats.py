@@ -169,7 +169,7 @@ def format_of(path: Path) -> Format:
     raise SettingError(f"{path} does not end as an exported net, with one of {endings}")
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: str | Path) -> dict[str, Any]:
     """Returns the data about a net that an exported file holds.
 
     Raises:
@@ -177,6 +177,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         CheckpointError: If the file is missing or damaged, or this package did not export it.
         MissingExtraError: If the library that reads the file is not installed.
     """
+    path = Path(path)
     one = format_of(path)
     for needed in one.files(path):
         if not needed.is_file():
@@ -194,7 +195,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return plain
 
 
-def open_engine(path: Path) -> Engine:
+def open_engine(path: str | Path) -> Engine:
     """Returns an exported net in the runtime that its file is made for.
 
     Reading a .pt2 file may run what it holds: open only those that you trust.
@@ -204,6 +205,7 @@ def open_engine(path: Path) -> Engine:
         CheckpointError: If the file is missing or damaged, or this package did not export it.
         MissingExtraError: If its runtime is not installed.
     """
+    path = Path(path)
     form = Interface.of_description(read_metadata(path)["interface"])
     one = format_of(path)
     return one.open(one.files(path), form)

@@ -164,7 +164,7 @@ def _explained(repository: str, kind: type[InputError | StorageError], done: str
     except errors.RevisionNotFoundError as error:
         raise kind(f"{said}: it has no such revision; leave the revision out") from error
     except errors.LocalEntryNotFoundError as error:
-        reason = "the hub cannot be reached, and nothing was downloaded before"
+        reason = "the hub cannot be reached, nothing was downloaded before, and no such folder is here"
         raise kind(f"{said}: {reason}; check the connection") from error
     except errors.EntryNotFoundError as error:
         raise kind(f"{said}: it holds no {WEIGHTS}, so it was not made by steadylens") from error

@@ -76,7 +76,9 @@ def quantize(images: Tensor) -> Tensor:
     return images.mul(GREY_LEVELS).round_().div_(GREY_LEVELS)
 
 
-def read_image(path: Path, *, box: Box | None = None, size: int | None = None, fit: Fit = SQUASHED) -> Tensor:
+def read_image(
+    path: str | Path, *, box: Box | None = None, size: int | None = None, fit: Fit = SQUASHED
+) -> Tensor:
     """Reads an image file as 8-bit RGB.
 
     Palette, grey, CMYK and 16-bit images are converted, transparency is dropped, the EXIF orientation
@@ -98,7 +100,7 @@ def read_image(path: Path, *, box: Box | None = None, size: int | None = None, f
     """
     if size is not None and size < 1:
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
-    with opened(path) as found:
+    with opened(Path(path)) as found:
         image = to_rgb(found)
     if box is not None:
         left, top, right, bottom = box

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from steadylens.checkpoint import load_model
+from steadylens.checkpoint import SUFFIX, load_model
 from steadylens.classification import SIGN_SIZE
 from steadylens.classifiers import timm_classifier, torchvision_classifier, transformers_classifier
 from steadylens.errors import SettingError, SteadylensError
@@ -15,7 +15,7 @@ from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
 from steadylens.images import SQUASHED
 from steadylens.preparation import PreparedClassifier, classifier_of, exported_classifier
-from steadylens.pretrained import PRETRAINED, SUFFIX, load_with_card
+from steadylens.pretrained import PRETRAINED, load_with_card
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 
 RESTORERS = (RestorationNet, DongNet, GaussianSmoothing, nn.Identity)

@@ -12,7 +12,7 @@ from steadylens.errors import SettingError
 from steadylens.fusion import FusedClassifier
 from steadylens.label_free import REPEATING, Repeating, tune_restorer
 from steadylens.run import Run, Update
-from steadylens.trainingfiles import check_key, origin_of, weights_key
+from steadylens.trainingfiles import check_key, check_suffix, origin_of, weights_key
 
 
 def fuse_as_they_are(
@@ -95,6 +95,7 @@ def _fused(
 ) -> FusedClassifier:
     """Writes a pair; of one that was not trained, the file names no data that it was trained on."""
     fused = FusedClassifier(restorer, classifier).to(run.device).eval()
+    check_suffix(path)
     stage, key = f"fusing {name}", run.key("fusing", weights_key(fused))
     if path.exists():
         _, about = load_model(path)

@@ -7,15 +7,13 @@ from typing import Any
 from torch import nn
 
 from steadylens.cards import LICENCE, Card, card_of
-from steadylens.checkpoint import load_model
+from steadylens.checkpoint import SUFFIX, load_model
 from steadylens.errors import SettingError
 
 PRETRAINED = (
     "l11-gtsrb", "l9-gtsrb", "l7-gtsrb", "l5-gtsrb", "l3-gtsrb", "dong-gtsrb", "sign-gtsrb", "fused-gtsrb"
 )  # fmt: skip
 """The nets that ship with the package: the restorers of Table 1, the sign net, and L11 fused with it."""
-
-SUFFIX = ".safetensors"
 
 
 def load(name: str | Path) -> nn.Module:

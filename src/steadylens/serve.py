@@ -50,7 +50,9 @@ def listening(host: str, port: int) -> Iterator[list[socket.socket]]:
             listeners = _bound(host, port)
         except (OSError, OverflowError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise SettingError(f"cannot listen on {host}:{port} ({reason}); choose another --port") from error
+            raise SettingError(
+                f"cannot listen on {host}:{port} ({reason}); choose another --host or --port"
+            ) from error
         for listener in listeners:
             stack.enter_context(listener)
         yield listeners

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from steadylens.checkpoint import load_model, load_state, save_model, save_state
+from steadylens.checkpoint import SUFFIX, load_model, load_state, save_model, save_state
 from steadylens.errors import SettingError
 from steadylens.images import SQUASHED
 from steadylens.randomness import derived_generator
@@ -79,11 +79,12 @@ def finish(
         The trained net in eval mode.
 
     Raises:
-        SettingError: If a file is of another run.
+        SettingError: If a file is of another run, or the path does not end in .safetensors.
         CheckpointError: If a file that is there cannot be read.
         DivergenceError: If the training diverges.
         StorageError: If a file cannot be written.
     """
+    check_suffix(path)
     if path.exists():
         trained, about = load_model(path)
         check_key(path, about.get("key"), key)
@@ -152,6 +153,16 @@ def check_key(path: Path, found: object, wanted: str) -> None:
         raise SettingError(
             f"{path} was made with other data, settings or seed; choose another place, or remove it"
         )
+
+
+def check_suffix(path: Path) -> None:
+    """Refuses a name by which the other commands would not know a file of weights.
+
+    Raises:
+        SettingError: If the path does not end in .safetensors.
+    """
+    if path.suffix != SUFFIX:
+        raise SettingError(f"{path} is to hold weights; give it a name that ends in {SUFFIX}")
 
 
 def weights_key(module: nn.Module) -> str:
