@@ -98,7 +98,10 @@ def test_what_is_tuned_moves_and_the_rest_stays(
 
 
 def test_the_pair_remembers_how_photographs_are_fitted(place: Path, tmp_path: Path) -> None:
-    for name, options, fit in (("told", (), "crop:42"), ("said", ("--fit", "crop:44"), "crop:44")):
+    for name, options, fit in (
+        ("told.safetensors", (), "crop:42"),
+        ("said.safetensors", ("--fit", "crop:44"), "crop:44"),
+    ):
         assert fuse(place, tmp_path / name, *resnet(place), *options, "--tune", "nothing")[0] == 0
         classifier = load_model(tmp_path / name)[0].classifier
         assert isinstance(classifier, PreparedClassifier)

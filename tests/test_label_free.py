@@ -102,7 +102,10 @@ def test_nothing_is_left_to_learn_where_the_classifier_repeats_itself(tiny_data:
 
 def test_labels_are_not_looked_at(tiny_data: Dataset, tmp_path: Path) -> None:
     nets = []
-    for name, labels in (("one", tiny_data.train.labels), ("other", tiny_data.train.labels.flip(0))):
+    for name, labels in (
+        ("one.safetensors", tiny_data.train.labels),
+        ("other.safetensors", tiny_data.train.labels.flip(0)),
+    ):
         data = replace(tiny_data, train=replace(tiny_data.train, labels=labels))
         nets.append(tune_restorer(run_of(data), restorer(), classifier(), tmp_path / name, name="pair"))
     assert equal(state(nets[0]), state(nets[1]))
@@ -189,7 +192,7 @@ def test_the_classifier_stays_bit_for_bit_what_it_is(tiny_data: Dataset, tmp_pat
     wishes = [parameter.requires_grad for parameter in net.parameters()]
     front = restorer()
     moved = state(front)
-    tuned = tune_restorer(run_of(tiny_data), front, net, tmp_path / "tuned", name="pair")
+    tuned = tune_restorer(run_of(tiny_data), front, net, tmp_path / "tuned.safetensors", name="pair")
     assert tuned is front
     assert not equal(moved, state(front))
     assert equal(before, state(net))
@@ -217,7 +220,7 @@ def test_the_rate_is_that_of_a_restorer_not_of_the_recipe(tiny_data: Dataset, tm
     abouts = []
     for rate in (1e-3, 1e-5):
         repeating = Repeating(optimization=OneCycleAdam(learning_rate=rate))
-        path = tmp_path / str(rate)
+        path = tmp_path / f"{rate}.safetensors"
         tune_restorer(run_of(tiny_data), restorer(), classifier(), path, name="pair", repeating=repeating)
         abouts.append(load_model(path)[1])
     highest = [max(rate for _, _, rate in about["curve"]) for about in abouts]
@@ -253,12 +256,18 @@ def test_a_file_of_other_nets_is_refused(other: str, tiny_data: Dataset, tmp_pat
 
 def test_a_restorer_without_weights_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="1 trainable parameter"):
-        tune_restorer(run_of(tiny_data), GaussianSmoothing(), classifier(), tmp_path / "tuned", name="pair")
+        tune_restorer(
+            run_of(tiny_data), GaussianSmoothing(), classifier(), tmp_path / "tuned.safetensors", name="pair"
+        )
 
 
 def test_a_recipe_without_noise_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:
     quiet = replace(TINY, fine_tuning=replace(TUNING, degradation=None))
     with pytest.raises(SettingError, match="recipe tiny fine-tunes without noise"):
         tune_restorer(
-            run_of(tiny_data, recipe=quiet), restorer(), classifier(), tmp_path / "tuned", name="pair"
+            run_of(tiny_data, recipe=quiet),
+            restorer(),
+            classifier(),
+            tmp_path / "tuned.safetensors",
+            name="pair",
         )
