@@ -194,3 +194,9 @@ def test_the_same_classes_in_another_order_are_refused() -> None:
         SettingError, match="class 0 is 'a' for mine and 'b' in folder:x, which sorts folders by name"
     ):
         check_order(opened(2, "a", "b"), ("b", "a"), "folder:x")
+
+
+def test_one_class_that_both_know_by_different_numbers_is_refused() -> None:
+    check_order(opened(3, "circle", "square", "stop"), ("circle", "square", "halt"), "folder:x")
+    with pytest.raises(SettingError, match="class 1 is 'square' for mine and 'triangle' in folder:x"):
+        check_order(opened(3, "circle", "square", "triangle"), ("square", "triangle", "zcircle"), "folder:x")

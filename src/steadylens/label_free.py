@@ -36,7 +36,8 @@ class Repeating:
     """How a restorer is tuned for a classifier, beside what the recipe says of fine-tuning.
 
     Attributes:
-        optimization: Optimizer and learning rate. A restorer bears a lower one than a classifier.
+        optimization: Optimizer and learning rate. A restorer that has learned long bears a far lower one than a
+            classifier.
         fidelity: Weight of the restorer's own loss beside the classifier's answers; with 0, what the restorer
             makes need no longer look like the clean image.
         loss: The restorer's own loss.
@@ -47,7 +48,7 @@ class Repeating:
         SettingError: If a share or the weight breaks its rule.
     """
 
-    optimization: Optimization = field(default_factory=lambda: OneCycleAdam(learning_rate=3e-4))
+    optimization: Optimization = field(default_factory=lambda: OneCycleAdam(learning_rate=3e-5))
     fidelity: float = 0.1
     loss: RestorationLoss = field(default_factory=LogSquaredError)
     slight_share: float = 0.3

@@ -173,15 +173,16 @@ def check_classes(opened: Opened, class_names: Sequence[str], data: str) -> None
 
 
 def check_order(opened: Opened, class_names: Sequence[str], data: str) -> None:
-    """Refuses a classifier that numbers the same classes otherwise than the data does.
+    """Refuses a classifier that numbers classes otherwise than the data does.
+
+    Names that only one of the two knows say nothing: a library may call a class otherwise than a folder.
 
     Raises:
-        SettingError: If the names are the same in another order.
+        SettingError: If a name that both know has two numbers.
     """
-    if sorted(opened.class_names) == sorted(class_names) and opened.class_names != tuple(class_names):
-        first = next(
-            n for n, (a, b) in enumerate(zip(opened.class_names, class_names, strict=True)) if a != b
-        )
+    numbers = {name: number for number, name in enumerate(class_names)}
+    moved = [n for n, name in enumerate(opened.class_names) if numbers.get(name, n) != n]
+    if moved and (first := moved[0]) < len(class_names):
         raise SettingError(
             f"class {first} is {opened.class_names[first]!r} for {opened.name} and {class_names[first]!r} in "
             f"{data}, which sorts folders by name; rename them so that they sort as the classifier counts"
