@@ -36,8 +36,8 @@ class Repeating:
     """How a restorer is tuned for a classifier, beside what the recipe says of fine-tuning.
 
     Attributes:
-        optimization: Optimizer and learning rate. A restorer that has learned long bears a far lower one than a
-            classifier.
+        optimization: Optimizer and learning rate. A restorer that has learned long bears a far lower rate
+            than a classifier.
         fidelity: Weight of the restorer's own loss beside the classifier's answers; with 0, what the restorer
             makes need no longer look like the clean image.
         loss: The restorer's own loss.
