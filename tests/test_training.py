@@ -18,7 +18,7 @@ from steadylens.errors import CheckpointError, DivergenceError, SettingError
 from steadylens.fusion import FusedClassifier
 from steadylens.images import to_float
 from steadylens.initialization import initialize_xavier
-from steadylens.losses import LogSquaredError, SquaredError
+from steadylens.losses import LogSquaredError, RestorationLoss, SquaredError
 from steadylens.optimization import MomentumSgd, OneCycleAdam, Optimization
 from steadylens.restoration import DongNet, RestorationNet
 from steadylens.training import (
@@ -406,25 +406,27 @@ def pretend_fast_bfloat16(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)
 
 
+def denoising_training(
+    data: Dataset, *, loss: RestorationLoss, batch: int, optimization: Optimization, steps: int
+) -> Training:
+    """Returns a training of L3 on small patches with strong noise."""
+    net = RestorationNet(depth=3)
+    initialize_xavier(net, generator=seeded(1))
+    objective = restoring_objective(
+        net, data.train.images, degradation=gaussian_degradation(40), loss=loss, batch=batch, patch=16
+    )
+    return Training(net, objective, optimization=optimization, steps=steps, generator=seeded(2))
+
+
 def test_bfloat16_hardly_moves_loss_and_gradient_and_leaves_the_weights_in_float32(
     tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = []
     for fast in (False, True):
         pretend_fast_bfloat16(monkeypatch, fast)
-        net = RestorationNet(depth=3)
-        initialize_xavier(net, generator=seeded(1))
-        objective = restoring_objective(
-            net,
-            tiny_data.train.images,
-            degradation=gaussian_degradation(40),
-            loss=SquaredError(),
-            batch=4,
-            patch=16,
-        )
-        training = Training(net, objective, optimization=ADAM, steps=1, generator=seeded(2))
+        training = denoising_training(tiny_data, loss=SquaredError(), batch=4, optimization=ADAM, steps=1)
         (progress,) = training.run()
-        gradients = [weights.grad for weights in net.parameters() if weights.grad is not None]
+        gradients = [weights.grad for weights in training.trained if weights.grad is not None]
         kept, _ = training.state()  # weights and moments
         kept.pop("generator")
         assert {tensor.dtype for tensor in (*gradients, *kept.values())} == {torch.float32}
@@ -452,18 +454,10 @@ def test_a_restorer_learns_to_remove_noise(
     tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, fast: bool
 ) -> None:
     pretend_fast_bfloat16(monkeypatch, fast)
-    net = RestorationNet(depth=3)
-    initialize_xavier(net, generator=seeded(1))
-    objective = restoring_objective(
-        net,
-        tiny_data.train.images,
-        degradation=gaussian_degradation(40),
-        loss=LogSquaredError(),
-        batch=8,
-        patch=16,
-    )
     optimization = OneCycleAdam(learning_rate=3e-3)
-    training = Training(net, objective, optimization=optimization, steps=60, generator=seeded(2))
+    training = denoising_training(
+        tiny_data, loss=LogSquaredError(), batch=8, optimization=optimization, steps=60
+    )
     losses = [progress.loss for progress in training.run()]
     assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.7  # half the squared error
 

@@ -152,9 +152,8 @@ def _purpose(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:
             return "A classifier of another library behind its own normalisation.", CLASSIFYING
         case FusedClassifier():
             stage = str(about.get("stage", ""))
-            if stage.startswith("fusing") and about.get(
-                "data"
-            ):  # a pair that nothing was trained for names no data
+            # A pair that nothing was trained for names no data.
+            if stage.startswith("fusing") and about.get("data"):
                 text = "A restorer in front of a frozen classifier, for which it was tuned without labels."
                 return text, CLASSIFYING
             how = " that was fine-tuned behind it on noisy images" if stage.startswith("fine-tuning") else ""
