@@ -188,9 +188,17 @@ def test_the_code_resizes_images_for_a_classifier_that_reads_one_size_only() -> 
     fused = FusedClassifier(GaussianSmoothing(), PREPARED)
     for module, size in ((PREPARED, 8), (fused, 8), (SignNet(), 48)):
         assert card_with(module=module).size == size
-        assert f'Path("sign.png"), size={size})' in card_with(module=module).markdown()
+        assert f'("sign.png", size={size})' in card_with(module=module).markdown()
     assert card_with().size is None
-    assert 'Path("sign.png"))' in card_with().markdown()
+    assert '("sign.png"))' in card_with().markdown()
+
+
+@pytest.mark.parametrize("data", ["", "folder:photos", "signs", "gtsrb:DIR"])
+def test_only_a_net_that_learned_on_signs_is_said_to_know_them(data: str) -> None:
+    card = card_with(data=data)
+    header: Any = ModelCard(card.markdown()).data
+    learned = data in ("signs", "gtsrb:DIR")
+    assert ("traffic-signs" in header.tags, '"sign.png"' in card.markdown()) == (learned, learned)
 
 
 # Its limits.
@@ -228,7 +236,7 @@ def test_every_packaged_net_defends_against_no_adversary_and_knows_traffic_signs
 def test_the_example_fits_photographs_as_the_classifier_reads_them() -> None:
     fit = Fit(keeps_shape=True, side=10)
     named = PreparedClassifier(nn.Flatten(), size=8, fit=fit)
-    call = 'read_image(Path("sign.png"), size=8, fit=steadylens.Fit.parse("crop:10"))'
+    call = 'read_image("sign.png", size=8, fit=steadylens.Fit.parse("crop:10"))'
     assert call in card_with(module=FusedClassifier(nn.Identity(), named)).markdown()
     assert card_with(module=SignNet(), fit="crop:52").fit == Fit(keeps_shape=True, side=52)
     assert "fit=" not in card_with(module=SignNet()).markdown()

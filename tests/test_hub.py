@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
 
 import steadylens
-from steadylens.checkpoint import build, describe, load_model
+from steadylens.checkpoint import build, describe, load_model, save_model
 from steadylens.classification import SignNet
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError, SteadylensError, StorageError
 from steadylens.fusion import FusedClassifier
@@ -107,9 +107,27 @@ def test_saving_again_replaces_the_net(tmp_path: Path) -> None:
 
 def test_a_packaged_net_keeps_its_card_in_a_folder(tmp_path: Path) -> None:
     net, card = steadylens.load("l3-gtsrb"), steadylens.card("l3-gtsrb")
-    save_pretrained(net, tmp_path, about=card.about, name=card.name)
+    save_pretrained("l3-gtsrb", tmp_path, name=card.name)
     assert same(from_pretrained(tmp_path), net)
     assert (tmp_path / "README.md").read_text() == card.markdown(loader="from_pretrained")
+    assert steadylens.card(tmp_path / "model.safetensors").about == card.about
+
+
+def test_a_net_given_by_its_file_takes_along_what_is_known_of_it(tmp_path: Path) -> None:
+    net, file = NETS["fused"](), tmp_path / "net.safetensors"
+    save_model(file, net, about=ABOUT)
+    for source in (file, str(file)):
+        save_pretrained(source, tmp_path / "net", licence="MIT")
+        assert same(from_pretrained(tmp_path / "net"), net)
+        assert load_model(tmp_path / "net" / "model.safetensors")[1] == {**ABOUT, "licence": "MIT"}
+    save_pretrained(file, tmp_path / "net", about={"seed": 4})
+    assert load_model(tmp_path / "net" / "model.safetensors")[1] == {"seed": 4}
+
+
+def test_a_name_that_is_no_nets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="there is no trained net 'l12-gtsrb'; choose one of l11-gtsrb"):
+        save_pretrained("l12-gtsrb", tmp_path / "net")
+    assert not (tmp_path / "net").exists()
 
 
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)

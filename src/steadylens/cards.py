@@ -73,6 +73,11 @@ class Card:
     licence: str
     about: dict[str, Any] = field(repr=False)
 
+    @property
+    def shows_signs(self) -> bool:
+        """Whether the images that it was trained on show traffic signs, as far as that is known."""
+        return self.data.startswith(("gtsrb", "signs"))
+
     def markdown(self, *, loader: str = "load") -> str:
         """Returns the model card, with a header that model hubs read.
 
@@ -211,7 +216,8 @@ def _harms(rows: Sequence[Restoring]) -> Iterator[str]:
 
 def _header(card: Card) -> str:
     """Returns the header in YAML; every value is written as JSON, which is YAML."""
-    tags = ["image-restoration", "denoising", "robustness", "traffic-signs", "pytorch", "safetensors"]
+    signs = ["traffic-signs"] if card.shows_signs else []
+    tags = ["image-restoration", "denoising", "robustness", *signs, "pytorch", "safetensors"]
     fields: dict[str, Any] = {
         **({"license": card.licence.lower()} if card.licence else {}),
         "library_name": "steadylens",
@@ -243,6 +249,7 @@ def _licence(card: Card) -> str:
 
 def _example(card: Card, loader: str) -> str:
     size = f", size={card.size}" if card.size else ""
+    picture = "sign.png" if card.shows_signs else "photo.jpg"
     fit = "" if card.fit == SQUASHED else f", fit=steadylens.Fit.parse({json.dumps(str(card.fit))})"
     last = (
         "label = net(images).argmax(dim=1)"
@@ -251,9 +258,9 @@ def _example(card: Card, loader: str) -> str:
     )
     return (
         "```python\n"
-        "from pathlib import Path\nimport steadylens\n\n"
+        "import steadylens\n\n"
         f"net = steadylens.{loader}({json.dumps(card.name)})\n"
-        f'images = steadylens.to_float(steadylens.read_image(Path("sign.png"){size}{fit}))[None]\n'
+        f'images = steadylens.to_float(steadylens.read_image("{picture}"{size}{fit}))[None]\n'
         f"{last}\n"
         "```\n"
     )

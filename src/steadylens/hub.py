@@ -18,12 +18,13 @@ from steadylens.cards import card_of
 from steadylens.checkpoint import describe, load_model, save_model
 from steadylens.errors import CheckpointError, InputError, MissingExtraError, SettingError, StorageError
 from steadylens.files import replacing
+from steadylens.pretrained import load_with_card
 
 WEIGHTS = "model.safetensors"
 
 
 def save_pretrained(
-    module: nn.Module,
+    net: nn.Module | str | Path,
     folder: str | Path,
     *,
     about: dict[str, Any] | None = None,
@@ -33,10 +34,12 @@ def save_pretrained(
     """Writes a net, its settings and its model card into a folder.
 
     Args:
-        module: A net of this package, or a `FusedClassifier` of such.
+        net: The name of a packaged net or the path of a .safetensors file that `save_model` wrote, with all
+            that is known of it; or a net of this package or a `FusedClassifier` of such, of which only
+            `about` tells anything.
         folder: The folder; it is made if it is missing, and files of the same names in it are replaced.
-        about: Plain data about where the weights come from, as `load_model` returns them or as they stand
-            in `card(...).about`.
+        about: Plain data about where the weights come from, as `load_model` returns them; by default what
+            the file of a net given by name or path tells, else nothing.
         name: The name in the card, for instance OWNER/NAME; by default that of the folder.
         licence: The licence of the weights, for instance MIT; by default what `about` states, if anything.
 
@@ -44,12 +47,14 @@ def save_pretrained(
         The folder.
 
     Raises:
-        SettingError: If the net is of a kind that cannot be saved.
-        CheckpointError: If `about` has not the form in which this package writes it.
+        SettingError: If there is no net of that name, or it is of a kind that cannot be saved.
+        CheckpointError: If `about` has not the form in which this package writes it, or the net's file cannot
+            be read.
         StorageError: If the files cannot be written.
     """
     place = Path(folder)
-    known = (about or {}) | ({} if licence is None else {"licence": licence})
+    module, told = _with_about(net, about)
+    known = told | ({} if licence is None else {"licence": licence})
     card = card_of(module, known, name=name or place.resolve().name)
     texts = {
         "config.json": json.dumps(describe(module), indent=2) + "\n",
@@ -101,7 +106,7 @@ def from_pretrained(
 
 
 def push_to_hub(
-    module: nn.Module,
+    net: nn.Module | str | Path,
     repository: str,
     *,
     about: dict[str, Any] | None = None,
@@ -113,9 +118,9 @@ def push_to_hub(
     """Uploads a net, its settings and its model card to a repository of the hub, which is made if missing.
 
     Args:
-        module: A net of this package, or a `FusedClassifier` of such.
+        net: The net, by name, path or itself, as for `save_pretrained`.
         repository: Name of the repository, OWNER/NAME.
-        about: Plain data about where the weights come from, as for `save_pretrained`.
+        about: Plain data about where the weights come from, likewise.
         licence: The licence of the weights, likewise.
         private: Whether a new repository is private; by default the owner's own setting counts.
         token: Token with the right to write; by default that of `hf auth login`.
@@ -126,6 +131,7 @@ def push_to_hub(
 
     Raises:
         SettingError: If the net cannot be saved or `repository` is no name of a repository.
+        CheckpointError: If the net's file or `about` cannot be read.
         StorageError: If the hub cannot be reached or refuses the upload.
         MissingExtraError: If huggingface_hub is not installed.
     """
@@ -134,12 +140,21 @@ def push_to_hub(
     except ImportError as error:
         raise MissingExtraError("huggingface_hub", "hub") from error
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(module, folder, about=about, name=repository, licence=licence)
+        save_pretrained(net, folder, about=about, name=repository, licence=licence)
         with _explained(repository, StorageError, "uploaded to"):
             api = HfApi(token=token)
             api.create_repo(repository, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     return str(commit.commit_url)
+
+
+def _with_about(
+    net: nn.Module | str | Path, about: dict[str, Any] | None
+) -> tuple[nn.Module, dict[str, Any]]:
+    if isinstance(net, nn.Module):
+        return net, about or {}
+    module, card = load_with_card(net)
+    return module, card.about if about is None else about
 
 
 @contextmanager
