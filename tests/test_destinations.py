@@ -20,39 +20,40 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_mirrored_in_order(folder: Path, tmp_path: Path) -> None:
-    errands = planned([folder], tmp_path / "out")
-    places = ["a.png", "b.jpg", "deep/er/c.TIF"]
+    plan = planned([folder], tmp_path / "out")
+    errands, places = plan.errands, ["a.png", "b.jpg", "deep/er/c.TIF"]
     assert [errand.source for errand in errands] == [folder / place for place in places]
+    assert plan.others == (folder / "notes.txt",), "what is left out is told, hidden files are not"
     assert [errand.target for errand in errands] == [tmp_path / "out" / place for place in places]
     assert [path for errand in errands for path in errand.written] == [errand.target for errand in errands]
     assert not (tmp_path / "out").exists()
 
 
 def test_a_file_keeps_its_name_alone_and_may_have_any(folder: Path, tmp_path: Path) -> None:
-    (errand,) = planned([folder / "notes.txt"], tmp_path)
+    (errand,) = planned([folder / "notes.txt"], tmp_path).errands
     assert errand.target == tmp_path / "notes.txt"
 
 
 def test_another_format_has_another_ending(folder: Path, tmp_path: Path) -> None:
-    errands = planned([folder], tmp_path, suffix=".png")
+    errands = planned([folder], tmp_path, suffix=".png").errands
     assert [errand.target.name for errand in errands] == ["a.png", "b.png", "c.png"]
 
 
 def test_what_was_removed_goes_beside(folder: Path, tmp_path: Path) -> None:
-    errands = planned([folder], tmp_path / "out", view=True)
+    errands = planned([folder], tmp_path / "out", view=True).errands
     assert errands[1].written == (tmp_path / "out" / "b.jpg", tmp_path / "out" / "b.jpg.pattern.png")
 
 
 def test_in_place_the_file_behind_a_link_is_meant(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(folder / "a.png")
-    (errand,) = planned([tmp_path / "link.png"], None)
+    (errand,) = planned([tmp_path / "link.png"], None).errands
     assert errand.target == (folder / "a.png").resolve()
 
 
 def test_what_lies_in_the_folder_to_write_to_is_not_restored_again(folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "a.png").write_bytes(b"")
-    errands = planned([folder], folder / "out")
+    errands = planned([folder], folder / "out").errands
     assert [errand.source.name for errand in errands] == ["a.png", "b.jpg", "c.TIF"]
 
 
@@ -73,6 +74,8 @@ def test_what_lies_in_the_folder_to_write_to_is_not_restored_again(folder: Path)
         (["a.png", "a.png.pattern.png"], "out", None, True, r"both become .*out/a\.png\.pattern\.png"),
         (["a.png", "deep"], "deep", None, False, "written over .*deep/a.png, which is to be restored"),
         (["a.png", "a.png.pattern.png"], None, None, True, "written over|both become"),
+        (["deep"], "a.bmp", None, False, r"a\.bmp is a file and no folder to write to; choose another place"),
+        (["deep"], "a.bmp/out", None, False, r"a\.bmp is a file and no folder to write to"),
     ],
 )
 def test_what_would_clash_is_refused(

@@ -72,6 +72,17 @@ def test_an_identity_gives_back_every_file_of_a_folder(folder: Path, tmp_path: P
         assert before.format == after.format
 
 
+def test_files_that_are_left_out_are_counted_by_their_endings(
+    folder: Path, tmp_path: Path, identity: Path
+) -> None:
+    assert "left out" not in run(folder, "--out", tmp_path / "one", "--net", identity).out
+    for name in ("moving.gif", "deep/STILL.GIF", "notes", ".hidden"):
+        (folder / name).touch()
+    outcome = run(folder, "--out", tmp_path / "other", "--net", identity)
+    assert outcome.code == 0
+    assert outcome.out.endswith("left out, as of no format that is read here: 2 .gif, 1 without an ending\n")
+
+
 def test_a_packaged_net_gives_what_python_gives(folder: Path, tmp_path: Path) -> None:
     assert run(folder / "a.png", "--out", tmp_path / "out", "--net", "l3-gtsrb", "--tile", "16").code == 0
     expected = restore(PIXELS[..., :3], "l3-gtsrb").astype(int)

@@ -32,14 +32,27 @@ class Errand:
         return (self.target,) if self.view is None else (self.target, self.view)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What is to be done with some paths.
+
+    Attributes:
+        errands: The files to restore, in the order of the paths.
+        others: Files in the folders whose names do not end as those of images do.
+    """
+
+    errands: tuple[Errand, ...]
+    others: tuple[Path, ...] = ()
+
+
 def planned(
     paths: Sequence[Path], out: Path | None, *, suffix: str | None = None, view: bool = False
-) -> list[Errand]:
-    """Returns what to read and where to write it, in the order of the paths; nothing is touched.
+) -> Plan:
+    """Returns what to read and where to write it; nothing is touched.
 
     A file becomes the file of its name in `out`. A folder is searched with its subfolders for image files,
     and mirrored below `out`; what lies in `out` already is not searched, nor are views that an earlier call
-    put beside its files.
+    put beside its files. A file that is itself named may end in anything.
 
     Args:
         paths: Files and folders.
@@ -48,21 +61,29 @@ def planned(
         view: Whether what was removed is written too: beside NAME as NAME.pattern.png.
 
     Raises:
-        SettingError: If a path does not exist, there is nothing to restore, two files would become one, or
-            one would be written over a source while `out` is given.
+        SettingError: If a path does not exist, there is nothing to restore, `out` is no folder, two files
+            would become one, or one would be written over a source while `out` is given.
     """
-    errands = [_errand(*found, out, suffix, view=view) for path in paths for found in _found(path, out)]
+    errands, others = [], []
+    for path in paths:
+        for source, place in _found(path, out):
+            if source == path or source.suffix.lower() in IMAGE_SUFFIXES:
+                errands.append(_errand(source, place, out, suffix, view=view))
+            else:
+                others.append(source)
     if not errands:
         raise SettingError(
             f"{', '.join(map(str, paths))} holds no image files, which end in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     _check(errands, in_place=out is None)
-    return errands
+    if out is not None and not (there := next(p for p in (out, *out.parents) if p.exists())).is_dir():
+        raise SettingError(f"{there} is a file and no folder to write to; choose another place")
+    return Plan(errands=tuple(errands), others=tuple(others))
 
 
 def _found(path: Path, out: Path | None) -> Iterator[tuple[Path, Path]]:
-    """Yields the image files of a path, each with its place below the path."""
+    """Yields the files of a path that count, each with its place below the path."""
     if path.is_file():
         yield path, Path(path.name)
         return
@@ -74,7 +95,7 @@ def _found(path: Path, out: Path | None) -> Iterator[tuple[Path, Path]]:
         subfolders[:] = sorted(name for name in subfolders if (here / name).resolve() != avoided)
         for name in sorted(names):
             is_view = name.endswith(VIEW_ENDING) and name.removesuffix(VIEW_ENDING) in names
-            if (here / name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".") and not is_view:
+            if not name.startswith(".") and not is_view:
                 yield here / name, (here / name).relative_to(path)
 
 

@@ -1,5 +1,6 @@
 """The command that restores image files."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,10 +17,13 @@ from steadylens.display import Display
 from steadylens.errors import ImageError, SettingError, StorageError, lacks_memory
 
 if TYPE_CHECKING:
-    from steadylens.destinations import Errand
+    from steadylens.destinations import Errand, Plan
     from steadylens.inference import Restorer
 
 STEPS_A_FILE = 1000
+
+MOST_KINDS = 8
+"""How many endings of files that were left out are named."""
 
 
 class FormatName(StrEnum):
@@ -100,14 +104,14 @@ def restore(
         from steadylens.inference import restorer_of
 
         kind = None if format_name is None else format_name.value.upper()
-        errands = planned(paths, out, suffix=None if kind is None else FORMATS[kind].suffix, view=pattern)
+        plan = planned(paths, out, suffix=None if kind is None else FORMATS[kind].suffix, view=pattern)
         restorer = restorer_of(net, tile=tile, device=device_named(device))
         if engine is EngineName.fastest:
             restorer = _raced(restorer)
-        free = [each for each in errands if overwrite or not _is_taken(each, in_place=in_place)]
+        free = [each for each in plan.errands if overwrite or not _is_taken(each, in_place=in_place)]
         run = partial(restore_file, restorer=restorer, format=kind, most_pixels=int(max_megapixels * 1e6))
         failures = _restore_all(free, run)
-        _conclude(len(errands), len(errands) - len(free), failures)
+        _conclude(plan, len(plan.errands) - len(free), failures)
 
 
 def _raced(restorer: "Restorer") -> "Restorer":
@@ -167,10 +171,16 @@ def _shown(total: int) -> Iterator[Display]:
             display.show(Step(state="finished"))
 
 
-def _conclude(count: int, taken: int, failures: Sequence[str]) -> None:
+def _conclude(plan: "Plan", taken: int, failures: Sequence[str]) -> None:
+    count = len(plan.errands)
     say(f"restored {count - taken - len(failures)} of {count} images")
     if taken:
         say(f"{taken} were there already and stay as they are; --overwrite makes them again")
+    if plan.others:
+        endings = Counter(path.suffix.lower() or "without an ending" for path in plan.others)
+        kinds = ", ".join(f"{number} {ending}" for ending, number in endings.most_common(MOST_KINDS))
+        more = ", and others" if len(endings) > MOST_KINDS else ""
+        say(f"left out, as of no format that is read here: {kinds}{more}")
     if failures:
         error = Console(stderr=True)
         error.print(f"steadylens: {len(failures)} could not be restored:", highlight=False)
