@@ -16,6 +16,7 @@ import pytest
 import torch
 import typer.main
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 from steadylens import __version__, cost, datasets
@@ -223,8 +224,7 @@ def device_without_storage(folder: Path) -> list[str | Path]:
 
 
 def no_versions(folder: Path) -> list[str | Path]:
-    arguments = truncated_checkpoint(folder)
-    return [*arguments, "--versions", "0"]
+    return ["evaluate", "l3-gtsrb", "--data", f"folder:{write_images(folder / 'sound')}", "--versions", "0"]
 
 
 def other_classes(folder: Path) -> list[str | Path]:
@@ -235,7 +235,29 @@ def other_classes(folder: Path) -> list[str | Path]:
 
 def same_names(folder: Path) -> list[str | Path]:
     images = write_images(folder / "sound")
-    return ["evaluate", folder / "a" / "net.st", folder / "b" / "net.st", "--data", f"folder:{images}"]
+    return ["evaluate", "l3-gtsrb", "l3-gtsrb", "--data", f"folder:{images}"]
+
+
+def weights_of_another_library(folder: Path) -> list[str | Path]:
+    torch.save(nn.Linear(2, 2).state_dict(), folder / "net.pth")
+    return ["evaluate", folder / "net.pth"]
+
+
+def unknown_net(folder: Path) -> list[str | Path]:
+    return ["evaluate", "l12-gtsrb"]
+
+
+def ending_of_no_weights(folder: Path) -> list[str | Path]:
+    return ["train", "restorer", "L3", "--data", "imagenet", "--out", folder / "net.pth"]
+
+
+def another_ending_of_no_weights(folder: Path) -> list[str | Path]:
+    return ["train", "classifier", "--data", "imagenet", "--out", folder / "net.pth"]
+
+
+def no_text(folder: Path) -> list[str | Path]:
+    (folder / "binary.jsonl").write_bytes(b"\xff\xfe\0")
+    return ["report", folder / "binary.jsonl"]
 
 
 BAD_INPUT: list[tuple[Callable[[Path], list[str | Path]], int, str]] = [
@@ -247,14 +269,19 @@ BAD_INPUT: list[tuple[Callable[[Path], list[str | Path]], int, str]] = [
     (truncated_checkpoint, 1, r"truncated\.safetensors is damaged or no safetensors file"),
     (weights_not_numbers, 1, r"nan\.safetensors: .* holds values that are not finite"),
     (missing_checkpoint, 1, r"there is no file .*absent\.safetensors"),
-    (missing_records, 1, r"records .*absent\.jsonl cannot be read"),
+    (missing_records, 1, r"absent\.jsonl cannot be read: No such file or directory; name a file of records"),
+    (no_text, 1, r"binary\.jsonl is no file of records, which are lines of JSON; name another"),
     (broken_records, 1, r"broken\.jsonl, line 1 is no record of this version"),
     (blocked_place, 1, r"cannot write .*net\.\w+: .*; choose another place"),
-    (unknown_device, 2, r"the device 'abacus' cannot be used here \(.*\); try cpu or auto"),
+    (unknown_device, 2, r"there is no device 'abacus'; give cpu, cuda, cuda:1 or auto"),
     (device_without_storage, 2, r"the device 'meta' cannot be used here \(.*\); try cpu or auto"),
     (no_versions, 2, r"versions is 0, at least 1 noisy version"),
     (other_classes, 2, r"seven tells 7 classes apart, folder:.* has 3"),
-    (same_names, 2, r"2 files of nets were given; give at least one, each with its own name"),
+    (same_names, 2, r"2 nets were given; give at least one, each with its own name"),
+    (weights_of_another_library, 1, r"net\.pth was written by torch\.save and does not tell which net"),
+    (unknown_net, 2, r"there is no net 'l12-gtsrb'; give a file, one of l11-gtsrb"),
+    (ending_of_no_weights, 2, r"net\.pth is to hold weights; give it a name that ends in \.safetensors"),
+    (another_ending_of_no_weights, 2, r"net\.pth is to hold weights; give it a name"),
 ]
 
 
@@ -303,6 +330,12 @@ def test_a_real_process_says_one_line_too(tmp_path: Path) -> None:
     outcome = finish(start(*bad_input(missing_folder, tmp_path)))
     assert outcome.code == 1
     assert re.fullmatch(r"steadylens: .*absent.*\n", outcome.err)
+    outcome = finish(start("train", "restorer", "L4", "--out", tmp_path / "net.safetensors"))
+    assert outcome.code == 2
+    known = "'L11', 'L9', 'L7', 'L5', 'L3', 'Dong'"
+    assert outcome.err == (
+        f"steadylens: Invalid value for 'net': 'L4' is not one of {known}; --help lists what there is\n"
+    )
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
@@ -345,7 +378,7 @@ def test_an_interrupt_while_images_are_loaded_is_one_line_too(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(datasets, "load_dataset", interrupted)
-    outcome = steadylens(*command, "--out", tmp_path / "out")
+    outcome = steadylens(*command, "--out", tmp_path / "out.safetensors")
     assert outcome.code == 1
     assert outcome.err == "steadylens: interrupted; the same command goes on from what is saved\n"
     assert outcome.out == ""
@@ -384,7 +417,18 @@ def test_nets_are_trained_fused_evaluated_and_reported(
         ("train", "restorer", "L3", "--out", front, *common),
         ("train", "classifier", "--noisy", "--out", alone, *common),
         ("fuse", front, alone, "--out", fused, *common),
-        ("evaluate", front, alone, fused, "--out", tmp_path / "evaluation", "--versions", "2", *common),
+        (
+            "evaluate",
+            "l3-gtsrb",
+            front,
+            alone,
+            fused,
+            "--out",
+            tmp_path / "evaluation",
+            "--versions",
+            "2",
+            *common,
+        ),
         ("report", tmp_path / "evaluation" / "records.jsonl", "--out", tmp_path / "again" / "page.html"),
     )
     for call in calls:

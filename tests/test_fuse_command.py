@@ -141,7 +141,7 @@ def test_for_an_exported_program_the_restorer_alone_is_tuned_and_written(place: 
         (["net.pt2", "--tune", "nothing"], 2, "save the restorer alone"),
         (["sign-gtsrb"], 2, "sign-gtsrb tells 43 classes apart, folder:.* has 3"),
         (["sign-gtsrb", "--restorer-only"], 2, "--restorer-only goes with --tune restorer"),
-        (["front.safetensors"], 2, "holds a RestorationNet; give a restorer first and a classifier second"),
+        (["front.safetensors"], 2, "holds a RestorationNet, where a classifier is needed"),
         (["nonsense"], 2, "there is no net 'nonsense'"),
     ],
 )

@@ -53,8 +53,9 @@ def test_an_unknown_name_is_refused_with_what_there_is(source: str) -> None:
         SettingError, match=r"there is no net '.*'; give a file, one of l11-gtsrb, .* timm:NAME"
     ):
         open_restorer(source)
-    with pytest.raises(SettingError, match="there is no net"):
-        open_classifier(source)
+    for weights in (None, Path("net.pth")):
+        with pytest.raises(SettingError, match="there is no net"):
+            open_classifier(source, weights=weights)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -63,9 +64,11 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_classifier_is_no_restorer_and_a_restorer_no_classifier() -> None:
-    with pytest.raises(SettingError, match="sign-gtsrb holds a SignNet; give a restorer first"):
+    with pytest.raises(
+        SettingError, match="sign-gtsrb holds a SignNet, where a restorer is needed; name one as l11"
+    ):
         open_restorer("sign-gtsrb")
-    with pytest.raises(SettingError, match="l3-gtsrb holds a RestorationNet; give a restorer first"):
+    with pytest.raises(SettingError, match="l3-gtsrb holds a RestorationNet, where a classifier is needed"):
         open_classifier("l3-gtsrb")
 
 

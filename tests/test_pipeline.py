@@ -11,13 +11,13 @@ from steadylens.checkpoint import load_model, save_model
 from steadylens.classification import SignNet
 from steadylens.classifiers import timm_classifier
 from steadylens.datasets import Dataset, ImageSet
-from steadylens.errors import CheckpointError, SettingError
+from steadylens.errors import SettingError
 from steadylens.experiments import measure_networks
 from steadylens.fitting import Fit
 from steadylens.fusion import FusedClassifier
 from steadylens.networks import AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
-from steadylens.opening import open_file
-from steadylens.pipeline import evaluate_files, reproduce
+from steadylens.opening import open_net
+from steadylens.pipeline import evaluate_nets, reproduce
 from steadylens.recipes import SMOKE
 from steadylens.recordfiles import read_records
 from steadylens.records import (
@@ -166,7 +166,7 @@ def test_a_file_of_a_pair_tells_the_time_of_all_its_stages(reproduced: Path) -> 
         for row in read_records(reproduced / "records.jsonl")
         if isinstance(row, Cost)
     }
-    opened = open_file(reproduced / "models" / "restored.safetensors")
+    opened = open_net(reproduced / "models" / "restored.safetensors")
     assert opened.seconds == pytest.approx(total[RESTORED])
 
 
@@ -198,7 +198,8 @@ def test_another_seed_does_not_go_on_with_the_files_of_the_first(reproduced: Pat
 def test_nets_from_files_are_measured_under_the_names_of_the_files(
     restorer: Path, classifier: Path, tmp_path: Path
 ) -> None:
-    assert evaluate_files(new_run(), [restorer, classifier], tmp_path) == tmp_path / "report.html"
+    nets = [open_net(restorer), open_net(classifier)]
+    assert evaluate_nets(new_run(), nets, tmp_path) == tmp_path / "report.html"
     records = read_records(tmp_path / "records.jsonl")
     assert {row.network for row in records if isinstance(row, Restoring)} == {"restorer-L5"}
     assert {row.network for row in records if isinstance(row, Stability)} == {"original"}
@@ -208,7 +209,7 @@ def test_nets_from_files_are_measured_under_the_names_of_the_files(
 def test_a_classifier_alone_is_measured_as_in_the_whole_run(
     reproduced: Path, classifier: Path, tmp_path: Path
 ) -> None:
-    evaluate_files(new_run(), [classifier], tmp_path)
+    evaluate_nets(new_run(), [open_net(classifier)], tmp_path)
     alone, whole = (
         [
             (row.noise, row.sigma_grey, row.population, row.correct, row.samples)
@@ -221,16 +222,16 @@ def test_a_classifier_alone_is_measured_as_in_the_whole_run(
 
 
 @pytest.mark.parametrize("repeats", [0, 2])
-def test_each_file_needs_a_name_of_its_own(restorer: Path, tmp_path: Path, repeats: int) -> None:
-    with pytest.raises(SettingError, match=rf"{repeats} files of nets were given"):
-        evaluate_files(new_run(), [restorer] * repeats, tmp_path)
+def test_each_net_needs_a_name_of_its_own(restorer: Path, tmp_path: Path, repeats: int) -> None:
+    with pytest.raises(SettingError, match=rf"{repeats} nets were given; give at least one, each with its"):
+        evaluate_nets(new_run(), [open_net(restorer)] * repeats, tmp_path)
 
 
 def test_a_classifier_of_other_classes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "three.safetensors"
     save_model(path, SignNet(classes=3).eval(), about={})
     with pytest.raises(SettingError, match="three tells 3 classes apart, coloured patches has 4"):
-        evaluate_files(new_run(), [path], tmp_path)
+        evaluate_nets(new_run(), [open_net(path)], tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -240,11 +241,5 @@ def test_a_classifier_of_other_images_is_sent_to_compare(size: int, fit: Fit, tm
     save_model(path, timm_classifier("test_resnet", classes=4, size=size, fit=fit), about={})
     message = rf"other reads images of {size} pixels, fitted by {fit}; these .* steadylens compare CLASSIFIER"
     with pytest.raises(SettingError, match=message):
-        evaluate_files(new_run(), [path], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_missing_file_is_refused_before_anything_is_measured(restorer: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"there is no file .*absent"):
-        evaluate_files(new_run(), [restorer, tmp_path / "absent.safetensors"], tmp_path / "out")
+        evaluate_nets(new_run(), [open_net(path)], tmp_path / "out")
     assert not (tmp_path / "out").exists()

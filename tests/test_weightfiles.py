@@ -51,16 +51,30 @@ CONTENTS = (*TEXTS, pickle.dumps(Harmful(), 2), pickle.dumps([], 2))
 def test_a_file_that_holds_no_weights_is_refused_and_does_not_run(content: bytes, tmp_path: Path) -> None:
     for name in ("net.pth", "net.safetensors"):
         (tmp_path / name).write_bytes(content)
-        message = f"{name} is damaged or (holds more than weights|no safetensors file)"
+        message = f"{name} (holds more than weights|is damaged or no safetensors file|is damaged or was not)"
         with pytest.raises(CheckpointError, match=message) as caught:
             read_weights(tmp_path / name)
         assert "\n" not in str(caught.value)
 
 
-def test_a_whole_module_is_refused_and_does_not_run(tmp_path: Path) -> None:
-    torch.save(Harmful(), tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match="save the net's state_dict alone"):
+@pytest.mark.parametrize("held", [Harmful(), net()], ids=["harmful", "net"])
+def test_a_whole_module_is_refused_and_does_not_run(held: object, tmp_path: Path) -> None:
+    torch.save(held, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError) as caught:
         read_weights(tmp_path / "net.pth")
+    assert str(caught.value) == (
+        f"{tmp_path / 'net.pth'} holds more than weights, perhaps a whole net, which could run code when it "
+        "is read; save the net's state_dict alone"
+    )
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_a_file_that_is_cut_off_is_said_to_be_damaged(name: str, tmp_path: Path) -> None:
+    write: Any = save_file if name.endswith("safetensors") else torch.save
+    write(net().state_dict(), tmp_path / name)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-20])
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged or .*; copy or (write|save) it again"):
+        read_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize("held", [{}, {"epoch": 3}, [torch.rand(2)], {"model": {}}, torch.rand(3)], ids=repr)

@@ -5,6 +5,7 @@ Nothing is pickled: a file is tensors and JSON, so that a foreign one can do no 
 
 import hashlib
 import json
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ DEEPEST_NESTING = 16
 
 MOST_PARTS = 64
 """How many parts an architecture may name: each takes time to build, before any weight is looked at."""
+
+_NAMELESS = (
+    "does not tell which net its weights are of; those of a library's classifier go with its name, as in "
+    "timm:NAME --weights {}"
+)
 
 
 def save_model(
@@ -175,13 +181,15 @@ def _write(path: Path, tensors: dict[str, Tensor], *, kind: str, plain: dict[str
 def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
+    if zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path} was written by torch.save and {_NAMELESS.format(path)}")
     check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             plain = json.loads((file.metadata() or {})["steadylens"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except KeyError as error:
-        raise CheckpointError(f"{path} was not written by steadylens") from error
+        raise CheckpointError(f"{path} was not written by steadylens and {_NAMELESS.format(path)}") from error
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}; write it again") from error
     if not isinstance(plain, dict) or (plain.get("format"), plain.get("kind")) != (FORMAT, kind):

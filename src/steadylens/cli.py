@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _refuse(error: typer.TyperException) -> None:
-    text = " ".join(error.format_message().split()).rstrip(".")
+    text = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
     if not text:  # the help itself was asked for, by giving nothing
         return
     Console(stderr=True).print(

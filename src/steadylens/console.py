@@ -190,6 +190,9 @@ def device_named(name: str) -> "torch.device":
         return default_device()
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingError(f"there is no device {name!r}; give cpu, cuda, cuda:1 or auto") from error
+    try:
         torch.zeros(1, device=device).item()  # a device without storage, as meta, fails here
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]

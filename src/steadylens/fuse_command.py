@@ -77,7 +77,9 @@ def fuse(
         from steadylens.checkpoint import describe
         from steadylens.fitting import Fit
         from steadylens.opening import check_classes, check_order, open_classifier, open_restorer
+        from steadylens.trainingfiles import check_suffix
 
+        check_suffix(out)
         front = open_restorer(restorer)
         behind = open_classifier(
             classifier, weights=weights, size=size, mean=mean, std=std, fit=Fit.parse(fit) if fit else None

@@ -71,20 +71,31 @@ def open_restorer(source: str | Path) -> Opened:
         SettingError: If there is no such net, or it is no restorer.
         CheckpointError: If the file cannot be read.
     """
-    opened = _open(source)
+    opened = open_net(source)
     if not isinstance(opened.module, RESTORERS):
         raise SettingError(
-            f"{source} holds a {type(opened.module).__name__}; give a restorer first and a classifier second"
+            f"{source} holds a {type(opened.module).__name__}, where a restorer is needed; name one as "
+            "l11-gtsrb or a file"
         )
     return opened
 
 
-def open_file(path: Path) -> Opened:
-    """Opens any net that this package wrote into a file.
+def open_net(source: str | Path) -> Opened:
+    """Opens any net that this package wrote: a packaged one by name, or one from a file.
 
     Raises:
+        SettingError: If there is no such net.
         CheckpointError: If the file cannot be read.
     """
+    path = Path(source)
+    if str(source) in PRETRAINED:
+        module, known = load_with_card(str(source))
+        return _opened(str(source), module, known.about)
+    if not path.is_file() and path.suffix != SUFFIX:
+        raise SettingError(
+            f"there is no net {str(source)!r}; give a file, one of {', '.join(PRETRAINED)}, or for a "
+            "classifier timm:NAME, torchvision:NAME, transformers:DIR or a file that ends in .pt2"
+        )
     return _opened(path.stem, *load_model(path))
 
 
@@ -124,14 +135,16 @@ def open_classifier(
                 f"{source} has random weights; give its own by --weights FILE, nothing is downloaded"
             )
         module = makers[scheme](place, weights=weights, size=size, fit=fit)
-    elif weights is not None:
-        raise SettingError(f"{source} brings its own weights; leave out {weights}")
     elif place and scheme == "transformers":
+        _refuse_weights(source, weights)
         module = transformers_classifier(Path(place).expanduser(), fit=fit)
     elif str(source).endswith(".pt2"):
+        _refuse_weights(source, weights)
         module = exported_classifier(Path(source), size=size, fit=fit or SQUASHED)
     else:
-        return _own_classifier(source, changed=(size, mean, std) != (None, None, None), fit=fit)
+        own = _own_classifier(source, changed=(size, mean, std) != (None, None, None), fit=fit)
+        _refuse_weights(source, weights)
+        return own
     if size not in (None, module.size):
         raise SettingError(f"{source} reads images of {module.size} pixels; leave out the size of {size}")
     module = _with_normalization(module, mean=mean, std=std)
@@ -189,11 +202,17 @@ def check_order(opened: Opened, class_names: Sequence[str], data: str) -> None:
         )
 
 
+def _refuse_weights(source: str | Path, weights: Path | None) -> None:
+    if weights is not None:
+        raise SettingError(f"{source} brings its own weights; leave out {weights}")
+
+
 def _own_classifier(source: str | Path, *, changed: bool, fit: Fit | None) -> Opened:
-    opened = _open(source)
+    opened = open_net(source)
     if isinstance(opened.module, RESTORERS):
         raise SettingError(
-            f"{source} holds a {type(opened.module).__name__}; give a restorer first and a classifier second"
+            f"{source} holds a {type(opened.module).__name__}, where a classifier is needed; name one as "
+            "sign-gtsrb, timm:NAME or a file"
         )
     if changed:
         raise SettingError(f"{source} brings its own size, mean and deviation; leave them out")
@@ -205,19 +224,6 @@ def _own_classifier(source: str | Path, *, changed: bool, fit: Fit | None) -> Op
         if isinstance(part, PreparedClassifier):
             part.fit = fit  # it is written with the pair
     return replace(opened, fit=fit)
-
-
-def _open(source: str | Path) -> Opened:
-    path = Path(source)
-    if str(source) in PRETRAINED:
-        module, known = load_with_card(str(source))
-        return _opened(str(source), module, known.about)
-    if not path.is_file() and path.suffix != SUFFIX:
-        raise SettingError(
-            f"there is no net {str(source)!r}; give a file, one of {', '.join(PRETRAINED)}, or for a "
-            "classifier timm:NAME, torchvision:NAME, transformers:DIR or a file that ends in .pt2"
-        )
-    return open_file(path)
 
 
 def _opened(name: str, module: nn.Module, about: dict[str, object]) -> Opened:

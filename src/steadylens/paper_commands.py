@@ -67,10 +67,13 @@ def train_one_restorer(
     debug: Debug = False,
 ) -> None:
     """Train a restoration net on noisy images of the training set."""
-    with explaining(debug), lent_run(data, recipe, seed, device, cache) as run:
+    with explaining(debug):
         from steadylens.stages import train_restorer
+        from steadylens.trainingfiles import check_suffix
 
-        train_restorer(run, net.value, out)
+        check_suffix(out)
+        with lent_run(data, recipe, seed, device, cache) as run:
+            train_restorer(run, net.value, out)
     say(f"net: {out.resolve()}")
 
 
@@ -88,16 +91,20 @@ def train_one_classifier(
     debug: Debug = False,
 ) -> None:
     """Train the sign net from the start."""
-    with explaining(debug), lent_run(data, recipe, seed, device, cache, fit=fit or "squash") as run:
+    with explaining(debug):
         from steadylens.stages import train_classifier
+        from steadylens.trainingfiles import check_suffix
 
-        train_classifier(run, out, noisy=noisy)
+        check_suffix(out)
+        with lent_run(data, recipe, seed, device, cache, fit=fit or "squash") as run:
+            train_classifier(run, out, noisy=noisy)
     say(f"classifier: {out.resolve()}")
 
 
 def evaluate(
     models: Annotated[
-        list[Path], typer.Argument(help="Files of restorers and of classifiers, in any order.")
+        list[str],
+        typer.Argument(help="Restorers and classifiers, in any order: files, or names of packaged nets."),
     ],
     data: Data = "signs",
     recipe: RecipeOption = RecipeName.quick,
@@ -110,10 +117,13 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure trained nets: how well restorers restore, how accurate and steady classifiers are."""
-    with explaining(debug), lent_run(data, recipe, seed, device, cache) as run:
-        from steadylens.pipeline import evaluate_files
+    with explaining(debug):
+        from steadylens.opening import open_net
+        from steadylens.pipeline import evaluate_nets
 
-        page = evaluate_files(sampled(run, versions, half_width), models, out)
+        nets = [open_net(model) for model in models]
+        with lent_run(data, recipe, seed, device, cache) as run:
+            page = evaluate_nets(sampled(run, versions, half_width), nets, out)
     say(f"report: {page.resolve()}")
 
 

@@ -13,7 +13,7 @@ from steadylens.experiments import curve_of, measure_costs, measure_networks, me
 from steadylens.fusion import FusedClassifier
 from steadylens.images import to_float
 from steadylens.networks import AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
-from steadylens.opening import RESTORERS, Opened, open_file
+from steadylens.opening import RESTORERS, Opened
 from steadylens.recordfiles import write_records
 from steadylens.records import Measurement, Picture
 from steadylens.report import require_drawing, write_report, write_tables
@@ -118,36 +118,33 @@ def publish(records: Sequence[Measurement], out: Path) -> Path:
     return out / "report.html"
 
 
-def evaluate_files(run: Run, paths: Sequence[Path], out: Path) -> Path:
-    """Measures nets from files, restorers and classifiers, and reports.
+def evaluate_nets(run: Run, nets: Sequence[Opened], out: Path) -> Path:
+    """Measures trained nets, restorers and classifiers, and reports.
 
     Args:
         run: Data, recipe and seed; the data lies on the run's device.
-        paths: Files of nets; each net is called after its file.
+        nets: The nets, as `opening.open_net` returns them.
         out: The folder of the report.
 
     Returns:
         The report page.
 
     Raises:
-        SettingError: If there is no file, two have the same name, or a classifier has other classes or reads
+        SettingError: If there is no net, two have the same name, or a classifier has other classes or reads
             other images than these.
-        CheckpointError: If a file cannot be read.
     """
-    if not paths or len({path.stem for path in paths}) < len(paths):
-        raise SettingError(
-            f"{len(paths)} files of nets were given; give at least one, each with its own name"
-        )
+    opened = {net.name: net for net in nets}
+    if not nets or len(opened) < len(nets):
+        raise SettingError(f"{len(nets)} nets were given; give at least one, each with its own name")
     require_drawing()
-    opened = {path.stem: open_file(path) for path in paths}
-    nets = {name: net.module.to(run.device) for name, net in opened.items()}
-    seconds = {name: net.seconds for name, net in opened.items()}
-    restorers = {name: net for name, net in nets.items() if isinstance(net, RESTORERS)}
-    networks = {name: net for name, net in nets.items() if name not in restorers}
+    modules = {net.name: net.module.to(run.device) for net in nets}
+    seconds = {net.name: net.seconds for net in nets}
+    restorers = {name: net for name, net in modules.items() if isinstance(net, RESTORERS)}
+    networks = {name: net for name, net in modules.items() if name not in restorers}
     for name, network in networks.items():
         _check_images(opened[name], run)
         _check_classes(name, network, run)
-    records = [*measure_costs(run, nets, seconds, out / "records")]
+    records = [*measure_costs(run, modules, seconds, out / "records")]
     if restorers:
         records += measure_restorers(run, restorers, out / "records")
     if networks:

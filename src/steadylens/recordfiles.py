@@ -31,8 +31,10 @@ def read_records(path: Path) -> list[Measurement]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"records {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}; name a file of records") from error
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path} is no file of records, which are lines of JSON; name another") from error
     records = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -1,9 +1,12 @@
 """Files of weights that other libraries wrote: read without running what they hold, and fitted or refused."""
 
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -28,21 +31,38 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
-    if path.suffix == ".safetensors":
-        check_header(path)
-    try:
-        held = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu")
-    except Exception as error:  # PyTorch's reader raises nearly anything at what is no file of its own
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path} is damaged or holds more than weights ({reason}); save the net's state_dict alone"
-        ) from error
+    held = _read_safetensors(path) if path.suffix == ".safetensors" else _read_saved(path)
     for key in ("state_dict", "model"):
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]
     if not (isinstance(held, dict) and held and all(isinstance(value, Tensor) for value in held.values())):
         raise CheckpointError(f"{path} holds no weights by name; save the net's state_dict")
     return {_plain_name(str(name)): value for name, value in held.items()}
+
+
+def _read_safetensors(path: Path) -> Any:
+    check_header(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file: {error}; copy or write it again"
+        ) from error
+
+
+def _read_saved(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than weights, perhaps a whole net, which could run code when it is read; "
+            "save the net's state_dict alone"
+        ) from error
+    except Exception as error:  # PyTorch's reader raises nearly anything at what is no file of its own
+        reason = str(error).partition(". ")[0].partition("\n")[0]
+        raise CheckpointError(
+            f"{path} is damaged or was not written by torch.save ({reason}); copy or save it again"
+        ) from error
 
 
 def check_header(path: Path) -> None:
