@@ -159,11 +159,13 @@ def test_an_identity_gives_back_any_tensor(shape: tuple[int, ...], dtype: torch.
     assert torch.equal(restored, tensor)
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16", "I;16B"])
 def test_a_picture_keeps_its_mode_its_size_and_what_it_says(mode: str) -> None:
-    source = Image.fromarray(PIXELS).convert(mode) if mode != "I;16" else Image.fromarray(
-        PIXELS[..., 0].astype(np.uint16) * 257
-    )  # fmt: skip
+    deep = {"I;16": "<u2", "I;16B": ">u2"}
+    if mode in deep:
+        source = Image.fromarray((PIXELS[..., 0].astype(np.uint16) * 257).astype(deep[mode]))
+    else:
+        source = Image.fromarray(PIXELS).convert(mode)
     source.info["icc_profile"] = b"profile"
     restored = restore(source, nn.Identity())
     assert (restored.mode, restored.size) == (mode, source.size)
@@ -171,16 +173,43 @@ def test_a_picture_keeps_its_mode_its_size_and_what_it_says(mode: str) -> None:
     assert np.array_equal(np.array(restored), np.array(source))
 
 
-@pytest.mark.parametrize("mode", ["P", "1", "CMYK", "F"])
-def test_a_picture_of_another_mode_is_refused_with_the_way_out(mode: str) -> None:
-    with pytest.raises(ImageError, match=rf"mode {mode}.*image\.convert\('RGB'\)"):
+@pytest.mark.parametrize(
+    ("mode", "becomes"),
+    [("P", "RGB"), ("1", "L"), ("CMYK", "RGB"), ("YCbCr", "RGB"), ("RGBX", "RGB"), ("RGBa", "RGBA")],
+)
+def test_a_picture_of_another_mode_is_converted(mode: str, becomes: str) -> None:
+    source = Image.fromarray(PIXELS).convert("RGBA" if mode == "RGBa" else "RGB").convert(mode)
+    source.info |= {"icc_profile": b"profile", "dpi": (72, 72)}
+    restored = restore(source, nn.Identity())
+    assert restored.mode == becomes
+    assert np.array_equal(np.array(restored), np.array(source.convert(becomes)))
+    kept = {"dpi": (72, 72)} if mode == "CMYK" else {"icc_profile": b"profile", "dpi": (72, 72)}
+    assert restored.info == kept
+
+
+@pytest.mark.parametrize(("mode", "key"), [("L", 7), ("RGB", (7, 7, 7)), ("P", 7)])
+def test_a_transparent_colour_becomes_alpha_since_restoring_would_move_it(mode: str, key: Any) -> None:
+    source = Image.new(mode, (4, 4))
+    source.info["transparency"] = key
+    source.putpixel((1, 2), key)
+    restored = restore(source, nn.Identity())
+    assert restored.mode == {"L": "LA", "RGB": "RGBA", "P": "RGBA"}[mode]
+    alpha = np.array(restored.getchannel("A"))
+    assert alpha[2, 1] == 0
+    assert alpha.sum() == 15 * 255
+    assert restored.info == {}
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "HSV", "LAB"])
+def test_a_picture_of_no_plain_mode_is_refused_with_the_way_out(mode: str) -> None:
+    with pytest.raises(ImageError, match=rf"mode {mode}, which .*image\.convert\('RGB'\)"):
         restore(Image.new(mode, (4, 4)), nn.Identity())
 
 
-def test_a_transparent_colour_is_refused_since_restoring_would_move_it() -> None:
-    image = Image.new("RGB", (4, 4))
-    image.info["transparency"] = (0, 0, 0)
-    with pytest.raises(ImageError, match=r"transparent colour.*image\.convert\('RGBA'\)"):
+def test_a_transparent_colour_of_16_bits_is_refused() -> None:
+    image = Image.new("I;16", (4, 4))
+    image.info["transparency"] = 3
+    with pytest.raises(ImageError, match="mode I;16 and a transparent colour, which is not restored"):
         restore(image, nn.Identity())
 
 

@@ -15,6 +15,7 @@ from steadylens.acceleration import ProgressCallback
 from steadylens.classification import SignNet
 from steadylens.errors import ImageError, SettingError
 from steadylens.fusion import FusedClassifier
+from steadylens.levels import plain_mode
 from steadylens.pretrained import load
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.tiles import Engine, Tiling, in_tiles
@@ -24,10 +25,6 @@ TILE_ON_CPU = 272
 """Side of a tile in pixels, overlap included; `benchmarks/largeimages.py` says what other sides cost."""
 
 TILE_ON_GPU = 512
-
-RESTORABLE_MODES = frozenset({"L", "LA", "RGB", "RGBA", "I;16"})
-"""The modes of Pillow's images that are restored as they are."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Restorer:
@@ -110,11 +107,12 @@ def restore(
 
     It is computed a tile at a time, with the result of the whole image up to rounding; a tiny image that a
     net cannot take is mirrored at its borders first. Grey is restored as RGB of three like channels, whose
-    mean is the result; alpha stays as it is. To restore many images, give a net and not its name, so that it
+    mean is the result; alpha stays as it is. A PIL image with a palette becomes RGB, one in CMYK too, without
+    its colour profile, and black and white becomes grey; a transparent colour becomes alpha. To restore many images, give a net and not its name, so that it
     is loaded once.
 
     Args:
-        image: A PIL image of mode L, LA, RGB, RGBA or I;16; a NumPy array (H, W) or (H, W, C), uint8, uint16
+        image: A PIL image of 8 bits a level, or of grey with 16; a NumPy array (H, W) or (H, W, C), uint8, uint16
             or float in [0, 1]; or a tensor (C, H, W) or (N, C, H, W) of such a type. C is 1, 2, 3 or 4: grey
             or RGB, alpha last. A float result is not clipped.
         net: A restorer of this package, the name of a packaged one, the path of a .safetensors file, or
@@ -169,16 +167,25 @@ def restore_array(
 
 
 def _restored_picture(image: Image.Image, restorer: Restorer) -> Image.Image:
-    transparent = "transparency" in image.info
-    if image.mode not in RESTORABLE_MODES or transparent:
-        mode = "RGBA" if transparent else "RGB"
-        raise ImageError(
-            f"the image has mode {image.mode}{' and a transparent colour' if transparent else ''}, which is "
-            f"not restored; make it {mode} with image.convert({mode!r})"
-        )
-    restored = Image.fromarray(restore_array(np.array(image), restorer))
-    restored.info = dict(image.info)
+    plain = _plain(image)
+    restored = Image.fromarray(restore_array(np.array(plain), restorer))
+    left_behind = {"transparency", *(("icc_profile",) if image.mode == "CMYK" else ())}
+    restored.info = {name: value for name, value in image.info.items() if name not in left_behind}
     return restored
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Returns a picture as grey or RGB, with alpha where something is transparent."""
+    key = "transparency" in image.info
+    if image.mode.startswith("I;16") and not key:
+        return image
+    if (known := plain_mode(image)) is None:
+        raise ImageError(
+            f"the image has mode {image.mode}{' and a transparent colour' if key else ''}, which is not "
+            "restored; make it RGB with image.convert('RGB')"
+        )
+    mode = known[0] + ("A" if key and known[0] in ("L", "RGB") else "")
+    return image if mode == image.mode else image.convert(mode)
 
 
 class _Reach(NamedTuple):

@@ -72,6 +72,22 @@ def read_levels(path: Path, image: ImageFile) -> tuple[Levels, list[str]]:
     return levels, notes
 
 
+def plain_mode(image: Image.Image) -> tuple[str, list[str]] | None:
+    """Returns the mode L, LA, RGB or RGBA that keeps what an 8-bit image shows, and notes on what changes.
+
+    None stands for levels that have no known range.
+    """
+    if image.mode in _PLAIN:
+        return image.mode, []
+    if image.mode == "P":
+        mode = "RGBA" if "transparency" in image.info else "RGB"
+        return mode, [f"its palette became {mode}"]
+    if image.mode in _CONVERTED:
+        mode, note = _CONVERTED[image.mode]
+        return mode, [note]
+    return None
+
+
 def strips(levels: Levels) -> Iterator[slice]:
     """Returns the rows of an image a few at a time."""
     height = levels.shape[0]
@@ -80,18 +96,11 @@ def strips(levels: Levels) -> Iterator[slice]:
 
 
 def _shallow(path: Path, image: ImageFile) -> tuple[Levels, list[str]]:
-    if image.mode in _PLAIN:
-        mode, notes = image.mode, []
-    elif image.mode == "P":
-        mode = "RGBA" if "transparency" in image.info else "RGB"
-        notes = [f"its palette became {mode}"]
-    elif image.mode in _CONVERTED:
-        mode, note = _CONVERTED[image.mode]
-        notes = [note]
-    else:
+    if (plain := plain_mode(image)) is None:
         raise ImageError(
             f"{path} holds {image.mode} levels, which have no known range; convert it to 8 or 16 bits"
         )
+    mode, notes = plain
     return _filled(image, np.empty((image.height, image.width, len(mode)), np.uint8), mode), notes
 
 
