@@ -104,6 +104,12 @@ def test_exploration_draws_how_hits_are_distributed() -> None:
     assert [step.get_data()[0].tolist() for step in steps] == [list(row.top1_by_norm) for row in rows]
 
 
+def test_few_hits_are_counted_in_whole_numbers() -> None:
+    row = replace(select(RECORDS, Hits)[0], norm_edges=(0.0, 1.0, 2.0), top1_by_norm=(1, 0))
+    (axes,) = figures.exploration([], [], [row]).axes
+    assert all(tick == int(tick) for tick in axes.get_yticks())
+
+
 def test_exploration_has_the_four_panels_of_fig_3() -> None:
     rows = select(RECORDS, Scatter), select(RECORDS, Contraction), select(RECORDS, Hits)
     assert len(figures.exploration(*rows).axes) == 4
@@ -153,6 +159,29 @@ def test_a_network_of_another_name_has_a_colour_too() -> None:
     rows = [replace(row, network="my own") for row in OWN if row.network == "original"]
     (axes,) = figures.stability(rows).axes
     assert to_hex(axes.lines[0].get_color()) in figures.OTHER_COLOURS
+
+
+def test_networks_of_other_names_differ_and_look_alike_in_all_figures_with_them() -> None:
+    names = [f"net {number}" for number in range(20)]
+    restoring = next(row for row in select(RECORDS, Restoring) if math.isfinite(row.noisy_db))
+    hits = select(RECORDS, Hits)[0]
+    left, _ = figures.restoration([replace(restoring, network=name) for name in names]).axes
+    looks = [(line.get_color(), line.get_marker()) for line in left.lines[1:]]
+    assert len(set(looks)) == len(names)
+    (axes,) = figures.exploration([], [], [replace(hits, network=name) for name in names]).axes
+    steps = [patch for patch in axes.patches if isinstance(patch, StepPatch)]
+    assert [to_hex(step.get_edgecolor()) for step in steps] == [colour for colour, _ in looks]
+
+
+@pytest.mark.parametrize("ending", ["", " of a long name, and one more"])
+def test_the_legend_of_two_panels_stands_outside_of_both_and_within_the_figure(ending: str) -> None:
+    rows = select(RECORDS, Restoring)
+    figure = figures.restoration([replace(row, network=row.network + ending) for row in rows])
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert not any(axes.get_legend() for axes in figure.axes)
+    assert figure.bbox.x0 <= legend.get_window_extent().x0 < legend.get_window_extent().x1 <= figure.bbox.x1
+    assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes)
 
 
 def test_the_same_figure_gives_the_same_svg() -> None:

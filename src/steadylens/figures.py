@@ -4,7 +4,7 @@ The paper's colours are not known; these are told apart by people with any colou
 """
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import cycle, pairwise
 from typing import Any
@@ -22,7 +22,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import FancyBboxPatch
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 except ImportError as error:
     raise MissingExtraError("matplotlib", "report") from error
 
@@ -39,11 +39,16 @@ COLOURS = {
 MARKERS = dict(zip(COLOURS, "osD^vPXddPXvod", strict=True))
 """A second way to tell networks apart, for prints without colour."""
 
-OTHER_COLOURS, OTHER_MARKERS = ("#332288", "#882255", "#117733", "#999933"), "*sP^"
-"""Those of networks of other names, in the order in which a figure draws them."""
+OTHER_COLOURS, OTHER_MARKERS = ("#332288", "#882255", "#117733", "#999933"), "*sP^v"
+"""Those of networks of other names, in the order in which a figure draws them: twenty pairs of both."""
 
 WIDTH = 9.4
 """Width of every figure in inches: shown at the same width, their letters have the same size."""
+
+LEGEND_LETTERS, HANDLE_LETTERS = 100, 6
+"""About how many letters stand side by side in the legend above a figure, and how many a handle takes."""
+
+Colours = Mapping[str, str]
 
 SIGMA_LABEL = r"$\sigma$ of the noise (grey levels of 255)"
 
@@ -123,16 +128,18 @@ def restoration(rows: Sequence[Restoring]) -> Figure:
     figure, (left, right) = _grid(2, columns=2, height=3.8)
     finite = [row for row in rows if np.isfinite((row.noisy_db, row.restored_db)).all()]
     noisy = sorted({row.sigma_grey: row.noisy_db for row in finite}.items())
-    left.plot(*np.transpose(noisy), color=INK, linestyle="--", label="noisy images")
+    left.plot(*np.transpose(noisy), color=INK, linestyle="--", marker=".", label="noisy images")
     right.axhline(0, color=INK, linestyle="--")
-    for name, some in grouped(finite, by=lambda row: row.network).items():
+    networks = grouped(finite, by=lambda row: row.network)
+    styles = _line_styles(networks)
+    for name, some in networks.items():
         points = {row.sigma_grey: (row.restored_db, row.restored_db - row.noisy_db) for row in some}
         restored, gain = np.transpose([points[sigma] for sigma in sorted(points)])
-        left.plot(sorted(points), restored, label=name, **_line_style(name))
-        right.plot(sorted(points), gain, **_line_style(name))
+        left.plot(sorted(points), restored, label=name, **styles[name])
+        right.plot(sorted(points), gain, **styles[name])
     _dressed(left, x=SIGMA_LABEL, y="mean PSNR (dB)")
     _dressed(right, x=SIGMA_LABEL, y="gain over the noisy images (dB)")
-    left.legend(frameon=False, loc="upper right", ncols=2)
+    _common_legend(figure, left.lines)
     return figure
 
 
@@ -162,27 +169,31 @@ def exploration(
         contractions: Bottom left, with the diagonal K = 1 above which no contraction reaches.
         hits: Bottom right.
     """
+    rows: tuple[Scatter | Contraction | Hits, ...] = (*scatters, *contractions, *hits)
+    styles = _line_styles(unique(row.network for row in rows))
+    colours = {name: style["color"] for name, style in styles.items()}
     draws: list[Callable[[Axes], None]] = []
     if scatters:
-        draws.append(partial(_draw_scatters, "line", [(row, row.line) for row in scatters]))
-        draws.append(partial(_draw_scatters, "parabola", [(row, row.parabola) for row in scatters]))
+        draws.append(partial(_draw_scatters, colours, "line", [(row, row.line) for row in scatters]))
+        draws.append(partial(_draw_scatters, colours, "parabola", [(row, row.parabola) for row in scatters]))
     if contractions:
-        draws.append(partial(_draw_contractions, contractions))
+        draws.append(partial(_draw_contractions, colours, contractions))
     if hits:
-        draws.append(partial(_draw_hits, hits))
+        draws.append(partial(_draw_hits, colours, hits))
     figure, panels = _grid(len(draws), columns=2, height=3.7)
     for axes, draw in zip(panels, draws, strict=True):
         draw(axes)
-    rows: tuple[Scatter | Contraction | Hits, ...] = (*scatters, *contractions, *hits)
-    names = unique(row.network for row in rows)
-    handles = [Line2D([], [], label=name, color=_colour(name), linewidth=2.5) for name in names]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    _common_legend(
+        figure, [Line2D([], [], label=name, color=colour, linewidth=2.5) for name, colour in colours.items()]
+    )
     return figure
 
 
-def _draw_scatters(fit: str, rows: Sequence[tuple[Scatter, Sequence[float]]], axes: Axes) -> None:
+def _draw_scatters(
+    colours: Colours, fit: str, rows: Sequence[tuple[Scatter, Sequence[float]]], axes: Axes
+) -> None:
     for row, coefficients in rows:
-        colour, noisy = _colour(row.network), np.asarray(row.noisy_db)
+        colour, noisy = colours[row.network], np.asarray(row.noisy_db)
         axes.scatter(noisy, row.restored_db, s=4, alpha=0.3, color=colour, linewidths=0, rasterized=True)
         grid = np.linspace(noisy.min(), noisy.max(), 50)
         axes.plot(grid, np.polyval(coefficients, grid), color=colour)
@@ -190,19 +201,20 @@ def _draw_scatters(fit: str, rows: Sequence[tuple[Scatter, Sequence[float]]], ax
     _dressed(axes, title=f"with fitted {fit}", x="PSNR of noisy images (dB)", y="PSNR of restored (dB)")
 
 
-def _draw_contractions(rows: Sequence[Contraction], axes: Axes) -> None:
+def _draw_contractions(colours: Colours, rows: Sequence[Contraction], axes: Axes) -> None:
     for row in rows:
         points = row.noise_norms, row.restored_norms
-        axes.scatter(*points, s=4, alpha=0.4, color=_colour(row.network), linewidths=0, rasterized=True)
+        axes.scatter(*points, s=4, alpha=0.4, color=colours[row.network], linewidths=0, rasterized=True)
     axes.axline((0, 0), slope=1, color=INK, linestyle="--", linewidth=1, label="K = 1")
     axes.set(xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False, loc="upper left")
     _dressed(axes, title="contraction", x=r"$\|\nu\|$", y=r"$\|F(x + \nu) - F(x)\|$")
 
 
-def _draw_hits(rows: Sequence[Hits], axes: Axes) -> None:
+def _draw_hits(colours: Colours, rows: Sequence[Hits], axes: Axes) -> None:
     for row in rows:
-        axes.stairs(row.top1_by_norm, row.norm_edges, color=_colour(row.network), linewidth=1.6)
+        axes.stairs(row.top1_by_norm, row.norm_edges, color=colours[row.network], linewidth=1.6)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     _dressed(axes, title="best PSNR of all nets (top-1 hits)", x=r"$\|\nu\|$", y="noisy images")
 
@@ -229,23 +241,21 @@ def _shared_labels(figure: Figure, x: str, y: str) -> None:
     figure.supylabel(y, fontsize=10, color=INK)
 
 
-def _colour(network: str) -> str:
-    others = OTHER_COLOURS[sum(network.encode()) % len(OTHER_COLOURS)]
-    return COLOURS.get(network, others)
+def _common_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Names what several panels show, above all of them, where it hides nothing."""
+    widths = [len(str(handle.get_label())) + HANDLE_LETTERS for handle in handles]
+    columns = len(handles) if sum(widths) <= LEGEND_LETTERS else max(1, LEGEND_LETTERS // max(widths))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
 
 
 def _line_styles(networks: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Returns how to draw each network, so that those of other names differ from each other."""
-    styles = {network: _line_style(network) for network in networks}
-    others = [network for network in styles if network not in COLOURS]
-    for network, colour, marker in zip(others, cycle(OTHER_COLOURS), cycle(OTHER_MARKERS), strict=False):
-        styles[network] |= {"color": colour, "marker": marker}
+    others = zip(cycle(OTHER_COLOURS), cycle(OTHER_MARKERS), strict=False)
+    styles = {}
+    for name in networks:
+        colour, marker = (COLOURS[name], MARKERS[name]) if name in COLOURS else next(others)
+        styles[name] = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
     return styles
-
-
-def _line_style(network: str) -> dict[str, Any]:
-    marker = MARKERS.get(network, "*")
-    return {"color": _colour(network), "marker": marker, "markersize": 4.5, "linewidth": 1.6}
 
 
 def _draw_chain(axes: Axes, bottom: float, boxes: Sequence[tuple[str, float, float, str]]) -> None:

@@ -26,6 +26,7 @@ TILE_ON_CPU = 272
 
 TILE_ON_GPU = 512
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Restorer:
     """A net together with what is needed to run it over images of any size.
@@ -108,13 +109,13 @@ def restore(
     It is computed a tile at a time, with the result of the whole image up to rounding; a tiny image that a
     net cannot take is mirrored at its borders first. Grey is restored as RGB of three like channels, whose
     mean is the result; alpha stays as it is. A PIL image with a palette becomes RGB, one in CMYK too, without
-    its colour profile, and black and white becomes grey; a transparent colour becomes alpha. To restore many images, give a net and not its name, so that it
-    is loaded once.
+    its colour profile, and black and white becomes grey; a transparent colour becomes alpha. To restore many
+    images, give a net and not its name, so that it is loaded once.
 
     Args:
-        image: A PIL image of 8 bits a level, or of grey with 16; a NumPy array (H, W) or (H, W, C), uint8, uint16
-            or float in [0, 1]; or a tensor (C, H, W) or (N, C, H, W) of such a type. C is 1, 2, 3 or 4: grey
-            or RGB, alpha last. A float result is not clipped.
+        image: A PIL image of 8 bits a level, or of grey with 16; a NumPy array (H, W) or (H, W, C), uint8,
+            uint16 or float in [0, 1]; or a tensor (C, H, W) or (N, C, H, W) of such a type. C is 1, 2, 3 or
+            4: grey or RGB, alpha last. A float result is not clipped.
         net: A restorer of this package, the name of a packaged one, the path of a .safetensors file, or
             anything from images (N, 3, H, W), float32 in [0, 1], to images of the same shape.
         margin: How many pixels around it a pixel of the result depends on; None asks a net of this package.

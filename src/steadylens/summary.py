@@ -84,6 +84,6 @@ def _restoration_fact(noise: str, rows: Sequence[Restoring]) -> Fact:
         before=f"{fmean(row.noisy_db for row in nets[best]):.1f}",
         after=f"{fmean(row.restored_db for row in nets[best]):.1f}",
         unit="dB",
-        note=f"mean PSNR, noisy and after {best}; noise {noise}; the least gain is {gains[least]:+.2f} dB, "
+        note=f"mean PSNR, noisy and after {best}; noise {noise}; the least gain is {gains[least]:+z.2f} dB, "
         f"at {SIGMA} = {least:g}",
     )

@@ -293,7 +293,7 @@ def _restored_cell(row: Restoring | None, best: float | None) -> Cell:
     if row is None:
         return Cell(text=DASH)
     gain = row.restored_db - row.noisy_db
-    note = f"{gain:+.2f}" if math.isfinite(gain) else ""
+    note = f"{gain:+z.2f}" if math.isfinite(gain) else ""
     return Cell(text=decibels(row.restored_db), note=note, best=row.restored_db == best)
 
 
