@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import subprocess
 import sys
 import tomllib
@@ -39,6 +40,14 @@ def test_a_name_is_the_one_of_its_home(name: str) -> None:
     home = importlib.import_module(f"steadylens.{steadylens._HOMES[name]}")
     assert getattr(steadylens, name) is getattr(home, name)
     assert getattr(home, name).__module__ == home.__name__
+
+
+@pytest.mark.parametrize("name", steadylens.__all__)
+def test_a_place_may_be_given_as_a_text_wherever_it_may_be_given_as_a_path(name: str) -> None:
+    found = getattr(steadylens, name)
+    if inspect.isfunction(found):
+        kinds = {key: str(each.annotation) for key, each in inspect.signature(found).parameters.items()}
+        assert [key for key, kind in kinds.items() if "Path" in kind and "str" not in kind] == []
 
 
 def test_all_names_can_be_seen_before_they_are_loaded() -> None:

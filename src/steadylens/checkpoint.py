@@ -42,7 +42,7 @@ _NAMELESS = (
 
 
 def save_model(
-    path: Path, module: nn.Module, *, about: dict[str, Any], dtype: torch.dtype = torch.float32
+    path: str | Path, module: nn.Module, *, about: dict[str, Any], dtype: torch.dtype = torch.float32
 ) -> None:
     """Writes a net so that `load_model` can build it again; the file appears whole or not at all.
 
@@ -62,7 +62,7 @@ def save_model(
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in module.state_dict().items()
     }
-    _write(path, tensors, kind="model", plain=plain)
+    _write(Path(path), tensors, kind="model", plain=plain)
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:

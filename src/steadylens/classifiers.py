@@ -28,7 +28,7 @@ from steadylens.weightfiles import fit_weights, read_weights
 def timm_classifier(
     name: str,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     classes: int | None = None,
     size: int | None = None,
     fit: Fit | None = None,
@@ -73,7 +73,7 @@ def timm_classifier(
 def torchvision_classifier(
     name: str,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     classes: int | None = None,
     size: int | None = None,
     fit: Fit | None = None,
@@ -115,7 +115,7 @@ def torchvision_classifier(
     return _prepared(architecture, found, weights, mean=published.mean, std=published.std, fit=fit)
 
 
-def transformers_classifier(folder: Path, *, fit: Fit | None = None) -> PreparedClassifier:
+def transformers_classifier(folder: str | Path, *, fit: Fit | None = None) -> PreparedClassifier:
     """Returns an image classifier that `save_pretrained` wrote into a local folder, with its image processor.
 
     Args:
@@ -127,6 +127,7 @@ def transformers_classifier(folder: Path, *, fit: Fit | None = None) -> Prepared
         CheckpointError: If the folder is missing, incomplete or damaged, or holds no image classifier.
         SettingError: If its image processor does more than to resize, crop, scale and normalise.
     """
+    folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json; give the folder that save_pretrained wrote")
     body = _read_transformers(folder)
@@ -175,7 +176,7 @@ def _body(architecture: Mapping[str, Any]) -> nn.Module:
 def _prepared(
     architecture: dict[str, Any],
     weights: dict[str, Tensor],
-    path: Path | None,
+    path: str | Path | None,
     *,
     mean: Channels,
     std: Channels,

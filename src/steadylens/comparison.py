@@ -30,7 +30,7 @@ def compare(
     run: Run,
     classifier: nn.Module,
     fused: Mapping[str, FusedClassifier],
-    out: Path,
+    out: str | Path,
     *,
     training_seconds: Mapping[str, float] = MappingProxyType({}),
 ) -> Path:
@@ -59,6 +59,7 @@ def compare(
     networks: dict[str, nn.Module] = {ALONE: classifier, **fused}
     for name, network in networks.items():
         _check_fit(name, network, run)
+    out = Path(out)
     records = out / "records"
     return publish(
         [

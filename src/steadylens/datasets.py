@@ -126,7 +126,7 @@ def load_dataset(
     fit: Fit = SQUASHED,
     seed: int = 0,
     validation_share: float = 0.1,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> Dataset:
     """Loads images from a source and splits them.
@@ -159,7 +159,7 @@ def load_dataset(
     if not 0 < validation_share < 1:
         raise SettingError(f"validation_share is {validation_share}, it must be above 0 and below 1")
     plan = _plan(source, size, fit)
-    folder = platformdirs.user_cache_path("steadylens") if cache is None else cache
+    folder = platformdirs.user_cache_path("steadylens") if cache is None else Path(cache)
     path = folder / f"{source.partition(':')[0]}-{plan.key[:24]}.safetensors"
     images, digests, cache_notes = load_or_make(
         path, plan.jobs, frames=plan.frames, size=size, progress=progress

@@ -39,7 +39,7 @@ class Exported:
 
 def export_net(
     net: nn.Module,
-    path: Path,
+    path: str | Path,
     *,
     name: str = "",
     about: Mapping[str, Any] | None = None,
@@ -65,6 +65,7 @@ def export_net(
         ExportError: If the net cannot be converted, or answers otherwise in the other runtime.
         StorageError: If a file cannot be written.
     """
+    path = Path(path)
     target = format_of(path)
     if any(parameter.device.type != "cpu" for parameter in net.parameters()):
         raise SettingError("the net is not on the CPU, where it is compared; move it with net.cpu()")

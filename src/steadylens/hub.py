@@ -72,7 +72,7 @@ def from_pretrained(
     *,
     revision: str | None = None,
     token: str | None = None,
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     offline: bool = False,
 ) -> nn.Module:
     """Returns the net that `save_pretrained` or `push_to_hub` wrote.

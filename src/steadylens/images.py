@@ -133,7 +133,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def write_image(path: Path, image: Tensor) -> None:
+def write_image(path: str | Path, image: Tensor) -> None:
     """Writes one image, float (3, H, W) in [0, 1], as an 8-bit file of the format that `path` ends with.
 
     Raises:
@@ -141,6 +141,7 @@ def write_image(path: Path, image: Tensor) -> None:
         SettingError: If `path` has none of `IMAGE_SUFFIXES`.
         StorageError: If the file cannot be written.
     """
+    path = Path(path)
     check_images(image[None], channels=3)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise SettingError(

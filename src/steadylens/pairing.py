@@ -16,7 +16,13 @@ from steadylens.trainingfiles import check_key, check_suffix, origin_of, weights
 
 
 def fuse_as_they_are(
-    run: Run, restorer: nn.Module, classifier: nn.Module, path: Path, *, name: str, seconds: float = 0.0
+    run: Run,
+    restorer: nn.Module,
+    classifier: nn.Module,
+    path: str | Path,
+    *,
+    name: str,
+    seconds: float = 0.0,
 ) -> FusedClassifier:
     """Puts a restorer in front of a classifier and writes the pair to `path`; nothing is trained.
 
@@ -36,14 +42,14 @@ def fuse_as_they_are(
         CheckpointError: If a file that is there cannot be read.
         StorageError: If the file cannot be written.
     """
-    return _fused(run, restorer, classifier, path, name=name, seconds=seconds, trained=False)
+    return _fused(run, restorer, classifier, Path(path), name=name, seconds=seconds, trained=False)
 
 
 def fuse_label_free(
     run: Run,
     restorer: nn.Module,
     classifier: nn.Module,
-    path: Path,
+    path: str | Path,
     *,
     name: str,
     repeating: Repeating = REPEATING,
@@ -73,6 +79,7 @@ def fuse_label_free(
         StorageError: If a file cannot be written.
     """
     describe(classifier)  # what cannot be saved is refused before hours are spent
+    path = Path(path)
     beside = path.with_stem(f"{path.stem}-restorer")
     if path.exists() and not beside.exists():
         raise SettingError(

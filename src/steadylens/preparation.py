@@ -119,7 +119,7 @@ class PreparedClassifier(nn.Module):
 
 
 def exported_classifier(
-    path: Path,
+    path: str | Path,
     *,
     size: int | None = None,
     mean: Channels = NO_MEAN,
@@ -141,6 +141,7 @@ def exported_classifier(
         CheckpointError: If the file is missing or damaged.
         SettingError: If the program reads anything but batches of square RGB images of the size.
     """
+    path = Path(path)
     if not zipfile.is_zipfile(path):
         state = "is damaged or no exported program" if path.exists() else "does not exist"
         raise CheckpointError(f"{path} {state}; write it with torch.export.save")

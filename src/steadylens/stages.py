@@ -29,7 +29,7 @@ VALIDATION_IMAGES = 500
 """How many of the validation images a finished net is tried on."""
 
 
-def train_restorer(run: Run, net: str, path: Path) -> RestorationNet | DongNet:
+def train_restorer(run: Run, net: str, path: str | Path) -> RestorationNet | DongNet:
     """Trains one net of Table 1 on degraded training images and writes it to `path`.
 
     Args:
@@ -45,7 +45,7 @@ def train_restorer(run: Run, net: str, path: Path) -> RestorationNet | DongNet:
         CheckpointError: If a file that is there cannot be read.
         DivergenceError: If the training diverges.
     """
-    settings = run.recipe.restorer_recipe(net)
+    path, settings = Path(path), run.recipe.restorer_recipe(net)
     module = restorer_named(net, padding=settings.padding)
     weights = derived_generator(run.seed, f"restorer {net}", "weights")
     initialize_xavier(module, generator=weights, gain=settings.gain)
@@ -63,7 +63,7 @@ def train_restorer(run: Run, net: str, path: Path) -> RestorationNet | DongNet:
     return module
 
 
-def train_classifier(run: Run, path: Path, *, noisy: bool = False) -> SignNet:
+def train_classifier(run: Run, path: str | Path, *, noisy: bool = False) -> SignNet:
     """Trains the sign net from the start and writes it to `path`.
 
     Args:
@@ -88,14 +88,14 @@ def train_classifier(run: Run, path: Path, *, noisy: bool = False) -> SignNet:
     if not settings.standardize:
         module.fit_mean(run.data.train.images.cpu())
     module.to(run.device)
-    return _train_classifier(run, stage, module, settings, path, key=run.key(stage, settings))
+    return _train_classifier(run, stage, module, settings, Path(path), key=run.key(stage, settings))
 
 
 def fine_tune(
     run: Run,
     restorer: nn.Module,
     classifier: nn.Module,
-    path: Path,
+    path: str | Path,
     *,
     name: str,
     seconds_before: float = 0.0,
@@ -123,7 +123,7 @@ def fine_tune(
     fused = FusedClassifier(restorer, classifier).to(run.device)
     describe(fused)  # what cannot be saved is refused before hours are spent
     key = run.key(stage, settings, weights_key(fused))
-    return _train_classifier(run, stage, fused, settings, path, key=key, seconds_before=seconds_before)
+    return _train_classifier(run, stage, fused, settings, Path(path), key=key, seconds_before=seconds_before)
 
 
 def _stage_of(net: str, number: int) -> str:

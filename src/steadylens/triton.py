@@ -24,7 +24,7 @@ QUEUE_MICROSECONDS = 2000
 
 def export_triton(
     net: nn.Module,
-    repository: Path,
+    repository: str | Path,
     *,
     name: str,
     about: Mapping[str, Any] | None = None,
@@ -49,7 +49,7 @@ def export_triton(
     """
     if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
         raise SettingError(f"the name {name!r} is no folder's name; use letters, digits, - and _")
-    folder = repository / name
+    folder = Path(repository) / name
     exported = export_net(net, folder / "1" / "model.onnx", name=name, about=about, size=size, batch=batch)
     classes = read_metadata(exported.path)["classes"]
     if classes:

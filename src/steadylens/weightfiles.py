@@ -19,7 +19,7 @@ tensors takes about a million; the format itself allows a hundred million."""
 _PREFIXES = ("module.", "_orig_mod.")  # what data-parallel and compiled modules put before every name
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Reads the weights of a net by name, from a .safetensors file or from what `torch.save` wrote.
 
     A file of `torch.save` is read with weights alone allowed, so that a foreign one can do no harm. It may
@@ -29,6 +29,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         CheckpointError: If the file is missing, damaged, has a header of absurd size, or holds no weights by
             name.
     """
+    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
     held = _read_safetensors(path) if path.suffix == ".safetensors" else _read_saved(path)
@@ -83,7 +84,7 @@ def check_header(path: Path) -> None:
         )
 
 
-def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
     """Gives a net the weights of a file, all of them and no others.
 
     Args:
