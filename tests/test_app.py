@@ -119,14 +119,7 @@ class Page:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     folder = tmp_path_factory.mktemp("app")
-    command = (sys.executable, "-c", ALONE, "app", "--net", "l3-gtsrb", "--port", "0")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder)}
-    with (
-        chromium(folder) as browser,
-        subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process,
-    ):
+    with chromium(folder) as browser, started(folder) as process:
         try:
             assert process.stdout is not None
             assert select.select([process.stdout], [], [], 120)[0], "the server does not start"
@@ -135,6 +128,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
             yield Page(browser=browser, address=found[0], process=process)
         finally:
             process.kill()
+
+
+def started(folder: Path) -> subprocess.Popen[str]:
+    """Starts the command; its first line is the address."""
+    return subprocess.Popen(
+        (sys.executable, "-c", ALONE, "app", "--net", "l3-gtsrb", "--port", "0"),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def chromium(profile: Path) -> Chrome:
@@ -250,6 +254,16 @@ def test_it_stops_when_it_is_told_to_and_has_asked_nobody(page: Page) -> None:
     out, _ = page.process.communicate(timeout=60)
     assert page.process.returncode == 0
     assert out == "stopped\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_with_the_address_stops_it_too(number: signal.Signals, tmp_path: Path) -> None:
+    with started(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("open http://127.0.0.1:")
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "stopped\n")
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ It works offline: all that the page needs comes from its own server, and browser
 """
 
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
 from steadylens.errors import MissingExtraError
 from steadylens.gtsrb import CLASS_NAMES
 from steadylens.kinds import HIGHEST_SEED, KINDS
+from steadylens.serve import run_until_stopped
 from steadylens.trial import MOST_SIDE, Nets
 from steadylens.trialview import Choice, answer
 
@@ -64,16 +64,16 @@ def application(nets: Nets) -> FastAPI:
     return mounted
 
 
-def serve(application: FastAPI, listeners: Sequence[socket.socket]) -> None:
+def serve(application: FastAPI, listeners: Sequence[socket.socket], *, ready: Callable[[], None]) -> None:
     """Answers until SIGINT or SIGTERM.
 
     Args:
         application: What `application` returned.
-        listeners: Sockets that listen already, so that whoever comes early has to wait only.
+        listeners: The sockets that `listening` lent.
+        ready: Called as soon as browsers can connect.
     """
     config = uvicorn.Config(application, log_config=None, log_level="critical", timeout_graceful_shutdown=1)
-    with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has stopped
-        uvicorn.Server(config).run(sockets=list(listeners))
+    run_until_stopped(uvicorn.Server(config), listeners, ready=ready)
 
 
 def page(nets: Nets) -> gr.Blocks:

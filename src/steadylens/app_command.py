@@ -1,5 +1,6 @@
 """The command that serves a page to try the nets."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -29,8 +30,6 @@ def serve_page(
 
         with listening(host, port) as listeners:
             page = application(Nets.named(net, classifier, fused, device=device_named(device)))
-            for listener in listeners:
-                listener.listen()
-            say(f"open {address_of(listeners[0])} in a browser; Ctrl+C stops")
-            serve(page, listeners)
+            told = f"open {address_of(listeners[0])} in a browser; Ctrl+C stops"
+            serve(page, listeners, ready=partial(say, told))
     say("stopped")

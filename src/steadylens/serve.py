@@ -141,9 +141,21 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=stop_seconds,
     )
-    server = uvicorn.Server(config)
+    run_until_stopped(uvicorn.Server(config), listeners, ready=ready)
+
+
+def run_until_stopped(
+    server: "uvicorn.Server", listeners: Sequence[socket.socket], *, ready: Callable[[], None]
+) -> None:
+    """Runs a server until SIGTERM or SIGINT, which stop it from the moment on that it is said to be ready.
+
+    Args:
+        server: The server.
+        listeners: The sockets that `listening` lent.
+        ready: Called as soon as clients can connect.
+    """
     for listener in listeners:
-        listener.listen(config.backlog)
+        listener.listen(server.config.backlog)
     with _stopping(server):
         ready()
         server.run(sockets=list(listeners))
