@@ -23,15 +23,10 @@ from steadylens.records import (
     Restoring,
     Stability,
 )
+from steadylens.restorationtables import restoration_tables
 from steadylens.spread import spread_tables
 from steadylens.tables import Table, first_run, select
-from steadylens.tabulation import (
-    accuracy_tables,
-    cost_tables,
-    restoration_tables,
-    stability_tables,
-    training_tables,
-)
+from steadylens.tabulation import accuracy_tables, cost_tables, stability_tables, training_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,6 +13,7 @@ import pytest
 import steadylens
 
 ROOT = Path(__file__).parent.parent
+SOURCES = sorted(Path(steadylens.__file__).parent.glob("**/*.py"))
 
 
 def imports_for_types() -> dict[str, str]:
@@ -62,6 +63,11 @@ def test_a_name_that_is_none_is_refused_as_python_does() -> None:
 def test_the_version_is_that_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert steadylens.__version__ == project["version"]
+
+
+def test_no_module_is_long() -> None:
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert {name: length for name, length in lengths.items() if length > 300} == {}
 
 
 @pytest.mark.parametrize("module", ["steadylens", "steadylens.cli"])

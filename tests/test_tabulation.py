@@ -6,31 +6,23 @@ from statistics import fmean
 
 import pytest
 
+from reading_tables import best_in_column, cells, texts
 from sample_records import SIGMAS, sample_records
 from steadylens import paper
-from steadylens.records import Accuracy, Contraction, Cost, Hits, Restoring, Stability
-from steadylens.tables import DASH, Cell, Line, Table, select
+from steadylens.records import Accuracy, Cost, Stability
+from steadylens.restorationtables import restoration_tables
+from steadylens.tables import Line, Table, select
 from steadylens.tabulation import (
     accuracy_tables,
     cost_tables,
     overall,
-    restoration_tables,
     stability_tables,
     training_tables,
 )
 
 RECORDS = sample_records()
 OWN, ALL = stability_tables(RECORDS)
-RESTORING, HITS, CONTRACTION, BY_NORM = restoration_tables(RECORDS)
 ACCURACY, COMPARISON = accuracy_tables(RECORDS)
-
-
-def cells(table: Table, name: str) -> tuple[Cell, ...]:
-    return next(line.cells[1:] for line in table.lines if line.cells[0].text == name)
-
-
-def texts(table: Table, name: str) -> list[str]:
-    return [cell.text for cell in cells(table, name)]
 
 
 def printed_after(table: Table, name: str) -> Line | None:
@@ -40,59 +32,9 @@ def printed_after(table: Table, name: str) -> Line | None:
     return following[0] if following and following[0].printed else None
 
 
-def best_in_column(table: Table, column: int) -> list[str]:
-    return [line.cells[0].text for line in table.lines if line.cells[column].best]
-
-
 def test_training_table_tells_stage_steps_time_and_losses() -> None:
     (table,) = training_tables(RECORDS)
     assert texts(table, "classifier") == ["10,000", "11 min 46 s", "3.485", "0.3742"]
-
-
-def test_restoration_table_holds_noisy_restored_and_gain() -> None:
-    rows = [row for row in select(RECORDS, Restoring) if row.network == "L7"]
-    assert [float(text) for text in texts(RESTORING, "L7")] == pytest.approx(
-        [row.restored_db for row in rows], abs=0.005
-    )
-    assert texts(RESTORING, "noisy images")[:2] == ["\N{INFINITY}", "48.43"]
-    gains = [float(cell.note) for cell in cells(RESTORING, "L7")[1:]]
-    assert gains == pytest.approx([row.restored_db - row.noisy_db for row in rows[1:]], abs=0.005)
-
-
-def test_restoration_table_has_no_gain_over_clean_images() -> None:
-    assert cells(RESTORING, "L11")[0].note == ""
-
-
-def test_restoration_table_marks_the_best_net_and_never_the_noisy_images() -> None:
-    assert all(best_in_column(RESTORING, column) == ["L11"] for column in range(1, len(SIGMAS) + 2))
-
-
-def test_table_2_gives_counts_and_per_cent_beside_the_papers() -> None:
-    row = next(row for row in select(RECORDS, Hits) if row.network == "L11")
-    count1, share1, paper1, count2, share2, paper2 = texts(HITS, "L11")
-    assert (count1, count2) == (f"{row.top1:,}", f"{row.top2:,}")
-    assert float(share1) == pytest.approx(100 * row.top1 / row.samples, abs=0.05)
-    assert float(share2) == pytest.approx(100 * row.top2 / row.samples, abs=0.05)
-    assert (paper1, paper2) == ("50.5", "77.5")
-
-
-def test_table_2_marks_the_net_with_most_hits() -> None:
-    most = max(select(RECORDS, Hits), key=lambda row: row.top1)
-    assert best_in_column(HITS, 2) == [most.network]
-    assert best_in_column(HITS, 3) == []
-
-
-def test_contraction_table_gives_quantiles_and_the_largest_quotient() -> None:
-    row = select(RECORDS, Contraction)[0]
-    expected = [f"{quotient:.3f}" for _, quotient in row.quantiles] + [f"{row.largest:.3f}"]
-    assert texts(CONTRACTION, row.network) == expected
-    assert CONTRACTION.header[1:] == ("50 %", "90 %", "99 %", "99.9 %", "largest")
-
-
-def test_contraction_by_norm_gives_the_highest_quantile_of_each_bin() -> None:
-    assert BY_NORM.header[1:] == ("0.0 to 5.0", "5.0 to 10.0", "10.0 to 15.0")
-    assert texts(BY_NORM, "L11") == ["0.950", DASH, "0.850"]
-    assert "99.9 % quantile" in BY_NORM.caption
 
 
 def test_table_3_gives_accuracy_with_its_interval() -> None:
@@ -189,14 +131,6 @@ def test_each_way_of_storing_noisy_images_has_tables_of_its_own() -> None:
     tables = stability_tables([*rows, *(replace(row, noise="unclipped") for row in rows)])
     sources = [table.source.split(";")[0] for table in tables]
     assert sources == ["Noise clipped, 8-bit", "Noise unclipped"] * 2
-
-
-def test_a_row_that_was_measured_again_counts_once() -> None:
-    rows = select(RECORDS, Hits)
-    again = replace(rows[0], top1=7)
-    (table,) = restoration_tables([*rows, again])
-    assert [line.cells[0].text for line in table.lines].count("L11") == 1
-    assert texts(table, "L11")[0] == "7"
 
 
 def test_cost_table_gives_parameters_multiply_adds_and_times_for_each_size() -> None:

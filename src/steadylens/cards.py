@@ -11,22 +11,19 @@ from torch import nn
 from steadylens.classification import SIGN_SIZE, SignNet
 from steadylens.errors import CheckpointError
 from steadylens.fitting import Fit
-from steadylens.fusion import FusedClassifier
 from steadylens.gtsrb import TERMS
 from steadylens.images import SQUASHED
 from steadylens.paper import CITATION
 from steadylens.preparation import PreparedClassifier, classifier_of, names_of
 from steadylens.recordfiles import decode
 from steadylens.records import Accuracy, Cost, Hits, Measurement, Restoring, Stability
-from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
-from steadylens.tables import SIGMA, Line, Table, decibels, duration, select
-from steadylens.tabulation import accuracy_tables, cost_tables, restoration_tables, stability_tables
+from steadylens.restorationtables import restoration_tables
+from steadylens.suitability import CLASSIFYING, limits_of, purpose_of
+from steadylens.tables import Line, Table, duration, select
+from steadylens.tabulation import accuracy_tables, cost_tables, stability_tables
 
 LICENCE = "MIT"
 """The licence of the package and of the weights that come with it."""
-
-RESTORING, CLASSIFYING = "image-to-image", "image-classification"
-"""The tasks, as model hubs call them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +105,7 @@ def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
         CheckpointError: If the data do not have the form in which this package writes them.
     """
     try:
-        purpose, task = _purpose(module, about)
+        purpose, task = purpose_of(module, about)
         size, fit, classes = _reading(module, about)
         figures = tuple(decode(row) for row in about.get("figures", ()))
         return Card(
@@ -127,7 +124,7 @@ def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
             samples=_number(about, "samples"),
             seconds=_number(about, "seconds"),
             figures=figures,
-            limits=tuple(_limits(about, task, figures)),
+            limits=tuple(limits_of(about, task, figures)),
             licence=str(about.get("licence", "")),
             about=about,
         )
@@ -142,32 +139,6 @@ def _number(about: dict[str, Any], name: str) -> Any:
     return value
 
 
-def _purpose(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:
-    """Returns what a net does, and the name of that task on model hubs."""
-    match module:
-        case RestorationNet():
-            text = f"A residual net of {module.depth} convolutions that takes noise out of images of any size"
-        case DongNet():
-            text = "A net of 3 convolutions, without a shortcut, that takes noise out of images of any size"
-        case GaussianSmoothing():
-            text = "A fixed Gaussian that smooths images, for comparison with a trained restoration net"
-        case SignNet():
-            return f"A classifier of {module.classes} traffic signs on images of 48x48 pixels.", CLASSIFYING
-        case PreparedClassifier():
-            return "A classifier of another library behind its own normalisation.", CLASSIFYING
-        case FusedClassifier():
-            stage = str(about.get("stage", ""))
-            # A pair that nothing was trained for names no data.
-            if stage.startswith("fusing") and about.get("data"):
-                text = "A restorer in front of a frozen classifier, for which it was tuned without labels."
-                return text, CLASSIFYING
-            how = " that was fine-tuned behind it on noisy images" if stage.startswith("fine-tuning") else ""
-            return f"A frozen restorer in front of a classifier{how}.", CLASSIFYING
-        case _:
-            text = f"A net of type {type(module).__name__} that restores images"
-    return f"{text}.", RESTORING
-
-
 def _reading(module: nn.Module, about: dict[str, Any]) -> tuple[int | None, Fit, tuple[str, ...]]:
     """Returns the size, the fit and the class names of a net, each as far as it has one."""
     names = tuple(map(str, about.get("classes", ())))
@@ -176,42 +147,6 @@ def _reading(module: nn.Module, about: dict[str, Any]) -> tuple[int | None, Fit,
         return behind.size, behind.fit, names or behind.class_names
     size = SIGN_SIZE if isinstance(behind, SignNet) else None
     return size, Fit.parse(str(about.get("fit", SQUASHED))), names or names_of(behind)
-
-
-def _limits(about: dict[str, Any], task: str, figures: Sequence[Measurement]) -> Iterator[str]:
-    if str(about.get("data", "")).startswith("gtsrb"):
-        yield (
-            "It was trained on German traffic signs, cut out and resized to 48x48 pixels. Other motifs, "
-            "cameras and resolutions were not measured."
-        )
-    if about.get("stage") == "classifier":
-        yield "It was trained on clean images alone: noise changes its answers, as the figures say."
-    elif about.get("data"):
-        yield (
-            "It was trained with synthetic additive noise. Blur, compression, weather and "
-            "noise that depends on the brightness were not measured."
-        )
-    yield "It is no defence against an adversary: perturbations made to mislead were not measured."
-    yield from _harms(select(figures, Restoring))
-    if task == CLASSIFYING:
-        yield (
-            "Every image gets one of its classes, even if it shows none of them. No safety function should "
-            "rest on it alone."
-        )
-
-
-def _harms(rows: Sequence[Restoring]) -> Iterator[str]:
-    """Says at which strengths the measured images became worse by being restored."""
-    falls = [
-        f"from {decibels(row.noisy_db)} to {decibels(row.restored_db)} dB at {SIGMA} = {row.sigma_grey:g}"
-        for row in sorted(rows, key=lambda row: row.sigma_grey)
-        if row.restored_db < row.noisy_db < math.inf
-    ]
-    if falls:
-        yield f"Slight noise becomes worse: the mean PSNR falls {', '.join(falls)}."
-    for row in rows:
-        if row.noisy_db == math.inf > row.restored_db:
-            yield f"It changes clean images, too: their PSNR is {decibels(row.restored_db)} dB afterwards."
 
 
 def _header(card: Card) -> str:

@@ -7,18 +7,15 @@ from which `rebuild` makes it again, so that a fused pair can be saved whole.
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import torch
 from PIL import Image
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
-from steadylens.errors import CheckpointError, MissingExtraError, SettingError, SteadylensError
+from steadylens.bodies import body_of, read_transformers, timm_with, torchvision_models_with
+from steadylens.errors import CheckpointError, SettingError
 from steadylens.fitting import Fit
 from steadylens.preparation import Channels, PreparedClassifier
 from steadylens.processors import image_processing
@@ -48,7 +45,7 @@ def timm_classifier(
         CheckpointError: If the weights cannot be read or are of another net.
     """
     try:
-        settings = _timm_with(name).get_pretrained_cfg(name, allow_unregistered=False)
+        settings = timm_with(name).get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
         raise SettingError(f"timm knows no weights {name!r} ({error}); leave the tag out") from error
     channels, *sides = settings.input_size
@@ -93,7 +90,7 @@ def torchvision_classifier(
         SettingError: If torchvision has no such model, or it changes images by itself.
         CheckpointError: If the weights cannot be read or are of another net.
     """
-    models = _torchvision_models_with(name)
+    models = torchvision_models_with(name)
     if name in ("googlenet", "inception_v3"):
         raise SettingError(
             f"{name} of torchvision normalises images in two ways, depending on where its weights come from; "
@@ -130,7 +127,7 @@ def transformers_classifier(folder: str | Path, *, fit: Fit | None = None) -> Pr
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json; give the folder that save_pretrained wrote")
-    body = _read_transformers(folder)
+    body = read_transformers(folder)
     found = image_processing(folder, fit=fit)
     config = json.loads(body.config.to_json_string())
     architecture = {"kind": "transformers", "config": config, "size": found.size}
@@ -148,29 +145,7 @@ def rebuild(architecture: Mapping[str, Any]) -> PreparedClassifier:
     """
     plain = {name: value for name, value in architecture.items() if name != "fit"}
     fit = Fit.parse(architecture.get("fit", "squash"))  # the first files had none
-    return PreparedClassifier(_body(plain), size=plain["size"], fit=fit, architecture=plain)
-
-
-def _body(architecture: Mapping[str, Any]) -> nn.Module:
-    try:
-        match architecture["kind"]:
-            case "timm":
-                return _timm_body(architecture["name"], architecture["classes"], architecture["size"])
-            case "torchvision":
-                return _torchvision_body(architecture["name"], architecture["classes"], architecture["size"])
-            case "transformers":
-                return _transformers_body(architecture["config"])
-    except SteadylensError:
-        raise
-    except Exception as error:  # at settings that are not theirs the libraries raise whatever they do
-        reason = " ".join(str(error).split())
-        what = ", ".join(f"{name} {value}" for name, value in architecture.items() if name != "config")
-        raise SettingError(
-            f"there is no classifier of {what}: {reason}; leave out what is not its own"
-        ) from error
-    raise SettingError(
-        f"the architecture {architecture['kind']!r} is unknown to this version; update steadylens"
-    )
+    return PreparedClassifier(body_of(plain), size=plain["size"], fit=fit, architecture=plain)
 
 
 def _prepared(
@@ -182,7 +157,7 @@ def _prepared(
     std: Channels,
     fit: Fit,
 ) -> PreparedClassifier:
-    body = _body(architecture)
+    body = body_of(architecture)
     if path is not None:
         fit_weights(body, weights, path)
     size = architecture["size"]
@@ -196,19 +171,6 @@ def _rows(weights: Mapping[str, Tensor], head: str) -> int:
     return len(weights[found[numbers.index(max(numbers))]]) if found else 0
 
 
-# timm.
-
-
-def _timm_with(name: str) -> ModuleType:
-    try:
-        import timm  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError("timm", "timm") from error
-    if not timm.is_model(name):  # it would look for some other names in the network
-        raise SettingError(f"timm has no model {name!r}; timm.list_models() lists those that it has")
-    return timm
-
-
 def _timm_fit(name: str, settings: Any, size: int) -> Fit:
     if settings.crop_mode not in ("center", "squash"):
         raise SettingError(
@@ -219,91 +181,3 @@ def _timm_fit(name: str, settings: Any, size: int) -> Fit:
         side=math.floor(size / settings.crop_pct),
         interpolation=Image.Resampling[settings.interpolation.upper()],
     )
-
-
-def _timm_body(name: str, classes: int, size: int) -> nn.Module:
-    timm = _timm_with(name)
-    usual = timm.get_pretrained_cfg(name)
-    settings = {"img_size": size} if usual.fixed_input_size and size != usual.input_size[-1] else {}
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **settings)
-    return model
-
-
-# torchvision.
-
-
-def _torchvision_models_with(name: str) -> Any:
-    try:
-        from torchvision import models  # type: ignore[import-untyped]  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError("torchvision", "torchvision") from error
-    if name not in models.list_models(module=models):  # others would fetch weights
-        raise SettingError(
-            f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists what it has"
-        )
-    return models
-
-
-def _torchvision_body(name: str, classes: int, size: int) -> nn.Module:
-    settings = {"image_size": size} if name.startswith("vit_") else {}
-    models = _torchvision_models_with(name)
-    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **settings)
-    return model
-
-
-# transformers.
-
-
-def _transformers() -> ModuleType:
-    try:
-        import transformers  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError("transformers", "transformers") from error
-    return transformers
-
-
-def _transformers_body(config: dict[str, Any]) -> nn.Module:
-    if config.get("model_type") == "timm_wrapper":  # it may ask a hub for the settings of its model
-        raise SettingError("a model of timm within transformers is not read; prepare it as timm:NAME instead")
-    transformers = _transformers()
-    settings = transformers.AutoConfig.for_model(**config)
-    # A file of weights may name foreign code: without the last argument, the user would be asked to run it.
-    kind = transformers.AutoModelForImageClassification
-    model: nn.Module = kind.from_config(settings, trust_remote_code=False)
-    return model
-
-
-def _read_transformers(folder: Path) -> Any:
-    transformers = _transformers()
-    try:
-        with _without_progress():
-            body, loading = transformers.AutoModelForImageClassification.from_pretrained(
-                folder,
-                local_files_only=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-                trust_remote_code=False,  # or the user would be asked to run the folder's own code
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{folder} cannot be read as an image classifier of transformers ({reason}); save it again with "
-            "save_pretrained"
-        ) from error
-    if lacking := [*loading["missing_keys"], *loading["mismatched_keys"]]:
-        raise CheckpointError(
-            f"{folder} lacks weights of the classifier, {lacking[0]} for one; save it whole, with its head"
-        )
-    return body
-
-
-@contextmanager
-def _without_progress() -> Iterator[None]:
-    logging = _transformers().utils.logging
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

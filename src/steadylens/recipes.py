@@ -19,6 +19,7 @@ from steadylens.stability import Sampling
 
 PAPER_SGD = MomentumSgd(learning_rate=0.001, decay=0.99996, l2=1e-6, last_layer_factor=0.1)
 PAPER_CLASSIFIER_SGD = MomentumSgd(learning_rate=0.02, decay=0.9998, l2=0.5e-5, bias_factor=2.0)
+PAPER_TUNING_SGD = replace(PAPER_CLASSIFIER_SGD, learning_rate=0.002)
 
 PAPER = Recipe(
     name="paper",
@@ -43,7 +44,7 @@ PAPER = Recipe(
     fine_tuning=ClassifierRecipe(
         steps=15_000,
         batch=50,
-        optimization=replace(PAPER_CLASSIFIER_SGD, learning_rate=0.002),
+        optimization=PAPER_TUNING_SGD,
         degradation=Degradation(),
     ),
     noise_training=ClassifierRecipe(
@@ -65,11 +66,7 @@ PAPER_QUARTER = replace(
     restorer=replace(PAPER.restorer, steps=25_000, optimization=_quartered(PAPER_SGD)),
     dong=replace(PAPER.dong, steps=25_000),
     classifier=replace(PAPER.classifier, steps=15_000, optimization=_quartered(PAPER_CLASSIFIER_SGD)),
-    fine_tuning=replace(
-        PAPER.fine_tuning,
-        steps=3_750,
-        optimization=_quartered(replace(PAPER_CLASSIFIER_SGD, learning_rate=0.002)),
-    ),
+    fine_tuning=replace(PAPER.fine_tuning, steps=3_750, optimization=_quartered(PAPER_TUNING_SGD)),
     noise_training=replace(PAPER.noise_training, steps=18_750, optimization=_quartered(PAPER_CLASSIFIER_SGD)),
     evaluation=EvaluationRecipe(
         degradation=Degradation(), exploration_versions=4, psnr_images=300, sampling=Sampling(versions=2)

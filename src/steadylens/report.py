@@ -11,16 +11,11 @@ from steadylens.errors import RecordError
 from steadylens.files import replacing
 from steadylens.paper import CITATION
 from steadylens.records import Measurement, Picture
+from steadylens.restorationtables import restoration_tables
 from steadylens.spread import spread_tables
 from steadylens.summary import facts
 from steadylens.tables import Table, duration, first_run, grouped, line, select, source, span, unique
-from steadylens.tabulation import (
-    accuracy_tables,
-    cost_tables,
-    restoration_tables,
-    stability_tables,
-    training_tables,
-)
+from steadylens.tabulation import accuracy_tables, cost_tables, stability_tables, training_tables
 
 if TYPE_CHECKING:
     from steadylens.illustrations import Illustration

@@ -60,12 +60,12 @@ def serve(
 def _loaded(model: str, device: "torch.device") -> tuple["Predictor", "Card"]:
     import torch
 
-    from steadylens.cards import CLASSIFYING
     from steadylens.classification import SIGN_SIZE
     from steadylens.inference import restorer_of
     from steadylens.predictors import Classifying, Restoring
     from steadylens.pretrained import load_with_card
     from steadylens.restoration import RestorationNet
+    from steadylens.suitability import CLASSIFYING
 
     net, known = load_with_card(model)
     net.to(device)
