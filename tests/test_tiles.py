@@ -274,7 +274,21 @@ def test_levels_go_to_the_unit_and_back_exactly(dtype: torch.dtype) -> None:
     assert from_unit(torch.tensor([-0.1, 1.1]), dtype).tolist() == [0, top]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_levels_are_converted_as_pytorch_would_do_it(dtype: torch.dtype) -> None:
+    top = torch.iinfo(dtype).max
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(top + 1, (2, 9, 7, 3), generator=generator).to(dtype).permute(0, 3, 1, 2)
+    unit = to_unit(levels)
+    assert unit.is_contiguous()
+    assert torch.equal(unit, levels.float() / top)
+    images = torch.rand(2, 3, 9, 7, generator=generator) * 1.4 - 0.2
+    images[0, 0, 0] = (torch.arange(7) + 0.5) / top  # halves, which are rounded to even
+    expected = (images.clamp(0, 1) * top).round().int()
+    assert torch.equal(from_unit(images[..., 1:-1], dtype).int(), expected[..., 1:-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_floats_are_not_clipped_and_the_input_stays(dtype: torch.dtype) -> None:
     images = torch.linspace(-1, 2, 48, dtype=dtype).view(1, 3, 4, 4)
     before = images.clone()

@@ -7,7 +7,9 @@ import copy
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -117,7 +119,7 @@ class OnnxEngine:
     def __call__(self, images: Tensor) -> Tensor:
         """Returns restored images or logits; see `Engine`."""
         self._form.check(images)
-        (result,) = self._session.run(None, {INPUT: images.detach().float().cpu().contiguous().numpy()})
+        (result,) = self._session.run(None, {INPUT: _content(images)})
         return torch.from_numpy(result).to(images.device)
 
 
@@ -163,13 +165,18 @@ class OpenVinoEngine:
     def __call__(self, images: Tensor) -> Tensor:
         """Returns restored images or logits; see `Engine`."""
         self._form.check(images)
-        content = images.detach().float().cpu().contiguous().numpy()
+        content = _content(images)
         request = self._idle.get()
         try:
             result = request.infer(content, share_inputs=True)[0]
         finally:
             self._idle.put(request)
         return torch.from_numpy(result).to(images.device)
+
+
+def _content(images: Tensor) -> NDArray[np.float32]:
+    """Returns the values of images, one after another; NumPy copies them, as `tiles` says why."""
+    return np.ascontiguousarray(images.detach().float().cpu().numpy())
 
 
 def openvino_name(streams: int) -> str:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,10 @@ Engine = Callable[[Tensor], Tensor]
 
 Surround = Callable[[Tensor, Sequence[int]], Tensor]
 """Extends images by so many pixels on the left, on the right, above and below."""
+
+
+LEVELS = {torch.uint8: np.uint8, torch.uint16: np.uint16}
+"""The types of levels, as NumPy calls them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +147,7 @@ def in_tiles(
             seen = to_unit(images[group, :, row.present(height), column.present(width)].to(device))
             lacking = (*column.lacking(width), *row.lacking(height))
             tile = _run(engine, seen, lacking, tiling)[..., row.kept_of_made, column.kept_of_made]
-            restored[group, :, row.kept, column.kept] = from_unit(tile, images.dtype).to(images.device)
+            _copy(from_unit(tile, images.dtype), restored[group, :, row.kept, column.kept])
 
     work = list(product(_groups(images, tiling), spans(height, tiling), spans(width, tiling)))
     pool = ThreadPoolExecutor(at_once)
@@ -154,18 +159,37 @@ def in_tiles(
     return restored
 
 
+# On the CPU pixels are moved and converted by NumPy: it takes one thread, whereas PyTorch's threads, which go
+# on waiting for more work for a while, would keep those of another engine from their cores.
+
+
 def to_unit(images: Tensor) -> Tensor:
     """Returns images as float32, levels of 8 or 16 bits scaled to [0, 1]."""
     if images.is_floating_point():
         return images.float()
-    return images.float().div_(torch.iinfo(images.dtype).max)
+    top = torch.iinfo(images.dtype).max
+    if images.device.type == "cpu":
+        return torch.from_numpy(np.divide(images.numpy(), np.float32(top), dtype=np.float32, order="C"))
+    return images.float().div_(top)
 
 
 def from_unit(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Returns float images in a type; for levels of 8 or 16 bits they are clipped, scaled and rounded."""
     if dtype.is_floating_point:
         return images.to(dtype)
-    return images.clamp(0, 1).mul_(torch.iinfo(dtype).max).round_().to(dtype)
+    top = torch.iinfo(dtype).max
+    if images.device.type == "cpu":
+        levels = np.clip(images.detach().numpy(), 0, 1)
+        levels *= top
+        return torch.from_numpy(np.rint(levels, out=levels).astype(LEVELS[dtype]))
+    return images.clamp(0, 1).mul_(top).round_().to(dtype)
+
+
+def _copy(source: Tensor, target: Tensor) -> None:
+    if source.device.type == target.device.type == "cpu" and target.dtype != torch.bfloat16:
+        np.copyto(target.numpy(), source.detach().numpy())
+    else:
+        target.copy_(source)
 
 
 def _groups(images: Tensor, tiling: Tiling) -> Iterator[slice]:
