@@ -1,6 +1,7 @@
 """Only known formats are opened, within limits that are ours and not Pillow's, by whatever way they come."""
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -85,6 +86,27 @@ def test_a_tiff_of_16_bits_within_the_limit_is_read_though_its_tile_is_larger_th
     levels = np.random.default_rng(0).integers(0, 65536, (9, 9, 3), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", levels, photometric="rgb", tile=(side, side), compression="zlib")
     assert np.array_equal(read_image_file(tmp_path / "a.tif").levels, levels)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with (
+        pytest.raises(ImageError, match=r"a\.png is no regular file; name one that holds an image"),
+        opened(tmp_path / "a.png"),
+    ):
+        pass
+
+
+def test_levels_that_are_not_read_are_told_from_damage(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 6, 3), np.float32), photometric="rgb")
+    with (
+        pytest.raises(
+            ImageError, match=r"a\.tif holds levels of a kind that is not read; convert"
+        ),
+        opened(tmp_path / "a.tif"),
+    ):
+        pass
 
 
 def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:

@@ -1,19 +1,21 @@
 """Every file has one place to go, and nothing is written over unawares."""
 
+import errno
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 from steadylens.destinations import planned
-from steadylens.errors import SettingError
+from steadylens.errors import SettingError, StorageError
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Returns a folder with images at two depths, and with what is none."""
     root = tmp_path / "in"
-    for name in ("b.jpg", "a.png", "deep/er/c.TIF", "notes.txt", ".hidden.png"):
+    for name in ("b.jpg", "a.png", "deep/er/c.TIF", "notes.txt", ".hidden.png", ".hidden/d.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"")
     return root
@@ -74,8 +76,6 @@ def test_what_lies_in_the_folder_to_write_to_is_not_restored_again(folder: Path)
         (["a.png", "a.png.pattern.png"], "out", None, True, r"both become .*out/a\.png\.pattern\.png"),
         (["a.png", "deep"], "deep", None, False, "written over .*deep/a.png, which is to be restored"),
         (["a.png", "a.png.pattern.png"], None, None, True, "written over|both become"),
-        (["deep"], "a.bmp", None, False, r"a\.bmp is a file and no folder to write to; choose another place"),
-        (["deep"], "a.bmp/out", None, False, r"a\.bmp is a file and no folder to write to"),
     ],
 )
 def test_what_would_clash_is_refused(
@@ -91,3 +91,30 @@ def test_what_would_clash_is_refused(
             suffix=suffix,
             view=view,
         )
+
+
+@pytest.mark.parametrize("out", ["a.png", "a.png/deep/er"])
+def test_a_file_is_no_folder_to_write_to(folder: Path, out: str) -> None:
+    with pytest.raises(StorageError, match=r"a\.png is no folder; choose another place"):
+        planned([folder / "b.jpg"], folder / out)
+
+
+def test_what_is_named_twice_is_done_once(folder: Path, tmp_path: Path) -> None:
+    plan = planned([folder / "a.png", folder, folder / "a.png"], tmp_path / "out")
+    assert [errand.source.name for errand in plan.errands] == ["a.png", "b.jpg", "c.TIF"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions are otherwise here")
+def test_a_folder_that_cannot_be_looked_into_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = os.scandir
+
+    def refusing(path: str) -> object:  # root may look into any
+        if Path(path).name == "deep":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    plan = planned([folder], folder.parent / "out")
+    assert [errand.source.name for errand in plan.errands] == ["a.png", "b.jpg"]
+    told = f"{folder / 'deep'} cannot be looked into: Permission denied; change its permissions"
+    assert plan.unread == (told,)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from steadylens.errors import StorageError
-from steadylens.files import replacing
+from steadylens.files import check_place, replacing
 
 
 def write_in_limited_process(path: Path, body: str) -> subprocess.CompletedProcess[str]:
@@ -148,6 +148,50 @@ def test_the_permissions_are_those_of_any_new_file(tmp_path: Path, write: Callab
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o444, 0o664])
+def test_a_file_that_takes_the_place_of_another_has_its_permissions(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    path.chmod(mode)
+    with replacing(path) as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) == mode | 0o200, "nobody else may read it meanwhile"
+        temporary.write_text("new")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", mode)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_that_takes_the_place_of_another_has_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    os.chown(path, 1234, 4321)
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
+
+
+def test_a_name_that_is_too_long_is_said_to_be(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StorageError, match="File name too long; choose a shorter name"),
+        replacing(tmp_path / ("n" * 300)) as temporary,
+    ):
+        temporary.write_text("whole")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_is_checked_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    check_place(tmp_path / "file")
+    check_place(tmp_path / "new" / "folders" / "a.txt")
+    for place, reason in (
+        ("file/a", "file is no folder"),
+        ("file/b/a", "file is no folder"),
+        (".", "directory"),
+    ):
+        with pytest.raises(StorageError, match=rf"cannot write .*{reason}; choose another place"):
+            check_place(tmp_path / place)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_long_name_can_be_written(tmp_path: Path) -> None:

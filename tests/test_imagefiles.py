@@ -15,6 +15,7 @@ from PIL import Image
 
 from steadylens.errors import ImageError
 from steadylens.imagefiles import ImageContent, read_image_file
+from steadylens.images import read_image
 from steadylens.pngwriting import SIGNATURE
 
 RANDOM = np.random.default_rng(0)
@@ -256,6 +257,25 @@ def test_pixels_come_upright_and_say_so(tmp_path: Path, suffix: str, orientation
     kept.load(content.metadata.exif)
     assert kept.get(0x0112, 1) == 1
     assert kept[0x010F] == "maker"
+
+
+@pytest.mark.parametrize("levels", [PLAIN[..., :1], PLAIN[..., :3], DEEP[..., :1], DEEP[..., :3]])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_plain_pixels_of_a_tiff_come_upright_too(
+    tmp_path: Path, levels: NDArray[Any], orientation: int
+) -> None:
+    tags = [(0x0112, 3, 1, orientation, True)]
+    tifffile.imwrite(
+        tmp_path / "a.tif", levels.squeeze(), extratags=tags, resolution=(72, 144), resolutionunit=2
+    )
+    content = read_image_file(tmp_path / "a.tif")
+    upright = levels.swapaxes(0, 1) if orientation > 4 else levels
+    upright = upright[:, ::-1] if orientation in (2, 3, 6, 7) else upright
+    assert same(content, upright[::-1] if orientation in (3, 4, 7, 8) else upright)
+    assert content.metadata.dpi == pytest.approx((144, 72) if orientation > 4 else (72, 144))
+    rgb = read_image(tmp_path / "a.tif").permute(1, 2, 0).numpy()
+    grey_levels = content.levels / (257 if levels.itemsize == 2 else 1)
+    assert np.abs(rgb - grey_levels).max() <= 1
 
 
 # What is refused.

@@ -11,13 +11,15 @@ from steadylens.decoding import opened
 from steadylens.metadata import Metadata, metadata_of, orientation_of, tiff_tags
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+CAPTIONS = b"\xff\xed\0\x14Photoshop 3.0\0word"
+OTHER = b"\xff\xed\0\x0anothing "
 XMP = b'<x:xmpmeta tiff:Orientation="6"/>'
 
 
-def read(path: Path) -> Metadata:
+def read(path: Path, *, sideways: bool = False) -> Metadata:
     with opened(path) as image:
         image.load()
-        return metadata_of(path, image)
+        return metadata_of(path, image, sideways=sideways)
 
 
 def exif(order: str, kind: int, orientation: int) -> bytes:
@@ -71,7 +73,36 @@ def test_a_damaged_chunk_is_left_out(tmp_path: Path) -> None:
         image.load()
         content[content.index(b"pHYs") + 4] ^= 1
         (tmp_path / "a.png").write_bytes(content)
-        assert metadata_of(tmp_path / "a.png", image).chunks == ()
+        assert metadata_of(tmp_path / "a.png", image, sideways=False).chunks == ()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("sideways", [False, True])
+def test_a_turn_that_exchanges_the_sides_exchanges_what_is_said_of_them(
+    tmp_path: Path, suffix: str, *, sideways: bool
+) -> None:
+    tags = Image.Exif()
+    tags[0x0112], tags[0x011A], tags[0x011B] = 6, 72.0, 144.0
+    tags.get_ifd(0x8769).update({0xA002: 8, 0xA003: 6})
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(PIXELS).save(path, exif=tags, dpi=(72, 144))
+    found, kept = read(path, sideways=sideways), Image.Exif()
+    kept.load(found.exif)
+    across, down = (144, 72) if sideways else (72, 144)
+    assert found.dpi == pytest.approx((across, down), abs=0.02)
+    assert (kept[0x0112], kept[0x011A], kept[0x011B]) == (1, across, down)
+    part = kept.get_ifd(0x8769)
+    assert (part[0xA002], part[0xA003]) == ((6, 8) if sideways else (8, 6))
+    if suffix == "png":
+        ((_, physical),) = found.chunks
+        dots = [round(each / 0.0254) for each in (across, down)]
+        assert physical == struct.pack(">IIB", *dots, 1)
+
+
+def test_a_jpeg_tells_its_comment_and_its_captions(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", comment=b"a word", extra=CAPTIONS + OTHER)
+    found = read(tmp_path / "a.jpg")
+    assert (found.comment, found.captions) == (b"a word", CAPTIONS)
 
 
 def test_tags_about_the_pixels_of_another_file_are_left_out() -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
@@ -38,7 +38,13 @@ MOST_SCANS = 100
 
 
 class _Tiff(TiffImageFile):
-    """A TIFF file, without the limit of pixels that Pillow sets for the whole process."""
+    """A TIFF file: turned in any case, and without the limit that Pillow sets for the whole process."""
+
+    def load(self) -> Any:
+        """Decodes the pixels."""
+        if self._tile_size != self._size:
+            self.filename = ""  # else Pillow would map them by the size that the image has once it is turned
+        return super().load()
 
     def load_prepare(self) -> None:
         if self._im is None:
@@ -46,6 +52,8 @@ class _Tiff(TiffImageFile):
             self.im = Image.new(self.mode, self._tile_size, None).im
         super().load_prepare()
 
+
+_KINDS = "convert it to grey or RGB of 8 or 16 bits"
 
 _READERS: dict[bytes, type[ImageFile]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
@@ -70,6 +78,8 @@ def opened(
         ImageError: If the file is missing, too, or cannot be opened.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # to open a pipe would be to wait for it
+            raise ImageError(f"{path} is no regular file; name one that holds an image")
         file = path.open("rb")
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist") from error
@@ -125,6 +135,8 @@ def opened_stream(
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "unknown pixel mode" in reason:
+            raise ImageError(f"{name} holds levels of a kind that is not read; {_KINDS}") from error
         raise ImageError(f"{name} cannot be read: {reason}; replace the file") from error
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steadylens.errors import SettingError
+from steadylens.files import check_place
 from steadylens.images import IMAGE_SUFFIXES
 
 VIEW_ENDING = ".pattern.png"
@@ -39,10 +40,12 @@ class Plan:
     Attributes:
         errands: The files to restore, in the order of the paths.
         others: Files in the folders whose names do not end as those of images do.
+        unread: Why folders could not be looked into, a sentence each.
     """
 
     errands: tuple[Errand, ...]
     others: tuple[Path, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 def planned(
@@ -61,38 +64,48 @@ def planned(
         view: Whether what was removed is written too: beside NAME as NAME.pattern.png.
 
     Raises:
-        SettingError: If a path does not exist, there is nothing to restore, `out` is no folder, two files
-            would become one, or one would be written over a source while `out` is given.
+        SettingError: If a path does not exist, there is nothing to restore, two files would become one, or
+            one would be written over a source while `out` is given.
+        StorageError: If `out` is no folder and cannot become one.
     """
-    errands, others = [], []
+    errands: dict[tuple[Path, Path], Errand] = {}
+    others: list[Path] = []
+    unread: list[str] = []
     for path in paths:
-        for source, place in _found(path, out):
+        for source, place in _found(path, out, unread):
             if source == path or source.suffix.lower() in IMAGE_SUFFIXES:
-                errands.append(_errand(source, place, out, suffix, view=view))
+                errand = _errand(source, place, out, suffix, view=view)
+                errands.setdefault((source.absolute(), errand.target), errand)  # named twice, it is done once
             else:
                 others.append(source)
-    if not errands:
+    if not errands and not unread:
         raise SettingError(
             f"{', '.join(map(str, paths))} holds no image files, which end in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    _check(errands, in_place=out is None)
-    if out is not None and not (there := next(p for p in (out, *out.parents) if p.exists())).is_dir():
-        raise SettingError(f"{there} is a file and no folder to write to; choose another place")
-    return Plan(errands=tuple(errands), others=tuple(others))
+    found = tuple(errands.values())
+    _check(found, in_place=out is None)
+    if out is not None:
+        check_place(out / "image")
+    return Plan(errands=found, others=tuple(others), unread=tuple(unread))
 
 
-def _found(path: Path, out: Path | None) -> Iterator[tuple[Path, Path]]:
+def _found(path: Path, out: Path | None, unread: list[str]) -> Iterator[tuple[Path, Path]]:
     """Yields the files of a path that count, each with its place below the path."""
-    if path.is_file():
+    if not path.is_dir():
+        if not path.exists():
+            raise SettingError(f"{path} does not exist; name files or folders of images")
         yield path, Path(path.name)
         return
-    if not path.is_dir():
-        raise SettingError(f"{path} does not exist; name files or folders of images")
     avoided = None if out is None else out.resolve()
-    for folder, subfolders, names in os.walk(path):
+
+    def refused(error: OSError) -> None:
+        unread.append(f"{error.filename} cannot be looked into: {error.strerror}; change its permissions")
+
+    for folder, subfolders, names in os.walk(path, onerror=refused):
         here = Path(folder)
-        subfolders[:] = sorted(name for name in subfolders if (here / name).resolve() != avoided)
+        shown = (name for name in subfolders if not name.startswith("."))
+        subfolders[:] = sorted(name for name in shown if (here / name).resolve() != avoided)
         for name in sorted(names):
             is_view = name.endswith(VIEW_ENDING) and name.removesuffix(VIEW_ENDING) in names
             if not name.startswith(".") and not is_view:

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from steadylens.acceleration import ProgressCallback
+from steadylens.errors import ImageError
 from steadylens.imagefiles import ImageContent, read_image_file
 from steadylens.imagewriting import write_image_file
 from steadylens.inference import restore_array
@@ -40,10 +41,15 @@ def restore_file(
         Notes on what was converted, and the scale of the view, a phrase each.
 
     Raises:
-        ImageError: If the source cannot be read, or the format cannot hold it.
+        ImageError: If the source cannot be read, the format cannot hold it, or the source is to be replaced
+            and holds further images, which would be lost.
         StorageError: If a file cannot be written.
     """
     content = read_image_file(source, most_pixels=most_pixels)
+    if content.first_of_several and target.exists() and target.samefile(source):
+        raise ImageError(
+            f"{source} holds several images, of which the first alone would stay; restore it into a folder"
+        )
     levels = restore_array(content.levels, restorer, progress)
     restored = replace(content, levels=levels, format=format or content.format)
     if view is None:

@@ -1,9 +1,11 @@
 """Files appear whole or not at all."""
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from steadylens.errors import StorageError
@@ -14,7 +16,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Lends a temporary path beside `path` and renames it to `path` once the block has ended well.
 
     If the block raises (a full disk, an interrupt), the temporary file is removed and whatever stood at
-    `path` before stays as it was.
+    `path` before stays as it was. A file that takes the place of another has its permissions and, as far as
+    the system allows it, its owner.
 
     Args:
         path: Where the file shall appear. Its folder is made when it is missing.
@@ -28,21 +31,45 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.stat() if path.exists() else None
         temporary.open("xb").close()
-        mode = temporary.stat().st_mode
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}; choose another place") from error
+        raise _refused(path, error, "choose another place") from error
     try:
+        mode = stat.S_IMODE((before or temporary.stat()).st_mode)
+        temporary.chmod(mode | stat.S_IWUSR)
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
+        if before is not None and hasattr(os, "chown"):
+            with suppress(OSError):
+                os.chown(temporary, before.st_uid, before.st_gid)
         temporary.chmod(mode)  # some writers replace the file by a private one of their own
         temporary.replace(path)
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}; free some space or choose another place"
-        ) from error
+        raise _refused(path, error, "free some space or choose another place") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_place(path: Path) -> None:
+    """Refuses a place where no file can appear, before long work is done for it.
+
+    Raises:
+        StorageError: If a folder is there, or what should be its folder is a file or cannot be looked into.
+    """
+    try:
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except OSError as error:
+        raise _refused(path, error, "choose another place") from error
+    if not above.is_dir():
+        raise StorageError(f"cannot write {path}: {above} is no folder; choose another place")
+
+
+def _refused(path: Path, error: OSError, way_out: str) -> StorageError:
+    way_out = "choose a shorter name" if error.errno == errno.ENAMETOOLONG else way_out
+    return StorageError(f"cannot write {path}: {error.strerror or error}; {way_out}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL.ExifTags import Base
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -18,6 +19,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 from steadylens.decoding import MOST_PIXELS, opened
 from steadylens.levels import Levels, read_levels
 from steadylens.metadata import Metadata, metadata_of, orientation_of
+
+SIDEWAYS = frozenset({5, 6, 7, 8})
+"""The orientations, as EXIF counts, whose turning exchanges width and height."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +33,7 @@ class ImageContent:
         format: PNG, JPEG, WEBP, TIFF, BMP or PPM.
         lossless: Whether the file keeps every level.
         metadata: Colour profile, EXIF and the like.
+        first_of_several: Whether the file holds further images, which are not here.
         notes: What was converted or left out in reading, a phrase each.
     """
 
@@ -36,6 +41,7 @@ class ImageContent:
     format: str
     lossless: bool
     metadata: Metadata
+    first_of_several: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -62,10 +68,12 @@ def read_image_file(path: Path, *, most_pixels: int = MOST_PIXELS) -> ImageConte
 
 def _read(path: Path, most_pixels: int) -> ImageContent:
     with opened(path, most_pixels=most_pixels) as image:
+        told = image.tag_v2.get(Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
         levels, notes = read_levels(path, image)
-        if _has_further_images(image):
+        if further := _has_further_images(image):
             notes.append("of several images in the file, the first is restored")
-        metadata = metadata_of(path, image)
+        sideways = max(told, orientation_of(image)) in SIDEWAYS  # a TIFF is turned by now, and tells no more
+        metadata = metadata_of(path, image, sideways=sideways)
         if image.mode == "CMYK":
             metadata = replace(metadata, icc_profile=b"")
         return ImageContent(
@@ -73,12 +81,13 @@ def _read(path: Path, most_pixels: int) -> ImageContent:
             format=image.format or "PPM",
             lossless=_is_lossless(path, image),
             metadata=metadata,
+            first_of_several=further,
             notes=tuple(notes),
         )
 
 
 def _turned(levels: Levels, orientation: int) -> Levels:
-    if orientation in (5, 6, 7, 8):
+    if orientation in SIDEWAYS:
         levels = levels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         levels = levels[:, ::-1]

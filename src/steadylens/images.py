@@ -21,7 +21,9 @@ GREY_LEVELS = 255
 SQUASHED = Fit()
 """Squashed to the size, antialiased and bilinear."""
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
 """The endings of the files that count as images in a folder (compared in lower case)."""
 
 Box = tuple[int, int, int, int]

@@ -7,7 +7,7 @@ colours at full resolution; WebP at quality 95, or lossless where the image came
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +32,8 @@ _SAID = {
     "xmp": "XMP",
     "dpi": "a resolution",
     "chunks": "texts and gamma as PNG does",
+    "comment": "a comment",
+    "captions": "IPTC",
 }
 
 
@@ -82,6 +84,9 @@ def write_image_file(path: Path, content: ImageContent) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     if content.levels.itemsize == 2 and not kind.deep:
         content, notes = _in_8_bits(content), (f"{content.format} holds 8 bits, so 16 bits were rounded",)
+    if content.metadata.icc_profile[16:20] == b"GRAY" and _becomes_colour(content):
+        content = replace(content, metadata=replace(content.metadata, icc_profile=b""))
+        notes += (f"{content.format} holds this grey as colours, so its colour profile was left out",)
     told = {field: name for field, name in _SAID.items() if getattr(content.metadata, field)}
     if lost := [name for field, name in told.items() if field not in kind.says]:
         notes += (f"{content.format} does not hold {', '.join(lost)}, left out",)
@@ -99,8 +104,13 @@ def _in_8_bits(content: ImageContent) -> ImageContent:
     levels = np.empty(content.levels.shape, np.uint8)
     for rows in strips(content.levels):
         levels[rows] = (content.levels[rows].astype(np.uint32) + 128) // 257
-    return ImageContent(
-        levels=levels, format=content.format, lossless=content.lossless, metadata=content.metadata
+    return replace(content, levels=levels)
+
+
+def _becomes_colour(content: ImageContent) -> bool:
+    channels, deep = content.levels.shape[-1], content.levels.itemsize == 2
+    return channels < 3 and (
+        content.format == "WEBP" or (content.format == "TIFF" and channels == 2 and deep)
     )
 
 
@@ -114,7 +124,7 @@ def _write_jpeg(file: BinaryIO, content: ImageContent) -> None:
     exif = b"Exif\0\0" + known.exif if known.exif else b""
     _pillow(content.levels).save(
         file, "JPEG", quality=QUALITY, subsampling=0, icc_profile=known.icc_profile, exif=exif,
-        xmp=known.xmp, **options,
+        xmp=known.xmp, comment=known.comment, extra=known.captions, **options,
     )  # fmt: skip
 
 
@@ -155,8 +165,8 @@ def _write_ppm(file: BinaryIO, content: ImageContent) -> None:
 
 def _write_tiff(file: BinaryIO, content: ImageContent) -> None:
     levels = content.levels
-    if levels.shape[-1] == 2 and levels.itemsize == 2:
-        levels = _coloured(levels)  # nearly nothing reads 16-bit grey with alpha in TIFF
+    if _becomes_colour(content):
+        levels = _coloured(levels)
     height, width, channels = levels.shape
     tags, parts = _directory(content), list(strips(levels))
     tags[256], tags[257], tags[258] = width, height, (8 * levels.itemsize,) * channels
@@ -208,10 +218,12 @@ _MOST_SAID = frozenset({"icc_profile", "exif", "xmp"})
 
 FORMATS: dict[str, ImageFormat] = {
     "PNG": ImageFormat(
-        suffix=".png", most=2**31 - 1, deep=True, alpha=True, says=frozenset(_SAID), write=_write_png
+        suffix=".png", most=2**31 - 1, deep=True, alpha=True, says=_MOST_SAID | {"dpi", "chunks"},
+        write=_write_png,
     ),
     "JPEG": ImageFormat(
-        suffix=".jpg", most=65_500, deep=False, alpha=False, says=_MOST_SAID | {"dpi"}, write=_write_jpeg
+        suffix=".jpg", most=65_500, deep=False, alpha=False,
+        says=_MOST_SAID | {"dpi", "comment", "captions"}, write=_write_jpeg,
     ),
     "WEBP": ImageFormat(
         suffix=".webp", most=16_383, deep=False, alpha=True, says=_MOST_SAID, write=_write_webp
@@ -225,5 +237,5 @@ FORMATS: dict[str, ImageFormat] = {
     "PPM": ImageFormat(
         suffix=".ppm", most=2**31 - 1, deep=True, alpha=False, says=frozenset(), write=_write_ppm
     ),
-}
+}  # fmt: skip
 """The formats that can be written, by the names that Pillow gives them."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL.ExifTags import IFD, Base
 from PIL.Image import Exif
 from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 _ABOUT_PIXELS = frozenset(
@@ -34,6 +35,8 @@ class Metadata:
         xmp: The XMP packet, or nothing.
         dpi: Dots per inch across and down, or None.
         chunks: The chunks of a PNG file that no other format has (gamma, texts), as kind and content.
+        comment: The comment of a JPEG file, or nothing.
+        captions: The segments of a JPEG file that hold IPTC, as they are, or nothing.
     """
 
     icc_profile: bytes = b""
@@ -41,6 +44,8 @@ class Metadata:
     xmp: bytes = b""
     dpi: tuple[float, float] | None = None
     chunks: tuple[tuple[bytes, bytes], ...] = ()
+    comment: bytes = b""
+    captions: bytes = b""
 
 
 def orientation_of(image: ImageFile) -> int:
@@ -49,26 +54,34 @@ def orientation_of(image: ImageFile) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def metadata_of(path: Path, image: ImageFile) -> Metadata:
+def metadata_of(path: Path, image: ImageFile, *, sideways: bool) -> Metadata:
     """Returns what a decoded file says beside its pixels; where it tells to turn them, it tells so no longer.
 
     Args:
         path: The file.
         image: The same, opened and decoded.
+        sideways: Whether to turn it is to exchange width and height; then so are its resolutions.
     """
     turned = orientation_of(image) != 1
     exif = _exif_of_tiff(image) if isinstance(image, TiffImageFile) else _bytes(image.info.get("exif"))
     exif, xmp = exif.removeprefix(b"Exif\0\0"), _bytes(image.info.get("xmp"))
-    chunks = _chunks(path) if image.format == "PNG" else ()
+    chunks, dpi = _chunks(path) if image.format == "PNG" else (), _resolution(image)
     if turned:
-        exif, xmp = _upright(exif), _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+        xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
         chunks = tuple(each for each in chunks if not each[1].startswith(b"Raw profile type"))
+    if turned or sideways:
+        exif = _upright(exif, sideways=sideways)
+    if sideways:
+        dpi = dpi and (dpi[1], dpi[0])
+        chunks = tuple((kind, _lying(content) if kind == b"pHYs" else content) for kind, content in chunks)
     return Metadata(
         icc_profile=_bytes(image.info.get("icc_profile")),
         exif=exif,
         xmp=xmp,
-        dpi=_resolution(image),
+        dpi=dpi,
         chunks=chunks,
+        comment=_bytes(image.info.get("comment")) if isinstance(image, JpegImageFile) else b"",
+        captions=_captions(image) if isinstance(image, JpegImageFile) else b"",
     )
 
 
@@ -104,19 +117,46 @@ def _without_pixels(source: Exif) -> Exif:
     return kept
 
 
-def _upright(exif: bytes) -> bytes:
+def _upright(exif: bytes, *, sideways: bool) -> bytes:
     """Sets the orientation to upright in place, so that offsets into EXIF stay what they are."""
     if not exif:
         return exif
     order = "<" if exif.startswith(b"II") else ">"
-    start = struct.unpack_from(f"{order}I", exif, 4)[0]
-    count = struct.unpack_from(f"{order}H", exif, start)[0]
     patched = bytearray(exif)
-    for entry in range(start + 2, start + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
-        if tag == Base.Orientation:
-            struct.pack_into(order + ("I" if kind == 4 else "H"), patched, entry + 8, 1)
+    main = _entries(exif, order, struct.unpack_from(f"{order}I", exif, 4)[0])
+    if (entry := main.get(Base.Orientation)) is not None:
+        kind = struct.unpack_from(f"{order}H", exif, entry + 2)[0]
+        struct.pack_into(order + ("I" if kind == 4 else "H"), patched, entry + 8, 1)
+    if sideways:
+        _exchange(patched, main, Base.XResolution, Base.YResolution)
+        if (entry := main.get(IFD.Exif)) is not None:
+            further = _entries(exif, order, struct.unpack_from(f"{order}I", exif, entry + 8)[0])
+            _exchange(patched, further, Base.ExifImageWidth, Base.ExifImageHeight)
     return bytes(patched)
+
+
+def _entries(exif: bytes, order: str, start: int) -> dict[int, int]:
+    """Returns where the entry of each tag of a directory begins."""
+    count = struct.unpack_from(f"{order}H", exif, start)[0]
+    places = range(start + 2, start + 2 + 12 * count, 12)
+    return {struct.unpack_from(f"{order}H", exif, place)[0]: place for place in places}
+
+
+def _exchange(exif: bytearray, entries: dict[int, int], one: int, other: int) -> None:
+    """Exchanges the types and values of two tags, if both are there."""
+    if one in entries and other in entries:
+        first, second = (slice(entries[tag] + 2, entries[tag] + 12) for tag in (one, other))
+        exif[first], exif[second] = exif[second], exif[first]
+
+
+def _lying(physical: bytes) -> bytes:
+    """Returns the content of a pHYs chunk with its two resolutions exchanged."""
+    return physical[4:8] + physical[:4] + physical[8:]
+
+
+def _captions(image: JpegImageFile) -> bytes:
+    segments = (data for kind, data in image.applist if kind == "APP13" and data.startswith(b"Photoshop 3.0"))
+    return b"".join(b"\xff\xed" + struct.pack(">H", len(data) + 2) + data for data in segments)
 
 
 def _chunks(path: Path) -> tuple[tuple[bytes, bytes], ...]:

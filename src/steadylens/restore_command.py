@@ -1,5 +1,6 @@
 """The command that restores image files."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -96,8 +97,8 @@ def restore(
             raise SettingError("give either --out with a folder, or --in-place")
         if in_place and format_name is not None:
             raise SettingError("--format makes new files, which --in-place does not; use --out")
-        if not max_megapixels > 0:
-            raise SettingError(f"--max-megapixels is {max_megapixels}, it must be positive")
+        if not 0 < max_megapixels < math.inf:
+            raise SettingError(f"--max-megapixels is {max_megapixels}, it must be positive and finite")
         from steadylens.destinations import planned
         from steadylens.filerestoration import restore_file
         from steadylens.imagewriting import FORMATS
@@ -110,7 +111,7 @@ def restore(
             restorer = _raced(restorer)
         free = [each for each in plan.errands if overwrite or not _is_taken(each, in_place=in_place)]
         run = partial(restore_file, restorer=restorer, format=kind, most_pixels=int(max_megapixels * 1e6))
-        failures = _restore_all(free, run)
+        failures = [*plan.unread, *_restore_all(free, run)]
         _conclude(plan, len(plan.errands) - len(free), failures)
 
 
@@ -173,7 +174,7 @@ def _shown(total: int) -> Iterator[Display]:
 
 def _conclude(plan: "Plan", taken: int, failures: Sequence[str]) -> None:
     count = len(plan.errands)
-    say(f"restored {count - taken - len(failures)} of {count} images")
+    say(f"restored {count - taken - (len(failures) - len(plan.unread))} of {count} images")
     if taken:
         say(f"{taken} were there already and stay as they are; --overwrite makes them again")
     if plan.others:
