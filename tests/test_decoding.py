@@ -101,9 +101,7 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
 def test_levels_that_are_not_read_are_told_from_damage(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 6, 3), np.float32), photometric="rgb")
     with (
-        pytest.raises(
-            ImageError, match=r"a\.tif holds levels of a kind that is not read; convert"
-        ),
+        pytest.raises(ImageError, match=r"a\.tif holds levels of a kind that is not read; convert"),
         opened(tmp_path / "a.tif"),
     ):
         pass

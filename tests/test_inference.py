@@ -1,5 +1,7 @@
 """Any kind of image comes back restored as the same kind, alpha untouched."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,22 @@ def test_alpha_stays_and_the_rest_does_not(channels: int) -> None:
     assert np.array_equal(restored[..., :-1], 255 - array[..., :-1])
 
 
+def test_the_result_takes_no_gradient_of_the_image() -> None:
+    image = torch.rand(4, 8, 9, requires_grad=True)
+    assert not restore(image, nn.Identity()).requires_grad
+
+
+def test_a_device_may_be_given_by_its_name() -> None:
+    expected = restore(PIXELS[..., :3], SMOOTHING)
+    assert np.array_equal(restore(PIXELS[..., :3], SMOOTHING, device="cpu"), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_net_of_another_precision_is_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(SettingError, match=rf"the net computes in {dtype}.* make it so by net\.float\(\)"):
+        restore(PIXELS[..., :3], RestorationNet(depth=3).to(dtype))
+
+
 def test_views_and_read_only_arrays_are_taken_and_left_alone() -> None:
     view = PIXELS[::-1, ::2, :3]
     before = PIXELS.copy()
@@ -200,9 +218,31 @@ def test_a_transparent_colour_becomes_alpha_since_restoring_would_move_it(mode: 
     assert restored.info == {}
 
 
+@pytest.mark.parametrize(("bits", "key"), [(1, 0), (1, 1), (2, 2), (4, 7), (8, 7)])
+def test_a_transparent_colour_of_few_bits_is_found_in_a_file(bits: int, key: int, tmp_path: Path) -> None:
+    levels = np.arange(2**bits, dtype=np.uint8)
+    packed = np.packbits((levels[:, None] >> np.arange(bits)[::-1]) & 1)
+    header = struct.pack(">2I5B", len(levels), 1, bits, 0, 0, 0, 0)
+    parts = (
+        (b"IHDR", header),
+        (b"tRNS", struct.pack(">H", key)),
+        (b"IDAT", zlib.compress(b"\0" + packed.tobytes())),
+        (b"IEND", b""),
+    )
+    chunks = b"".join(
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+        for kind, part in parts
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    with Image.open(tmp_path / "a.png") as image:
+        restored = restore(image, nn.Identity())
+    assert restored.mode == "LA"
+    assert np.flatnonzero(np.array(restored.getchannel("A")) == 0).tolist() == [key]
+
+
 @pytest.mark.parametrize("mode", ["F", "I", "HSV", "LAB"])
 def test_a_picture_of_no_plain_mode_is_refused_with_the_way_out(mode: str) -> None:
-    with pytest.raises(ImageError, match=rf"mode {mode}, which .*image\.convert\('RGB'\)"):
+    with pytest.raises(ImageError, match=rf"mode {mode}, which .* give its levels as an array of uint8"):
         restore(Image.new(mode, (4, 4)), nn.Identity())
 
 
@@ -218,12 +258,17 @@ def test_a_transparent_colour_of_16_bits_is_refused() -> None:
     [
         ([[0]], "a list is no image here"),
         (np.zeros((2, 2, 2, 3), np.uint8), r"shape \(2, 2, 2, 3\); an image is"),
-        (np.zeros((4, 4, 5), np.uint8), "one to four channels"),
+        (np.zeros((4, 4, 5), np.uint8), r"shape \(4, 4, 5\); .* which comes last, is 1 to 4"),
         (np.zeros((0, 4), np.uint8), "at least one pixel"),
         (np.zeros((4, 4, 3), np.int32), "int32; give uint8"),
         (np.zeros((4, 4, 3), np.complex64), "complex64; give uint8"),
         (np.zeros((4, 4, 3), np.longdouble), "give uint8"),
-        (torch.zeros(8, 8), r"shape \(8, 8\)"),
+        (torch.zeros(8, 8), r"the tensor has shape \(8, 8\); images are \(C, H, W\)"),
+        (
+            np.zeros((3, 9, 8), np.uint8),
+            r"the array has shape \(3, 9, 8\); .* C, which comes last, is 1 to 4",
+        ),
+        (np.zeros((9, 8), bool), "the array is bool; give uint8"),
         (np.full((4, 4, 3), 255.0), r"leave \[-1, 2\].*divide levels by 255"),
         (torch.full((3, 4, 4), torch.nan), "not finite"),
     ],

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steadylens.acceleration import ProgressCallback
 from steadylens.errors import SettingError
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.tiles import Engine, Tiling, from_unit, in_tiles, spans, to_unit
@@ -24,8 +25,17 @@ def nothing(done: int, total: int) -> None:
     """Ignores how much is done."""
 
 
-def tiled(engine: Engine, images: Tensor, tiling: Tiling) -> Tensor:
-    return in_tiles(engine, images, tiling=tiling, device=CPU, progress=nothing)
+def tiled(
+    engine: Engine,
+    images: Tensor,
+    tiling: Tiling,
+    *,
+    progress: ProgressCallback = nothing,
+    at_once: int = 1,
+) -> Tensor:
+    restored = torch.empty_like(images)
+    in_tiles(engine, images, restored, tiling=tiling, device=CPU, progress=progress, at_once=at_once)
+    return restored
 
 
 def seeded(make: type[nn.Module], **settings: object) -> nn.Module:
@@ -175,8 +185,8 @@ def test_small_images_go_through_the_net_together() -> None:
 
 def test_progress_counts_the_tiles() -> None:
     told: list[tuple[int, int]] = []
-    in_tiles(
-        nn.Identity(), torch.rand(1, 3, 20, 30), tiling=Tiling(tile=10, margin=0), device=CPU,
+    tiled(
+        nn.Identity(), torch.rand(1, 3, 20, 30), Tiling(tile=10, margin=0),
         progress=lambda done, total: told.append((done, total)),
     )  # fmt: skip
     assert told == [(done, 6) for done in range(1, 7)]
@@ -191,10 +201,9 @@ def test_tiles_go_to_the_engine_from_several_threads_at_once() -> None:
         return images
 
     images, told = torch.rand(1, 3, 30, 20), []
-    restored = in_tiles(
-        engine, images, tiling=Tiling(tile=10, margin=0), device=CPU,
-        progress=lambda done, _: told.append(done), at_once=3,
-    )  # fmt: skip
+    restored = tiled(
+        engine, images, Tiling(tile=10, margin=0), progress=lambda done, _: told.append(done), at_once=3
+    )
     assert torch.equal(restored, images)
     assert told == [1, 2, 3, 4, 5, 6]
     assert len(seen) == 3
@@ -212,10 +221,7 @@ def test_an_interrupt_ends_the_work_of_all_threads() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        in_tiles(
-            engine, torch.rand(1, 3, 100, 100), tiling=Tiling(tile=1, margin=0), device=CPU,
-            progress=interrupted, at_once=2,
-        )  # fmt: skip
+        tiled(engine, torch.rand(1, 3, 100, 100), Tiling(tile=1, margin=0), progress=interrupted, at_once=2)
     assert len(begun) < 10_000
 
 
@@ -225,6 +231,14 @@ def test_an_engine_that_changes_the_shape_is_refused() -> None:
     tiling = Tiling(tile=10, margin=2, surround=F.pad)
     with pytest.raises(SettingError, match=r"made \(1, 3, 14, 14\) of .* must lose 2 pixels on each side"):
         tiled(nn.Identity(), torch.rand(1, 3, 10, 10), replace(tiling, tile=20))
+
+
+def test_an_engine_that_returns_no_tensor_is_refused() -> None:
+    def engine(images: Tensor) -> Any:
+        return images.numpy()
+
+    with pytest.raises(SettingError, match="the net made a ndarray of images; it must return a tensor"):
+        tiled(engine, torch.rand(1, 3, 9, 9), Tiling(tile=9, margin=0))
 
 
 # Tiny images.

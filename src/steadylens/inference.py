@@ -15,7 +15,7 @@ from steadylens.acceleration import ProgressCallback
 from steadylens.classification import SignNet
 from steadylens.errors import ImageError, SettingError
 from steadylens.fusion import FusedClassifier
-from steadylens.levels import plain_mode
+from steadylens.levels import key_scale, plain_mode
 from steadylens.pretrained import load
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.tiles import Engine, Tiling, in_tiles
@@ -56,17 +56,20 @@ class Restorer:
             ImageError: If the images are of another shape or type, are empty, or leave [-1, 2].
         """
         _check(images)
+        images = images.detach()
         colours = images.shape[1] - (images.shape[1] in (2, 4))
-        engine = self.engine if colours in (self.channels, 3) else _grey(self.engine)
-        restored = in_tiles(
-            engine,
+        restored = torch.empty_like(images, memory_format=torch.preserve_format)
+        restored[:, colours:] = images[:, colours:]
+        in_tiles(
+            self.engine if colours in (self.channels, 3) else _grey(self.engine),
             images[:, :colours],
+            restored[:, :colours],
             tiling=self.tiling,
             device=self.device,
             progress=progress,
             at_once=getattr(self.engine, "streams", 1),
         )
-        return restored if colours == images.shape[1] else torch.cat([restored, images[:, colours:]], 1)
+        return restored
 
 
 def restorer_of(
@@ -74,18 +77,20 @@ def restorer_of(
     *,
     margin: int | None = None,
     tile: int | None = None,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
 ) -> Restorer:
     """Returns a net made ready for images of any size; the arguments are those of `restore`.
 
     Raises:
-        SettingError: If the net is a classifier, its margin is unknown, or the tile is too small.
+        SettingError: If the net is a classifier or not in float32, its margin is unknown, or the tile is too
+            small.
         CheckpointError: If a file cannot be used.
     """
     if isinstance(net, str | Path):
         ours = load(net).to(device)
         net = ours.to(memory_format=torch.channels_last)
-    place = device or _device_of(net)
+    _check_types(net)
+    place = _device_of(net) if device is None else torch.device(device)
     reach = _reach(net, margin)
     usual = max(TILE_ON_CPU if place.type == "cpu" else TILE_ON_GPU, 4 * reach.margin + 1)
     side, surround = usual if tile is None else tile, None
@@ -102,7 +107,7 @@ def restore(
     *,
     margin: int | None = None,
     tile: int | None = None,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
 ) -> Any:
     """Returns an image restored by a net, as the same kind of object.
 
@@ -124,7 +129,8 @@ def restore(
 
     Raises:
         ImageError: If the image is of another kind, is empty, or leaves [-1, 2].
-        SettingError: If the net is a classifier, its margin is unknown, or the tile is too small.
+        SettingError: If the net is a classifier or not in float32, its margin is unknown, or the tile is too
+            small.
         CheckpointError: If a file cannot be used.
 
     Example:
@@ -136,6 +142,10 @@ def restore(
     restorer = restorer_of(net, margin=margin, tile=tile, device=device)
     match image:
         case Tensor():
+            if image.ndim not in (3, 4):
+                raise ImageError(
+                    f"the tensor has shape {tuple(image.shape)}; images are (C, H, W) or (N, C, H, W)"
+                )
             return restorer(image[None])[0] if image.ndim == 3 else restorer(image)
         case np.ndarray():
             return restore_array(image, restorer)
@@ -156,8 +166,13 @@ def restore_array(
     Raises:
         ImageError: If the array is of another shape or type, is empty, or leaves [-1, 2].
     """
-    if array.ndim not in (2, 3):
-        raise ImageError(f"the array has shape {array.shape}; an image is (H, W) or (H, W, C)")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in range(1, 5)):
+        raise ImageError(
+            f"the array has shape {array.shape}; an image is (H, W) or (H, W, C), where C, which comes last, "
+            "is 1 to 4: grey or RGB, and alpha"
+        )
+    if array.dtype == bool:
+        raise ImageError("the array is bool; give uint8, uint16 or float in [0, 1]")
     try:
         pixels = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     except TypeError as error:
@@ -183,10 +198,24 @@ def _plain(image: Image.Image) -> Image.Image:
     if (known := plain_mode(image)) is None:
         raise ImageError(
             f"the image has mode {image.mode}{' and a transparent colour' if key else ''}, which is not "
-            "restored; make it RGB with image.convert('RGB')"
+            "restored; give its levels as an array of uint8, uint16 or float in [0, 1]"
         )
     mode = known[0] + ("A" if key and known[0] in ("L", "RGB") else "")
-    return image if mode == image.mode else image.convert(mode)
+    if mode == image.mode:
+        return image
+    if mode != known[0]:
+        image = _with_true_key(image)
+    return image.convert(mode)
+
+
+def _with_true_key(image: Image.Image) -> Image.Image:
+    """Returns a picture with its transparent colour as it is once decoded, which Pillow does not scale."""
+    scale = key_scale(image)
+    image.load()
+    if scale != 1:
+        image = image.copy()
+        image.info["transparency"] *= scale
+    return image
 
 
 class _Reach(NamedTuple):
@@ -227,6 +256,15 @@ def _device_of(engine: Engine) -> torch.device:
 
 def _grey(engine: Engine) -> Engine:
     return lambda images: engine(images.expand(-1, 3, -1, -1)).mean(1, keepdim=True)
+
+
+def _check_types(engine: Engine) -> None:
+    if isinstance(engine, nn.Module):
+        kinds = {each.dtype for each in engine.parameters() if each.is_floating_point()} - {torch.float32}
+        if kinds:
+            raise SettingError(
+                f"the net computes in {kinds.pop()}, images are given as float32; make it so by net.float()"
+            )
 
 
 def _check(images: Tensor) -> None:

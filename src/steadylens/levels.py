@@ -52,7 +52,7 @@ def read_levels(path: Path, image: ImageFile) -> tuple[Levels, list[str]]:
     """
     if isinstance(image, TiffImageFile):
         _check_tiff(path, image)
-    raw, key = _raw_mode(image), image.info.get("transparency")
+    raw, key, scale = _raw_mode(image), image.info.get("transparency"), key_scale(image)
     levels: Levels
     notes: list[str] = []
     if isinstance(image, PpmImageFile) and _highest(image) != 255:
@@ -67,9 +67,17 @@ def read_levels(path: Path, image: ImageFile) -> tuple[Levels, list[str]]:
     else:
         levels, notes = _shallow(path, image)
     if key is not None and image.mode not in ("P", "PA") and levels.shape[-1] in (1, 3):
-        levels = _with_alpha(levels, np.array(key) * {"L;2": 85, "L;4": 17}.get(raw, 1))
+        levels = _with_alpha(levels, np.array(key) * scale)
         notes.append("its transparent colour became an alpha channel")
     return levels, notes
+
+
+def key_scale(image: Image.Image) -> int:
+    """Returns what the transparent colour of an opened file, not decoded yet, is to be multiplied by.
+
+    Pillow spreads the levels of 2 and 4 bits over 8, but leaves that colour as it stands in the file.
+    """
+    return {"L;2": 85, "L;4": 17}.get(_raw_mode(image), 1) if isinstance(image, ImageFile) else 1
 
 
 def plain_mode(image: Image.Image) -> tuple[str, list[str]] | None:

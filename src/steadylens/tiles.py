@@ -118,28 +118,29 @@ def spans(length: int, tiling: Tiling) -> list[Span]:
 def in_tiles(
     engine: Engine,
     images: Tensor,
+    restored: Tensor,
     *,
     tiling: Tiling,
     device: torch.device,
     progress: ProgressCallback,
     at_once: int = 1,
-) -> Tensor:
-    """Returns `engine(images)`, computed a tile at a time, in the type of the images.
+) -> None:
+    """Makes `restored` what `engine` makes of `images`, computed a tile at a time.
 
     Args:
         engine: Maps images to images of the same shape, or to their centre if the tiling says so.
         images: (N, C, H, W), float in [0, 1], or uint8 or uint16, whose levels are scaled to [0, 1] for the
             engine, clipped and rounded behind it. They may lie anywhere; a tile at a time goes to `device`.
+        restored: Where the result goes, of the shape and type of the images.
         tiling: How to cut.
         device: Where the engine computes.
         progress: Told how many tiles are done, and how many there are.
         at_once: How many tiles to give the engine at the same time, from as many threads.
 
     Raises:
-        SettingError: If the engine returns another shape than it was given.
+        SettingError: If the engine returns no tensor, or another shape than it was given.
     """
     height, width = images.shape[-2:]
-    restored = torch.empty_like(images, memory_format=torch.preserve_format)
 
     def run(piece: tuple[slice, Span, Span]) -> None:
         group, row, column = piece
@@ -156,7 +157,6 @@ def in_tiles(
             progress(done, len(work))
     finally:
         pool.shutdown(cancel_futures=True)
-    return restored
 
 
 # On the CPU pixels are moved and converted by NumPy: it takes one thread, whereas PyTorch's threads, which go
@@ -207,6 +207,8 @@ def _run(engine: Engine, images: Tensor, lacking: Sequence[int], tiling: Tiling)
         seen = tiling.surround(seen, lacking) if any(lacking) else seen
         lost, rule = 2 * tiling.margin, f"it must lose {tiling.margin} pixels on each side"
     restored = engine(seen)
+    if not isinstance(restored, Tensor):
+        raise SettingError(f"the net made a {type(restored).__name__} of images; it must return a tensor")
     *others, height, width = seen.shape
     if restored.shape != (*others, height - lost, width - lost):
         raise SettingError(f"the net made {tuple(restored.shape)} of {tuple(seen.shape)}; {rule}")
