@@ -76,6 +76,11 @@ def test_images_that_need_a_gradient_are_taken(engine: Engine) -> None:
     assert engine(images(1, 3, 9, 14).requires_grad_()).shape == (1, 3, 9, 14)
 
 
+def test_no_images_make_no_results(engine: Engine) -> None:
+    restored = engine(images(0, 3, 9, 14))
+    assert (restored.shape, restored.dtype) == ((0, 3, 9, 14), torch.float32)
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 2, 20), (1, 4, 9, 9), (3, 9, 9)])
 def test_images_that_the_net_cannot_read_are_refused(engine: Engine, shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageError):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from steadylens import errors
-from steadylens.errors import MissingExtraError, SteadylensError, StorageError
+from steadylens.errors import MissingExtraError, SteadylensError, StorageError, reason_of
 
 CLASSES = {
     name: kind
@@ -68,3 +68,17 @@ def test_a_storage_error_shows_its_message_as_an_oserror_would_not() -> None:
 def test_a_missing_library_comes_with_the_command_that_installs_it() -> None:
     error = MissingExtraError("matplotlib", "report")
     assert str(error) == "matplotlib is not installed; install it with: pip install 'steadylens[report]'"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("it is damaged", "it is damaged"),
+        ("\n  it is damaged\n  at 0x1", "it is damaged"),
+        ("Exception from src/core.cpp:84:\nit is damaged\n", "it is damaged"),
+        ("Exception from src/core.cpp:84:", "Exception from src/core.cpp:84:"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_a_reason_is_one_line_that_says_something(text: str, reason: str) -> None:
+    assert reason_of(RuntimeError(text)) == reason

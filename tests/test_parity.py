@@ -43,6 +43,19 @@ def test_a_net_of_a_fixed_size_sees_at_least_32_images(form: Interface) -> None:
     assert sum(map(len, images(form))) >= 32
 
 
+@pytest.mark.parametrize(
+    ("form", "counts"),
+    [
+        (Interface(size=(480, 640)), [1, 2]),
+        (Interface(size=(384, 384)), [1, 2, 5]),
+        (Interface(size=(1000, 1000), batch=1), [1] * 8),
+        (Interface(size=(3000, 2000), batch=1), [1, 1]),
+    ],
+)
+def test_large_images_of_a_fixed_size_are_few(form: Interface, counts: list[int]) -> None:
+    assert list(map(len, images(form))) == counts
+
+
 def test_the_images_are_those_of_the_generator() -> None:
     assert all(map(torch.equal, images(ANY), images(ANY)))
     assert not torch.equal(images(ANY)[3], images(ANY, seed=1)[3])

@@ -270,3 +270,7 @@ def test_a_packaged_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     path.write_bytes(packaged("l3-gtsrb").read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="damaged or no safetensors file"):
         load(path)
+
+
+def test_a_packaged_net_may_be_named_by_a_path() -> None:
+    assert steadylens.card(Path("l3-gtsrb")).name == "l3-gtsrb"

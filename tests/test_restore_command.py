@@ -223,7 +223,9 @@ def test_an_image_above_the_limit_is_refused_and_the_option_is_named(
         (["a.png"], "give either --out with a folder, or --in-place"),
         (["a.png", "--out", "out", "--in-place"], "give either --out with a folder, or --in-place"),
         (["a.png", "--in-place", "--format", "png"], "--format makes new files"),
-        (["a.png", "--out", "out", "--max-megapixels", "0"], "--max-megapixels is 0.0, it must be positive"),
+        (["a.png", "--out", "out", "--max-megapixels", "0"], "is 0.0, it must be positive and finite"),
+        (["a.png", "--out", "out", "--max-megapixels", "nan"], "is nan, it must be positive and finite"),
+        (["a.png", "--out", "out", "--max-megapixels", "inf"], "is inf, it must be positive and finite"),
         (["a.png", "--out", "out", "--tile", "12"], "a tile of 12 pixels is too small"),
         (["a.png", "--out", "out", "--net", "l12"], "there is no trained net 'l12'"),
         (["a.png", "--out", "out", "--net", "sign-gtsrb"], "a SignNet answers with classes"),
@@ -269,6 +271,23 @@ def test_an_interrupt_leaves_whole_files_only(tmp_path: Path, smoothing: Path) -
     files = list((tmp_path / "out").iterdir())
     assert 0 < len(files) < 60
     assert all(read_image_file(path).levels.shape == large.shape for path in files)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are texts here")
+def test_a_name_that_is_no_text_stops_nothing(tmp_path: Path, identity: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"bad\xff.png", b"good.png"):  # of one bit, so that something is said of each
+        Image.new("1", (9, 8)).save(folder / os.fsdecode(name))
+    command = "from steadylens.cli import main; main()"
+    arguments: list[str | Path] = ["restore", folder, "--out", tmp_path / "out", "--net", identity]
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"bad\udcff.png: black and white became" in done.stdout
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_no_module_of_training_or_data_is_loaded() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from steadylens.classification import SignNet
 from steadylens.classifiers import rebuild
-from steadylens.errors import CheckpointError, SettingError
+from steadylens.errors import CheckpointError, SettingError, reason_of
 from steadylens.files import replacing
 from steadylens.fusion import FusedClassifier
 from steadylens.preparation import PreparedClassifier
@@ -86,7 +86,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         module = build(architecture)
         module.load_state_dict(tensors)
     except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]  # below it, PyTorch lists the calls that led there
+        reason = reason_of(error)  # below it, PyTorch lists the calls that led there
         raise CheckpointError(
             f"{path}: the weights do not fit the architecture: {reason}; save it again"
         ) from error

@@ -1,5 +1,6 @@
 """The command line: the commands of the other modules under one name."""
 
+import io
 import sys
 from typing import Annotated
 
@@ -42,6 +43,8 @@ app.command("app")(serve_page)
 
 def main() -> None:
     """Runs the command line; a call that it cannot parse gets one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:

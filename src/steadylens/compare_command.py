@@ -65,7 +65,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare a classifier alone with itself behind restorers: accuracy, stability under noise, cost."""
-    with explaining(debug):
+    with explaining(debug, goes_on=True):
         from steadylens.fitting import Fit
         from steadylens.opening import check_classes, check_order, open_classifier
 

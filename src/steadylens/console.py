@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from steadylens.display import Display
-from steadylens.errors import MissingExtraError, SettingError, SteadylensError, lacks_memory
+from steadylens.errors import MissingExtraError, SettingError, SteadylensError, lacks_memory, reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -102,8 +102,13 @@ FitOption = Annotated[
 
 
 @contextmanager
-def explaining(debug: bool) -> Iterator[None]:
-    """Turns an error that the user can mend into one line and an exit code."""
+def explaining(debug: bool, *, goes_on: bool = False) -> Iterator[None]:
+    """Turns an error that the user can mend into one line and an exit code.
+
+    Args:
+        debug: Whether to let it pass as it is.
+        goes_on: Whether the command keeps what is done, and goes on from there if it is interrupted.
+    """
     try:
         yield
     except SteadylensError as error:
@@ -114,7 +119,8 @@ def explaining(debug: bool) -> Iterator[None]:
     except (OSError, MemoryError, RuntimeError) as error:
         if debug or (isinstance(error, RuntimeError) and not lacks_memory(error)):
             raise
-        told = str(error).partition("\n")[0] or type(error).__name__
+        named = isinstance(error, OSError) and error.filename
+        told = f"{error.filename}: {error.strerror}" if named else reason_of(error)  # type: ignore[union-attr]
         text = f"{told}; --debug shows where"
         Console(stderr=True).print(f"steadylens: {text}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
@@ -124,7 +130,8 @@ def explaining(debug: bool) -> Iterator[None]:
         console = Console(stderr=True)
         if console.is_terminal:
             console.line()  # the terminal has shown ^C
-        console.print("steadylens: interrupted; the same command goes on from what is saved", soft_wrap=True)
+        further = "the same command goes on from what is saved" if goes_on else "nothing was left half-done"
+        console.print(f"steadylens: interrupted; {further}", soft_wrap=True)
         raise typer.Exit(1) from None
 
 
@@ -195,7 +202,7 @@ def device_named(name: str) -> "torch.device":
     try:
         torch.zeros(1, device=device).item()  # a device without storage, as meta, fails here
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = reason_of(error)
         raise SettingError(f"the device {name!r} cannot be used here ({reason}); try cpu or auto") from error
     return device
 

@@ -77,3 +77,10 @@ def lacks_memory(error: BaseException) -> bool:
     """Says whether memory ran out: PyTorch has an error of its own for it, and on a CPU a text alone."""
     told = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return isinstance(error, MemoryError) or told
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns why another library failed, in one line: the first that says more than where in its code."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith("Exception from ")]
+    return next(iter([*telling, *filter(None, lines)]), type(error).__name__)

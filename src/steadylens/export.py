@@ -13,8 +13,8 @@ from torch import nn
 from steadylens import __version__
 from steadylens.checkpoint import describe
 from steadylens.conversion import to_program
-from steadylens.errors import ExportError, SettingError, SteadylensError
-from steadylens.files import replacing
+from steadylens.errors import ExportError, SettingError, SteadylensError, lacks_memory, reason_of
+from steadylens.files import check_place, replacing
 from steadylens.formats import Files, Format, format_of
 from steadylens.fusion import FusedClassifier
 from steadylens.interface import INPUT, Interface, Size, interface_of
@@ -67,6 +67,8 @@ def export_net(
     """
     path = Path(path)
     target = format_of(path)
+    for file in target.files(path):
+        check_place(file)
     if any(parameter.device.type != "cpu" for parameter in net.parameters()):
         raise SettingError("the net is not on the CPU, where it is compared; move it with net.cpu()")
     form = interface_of(net, size=size, batch=batch)
@@ -92,8 +94,9 @@ def _compare(net: nn.Module, target: Format, files: Files, form: Interface) -> P
     except SteadylensError:
         raise
     except Exception as error:  # each runtime raises its own
-        reason = str(error).partition("\n")[0]
-        raise ExportError(f"the exported net does not run: {reason}; fix the size and the batch") from error
+        reason = "memory ran out" if lacks_memory(error) else reason_of(error)
+        way_out = "fix a smaller size or batch" if lacks_memory(error) else "fix the size and the batch"
+        raise ExportError(f"the exported net does not run: {reason}; {way_out}") from error
 
 
 def _read_again(target: Format, files: Files, metadata: dict[str, Any]) -> None:

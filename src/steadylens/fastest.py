@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from steadylens.conversion import to_onnx, to_openvino, to_program
 from steadylens.engines import Engine, OnnxEngine, OpenVinoEngine, TorchEngine, openvino_name
-from steadylens.errors import ExportError, MissingExtraError
+from steadylens.errors import ExportError, MissingExtraError, reason_of
 from steadylens.interface import Interface, Size, interface_of
 from steadylens.parity import check_parity
 
@@ -97,7 +97,7 @@ def _running(net: nn.Module, form: Interface, tile: Tensor) -> tuple[list[Engine
             engine = make(model)
             check_parity(net, engine, [tile])
         except Exception as error:  # whatever a runtime raises at a net that it cannot run
-            left_out[name] = str(error).partition("\n")[0] or type(error).__name__
+            left_out[name] = reason_of(error)
         else:
             engines.append(engine)
     return engines, left_out

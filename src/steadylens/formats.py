@@ -18,7 +18,7 @@ from steadylens.engines import (
     onnxruntime_module,
     openvino_core,
 )
-from steadylens.errors import CheckpointError, MissingExtraError, SettingError
+from steadylens.errors import CheckpointError, MissingExtraError, SettingError, reason_of
 from steadylens.interface import Interface
 from steadylens.programs import read_program
 
@@ -188,7 +188,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     except MissingExtraError:
         raise
     except Exception as error:  # each runtime raises its own
-        reason = str(error).partition("\n")[0]
+        reason = reason_of(error)
         raise CheckpointError(f"{path} is damaged ({reason}); export the net again") from error
     if not isinstance(plain, dict) or not isinstance(plain.get("interface"), dict):
         raise CheckpointError(f"{path} was not exported by steadylens; export the net with it")
@@ -208,4 +208,9 @@ def open_engine(path: str | Path) -> Engine:
     path = Path(path)
     form = Interface.of_description(read_metadata(path)["interface"])
     one = format_of(path)
-    return one.open(one.files(path), form)
+    try:
+        return one.open(one.files(path), form)
+    except MissingExtraError:
+        raise
+    except Exception as error:  # each runtime raises its own
+        raise CheckpointError(f"{path} is damaged ({reason_of(error)}); export the net again") from error

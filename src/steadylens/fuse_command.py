@@ -69,7 +69,7 @@ def fuse(
     debug: Debug = False,
 ) -> None:
     """Put a restorer in front of a classifier, and tune one of the two, or none."""
-    with explaining(debug):
+    with explaining(debug, goes_on=True):
         if restorer_only and tune is not Part.restorer:
             raise SettingError(
                 "--restorer-only goes with --tune restorer; otherwise the restorer stays as it is"

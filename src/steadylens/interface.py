@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from steadylens.classification import SIGN_SIZE, SignNet
-from steadylens.errors import CheckpointError, ImageError, SettingError
+from steadylens.errors import CheckpointError, ImageError, SettingError, reason_of
 from steadylens.fusion import FusedClassifier
 from steadylens.images import check_images
 from steadylens.preparation import PreparedClassifier
@@ -86,6 +86,12 @@ class Interface:
                 f"{self.size[0]}x{self.size[1]}; resize them, or export it for that size"
             )
 
+    def result_shape(self, images: Tensor) -> tuple[int, ...]:
+        """Returns the shape of what the net writes for images that it can read."""
+        if self.classes is not None:
+            return (len(images), self.classes)
+        return (*images.shape[:2], *(side - 2 * self.lost for side in images.shape[2:]))
+
     def described(self) -> dict[str, Any]:
         """Returns the interface as plain data, for the metadata of a file."""
         return asdict(self)
@@ -148,7 +154,7 @@ def _with_output(net: nn.Module, form: Interface) -> Interface:
         with torch.inference_mode():
             written = net(images)
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = reason_of(error)
         raise SettingError(
             f"the net cannot read images {_example_shape(form)} ({reason}); give the size that it reads"
         ) from error

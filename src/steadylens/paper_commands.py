@@ -49,7 +49,7 @@ def reproduce(
     debug: Debug = False,
 ) -> None:
     """Train, fuse, evaluate: Tables 2 to 4 and Figures 1 to 4 of the paper, on one report page."""
-    with explaining(debug), lent_run(data, recipe, seed, device, cache) as run:
+    with explaining(debug, goes_on=True), lent_run(data, recipe, seed, device, cache) as run:
         from steadylens.pipeline import reproduce as reproduce_all
 
         page = reproduce_all(sampled(run, versions, half_width), out)
@@ -67,7 +67,7 @@ def train_one_restorer(
     debug: Debug = False,
 ) -> None:
     """Train a restoration net on noisy images of the training set."""
-    with explaining(debug):
+    with explaining(debug, goes_on=True):
         from steadylens.stages import train_restorer
         from steadylens.trainingfiles import check_suffix
 
@@ -91,7 +91,7 @@ def train_one_classifier(
     debug: Debug = False,
 ) -> None:
     """Train the sign net from the start."""
-    with explaining(debug):
+    with explaining(debug, goes_on=True):
         from steadylens.stages import train_classifier
         from steadylens.trainingfiles import check_suffix
 
@@ -117,7 +117,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure trained nets: how well restorers restore, how accurate and steady classifiers are."""
-    with explaining(debug):
+    with explaining(debug, goes_on=True):
         from steadylens.opening import open_net
         from steadylens.pipeline import evaluate_nets
 

@@ -20,6 +20,10 @@ a fortieth of a grey level of a restored image."""
 IMAGES = 32
 """Images that a net of a fixed size is compared on."""
 
+MOST_PIXELS_AT_ONCE, MOST_PIXELS = 2**20, 2**23
+"""What batches and all images together may have where the size is fixed, but for two batches at least: a net
+keeps hundreds of values for each pixel."""
+
 STRENGTHS_GREY = (0.0, 5.0, 15.0, 25.0, 40.0)
 """Standard deviations in grey levels of the noise on them."""
 
@@ -109,9 +113,12 @@ def _shapes(form: Interface) -> list[tuple[int, int, int]]:
             (form.batch or batch, max(height, least), max(width, least))
             for batch, (height, width) in zip(batches, sizes, strict=True)
         ]
+    area = math.prod(form.size)
     if form.batch is None:
-        return [(batch, *form.size) for batch in (1, 2, 5, 8, 16)]
-    return [(form.batch, *form.size)] * max(len(STRENGTHS_GREY), math.ceil(IMAGES / form.batch))
+        counts = [count for count in (1, 2, 5, 8, 16) if count < 3 or count * area <= MOST_PIXELS_AT_ONCE]
+        return [(count, *form.size) for count in counts]
+    count = max(len(STRENGTHS_GREY), math.ceil(IMAGES / form.batch))
+    return [(form.batch, *form.size)] * max(2, min(count, MOST_PIXELS // (form.batch * area)))
 
 
 def _demand(parity: Parity) -> None:

@@ -61,7 +61,7 @@ def load_with_card(name: str | Path) -> tuple[nn.Module, Card]:
 def _read(name: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     if str(name).endswith(SUFFIX):
         return load_model(Path(name))
-    if name not in PRETRAINED:
+    if str(name) not in PRETRAINED:
         raise SettingError(
             f"there is no trained net {str(name)!r}; choose one of {', '.join(PRETRAINED)}, "
             f"or give the path of a {SUFFIX} file"
