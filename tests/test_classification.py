@@ -1,5 +1,6 @@
 """The sign net against the published counts, a plain forward pass and NumPy."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -192,9 +193,19 @@ def test_fewer_than_two_classes_are_refused(classes: int) -> None:
         SignNet(classes)
 
 
-@pytest.mark.parametrize(("mean", "std"), [([0.5], [0.5, 0.5]), ([0.5, 0.5], [0.5, 0.0]), ([0.5], [-1.0])])
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([0.5], [0.5, 0.5]),
+        ([0.5, 0.5], [0.5, 0.0]),
+        ([0.5], [-1.0]),
+        ([math.nan], [1.0]),
+        ([math.inf], [1.0]),
+        ([0.5], [math.inf]),
+    ],
+)
 def test_channel_normalization_refuses_what_it_cannot_divide_by(
     mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    with pytest.raises(SettingError, match="must be as long, and std positive"):
+    with pytest.raises(SettingError, match="must be as long and finite, and std positive"):
         ChannelNormalization(mean, std)

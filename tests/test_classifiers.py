@@ -254,7 +254,7 @@ def test_the_number_of_classes_is_that_of_the_weights(tmp_path: Path) -> None:
     assert (small(image).shape, other(image).shape) == ((1, 5), (1, 4))
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_weights_of_a_wrapped_training_fit(prefix: str, tmp_path: Path) -> None:
     net = timm_net()
     torch.save({prefix + name: value for name, value in net.state_dict().items()}, tmp_path / "net.pth")
@@ -286,12 +286,25 @@ def made_by_torchvision_in_need_of_weights(folder: Path) -> PreparedClassifier:
     return torchvision_classifier("regnet_x_400mf", classes=4, size=32)
 
 
+def made_by_torchvision_in_need_of_a_version(folder: Path) -> PreparedClassifier:
+    weights = models.get_model("mnasnet0_5", num_classes=4).state_dict()
+    torch.save(weights, folder / "mnasnet.pth")
+    return torchvision_classifier("mnasnet0_5", weights=folder / "mnasnet.pth", size=32)
+
+
 def made_by_transformers(folder: Path) -> PreparedClassifier:
     return transformers_classifier(vit_folder(folder / "vit"))
 
 
 EACH = pytest.mark.parametrize(
-    "make", [made_by_timm, made_by_torchvision, made_by_torchvision_in_need_of_weights, made_by_transformers]
+    "make",
+    [
+        made_by_timm,
+        made_by_torchvision,
+        made_by_torchvision_in_need_of_weights,
+        made_by_torchvision_in_need_of_a_version,
+        made_by_transformers,
+    ],
 )
 
 

@@ -21,6 +21,7 @@ from steadylens.datasets import Dataset, ImageSet, load_dataset
 from steadylens.errors import CheckpointError, DivergenceError, SettingError
 from steadylens.fusion import FusedClassifier
 from steadylens.losses import LogSquaredError
+from steadylens.netkeys import net_key
 from steadylens.optimization import MomentumSgd
 from steadylens.recipes import FAST, SMOKE
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
@@ -33,7 +34,6 @@ from steadylens.stages import (
     train_classifier,
     train_restorer,
 )
-from steadylens.trainingfiles import weights_key
 from tiny_runs import STEPS, TINY, Notebook, run_of
 
 
@@ -226,7 +226,7 @@ def test_a_finished_stage_is_skipped_and_says_so(tiny_data: Dataset, tmp_path: P
     assert "on validation images" in update.note
     after = path.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert weights_key(again) == weights_key(net) == weights_key(load_model(path)[0])
+    assert net_key(again) == net_key(net) == net_key(load_model(path)[0])
     assert not net.training
     assert not again.training
 
@@ -349,11 +349,11 @@ def test_a_recipe_says_whether_the_classifier_standardizes(tiny_data: Dataset, t
 
 def test_fine_tuning_leaves_the_restorer_and_moves_the_classifier(tiny_data: Dataset, tmp_path: Path) -> None:
     restorer, classifier = RestorationNet(depth=3), sign_net()
-    before = weights_key(restorer), weights_key(classifier)
+    before = net_key(restorer), net_key(classifier)
     path = tmp_path / "a.safetensors"
     fused = fine_tune(run_of(tiny_data, Notebook()), restorer, classifier, path, name="L3")
-    assert weights_key(fused.restorer) == before[0]
-    assert weights_key(fused.classifier) != before[1]
+    assert net_key(fused.restorer) == before[0]
+    assert net_key(fused.classifier) != before[1]
     assert fused.classifier is classifier
 
 

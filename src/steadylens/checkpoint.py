@@ -22,7 +22,7 @@ from steadylens.files import replacing
 from steadylens.fusion import FusedClassifier
 from steadylens.preparation import PreparedClassifier
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
-from steadylens.weightfiles import check_header
+from steadylens.weightfiles import check_header, give_weights
 
 FORMAT = 1
 
@@ -84,7 +84,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         _check_fit(tensors, architecture)
         module = build(architecture)
-        module.load_state_dict(tensors)
+        give_weights(module, tensors)
     except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         reason = reason_of(error)  # below it, PyTorch lists the calls that led there
         raise CheckpointError(

@@ -1,5 +1,6 @@
 """Restored -> logits: the sign net of [21], and normalisation as a classifier's own first layer."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,7 +29,7 @@ class ChannelNormalization(nn.Module):
         std: Standard deviation of each channel, positive.
 
     Raises:
-        SettingError: If the two differ in length or a deviation is not positive.
+        SettingError: If the two differ in length, a number is not finite, or a deviation is not positive.
     """
 
     mean: Tensor
@@ -36,8 +37,11 @@ class ChannelNormalization(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        if len(mean) != len(std) or not all(deviation > 0 for deviation in std):
-            raise SettingError(f"mean {tuple(mean)} and std {tuple(std)} must be as long, and std positive")
+        finite = all(map(math.isfinite, (*mean, *std)))
+        if len(mean) != len(std) or not finite or not all(deviation > 0 for deviation in std):
+            raise SettingError(
+                f"mean {tuple(mean)} and std {tuple(std)} must be as long and finite, and std positive"
+            )
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 

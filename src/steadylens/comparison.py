@@ -10,6 +10,7 @@ from steadylens.errors import SettingError
 from steadylens.experiments import chosen_tests, measure_costs, measure_networks
 from steadylens.fusion import FusedClassifier
 from steadylens.measuring import measure
+from steadylens.netkeys import net_key
 from steadylens.networks import ALONE
 from steadylens.pictures import changed_answers
 from steadylens.pipeline import publish
@@ -17,7 +18,6 @@ from steadylens.preparation import PreparedClassifier
 from steadylens.records import Measurement
 from steadylens.report import require_drawing
 from steadylens.run import Run
-from steadylens.trainingfiles import weights_key
 
 PICTURED_SIGMA_GREY = 25.0
 """Strength of the noise in the pictures of saved and lost answers."""
@@ -86,7 +86,7 @@ def _take_pictures(
     run: Run, classifier: nn.Module, fused: Mapping[str, FusedClassifier], folder: Path
 ) -> list[Measurement]:
     images = run.recipe.evaluation.stability_images
-    keys = [(name, weights_key(pair)) for name, pair in fused.items()]
+    keys = [(name, net_key(pair)) for name, pair in fused.items()]
     return measure(
         run,
         "changed answers",
@@ -101,5 +101,5 @@ def _take_pictures(
             seed=run.seed,
             provenance=run.provenance,
         ),
-        key=run.key("changed answers", images, PICTURED_SIGMA_GREY, PICTURES, weights_key(classifier), keys),
+        key=run.key("changed answers", images, PICTURED_SIGMA_GREY, PICTURES, net_key(classifier), keys),
     )

@@ -16,6 +16,7 @@ from steadylens.degradation import Degradation
 from steadylens.exploration import explore, restore_by_sigma
 from steadylens.fusion import FusedClassifier
 from steadylens.measuring import measure
+from steadylens.netkeys import net_key
 from steadylens.noise import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
 from steadylens.pictures import noise_densities, restored_samples, saved_answers
 from steadylens.randomness import derived_generator
@@ -23,7 +24,6 @@ from steadylens.records import Curve, Measurement
 from steadylens.restoration import DongNet, RestorationNet
 from steadylens.run import Run, Update
 from steadylens.stability import clean_accuracy, stability
-from steadylens.trainingfiles import weights_key
 
 SAVED_ANSWERS = 12
 """How many images Fig. 4 shows at most."""
@@ -38,7 +38,7 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
         folder: Where the records are kept.
     """
     recipe = run.recipe.evaluation
-    keys = [(name, weights_key(net)) for name, net in restorers.items()]
+    keys = [(name, net_key(net)) for name, net in restorers.items()]
     stage = "PSNR by noise strength"
     records = measure(
         run,
@@ -99,7 +99,7 @@ def measure_networks(run: Run, networks: Mapping[str, nn.Module], folder: Path) 
         key=run.key(
             stage,
             recipe.accuracy_images,
-            [(name, weights_key(network)) for name, network in networks.items()],
+            [(name, net_key(network)) for name, network in networks.items()],
         ),
     )
     storages = [(recipe.stability_images, recipe.clip, recipe.quantize)]
@@ -143,7 +143,7 @@ def _measure_stability(
             provenance=run.provenance,
             progress=advancing(run, stage),
         ),
-        key=run.key(stage, images, sigmas, sampling, quantize, weights_key(network)),
+        key=run.key(stage, images, sigmas, sampling, quantize, net_key(network)),
     )
 
 
@@ -164,7 +164,7 @@ def measure_costs(
         "cost",
         folder / "cost.jsonl",
         lambda: cost(networks, training_seconds, size=size, device=run.device, provenance=run.provenance),
-        key=run.key("cost", [(name, weights_key(network)) for name, network in networks.items()]),
+        key=run.key("cost", [(name, net_key(network)) for name, network in networks.items()]),
     )
 
 
@@ -200,9 +200,9 @@ def take_pictures(
         "pictures",
         run.recipe.evaluation.accuracy_images,
         shown,
-        weights_key(net),
-        weights_key(original),
-        weights_key(fused),
+        net_key(net),
+        net_key(original),
+        net_key(fused),
     )
     return measure(run, "pictures", folder / "pictures.jsonl", pictures, key=key)
 

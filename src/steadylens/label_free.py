@@ -22,13 +22,14 @@ from steadylens.degradation import Degradation
 from steadylens.errors import SettingError
 from steadylens.images import to_float
 from steadylens.losses import LogSquaredError, RestorationLoss
+from steadylens.netkeys import net_key
 from steadylens.optimization import OneCycleAdam, Optimization
 from steadylens.randomness import derived_generator
 from steadylens.recipes import SLIGHT
 from steadylens.run import Run
 from steadylens.stages import chosen_validation
 from steadylens.training import Objective
-from steadylens.trainingfiles import Net, finish, training_of, weights_key
+from steadylens.trainingfiles import Net, finish, training_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,7 +167,7 @@ def tune_restorer(
     noise = repeating.noise(degradation)
     restorer.to(run.device).requires_grad_(True)
     classifier.to(run.device)
-    key = run.key(stage, settings, repeating, weights_key(restorer), weights_key(classifier))
+    key = run.key(stage, settings, repeating, net_key(restorer), net_key(classifier))
     before = copy.deepcopy(restorer).eval()
     with _frozen(classifier):
         objective = repeating_objective(

@@ -11,8 +11,9 @@ from steadylens.checkpoint import describe, load_model, save_model
 from steadylens.errors import SettingError
 from steadylens.fusion import FusedClassifier
 from steadylens.label_free import REPEATING, Repeating, tune_restorer
+from steadylens.netkeys import net_key
 from steadylens.run import Run, Update
-from steadylens.trainingfiles import check_key, check_suffix, origin_of, weights_key
+from steadylens.trainingfiles import check_key, check_suffix, origin_of
 
 
 def fuse_as_they_are(
@@ -103,7 +104,7 @@ def _fused(
     """Writes a pair; of one that was not trained, the file names no data that it was trained on."""
     fused = FusedClassifier(restorer, classifier).to(run.device).eval()
     check_suffix(path)
-    stage, key = f"fusing {name}", run.key("fusing", weights_key(fused))
+    stage, key = f"fusing {name}", run.key("fusing", net_key(fused))
     if path.exists():
         _, about = load_model(path)
         check_key(path, about.get("key"), key)

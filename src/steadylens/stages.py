@@ -18,12 +18,13 @@ from steadylens.fusion import FusedClassifier
 from steadylens.images import to_float
 from steadylens.initialization import initialize_xavier, silence_last_layer
 from steadylens.metrics import psnr, top_k
+from steadylens.netkeys import net_key
 from steadylens.randomness import derived_generator
 from steadylens.restoration import DongNet, RestorationNet, restorer_named
 from steadylens.run import Run
 from steadylens.settings import ClassifierRecipe, RestorerRecipe
 from steadylens.training import classifying_objective, restoring_objective
-from steadylens.trainingfiles import Net, finish, training_of, weights_key
+from steadylens.trainingfiles import Net, finish, training_of
 
 VALIDATION_IMAGES = 500
 """How many of the validation images a finished net is tried on."""
@@ -122,7 +123,7 @@ def fine_tune(
     stage = f"fine-tuning {name}"
     fused = FusedClassifier(restorer, classifier).to(run.device)
     describe(fused)  # what cannot be saved is refused before hours are spent
-    key = run.key(stage, settings, weights_key(fused))
+    key = run.key(stage, settings, net_key(fused))
     return _train_classifier(run, stage, fused, settings, Path(path), key=key, seconds_before=seconds_before)
 
 

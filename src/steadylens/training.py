@@ -21,6 +21,7 @@ from steadylens.images import to_float
 from steadylens.losses import RestorationLoss
 from steadylens.optimization import Optimization
 from steadylens.restoration import PatchRestorer, central_crop
+from steadylens.weightfiles import give_weights
 
 Objective = Callable[[torch.Generator], Iterator[Tensor]]
 """Draws one batch and yields its loss in parts whose sum is the loss, one part for each forward pass."""
@@ -170,7 +171,7 @@ class Training:
                 case ["optimizer", index, moment]:
                     moments.setdefault(int(index), {})[moment] = value
         try:
-            self.module.load_state_dict(weights)
+            give_weights(self.module, weights)
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
             self.generator.set_state(tensors["generator"].cpu())

@@ -1,6 +1,5 @@
 """A training from its settings to a file: skipped, taken up or started, and described when it is done."""
 
-import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -163,12 +162,3 @@ def check_suffix(path: Path) -> None:
     """
     if path.suffix != SUFFIX:
         raise SettingError(f"{path} is to hold weights; give it a name that ends in {SUFFIX}")
-
-
-def weights_key(module: nn.Module) -> str:
-    """Returns a short key of a net: its architecture, weights and buffers."""
-    digest = hashlib.sha256(repr(module).encode())
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

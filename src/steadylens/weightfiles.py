@@ -112,13 +112,32 @@ def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: str | Path)
         raise CheckpointError(
             f"{path}: {_some(broken)} holds values that are not finite; train the net again"
         )
-    module.load_state_dict(weights)
+    give_weights(module, weights)
+
+
+def give_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Gives a net the weights of another one of its kind, as `load_state_dict` does it.
+
+    Some nets look at the version that their kind has in a state of their own, which files do not hold.
+
+    Raises:
+        RuntimeError: If names or shapes are not those of the net.
+    """
+    state = module.state_dict()
+    state.update(weights)
+    if odd := state.keys() - weights.keys():
+        raise RuntimeError(f"the weights lack {_some(odd)}")
+    module.load_state_dict(state)
 
 
 def _plain_name(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+    while True:
+        plain = name
+        for prefix in _PREFIXES:
+            plain = plain.removeprefix(prefix)
+        if plain == name:
+            return name
+        name = plain
 
 
 def _some(names: Iterable[str]) -> str:
