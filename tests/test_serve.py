@@ -346,7 +346,9 @@ def test_noise_on_the_wire_does_no_harm(classifier: Server) -> None:
 
 
 def test_the_service_tells_what_it_serves(classifier: Server) -> None:
-    told = httpx.get(f"{classifier.address}/info").json()
+    reply = httpx.get(f"{classifier.address}/info")
+    assert "connection" not in reply.headers
+    told = reply.json()
     assert told["model"] == "sign-gtsrb"
     assert told["task"] == "image-classification"
     assert len(told["classes"]) == 43
@@ -504,6 +506,7 @@ def test_a_service_that_is_told_to_stop_answers_what_it_has_accepted_and_no_more
         replies = server.together([plain(255)] * PLACES, stop)
         code, out, err = server.ended()
     assert [reply.status_code for reply in replies] == [200] * PLACES
+    assert {reply.headers["connection"] for reply in replies} == {"close"}, "or clients would send one more"
     assert code == 0
     assert "every accepted request was answered" in out
     assert "Traceback" not in err

@@ -211,9 +211,7 @@ def test_the_state_of_another_number_of_steps_is_refused() -> None:
 def test_the_state_of_another_net_is_refused(tiny_data: Dataset) -> None:
     other = sign_training(tiny_data, SGD)
     advance(other, 1)
-    with pytest.raises(
-        CheckpointError, match=r"another net: the weights lack bias .* to start again$"
-    ):
+    with pytest.raises(CheckpointError, match=r"another net: the weights lack bias .* to start again$"):
         point_training([1.0], steps=STEPS).resume(*other.state())
 
 

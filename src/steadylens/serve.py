@@ -16,6 +16,7 @@ from steadylens.service import Service
 
 if TYPE_CHECKING:
     import uvicorn
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than clients and proxies keep theirs (5 to 60 s), so that
@@ -129,8 +130,9 @@ def serve(
         import uvicorn  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise MissingExtraError("uvicorn", "serve") from error
+    application = _Parting(service.application())
     config = uvicorn.Config(
-        service.application(),
+        application,
         http="h11",
         ws="none",
         lifespan="on",
@@ -141,7 +143,9 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=stop_seconds,
     )
-    run_until_stopped(uvicorn.Server(config), listeners, ready=ready)
+    server = uvicorn.Server(config)
+    application.stops = lambda: server.should_exit
+    run_until_stopped(server, listeners, ready=ready)
 
 
 def run_until_stopped(
@@ -159,6 +163,29 @@ def run_until_stopped(
     with _stopping(server):
         ready()
         server.run(sockets=list(listeners))
+
+
+class _Parting:
+    """Tells clients, once the service is to stop, that their connections end with the answer.
+
+    Otherwise they would send their next request just when it is closed, and could not know what became of it.
+    """
+
+    stops: Callable[[], bool]
+
+    def __init__(self, app: "ASGIApp") -> None:
+        self._app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Answers a request."""
+
+        async def parting(message: "Message") -> None:
+            if message["type"] == "http.response.start" and self.stops():
+                others = [each for each in message["headers"] if each[0].lower() != b"connection"]
+                message = {**message, "headers": [*others, (b"connection", b"close")]}
+            await send(message)
+
+        await self._app(scope, receive, parting)
 
 
 @contextmanager
