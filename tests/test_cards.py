@@ -211,6 +211,38 @@ def test_the_example_fits_photographs_as_the_classifier_reads_them() -> None:
     assert "fit=" not in card_with(module=SignNet()).markdown()
 
 
+@pytest.mark.parametrize(
+    ("stage", "data", "lead"),
+    [
+        ("fusing mine", "", "Nothing was trained for this pair."),
+        (
+            "fusing mine",
+            "folder:photos",
+            "The restorer was tuned on `folder:photos` for its",
+        ),
+        ("label-free tuning mine", "folder:photos", "The restorer was tuned on `folder:photos` for its"),
+        ("fine-tuning mine", "folder:photos", "The classifier was fine-tuned on `folder:photos` behind the"),
+    ],
+)
+def test_a_card_tells_what_each_part_began_as(stage: str, data: str, lead: str) -> None:
+    origins = {
+        "restorer": {"name": "l3-gtsrb", "data": "gtsrb:DIR", "licence": "MIT"},
+        "classifier": {"name": "timm:resnet18"},
+    }
+    card = card_with(
+        module=FusedClassifier(nn.Identity(), SignNet()), stage=stage, data=data, origins=origins
+    )
+    text = section(card, "Data")
+    assert text.strip().startswith(lead)
+    assert "Its restorer began as l3-gtsrb, trained on `gtsrb:DIR`, under the MIT licence." in text
+    assert "Its classifier began as timm:resnet18, of whose data nothing is known." in text
+    assert "German Traffic Sign Recognition Benchmark" in text, "the terms of what a part was trained on"
+
+
+def test_a_restorer_of_any_size_fits_nothing() -> None:
+    assert "fit=" not in card_with(fit="crop:73:bicubic").markdown()
+
+
 def test_a_card_is_short_enough_to_look_at() -> None:
     assert len(repr(steadylens.card("l11-gtsrb"))) < 5000
 

@@ -35,14 +35,14 @@ COMMANDS = {
     "reproduce": COMMON | {"--out", "--half-width", "--versions"},
     "train restorer": COMMON | {"net", "--out"},
     "train classifier": COMMON | {"--out", "--noisy", "--fit"},
-    "fuse": COMMON | CLASSIFIER | {"restorer", "--out", "--tune", "--restorer-only"},
+    "fuse": COMMON | CLASSIFIER | {"restorer", "--out", "--tune", "--restorer-only", "--class-names"},
     "compare": COMMON | CLASSIFIER | {"--restorer", "--fused", "--out", "--half-width", "--versions"},
     "evaluate": COMMON | {"models", "--out", "--half-width", "--versions"},
     "report": {"records", "--out", "--debug"},
     "restore": {"paths", "--out", "--net", "--pattern", "--format", "--overwrite", "--in-place"}
     | {"--max-megapixels", "--tile", "--engine", "--device", "--debug"},
     "export": {"model", "--format", "--out", "--static", "--batch", "--triton", "--debug"},
-    "app": {"--net", "--fused", "--classifier", "--host", "--port", "--device", "--debug"},
+    "app": {"--net", "--fused", "--classifier", "--weights", "--host", "--port", "--device", "--debug"},
     "serve": {"model", "--host", "--port", "--device", "--debug", "--stop-seconds", "--upload-seconds"}
     | {f"--max-{bound}" for bound in ("batch", "wait-ms", "queue", "bytes", "pixels")},
 }

@@ -68,6 +68,21 @@ def test_folders_beside_train_and_test_are_noted(tmp_path: Path) -> None:
     assert listing.notes == (f"{tmp_path} has folders beside train and test that are not read: extra",)
 
 
+def test_files_of_other_formats_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "a/2.HEIC", "a/3.heic", "a/deep/4.gif", "b/1.png", "b/notes", "README.md")
+    (note,) = list_folder(tmp_path).notes
+    assert note == (
+        f"{tmp_path} has files of no format that is read here, left out: 2 .heic, 1 .gif, 1 without an ending"
+    )
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "a" / "2.png").symlink_to(tmp_path / "absent.png")
+    with pytest.raises(DatasetError, match=r"2\.png is a link that leads nowhere; remove it"):
+        list_folder(tmp_path)
+
+
 def test_linked_folders_are_followed(tmp_path: Path) -> None:
     touch(tmp_path, "store/1.png", "set/b/1.png")
     (tmp_path / "set" / "a").symlink_to(tmp_path / "store", target_is_directory=True)

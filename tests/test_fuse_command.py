@@ -94,7 +94,31 @@ def test_what_is_tuned_moves_and_the_rest_stays(
     assert pair.classifier.size == SIZE
     assert moved(pair.restorer, front) == restorer_moves
     assert moved(pair.classifier.body, net) == classifier_moves
-    assert about["classes"] == ["a", "b", "c"]
+    # Without labels, what the folders are called says nothing about the classes.
+    assert about["classes"] == ([] if tune == "restorer" else ["a", "b", "c"])
+    assert about["origins"] == {"restorer": {"name": "front"}, "classifier": {"name": "timm:test_resnet"}}
+
+
+def test_a_packaged_restorer_leaves_word_of_its_data_and_its_licence(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pair.safetensors"
+    assert fuse(place, out, *resnet(place), "--tune", "nothing", front="l3-gtsrb")[0] == 0
+    origin = load_model(out)[1]["origins"]["restorer"]
+    assert origin["name"] == "l3-gtsrb"
+    assert origin["data"].startswith("gtsrb:")
+    assert origin["licence"] == "MIT"
+
+
+def test_without_labels_the_classes_are_named_by_the_user(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("apple\nred cabbage\nzebra\n", encoding="utf-8")
+    out, options = tmp_path / "pair.safetensors", ("--tune", "restorer", "--class-names")
+    assert fuse(place, out, *resnet(place), *options, tmp_path / "names.txt")[0] == 0
+    assert load_model(out)[1]["classes"] == ["apple", "red cabbage", "zebra"]
+    (tmp_path / "names.txt").write_text("apple\nzebra\n", encoding="utf-8")
+    code, _, error = fuse(place, tmp_path / "b.safetensors", *resnet(place), *options, tmp_path / "names.txt")
+    assert code == 2
+    assert re.fullmatch(
+        r"steadylens: timm:test_resnet tells 3 classes apart, .*names\.txt has 2; .*\n", error
+    )
 
 
 def test_the_pair_remembers_how_photographs_are_fitted(place: Path, tmp_path: Path) -> None:
@@ -141,6 +165,8 @@ def test_for_an_exported_program_the_restorer_alone_is_tuned_and_written(place: 
         (["net.pt2", "--tune", "nothing"], 2, "save the restorer alone"),
         (["sign-gtsrb"], 2, "sign-gtsrb tells 43 classes apart, folder:.* has 3"),
         (["sign-gtsrb", "--restorer-only"], 2, "--restorer-only goes with --tune restorer"),
+        (["sign-gtsrb", "--class-names", "net.pth"], 2, "--class-names goes with --tune restorer"),
+        (["sign-gtsrb", "--tune", "restorer", "--class-names", "net.pth"], 2, r"net\.pth cannot be read"),
         (["front.safetensors"], 2, "holds a RestorationNet, where a classifier is needed"),
         (["nonsense"], 2, "there is no net 'nonsense'"),
     ],

@@ -1,6 +1,7 @@
 """What is said of a net follows from what it is, what it learned from, and what was measured."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from torch import nn
@@ -13,6 +14,10 @@ from steadylens.records import Restoring
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.suitability import CLASSIFYING, RESTORING, limits_of, purpose_of
 
+ORIGINS = {
+    "restorer": {"name": "l3-gtsrb", "data": "gtsrb:DIR", "licence": "MIT"},
+    "classifier": {"name": "timm:NAME"},
+}
 PAIR = FusedClassifier(nn.Identity(), SignNet())
 RESTORED = next(row for row in sample_records() if isinstance(row, Restoring) and row.sigma_grey > 0)
 
@@ -74,6 +79,8 @@ def test_the_limits_tell_at_which_strengths_restoring_does_harm() -> None:
     [
         ({"data": "gtsrb:DIR"}, RESTORING, "trained on German traffic signs", True),
         ({"data": "folder:DIR"}, RESTORING, "trained on German traffic signs", False),
+        ({"origins": ORIGINS}, CLASSIFYING, "Its restorer was trained on German traffic signs", True),
+        ({"origins": {"restorer": {"name": "mine"}}}, CLASSIFYING, "trained on German traffic signs", False),
         ({"data": "folder:DIR"}, RESTORING, "trained with synthetic additive noise", True),
         ({}, RESTORING, "trained", False),
         ({"stage": "classifier", "data": "signs"}, CLASSIFYING, "trained on clean images alone", True),
@@ -84,6 +91,6 @@ def test_the_limits_tell_at_which_strengths_restoring_does_harm() -> None:
     ],
 )
 def test_the_limits_are_those_of_its_data_and_its_task(
-    about: dict[str, str], task: str, words: str, *, told: bool
+    about: dict[str, Any], task: str, words: str, *, told: bool
 ) -> None:
     assert any(words in limit for limit in limits_of(about, task, [])) == told

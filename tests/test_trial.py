@@ -197,6 +197,11 @@ def test_nets_that_do_something_else_are_refused(tmp_path: Path) -> None:
         Nets.named("l3-gtsrb", "sign-gtsrb", "sign-gtsrb", device=CPU)
     with pytest.raises(SettingError, match="there is no net 'l12-gtsrb'"):
         Nets.named("l12-gtsrb", "sign-gtsrb", "fused-gtsrb", device=CPU)
+    pair = FusedClassifier(RestorationNet(depth=3), steadylens.SignNet(classes=3))
+    steadylens.save_model(tmp_path / "three.safetensors", pair, about={})
+    three = str(tmp_path / "three.safetensors")
+    with pytest.raises(SettingError, match="sign-gtsrb tells 43 classes apart and three 3; to compare"):
+        Nets.named("l3-gtsrb", "sign-gtsrb", three, device=CPU)
 
 
 def test_nets_of_files_without_names_of_classes_answer_with_numbers(tmp_path: Path) -> None:

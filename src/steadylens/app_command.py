@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from steadylens.console import Debug, Device, device_named, explaining, say
+from steadylens.console import Debug, Device, Weights, device_named, explaining, say
 
 
 def serve_page(
@@ -13,7 +13,10 @@ def serve_page(
         str, typer.Option(help="Restorer to show, a packaged one or a .safetensors file.")
     ] = "l11-gtsrb",
     fused: Annotated[str, typer.Option(help="Fused classifier, packaged or a file.")] = "fused-gtsrb",
-    classifier: Annotated[str, typer.Option(help="Classifier alone, packaged or a file.")] = "sign-gtsrb",
+    classifier: Annotated[
+        str, typer.Option(help="Classifier alone: as for compare, such as sign-gtsrb, timm:NAME or a file.")
+    ] = "sign-gtsrb",
+    weights: Weights = None,
     host: Annotated[
         str,
         typer.Option(help="Address, or name of some, to listen on; beyond this machine nothing protects it."),
@@ -29,7 +32,8 @@ def serve_page(
         from steadylens.trial import Nets
 
         with listening(host, port) as listeners:
-            page = application(Nets.named(net, classifier, fused, device=device_named(device)))
+            place = device_named(device)
+            page = application(Nets.named(net, classifier, fused, device=place, weights=weights))
             told = f"open {address_of(listeners[0])} in a browser; Ctrl+C stops"
             serve(page, listeners, ready=partial(say, told))
     say("stopped")

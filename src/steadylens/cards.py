@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,6 +48,7 @@ class Card:
         figures: What was measured with it, as rows of a file of records.
         limits: What it is not good for, a sentence each.
         licence: The licence of its weights, as the data about the net state it; empty if they do not.
+        origins: What is known of the restorer and the classifier that it was made from: name, data, licence.
         about: The data about the net as its file holds them, to be saved with it again.
     """
 
@@ -68,6 +69,7 @@ class Card:
     figures: tuple[Measurement, ...] = field(repr=False)
     limits: tuple[str, ...]
     licence: str
+    origins: dict[str, dict[str, str]]
     about: dict[str, Any] = field(repr=False)
 
     @property
@@ -126,6 +128,10 @@ def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
             figures=figures,
             limits=tuple(limits_of(about, task, figures)),
             licence=str(about.get("licence", "")),
+            origins={
+                str(part): {str(key): str(value) for key, value in origin.items()}
+                for part, origin in about.get("origins", {}).items()
+            },
             about=about,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -185,7 +191,11 @@ def _licence(card: Card) -> str:
 def _example(card: Card, loader: str) -> str:
     size = f", size={card.size}" if card.size else ""
     picture = "sign.png" if card.shows_signs else "photo.jpg"
-    fit = "" if card.fit == SQUASHED else f", fit=steadylens.Fit.parse({json.dumps(str(card.fit))})"
+    fit = (
+        ""
+        if card.fit == SQUASHED or not card.size
+        else f", fit=steadylens.Fit.parse({json.dumps(str(card.fit))})"
+    )
     last = (
         "label = net(images).argmax(dim=1)"
         if card.task == CLASSIFYING
@@ -202,8 +212,24 @@ def _example(card: Card, loader: str) -> str:
 
 
 def _data(card: Card) -> str:
-    known = f"Trained on `{card.data}`." if card.data else "The training data are not known."
-    return f"{known} {TERMS}" if card.data.startswith("gtsrb") else known
+    stage, data = str(card.about.get("stage", "")), f"`{card.data}`"
+    if not card.data:
+        how = "Nothing was trained for this pair." if card.origins else "The training data are not known."
+    elif stage.startswith(("fusing", "label-free")):
+        how = f"The restorer was tuned on {data} for its classifier, without labels."
+    elif stage.startswith("fine-tuning") and card.origins:
+        how = f"The classifier was fine-tuned on {data} behind the restorer."
+    else:
+        how = f"Trained on {data}."
+    sources = (card.data, *(origin.get("data", "") for origin in card.origins.values()))
+    terms = [TERMS] if any(source.startswith("gtsrb") for source in sources) else []
+    return " ".join([how, *(_origin(part, known) for part, known in card.origins.items()), *terms])
+
+
+def _origin(part: str, known: Mapping[str, str]) -> str:
+    data = f"trained on `{known['data']}`" if known.get("data") else "of whose data nothing is known"
+    licence = f", under the {known['licence']} licence" if known.get("licence") else ""
+    return f"Its {part} began as {known.get('name', 'a net')}, {data}{licence}."
 
 
 def _training(card: Card) -> str:

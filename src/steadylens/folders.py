@@ -1,9 +1,10 @@
 """Any classified images: a folder for each class, with or without folders train and test above them."""
 
+from collections import Counter
 from pathlib import Path
 
 from steadylens.errors import DatasetError
-from steadylens.listing import Listing, Photograph, scan_images, subfolders
+from steadylens.listing import Listing, Photograph, counted, scan_images, subfolders
 from steadylens.splitting import Part
 
 _PARTS: dict[str, Part] = {
@@ -31,19 +32,24 @@ def list_folder(folder: Path) -> Listing:
     if {Part.TRAIN, Part.TEST} <= set(parts.values()):
         ignored = [name for name in names if name not in parts]
         note = f"{folder} has folders beside train and test that are not read: {', '.join(ignored)}"
-        notes = (note,) if ignored else ()
+        notes = [note] if ignored else []
     elif names and len(parts) == len(names):
         raise DatasetError(
             f"{folder} has {' and '.join(names)} alone; give it both train and test, or one folder a class"
         )
     else:
-        parts, notes = {"": Part.TRAIN}, ()
+        parts, notes = {"": Part.TRAIN}, []
     classes = _training_classes(folder, parts)
+    others: Counter[str] = Counter()
     photographs = [
-        photograph for name, part in parts.items() for photograph in _photographs(folder, name, part, classes)
+        photograph
+        for name, part in parts.items()
+        for photograph in _photographs(folder, name, part, classes, others)
     ]
+    if others:
+        notes.append(f"{folder} has files of no format that is read here, left out: {counted(others)}")
     return Listing(
-        root=folder, photographs=tuple(sorted(photographs)), class_names=tuple(classes), notes=notes
+        root=folder, photographs=tuple(sorted(photographs)), class_names=tuple(classes), notes=tuple(notes)
     )
 
 
@@ -54,11 +60,13 @@ def _training_classes(folder: Path, parts: dict[str, Part]) -> dict[str, int]:
     return {name: label for label, name in enumerate(sorted(names))}
 
 
-def _photographs(folder: Path, top: str, part: Part, classes: dict[str, int]) -> list[Photograph]:
+def _photographs(
+    folder: Path, top: str, part: Part, classes: dict[str, int], others: Counter[str]
+) -> list[Photograph]:
     found = []
     for name in subfolders(folder / top):
         start = f"{top}/{name}" if top else name
-        files = scan_images(folder, start)
+        files = scan_images(folder, start, others=others)
         if not files:
             raise DatasetError(f"{folder / start} holds no images; fill it or remove it")
         if name not in classes:

@@ -1,8 +1,10 @@
 """The command that puts a restorer in front of a classifier."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +31,6 @@ from steadylens.errors import SettingError
 
 if TYPE_CHECKING:
     from steadylens.opening import Opened
-    from steadylens.run import Run
 
 
 class Part(StrEnum):
@@ -56,6 +57,10 @@ def fuse(
     restorer_only: Annotated[
         bool, typer.Option("--restorer-only", help="Write the tuned restorer alone instead of the pair.")
     ] = False,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(help="With --tune restorer: text file that names the classes, one a line, in order."),
+    ] = None,
     weights: Weights = None,
     size: Size = None,
     mean: Mean = None,
@@ -74,6 +79,8 @@ def fuse(
             raise SettingError(
                 "--restorer-only goes with --tune restorer; otherwise the restorer stays as it is"
             )
+        if class_names is not None and tune is not Part.restorer:
+            raise SettingError("--class-names goes with --tune restorer; otherwise the data name the classes")
         from steadylens.checkpoint import describe
         from steadylens.fitting import Fit
         from steadylens.opening import check_classes, check_order, open_classifier, open_restorer
@@ -86,6 +93,7 @@ def fuse(
         )
         if not restorer_only:
             describe(behind.module)  # what cannot be saved is refused before anything is done
+        names = _class_names(behind, class_names)
         fitted = str(behind.fit)
         with lent_run(data, recipe, seed, device, cache, size=behind.size, fit=fitted) as run:
             from steadylens.label_free import tune_restorer
@@ -93,29 +101,37 @@ def fuse(
             from steadylens.stages import fine_tune
 
             if tune is Part.restorer:
-                unlabelled = _without_labels(run, behind)
+                unlabelled = replace(run, data=replace(run.data, class_names=names))
             else:
                 check_classes(behind, run.data.class_names, data)
                 check_order(behind, run.data.class_names, data)
             parts = (front.module.to(run.device), behind.module.to(run.device), out)
             seconds = front.seconds + behind.seconds
+            known: Mapping[str, Any] = {
+                "name": out.stem,
+                "origins": {"restorer": front.origin, "classifier": behind.origin},
+            }
             match tune:
                 case Part.classifier:
-                    fine_tune(run, *parts, name=out.stem, seconds_before=seconds)
+                    fine_tune(run, *parts, seconds_before=seconds, **known)
                 case Part.restorer if restorer_only:
-                    tune_restorer(unlabelled, *parts, name=out.stem, seconds_before=front.seconds)
+                    tune_restorer(unlabelled, *parts, seconds_before=front.seconds, **known)
                 case Part.restorer:
-                    fuse_label_free(unlabelled, *parts, name=out.stem, seconds_before=seconds)
+                    fuse_label_free(unlabelled, *parts, seconds_before=seconds, **known)
                 case Part.nothing:
-                    fuse_as_they_are(run, *parts, name=out.stem, seconds=seconds)
+                    fuse_as_they_are(run, *parts, seconds=seconds, **known)
     say(f"{'restorer' if restorer_only else 'fused classifier'}: {out.resolve()}")
 
 
-def _without_labels(run: "Run", classifier: "Opened") -> "Run":
-    """Returns the run with the classifier's own classes: those of the data need not be the same."""
-    from steadylens.opening import count_classes
+def _class_names(classifier: "Opened", told: Path | None) -> tuple[str, ...]:
+    """Returns the classes as the classifier or a file names them: the folders of the data may be others."""
+    from steadylens.opening import check_classes
 
-    names = classifier.class_names
-    if not names and count_classes(classifier) == len(run.data.class_names):
-        names = run.data.class_names
-    return replace(run, data=replace(run.data, class_names=names))
+    if told is None:
+        return classifier.class_names
+    try:
+        names = tuple(told.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"{told} cannot be read ({error}); give a text file with a name a line") from error
+    check_classes(classifier, names, str(told))
+    return names

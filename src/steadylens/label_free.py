@@ -29,7 +29,7 @@ from steadylens.recipes import SLIGHT
 from steadylens.run import Run
 from steadylens.stages import chosen_validation
 from steadylens.training import Objective
-from steadylens.trainingfiles import Net, finish, training_of
+from steadylens.trainingfiles import NO_ORIGINS, Net, Origins, finish, training_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +134,7 @@ def tune_restorer(
     name: str,
     repeating: Repeating = REPEATING,
     seconds_before: float = 0.0,
+    origins: Origins = NO_ORIGINS,
 ) -> Net:
     """Tunes a restorer so that a classifier keeps its answers under noise, and writes it to `path`.
 
@@ -148,6 +149,7 @@ def tune_restorer(
         name: Short name of the pair, for progress and for the draws.
         repeating: What the recipe does not say.
         seconds_before: Time that training the restorer took, for the file to tell.
+        origins: What is known of the two nets, likewise.
 
     Returns:
         The restorer in eval mode, on the run's device.
@@ -191,6 +193,7 @@ def tune_restorer(
             images_per_step=settings.batch * degradation.versions,
             validate=lambda: _try_pair(run, before, restorer, classifier, degradation),
             seconds_before=seconds_before,
+            origins=origins,
         )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import NamedTuple
 from steadylens.errors import DatasetError
 from steadylens.images import IMAGE_SUFFIXES, Box
 from steadylens.splitting import Part
+
+MOST_KINDS = 8
+"""How many endings of files that were left out are named."""
 
 
 class Stamp(NamedTuple):
@@ -69,12 +73,13 @@ class Listing:
         return digest.hexdigest()
 
 
-def scan_images(root: Path, start: str = "") -> dict[str, Stamp]:
+def scan_images(root: Path, start: str = "", *, others: Counter[str] | None = None) -> dict[str, Stamp]:
     """Finds the image files below a folder, at any depth; hidden files and folders do not count.
 
     Args:
         root: The folder that the returned paths start from.
         start: Where to look, relative to `root`.
+        others: Counts the endings of files that are no images, if it is given.
 
     Returns:
         The state of every file with a suffix in `IMAGE_SUFFIXES`, by its path with forward slashes.
@@ -83,8 +88,12 @@ def scan_images(root: Path, start: str = "") -> dict[str, Stamp]:
         DatasetError: If a folder is missing or cannot be looked into.
     """
     try:
-        return dict(_scan(root / start, f"{start}/" if start else ""))
+        return dict(
+            _scan(root / start, f"{start}/" if start else "", Counter() if others is None else others)
+        )
     except OSError as error:
+        if os.path.islink(error.filename):  # noqa: PTH114 - it may be of either type
+            raise DatasetError(f"{error.filename} is a link that leads nowhere; remove it") from error
         raise DatasetError(f"{error.filename}: {error.strerror}; give a folder that can be read") from error
 
 
@@ -101,13 +110,23 @@ def subfolders(folder: Path) -> list[str]:
         raise DatasetError(f"{folder}: {error.strerror}; give a folder that can be read") from error
 
 
-def _scan(folder: Path, prefix: str) -> Iterator[tuple[str, Stamp]]:
+def _scan(folder: Path, prefix: str, others: Counter[str]) -> Iterator[tuple[str, Stamp]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):  # such as the ._NAME twins that a system may leave
                 continue
             if entry.is_dir():
-                yield from _scan(folder / entry.name, f"{prefix}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122 - ten times quicker
+                yield from _scan(folder / entry.name, f"{prefix}{entry.name}/", others)
+            elif (suffix := os.path.splitext(entry.name)[1].lower()) in IMAGE_SUFFIXES:  # noqa: PTH122 - quicker
                 state = entry.stat()
                 yield prefix + entry.name, Stamp(state.st_size, state.st_mtime_ns)
+            else:
+                others[suffix] += 1
+
+
+def counted(endings: Counter[str]) -> str:
+    """Returns how many files of which endings there are, the most frequent first, for people."""
+    kinds = [
+        f"{number} {ending or 'without an ending'}" for ending, number in endings.most_common(MOST_KINDS)
+    ]
+    return ", ".join([*kinds, *(["others"] if len(endings) > MOST_KINDS else [])])

@@ -1,7 +1,7 @@
 """What a command line calls a net -> the net: packaged names, files, and classifiers of other libraries."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ class Opened:
         fit: How photographs become squares before a classifier reads them.
         class_names: Names of a classifier's classes by number, if they are known.
         seconds: Time that training it took, as far as its file tells.
+        origin: Its name, and the data and licence that its file states.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Opened:
     fit: Fit = SQUASHED
     class_names: tuple[str, ...] = ()
     seconds: float = 0.0
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     def before(self, classifier: "Opened") -> "Opened":
         """Returns the pair of this restorer and the classifier, as they are."""
@@ -155,6 +157,7 @@ def open_classifier(
             size=module.size,
             fit=module.fit,
             class_names=module.class_names,
+            origin={"name": str(source)},
         )
     )
 
@@ -238,6 +241,7 @@ def _opened(name: str, module: nn.Module, about: dict[str, object]) -> Opened:
         fit=Fit.parse(str(about.get("fit", SQUASHED))) if prepared is None else prepared.fit,
         class_names=tuple(map(str, names)) or (() if prepared is None else prepared.class_names),
         seconds=sum(float(each) for each in seconds if isinstance(each, int | float)),
+        origin={"name": name} | {key: str(about[key]) for key in ("data", "licence") if about.get(key)},
     )
 
 

@@ -4,6 +4,7 @@ The third way, the paper's, tunes the classifier instead: `stages.fine_tune`.
 """
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from steadylens.fusion import FusedClassifier
 from steadylens.label_free import REPEATING, Repeating, tune_restorer
 from steadylens.netkeys import net_key
 from steadylens.run import Run, Update
-from steadylens.trainingfiles import check_key, check_suffix, origin_of
+from steadylens.trainingfiles import NO_ORIGINS, Origins, check_key, check_suffix, origin_of
 
 
 def fuse_as_they_are(
@@ -24,6 +25,7 @@ def fuse_as_they_are(
     *,
     name: str,
     seconds: float = 0.0,
+    origins: Origins = NO_ORIGINS,
 ) -> FusedClassifier:
     """Puts a restorer in front of a classifier and writes the pair to `path`; nothing is trained.
 
@@ -34,6 +36,7 @@ def fuse_as_they_are(
         path: The file to write.
         name: Short name of the pair, for progress.
         seconds: Time that training the two took.
+        origins: What is known of the two, for the file to tell.
 
     Returns:
         The pair in eval mode, on the run's device.
@@ -43,7 +46,9 @@ def fuse_as_they_are(
         CheckpointError: If a file that is there cannot be read.
         StorageError: If the file cannot be written.
     """
-    return _fused(run, restorer, classifier, Path(path), name=name, seconds=seconds, trained=False)
+    origin = origin_of(run, f"fusing {name}", "", origins)
+    known = {part: value for part, value in origin.items() if part not in ("data", "recipe", "seed")}
+    return _fused(run, restorer, classifier, Path(path), {**known, "seconds": seconds})
 
 
 def fuse_label_free(
@@ -55,6 +60,7 @@ def fuse_label_free(
     name: str,
     repeating: Repeating = REPEATING,
     seconds_before: float = 0.0,
+    origins: Origins = NO_ORIGINS,
 ) -> FusedClassifier:
     """Tunes a restorer for a frozen classifier, without labels, and writes the pair to `path`.
 
@@ -68,6 +74,7 @@ def fuse_label_free(
         name: Short name of the pair, for progress and for the draws.
         repeating: What the recipe does not say of the tuning.
         seconds_before: Time that training the two took, for the file to tell.
+        origins: What is known of the two, likewise.
 
     Returns:
         The pair in eval mode, on the run's device.
@@ -86,33 +93,24 @@ def fuse_label_free(
         raise SettingError(
             f"{path} is there and no tuning has written it; choose another place, or remove it"
         )
-    tuned = tune_restorer(run, restorer, classifier, beside, name=name, repeating=repeating)
+    tuned = tune_restorer(run, restorer, classifier, beside, name=name, repeating=repeating, origins=origins)
     seconds = seconds_before + load_model(beside)[1]["seconds"]
-    return _fused(run, tuned, classifier, path, name=name, seconds=seconds, trained=True)
+    about = {**origin_of(run, f"fusing {name}", "", origins), "seconds": seconds}
+    return _fused(run, tuned, classifier, path, about)
 
 
 def _fused(
-    run: Run,
-    restorer: nn.Module,
-    classifier: nn.Module,
-    path: Path,
-    *,
-    name: str,
-    seconds: float,
-    trained: bool,
+    run: Run, restorer: nn.Module, classifier: nn.Module, path: Path, about: dict[str, Any]
 ) -> FusedClassifier:
-    """Writes a pair; of one that was not trained, the file names no data that it was trained on."""
+    """Writes a pair, with the data about it; it gets its key here."""
     fused = FusedClassifier(restorer, classifier).to(run.device).eval()
     check_suffix(path)
-    stage, key = f"fusing {name}", run.key("fusing", net_key(fused))
+    key = run.key("fusing", net_key(fused))
     if path.exists():
-        _, about = load_model(path)
-        check_key(path, about.get("key"), key)
-        run.observe(Update(stage=stage, state="skipped", note="fused before"))
+        _, known = load_model(path)
+        check_key(path, known.get("key"), key)
+        run.observe(Update(stage=about["stage"], state="skipped", note="fused before"))
         return fused
-    origin = origin_of(run, stage, key)
-    if not trained:
-        origin = {part: value for part, value in origin.items() if part not in ("data", "recipe", "seed")}
-    save_model(path, fused, about={**origin, "seconds": seconds})
-    run.observe(Update(stage=stage, state="finished", note="written whole"))
+    save_model(path, fused, about={**about, "key": key})
+    run.observe(Update(stage=about["stage"], state="finished", note="written whole"))
     return fused

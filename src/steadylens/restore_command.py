@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 STEPS_A_FILE = 1000
 
-MOST_KINDS = 8
-"""How many endings of files that were left out are named."""
-
 
 class FormatName(StrEnum):
     """The formats that can be written, by name."""
@@ -178,10 +175,10 @@ def _conclude(plan: "Plan", taken: int, failures: Sequence[str]) -> None:
     if taken:
         say(f"{taken} were there already and stay as they are; --overwrite makes them again")
     if plan.others:
-        endings = Counter(path.suffix.lower() or "without an ending" for path in plan.others)
-        kinds = ", ".join(f"{number} {ending}" for ending, number in endings.most_common(MOST_KINDS))
-        more = ", and others" if len(endings) > MOST_KINDS else ""
-        say(f"left out, as of no format that is read here: {kinds}{more}")
+        from steadylens.listing import counted
+
+        kinds = counted(Counter(path.suffix.lower() for path in plan.others))
+        say(f"left out, as of no format that is read here: {kinds}")
     if failures:
         error = Console(stderr=True)
         error.print(f"steadylens: {len(failures)} could not be restored:", highlight=False)

@@ -24,7 +24,7 @@ from steadylens.restoration import DongNet, RestorationNet, restorer_named
 from steadylens.run import Run
 from steadylens.settings import ClassifierRecipe, RestorerRecipe
 from steadylens.training import classifying_objective, restoring_objective
-from steadylens.trainingfiles import Net, finish, training_of
+from steadylens.trainingfiles import NO_ORIGINS, Net, Origins, finish, training_of
 
 VALIDATION_IMAGES = 500
 """How many of the validation images a finished net is tried on."""
@@ -100,6 +100,7 @@ def fine_tune(
     *,
     name: str,
     seconds_before: float = 0.0,
+    origins: Origins = NO_ORIGINS,
 ) -> FusedClassifier:
     """Fine-tunes a trained classifier behind a frozen restorer on noisy images (Sec. 4.2), into `path`.
 
@@ -110,6 +111,7 @@ def fine_tune(
         path: The file to write.
         name: Short name of the pair, for progress and for the draws.
         seconds_before: Time that training the two took, for the file to tell.
+        origins: What is known of the two, likewise.
 
     Returns:
         The fused classifier in eval mode, on the run's device.
@@ -124,7 +126,9 @@ def fine_tune(
     fused = FusedClassifier(restorer, classifier).to(run.device)
     describe(fused)  # what cannot be saved is refused before hours are spent
     key = run.key(stage, settings, net_key(fused))
-    return _train_classifier(run, stage, fused, settings, Path(path), key=key, seconds_before=seconds_before)
+    return _train_classifier(
+        run, stage, fused, settings, Path(path), key=key, seconds_before=seconds_before, origins=origins
+    )
 
 
 def _stage_of(net: str, number: int) -> str:
@@ -175,6 +179,7 @@ def _train_classifier(
     *,
     key: str,
     seconds_before: float = 0.0,
+    origins: Origins = NO_ORIGINS,
 ) -> Net:
     objective = classifying_objective(
         module,
@@ -196,6 +201,7 @@ def _train_classifier(
         images_per_step=settings.batch * versions_per_image,
         validate=lambda: _try_classifier(run, module),
         seconds_before=seconds_before,
+        origins=origins,
     )
 
 

@@ -1,7 +1,7 @@
 """What a trained net is for, and what it is not good for, in sentences."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -45,9 +45,15 @@ def purpose_of(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:
 
 def limits_of(about: dict[str, Any], task: str, figures: Sequence[Measurement]) -> Iterator[str]:
     """Yields what a net is not good for, as far as data and figures tell, a sentence each."""
-    if str(about.get("data", "")).startswith("gtsrb"):
+    began = [part for part, known in about.get("origins", {}).items() if _shows_signs(known)]
+    if _shows_signs(about) or began:
+        what = (
+            "It was"
+            if _shows_signs(about)
+            else f"Its {' and its '.join(began)} {'were' if began[1:] else 'was'}"
+        )
         yield (
-            "It was trained on German traffic signs, cut out and resized to 48x48 pixels. Other motifs, "
+            f"{what} trained on German traffic signs, cut out and resized to 48x48 pixels. Other motifs, "
             "cameras and resolutions were not measured."
         )
     if about.get("stage") == "classifier":
@@ -64,6 +70,10 @@ def limits_of(about: dict[str, Any], task: str, figures: Sequence[Measurement]) 
             "Every image gets one of its classes, even if it shows none of them. No safety function should "
             "rest on it alone."
         )
+
+
+def _shows_signs(about: Mapping[str, Any]) -> bool:
+    return str(about.get("data", "")).startswith("gtsrb")
 
 
 def _harms(rows: Sequence[Restoring]) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """A training from its settings to a file: skipped, taken up or started, and described when it is done."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from torch import nn
@@ -16,6 +17,11 @@ from steadylens.settings import ClassifierRecipe, RestorerRecipe
 from steadylens.training import Objective, Training
 
 Net = TypeVar("Net", bound=nn.Module)
+
+Origins = Mapping[str, Mapping[str, str]]
+"""What is known of the restorer and the classifier that something was made from: name, data, licence."""
+
+NO_ORIGINS: Origins = MappingProxyType({})
 
 
 def training_of(
@@ -32,7 +38,7 @@ def training_of(
     )
 
 
-def origin_of(run: Run, stage: str, key: str) -> dict[str, Any]:
+def origin_of(run: Run, stage: str, key: str, origins: Origins = NO_ORIGINS) -> dict[str, Any]:
     """Returns what every file of a net says about where it comes from."""
     return {
         "stage": stage,
@@ -44,6 +50,7 @@ def origin_of(run: Run, stage: str, key: str) -> dict[str, Any]:
         **({} if run.data.fit == SQUASHED else {"fit": str(run.data.fit)}),
         "commit": commit(),
         "versions": dict(versions()),
+        **({"origins": {part: dict(origin) for part, origin in origins.items()}} if origins else {}),
     }
 
 
@@ -59,6 +66,7 @@ def finish(
     validate: Callable[[], dict[str, float]],
     before: Path | None = None,
     seconds_before: float = 0.0,
+    origins: Origins = NO_ORIGINS,
 ) -> Net:
     """Skips, takes up or starts a training, and writes its net.
 
@@ -73,6 +81,7 @@ def finish(
         validate: Tries the trained net on validation images.
         before: The file of the part of the training that came before, whose steps and seconds count too.
         seconds_before: Time that training what it starts from took; kept apart from its own.
+        origins: What is known of the nets that it starts from.
 
     Returns:
         The trained net in eval mode.
@@ -104,7 +113,7 @@ def finish(
     if before is not None:
         _, earlier = load_model(before)
     about = {
-        **origin_of(run, stage, key),
+        **origin_of(run, stage, key, origins),
         "steps": earlier["steps"] + training.steps,
         "samples": earlier["samples"] + training.steps * images_per_step,
         "seconds": earlier["seconds"] + training.seconds,

@@ -10,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from steadylens.decoding import opened
-from steadylens.errors import ImageError
+from steadylens.errors import ImageError, SettingError
 from steadylens.fitting import Fit
 from steadylens.images import SQUASHED, to_float, to_rgb, to_uint8
 from steadylens.inference import restorer_of
 from steadylens.kinds import Noise, check_seed
 from steadylens.metrics import psnr
-from steadylens.opening import Opened, open_classifier, open_restorer
+from steadylens.opening import Opened, count_classes, open_classifier, open_restorer
 from steadylens.restoration import normalize_pattern
 from steadylens.signs import draw_track
 
@@ -49,22 +49,39 @@ class Nets:
     device: torch.device
 
     @classmethod
-    def named(cls, restorer: str, classifier: str, fused: str, *, device: torch.device) -> Self:
+    def named(
+        cls,
+        restorer: str,
+        classifier: str,
+        fused: str,
+        *,
+        device: torch.device,
+        weights: Path | None = None,
+    ) -> Self:
         """Opens nets, each a packaged one by its name or one from a file.
+
+        Args:
+            restorer: The restorer to show.
+            classifier: The classifier alone, of whatever library.
+            fused: The pair to compare it with.
+            device: Where they compute.
+            weights: Local file of the classifier's weights, for timm and torchvision.
 
         Raises:
             MissingExtraError: If a library that a classifier needs is not installed.
-            SettingError: If there is no net of a name, or it does something else.
+            SettingError: If there is no net of a name, it does something else, or classifier and pair tell
+                other classes apart.
             CheckpointError: If a file is missing or damaged.
         """
-        pair = open_classifier(fused)
+        pair, alone = open_classifier(fused), open_classifier(classifier, weights=weights)
         pair.fused()  # refuses a classifier without a restorer
-        nets = cls(
-            restorer=open_restorer(restorer),
-            classifier=open_classifier(classifier),
-            fused=pair,
-            device=device,
-        )
+        counts = count_classes(alone), count_classes(pair)
+        if counts[0] != counts[1]:
+            raise SettingError(
+                f"{alone.name} tells {counts[0]} classes apart and {pair.name} {counts[1]}; to compare their "
+                "answers, name a --classifier and a --fused pair of the same classes"
+            )
+        nets = cls(restorer=open_restorer(restorer), classifier=alone, fused=pair, device=device)
         for net in (nets.restorer, nets.classifier, nets.fused):
             net.module.to(device)
         return nets

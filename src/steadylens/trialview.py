@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from steadylens.errors import SettingError, SteadylensError
-from steadylens.gtsrb import CLASS_NAMES
 from steadylens.kinds import KINDS, Noise
+from steadylens.pretrained import PRETRAINED
 from steadylens.trial import MOST_SIDE, Nets, Trial, draw_sign, fitted, read_upload, resized, try_out
 from steadylens.uploads import encode_png
 
@@ -115,10 +115,10 @@ class _View(NamedTuple):
 
 
 def _notes(choice: Choice, image: Image.Image, trial: Trial, nets: Nets) -> Iterator[str]:
-    if choice.file is None and nets.classifier.class_names == CLASS_NAMES:
+    if choice.file is None and {nets.classifier.name, nets.fused.name} <= {*PRETRAINED}:
         yield _DRAWN
-    if choice == Choice() and trial.classifier.changed:
-        yield _CHOSEN
+        if choice == Choice() and trial.classifier.changed:
+            yield _CHOSEN
     if choice.own_size and max(image.size) > MOST_SIDE:
         yield _SHRUNK.format(*image.size, MOST_SIDE)
     if max(trial.clean.shape) > nets.classifier.size:
