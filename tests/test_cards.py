@@ -220,7 +220,6 @@ def test_the_example_fits_photographs_as_the_classifier_reads_them() -> None:
             "folder:photos",
             "The restorer was tuned on `folder:photos` for its",
         ),
-        ("label-free tuning mine", "folder:photos", "The restorer was tuned on `folder:photos` for its"),
         ("fine-tuning mine", "folder:photos", "The classifier was fine-tuned on `folder:photos` behind the"),
     ],
 )
@@ -237,6 +236,15 @@ def test_a_card_tells_what_each_part_began_as(stage: str, data: str, lead: str) 
     assert "Its restorer began as l3-gtsrb, trained on `gtsrb:DIR`, under the MIT licence." in text
     assert "Its classifier began as timm:resnet18, of whose data nothing is known." in text
     assert "German Traffic Sign Recognition Benchmark" in text, "the terms of what a part was trained on"
+
+
+def test_a_tuned_restorer_tells_what_it_began_as_and_nothing_of_a_classifier() -> None:
+    origins = {"restorer": {"name": "l3-gtsrb", "data": "gtsrb:DIR", "licence": "MIT"}}
+    card = card_with(stage="label-free tuning mine", data="folder:photos", origins=origins)
+    text = section(card, "Data")
+    assert text.strip().startswith("It was tuned on `folder:photos` for a classifier, without labels.")
+    assert "It began as l3-gtsrb, trained on `gtsrb:DIR`, under the MIT licence." in text
+    assert card.shows_signs
 
 
 def test_a_restorer_of_any_size_fits_nothing() -> None:

@@ -277,9 +277,13 @@ BAD_INPUT: list[tuple[Callable[[Path], list[str | Path]], int, str]] = [
     (device_without_storage, 2, r"the device 'meta' cannot be used here \(.*\); try cpu or auto"),
     (no_versions, 2, r"versions is 0, at least 1 noisy version"),
     (other_classes, 2, r"seven tells 7 classes apart, folder:.* has 3"),
-    (same_names, 2, r"2 nets were given; give at least one, each with its own name"),
+    (same_names, 2, r"the nets are l3-gtsrb, l3-gtsrb; give at least one, each with a"),
     (weights_of_another_library, 1, r"net\.pth was written by torch\.save and does not tell which net"),
-    (unknown_net, 2, r"there is no net 'l12-gtsrb'; give a file, one of l11-gtsrb"),
+    (
+        unknown_net,
+        2,
+        r"there is no net 'l12-gtsrb'; give .*; for others, there is steadylens compare",
+    ),
     (ending_of_no_weights, 2, r"net\.pth is to hold weights; give it a name that ends in \.safetensors"),
     (another_ending_of_no_weights, 2, r"net\.pth is to hold weights; give it a name"),
 ]

@@ -99,12 +99,16 @@ def test_a_file_is_no_folder_to_write_to(folder: Path, out: str) -> None:
         planned([folder / "b.jpg"], folder / out)
 
 
+def test_a_folder_that_is_called_as_an_image_might_be_is_no_obstacle(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "image").mkdir(parents=True)
+    assert len(planned([folder], tmp_path / "out").errands) == 3
+
+
 def test_what_is_named_twice_is_done_once(folder: Path, tmp_path: Path) -> None:
     plan = planned([folder / "a.png", folder, folder / "a.png"], tmp_path / "out")
     assert [errand.source.name for errand in plan.errands] == ["a.png", "b.jpg", "c.TIF"]
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions are otherwise here")
 def test_a_folder_that_cannot_be_looked_into_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     look = os.scandir
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from steadylens import errors
-from steadylens.errors import MissingExtraError, SteadylensError, StorageError, reason_of
+from steadylens.errors import MissingExtraError, SteadylensError, StorageError, lacks_memory, reason_of
 
 CLASSES = {
     name: kind
@@ -68,6 +68,20 @@ def test_a_storage_error_shows_its_message_as_an_oserror_would_not() -> None:
 def test_a_missing_library_comes_with_the_command_that_installs_it() -> None:
     error = MissingExtraError("matplotlib", "report")
     assert str(error) == "matplotlib is not installed; install it with: pip install 'steadylens[report]'"
+
+
+@pytest.mark.parametrize(
+    ("error", "lacking"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("[ONNXRuntimeError] Failed to allocate memory for requested buffer of size 9"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("something else"), False),
+    ],
+)
+def test_a_lack_of_memory_is_known_by_what_libraries_say(error: Exception, *, lacking: bool) -> None:
+    assert lacks_memory(error) == lacking
 
 
 @pytest.mark.parametrize(

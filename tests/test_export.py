@@ -217,7 +217,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot write .*file is no folder"):
         export_net(nn.Identity().eval(), tmp_path / "file" / "net.pt2")
     (tmp_path / "net.bin").mkdir()  # where OpenVINO's weights would go
-    with pytest.raises(StorageError, match=r"cannot write .*net\.bin: Is a directory; choose another place"):
+    with pytest.raises(StorageError, match=r"cannot write .*net\.bin: it is a folder; choose another place"):
         export_net(nn.Identity().eval(), tmp_path / "net.xml")
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from steadylens.errors import StorageError
-from steadylens.files import check_place, replacing
+from steadylens.files import check_folder, check_place, replacing
 
 
 def write_in_limited_process(path: Path, body: str) -> subprocess.CompletedProcess[str]:
@@ -150,13 +150,13 @@ def test_the_permissions_are_those_of_any_new_file(tmp_path: Path, write: Callab
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o444, 0o664])
+@pytest.mark.parametrize("mode", [0o600, 0o444, 0o664, 0o200])
 def test_a_file_that_takes_the_place_of_another_has_its_permissions(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     path.chmod(mode)
     with replacing(path) as temporary:
-        assert stat.S_IMODE(temporary.stat().st_mode) == mode | 0o200, "nobody else may read it meanwhile"
+        assert stat.S_IMODE(temporary.stat().st_mode) == mode | 0o600, "nobody else may read it meanwhile"
         temporary.write_text("new")
     assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", mode)
 
@@ -169,6 +169,27 @@ def test_a_file_that_takes_the_place_of_another_has_its_owner(tmp_path: Path) ->
     with replacing(path) as temporary:
         temporary.write_text("new")
     assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
+
+
+def test_a_group_that_cannot_be_kept_gives_no_rights_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    path.chmod(0o640)
+    before = path.stat()
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError
+
+    elsewhere = os.stat_result((*before[:5], before.st_gid + 1, *before[6:10]))
+    stat_of = Path.stat
+    monkeypatch.setattr(os, "chown", refuse, raising=False)
+    monkeypatch.setattr(Path, "stat", lambda self: elsewhere if self == path else stat_of(self))
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    monkeypatch.undo()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_name_that_is_too_long_is_said_to_be(tmp_path: Path) -> None:
@@ -187,11 +208,20 @@ def test_a_place_is_checked_before_anything_is_written(tmp_path: Path) -> None:
     for place, reason in (
         ("file/a", "file is no folder"),
         ("file/b/a", "file is no folder"),
-        (".", "directory"),
+        (".", "a folder"),
     ):
         with pytest.raises(StorageError, match=rf"cannot write .*{reason}; choose another place"):
             check_place(tmp_path / place)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_folder(tmp_path / "new")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(StorageError, match=r"new: .* may not be written to; choose another place"):
+        check_folder(tmp_path / "new")
 
 
 def test_a_long_name_can_be_written(tmp_path: Path) -> None:

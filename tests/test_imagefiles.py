@@ -278,6 +278,11 @@ def test_plain_pixels_of_a_tiff_come_upright_too(
     assert np.abs(rgb - grey_levels).max() <= 1
 
 
+def test_an_orientation_that_is_no_number_turns_nothing(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", PLAIN[..., 0], extratags=[(0x0112, "s", 0, "upright", True)])
+    assert same(read_image_file(tmp_path / "a.tif"), PLAIN[..., :1])
+
+
 # What is refused.
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from steadylens.errors import ImageError, SettingError, StorageError
 from steadylens.images import (
     GREY_LEVELS,
-    IMAGE_SUFFIXES,
+    WRITTEN_SUFFIXES,
     check_images,
     quantize,
     read_image,
@@ -271,7 +271,7 @@ def test_writing_clips(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png").flatten().tolist() == [0, 128, 255]
 
 
-@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(WRITTEN_SUFFIXES))
 def test_every_image_suffix_can_be_written_and_read(tmp_path: Path, suffix: str) -> None:
     write_image(tmp_path / f"a{suffix}", torch.full((3, 16, 16), 0.4))
     assert (read_image(tmp_path / f"a{suffix}").int() - 102).abs().max() <= 2

@@ -1,6 +1,5 @@
 """What is written holds every bit and everything that was said, as the format allows; other readers agree."""
 
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,14 +238,14 @@ def test_what_a_format_does_not_say_is_told(tmp_path: Path, name: str, lost: tup
 GREY_PROFILE = bytes(16) + b"GRAY" + bytes(108)
 
 
-@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("PNG", 1), ("PNG", 2), ("JPEG", 1), ("WEBP", 1), ("WEBP", 2), ("TIFF", 1), ("TIFF", 2)],
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_profile_for_grey_stays_where_grey_does(
     tmp_path: Path, name: str, channels: int, dtype: Any
 ) -> None:
-    if channels == 2 and not FORMATS[name].alpha:
-        return
     known = Metadata(icc_profile=GREY_PROFILE)
     notes = write_image_file(tmp_path / "a", content(random(dtype, channels), name, known))
     found = read_image_file(tmp_path / "a")
@@ -257,11 +256,8 @@ def test_a_profile_for_grey_stays_where_grey_does(
 
 
 def test_a_jpeg_keeps_its_comment_and_its_captions(tmp_path: Path) -> None:
-    # IPTC as other programs write it: a caption (2:120) in a resource of Photoshop.
     caption = b"\x1c\x02\x78\0\x06a word"
-    resource = b"Photoshop 3.0\x008BIM\x04\x04\0\0" + struct.pack(">I", len(caption)) + caption + b"\0"
-    segment = b"\xff\xed" + struct.pack(">H", len(resource) + 2) + resource
-    known = Metadata(comment=b"said", captions=segment)
+    known = Metadata(comment=b"said", captions=caption)
     assert write_image_file(tmp_path / "a.jpg", content(random(np.uint8, 3), "JPEG", known)) == ()
     with Image.open(tmp_path / "a.jpg") as image:
         assert image.info["comment"] == b"said"

@@ -8,11 +8,9 @@ import pytest
 from PIL import Image
 
 from steadylens.decoding import opened
-from steadylens.metadata import Metadata, metadata_of, orientation_of, tiff_tags
+from steadylens.metadata import Metadata, _upright, metadata_of, orientation_of, tiff_tags
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-CAPTIONS = b"\xff\xed\0\x14Photoshop 3.0\0word"
-OTHER = b"\xff\xed\0\x0anothing "
 XMP = b'<x:xmpmeta tiff:Orientation="6"/>'
 
 
@@ -20,6 +18,12 @@ def read(path: Path, *, sideways: bool = False) -> Metadata:
     with opened(path) as image:
         image.load()
         return metadata_of(path, image, sideways=sideways)
+
+
+def segment(kind: int, content: bytes) -> bytes:
+    """Returns the segment of a JPEG file that holds a resource of Photoshop."""
+    resource = b"8BIM" + struct.pack(">HHI", kind, 0, len(content)) + content
+    return b"\xff\xed" + struct.pack(">H", len(resource) + 16) + b"Photoshop 3.0\0" + resource
 
 
 def exif(order: str, kind: int, orientation: int) -> bytes:
@@ -99,10 +103,30 @@ def test_a_turn_that_exchanges_the_sides_exchanges_what_is_said_of_them(
         assert physical == struct.pack(">IIB", *dots, 1)
 
 
+@pytest.mark.parametrize("pointer", [0, 7, 5000, 2**32 - 1])
+def test_exif_that_points_nowhere_costs_nothing(tmp_path: Path, pointer: int) -> None:
+    tags = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", 0x8769, 4, 1, pointer)
+    whole = b"II" + struct.pack("<HIH", 42, 8, 2) + tags + bytes(4)
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + whole)
+    found = read(tmp_path / "a.jpg", sideways=True).exif
+    assert (len(found), found[18]) == (len(whole), 1)
+
+
+def test_exif_that_is_cut_off_keeps_its_length() -> None:
+    tags = struct.pack("<HHII", 0x011A, 5, 1, 40) + struct.pack("<HHII", 0x011B, 5, 1, 48)
+    whole = b"II" + struct.pack("<HIH", 42, 8, 2) + tags
+    for length in range(len(whole)):
+        assert len(_upright(whole[:length], sideways=True)) == length
+    swapped = _upright(whole, sideways=True)
+    assert struct.unpack_from("<I", swapped, 18)[0] == 48
+
+
 def test_a_jpeg_tells_its_comment_and_its_captions(tmp_path: Path) -> None:
-    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", comment=b"a word", extra=CAPTIONS + OTHER)
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", comment=b"a word", extra=segment(0x0404, b"IPTC"))
     found = read(tmp_path / "a.jpg")
-    assert (found.comment, found.captions) == (b"a word", CAPTIONS)
+    assert (found.comment, found.captions) == (b"a word", b"IPTC")
+    Image.fromarray(PIXELS).save(tmp_path / "a.jpg", extra=segment(0x03ED, b"a resolution"))
+    assert read(tmp_path / "a.jpg").captions == b""
 
 
 def test_tags_about_the_pixels_of_another_file_are_left_out() -> None:

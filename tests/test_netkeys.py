@@ -1,5 +1,8 @@
 """Whatever changes what a net computes changes its key."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +83,52 @@ def test_the_settings_of_a_net_of_ones_own_are_part_of_the_key() -> None:
         for net in (Own(2, 0.5), Own(3, 0.5), Own(2, 0.25), PreparedClassifier(Own(2, 0.5), size=8))
     }
     assert len(keys) == 4
+
+
+def test_settings_of_any_shape_and_classes_above_are_part_of_the_key() -> None:
+    def kept(**settings: object) -> nn.Module:
+        net = scaling("2")()
+        net.config = settings  # type: ignore[assignment]
+        return net
+
+    def below(factor: str) -> nn.Module:
+        made: type[nn.Module] = type("Below", (scaling(factor),), {"__module__": "somebody"})
+        return made()
+
+    def shifted(amount: int) -> nn.Module:
+        net = scaling("2")()
+        net.act = lambda images: images + amount  # type: ignore[assignment]
+        return net
+
+    for one, other in ((kept(a=1), kept(a=2)), (below("2"), below("3")), (shifted(1), shifted(2))):
+        assert net_key(one) != net_key(other)
+    assert net_key(kept(a=1, b=[2, {"c"}])) == net_key(kept(b=[2, {"c"}], a=1))
+
+
+def test_a_key_is_the_same_in_every_process() -> None:
+    code = (
+        "import torch; from torch import nn; from steadylens.netkeys import net_key\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.acts = [torch.relu, lambda x: x + 1, object(), {'c', 'b', 'a'}]\n"
+        "    def forward(self, images):\n"
+        "        return images if self.mode in {'aa', 'bb', 'cc'} else [one for one in images]\n"
+        "print(net_key(Net()))"
+    )
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True,
+            capture_output=True, text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_net_of_any_precision_has_a_key(dtype: torch.dtype) -> None:
+    assert net_key(nn.Linear(2, 2).to(dtype)) != net_key(nn.Linear(2, 2).to(dtype))
 
 
 def test_the_architecture_of_a_classifier_of_a_library_is_part_of_the_key() -> None:

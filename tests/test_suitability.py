@@ -79,7 +79,7 @@ def test_the_limits_tell_at_which_strengths_restoring_does_harm() -> None:
     [
         ({"data": "gtsrb:DIR"}, RESTORING, "trained on German traffic signs", True),
         ({"data": "folder:DIR"}, RESTORING, "trained on German traffic signs", False),
-        ({"origins": ORIGINS}, CLASSIFYING, "Its restorer was trained on German traffic signs", True),
+        ({"origins": ORIGINS}, CLASSIFYING, "What it began with was trained on German", True),
         ({"origins": {"restorer": {"name": "mine"}}}, CLASSIFYING, "trained on German traffic signs", False),
         ({"data": "folder:DIR"}, RESTORING, "trained with synthetic additive noise", True),
         ({}, RESTORING, "trained", False),

@@ -18,7 +18,7 @@ from steadylens.preparation import PreparedClassifier, classifier_of, names_of
 from steadylens.recordfiles import decode
 from steadylens.records import Accuracy, Cost, Hits, Measurement, Restoring, Stability
 from steadylens.restorationtables import restoration_tables
-from steadylens.suitability import CLASSIFYING, limits_of, purpose_of
+from steadylens.suitability import CLASSIFYING, limits_of, purpose_of, sources_of
 from steadylens.tables import Line, Table, duration, select
 from steadylens.tabulation import accuracy_tables, cost_tables, stability_tables
 
@@ -74,8 +74,8 @@ class Card:
 
     @property
     def shows_signs(self) -> bool:
-        """Whether the images that it was trained on show traffic signs, as far as that is known."""
-        return self.data.startswith(("gtsrb", "signs"))
+        """Whether images that it learned from, in the end or before, show traffic signs."""
+        return any(source.startswith(("gtsrb", "signs")) for source in sources_of(self.about))
 
     def markdown(self, *, loader: str = "load") -> str:
         """Returns the model card, with a header that model hubs read.
@@ -215,21 +215,26 @@ def _data(card: Card) -> str:
     stage, data = str(card.about.get("stage", "")), f"`{card.data}`"
     if not card.data:
         how = "Nothing was trained for this pair." if card.origins else "The training data are not known."
-    elif stage.startswith(("fusing", "label-free")):
+    elif stage.startswith("fusing"):
         how = f"The restorer was tuned on {data} for its classifier, without labels."
+    elif stage.startswith("label-free"):
+        how = f"It was tuned on {data} for a classifier, without labels."
     elif stage.startswith("fine-tuning") and card.origins:
         how = f"The classifier was fine-tuned on {data} behind the restorer."
     else:
         how = f"Trained on {data}."
-    sources = (card.data, *(origin.get("data", "") for origin in card.origins.values()))
-    terms = [TERMS] if any(source.startswith("gtsrb") for source in sources) else []
-    return " ".join([how, *(_origin(part, known) for part, known in card.origins.items()), *terms])
+    began = [
+        f"{f'Its {part}' if card.task == CLASSIFYING else 'It'} began as {_origin(known)}."
+        for part, known in card.origins.items()
+    ]
+    terms = [TERMS] if any(source.startswith("gtsrb") for source in sources_of(card.about)) else []
+    return " ".join([how, *began, *terms])
 
 
-def _origin(part: str, known: Mapping[str, str]) -> str:
+def _origin(known: Mapping[str, str]) -> str:
     data = f"trained on `{known['data']}`" if known.get("data") else "of whose data nothing is known"
     licence = f", under the {known['licence']} licence" if known.get("licence") else ""
-    return f"Its {part} began as {known.get('name', 'a net')}, {data}{licence}."
+    return f"{known.get('name', 'a net')}, {data}{licence}"
 
 
 def _training(card: Card) -> str:

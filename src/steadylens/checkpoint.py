@@ -5,7 +5,6 @@ Nothing is pickled: a file is tensors and JSON, so that a foreign one can do no 
 
 import hashlib
 import json
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from steadylens.files import replacing
 from steadylens.fusion import FusedClassifier
 from steadylens.preparation import PreparedClassifier
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
-from steadylens.weightfiles import check_header, give_weights
+from steadylens.weightfiles import check_header, give_weights, saved_by_torch
 
 FORMAT = 1
 
@@ -181,7 +180,9 @@ def _write(path: Path, tensors: dict[str, Tensor], *, kind: str, plain: dict[str
 def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
-    if zipfile.is_zipfile(path):
+    if saved_by_torch(path):
+        if path.suffix == ".pt2":
+            raise CheckpointError(f"{path} is an exported program; give it where a classifier is asked for")
         raise CheckpointError(f"{path} was written by torch.save and {_NAMELESS.format(path)}")
     check_header(path)
     try:

@@ -54,7 +54,8 @@ def main() -> None:
 
 
 def _refuse(error: typer.TyperException) -> None:
-    text = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
+    text = " ".join(error.format_message().split()).rstrip(".")
+    text = text.replace(": Value error, ", ": ", 1)  # how the library that checks values begins
     if not text:  # the help itself was asked for, by giving nothing
         return
     Console(stderr=True).print(

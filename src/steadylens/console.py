@@ -119,8 +119,10 @@ def explaining(debug: bool, *, goes_on: bool = False) -> Iterator[None]:
     except (OSError, MemoryError, RuntimeError) as error:
         if debug or (isinstance(error, RuntimeError) and not lacks_memory(error)):
             raise
-        named = isinstance(error, OSError) and error.filename
-        told = f"{error.filename}: {error.strerror}" if named else reason_of(error)  # type: ignore[union-attr]
+        if isinstance(error, OSError) and error.filename:
+            told = f"{error.filename}: {error.strerror}"
+        else:
+            told = reason_of(error)
         text = f"{told}; --debug shows where"
         Console(stderr=True).print(f"steadylens: {text}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None

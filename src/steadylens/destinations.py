@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steadylens.errors import SettingError
-from steadylens.files import check_place
+from steadylens.files import check_folder
 from steadylens.images import IMAGE_SUFFIXES
 
 VIEW_ENDING = ".pattern.png"
@@ -86,7 +86,7 @@ def planned(
     found = tuple(errands.values())
     _check(found, in_place=out is None)
     if out is not None:
-        check_place(out / "image")
+        check_folder(out)
     return Plan(errands=found, others=tuple(others), unread=tuple(unread))
 
 

@@ -74,9 +74,10 @@ class MissingExtraError(SteadylensError, ImportError):
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Says whether memory ran out: PyTorch has an error of its own for it, and on a CPU a text alone."""
-    told = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or told
+    """Says whether memory ran out: PyTorch has an error of its own, on a CPU there is only a text."""
+    told = ("can't allocate memory", "Failed to allocate memory", "bad_alloc")
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or any(text in str(error) for text in told)
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,6 +1,7 @@
-"""Records -> the paper's figures and the curves it lacks. Every network has one colour in all of them.
+"""Records -> the paper's figures and the curves it lacks.
 
-The paper's colours are not known; these are told apart by people with any colour vision (Okabe and Ito).
+Networks of the paper have one colour in all of them, others one by the order in which they are drawn. The
+paper's colours are not known; these are told apart by people with any colour vision (Okabe and Ito).
 """
 
 import io
@@ -39,8 +40,11 @@ COLOURS = {
 MARKERS = dict(zip(COLOURS, "osD^vPXddPXvod", strict=True))
 """A second way to tell networks apart, for prints without colour."""
 
-OTHER_COLOURS, OTHER_MARKERS = ("#332288", "#882255", "#117733", "#999933"), "*sP^v"
-"""Those of networks of other names, in the order in which a figure draws them: twenty pairs of both."""
+OTHER_COLOURS = (
+    "#332288", "#882255", "#117733", "#999933", "#44aa99", "#aa4499", "#cc6677", "#88ccee", "#ddcc77"
+)  # fmt: skip
+OTHER_MARKERS = "*sP^v"
+"""Those of networks of other names (colours of Tol): forty-five pairs, all different."""
 
 WIDTH = 9.4
 """Width of every figure in inches: shown at the same width, their letters have the same size."""

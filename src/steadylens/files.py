@@ -37,13 +37,12 @@ def replacing(path: Path) -> Iterator[Path]:
         raise _refused(path, error, "choose another place") from error
     try:
         mode = stat.S_IMODE((before or temporary.stat()).st_mode)
-        temporary.chmod(mode | stat.S_IWUSR)
+        temporary.chmod(mode | stat.S_IRUSR | stat.S_IWUSR)
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        if before is not None and hasattr(os, "chown"):
-            with suppress(OSError):
-                os.chown(temporary, before.st_uid, before.st_gid)
+        if before is not None:
+            mode = _given(temporary, before, mode)
         temporary.chmod(mode)  # some writers replace the file by a private one of their own
         temporary.replace(path)
     except OSError as error:
@@ -58,16 +57,35 @@ def check_place(path: Path) -> None:
     """Refuses a place where no file can appear, before long work is done for it.
 
     Raises:
-        StorageError: If a folder is there, or what should be its folder is a file or cannot be looked into.
+        StorageError: If a folder is there, or its own folder can be none or may not be written to.
+    """
+    if path.is_dir():
+        raise StorageError(f"cannot write {path}: it is a folder; choose another place")
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder, there or not, in which no file can appear.
+
+    Raises:
+        StorageError: If it, or what it should be made in, is a file or may not be written to.
     """
     try:
-        above = next(folder for folder in path.absolute().parents if folder.exists())
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     except OSError as error:
-        raise _refused(path, error, "choose another place") from error
-    if not above.is_dir():
-        raise StorageError(f"cannot write {path}: {above} is no folder; choose another place")
+        raise _refused(folder, error, "choose another place") from error
+    reason = "is no folder" if not there.is_dir() else "may not be written to"
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise StorageError(f"cannot write into {folder}: {there} {reason}; choose another place")
+
+
+def _given(path: Path, before: os.stat_result, mode: int) -> int:
+    """Gives a file the group and owner of another, as far as may be; returns the mode that it may have."""
+    if hasattr(os, "chown"):
+        for owner, group in ((-1, before.st_gid), (before.st_uid, -1)):
+            with suppress(OSError):
+                os.chown(path, owner, group)
+    return mode if path.stat().st_gid == before.st_gid else mode & ~stat.S_IRWXG
 
 
 def _refused(path: Path, error: OSError, way_out: str) -> StorageError:

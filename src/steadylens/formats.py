@@ -18,7 +18,7 @@ from steadylens.engines import (
     onnxruntime_module,
     openvino_core,
 )
-from steadylens.errors import CheckpointError, MissingExtraError, SettingError, reason_of
+from steadylens.errors import CheckpointError, MissingExtraError, SettingError, lacks_memory, reason_of
 from steadylens.interface import Interface
 from steadylens.programs import read_program
 
@@ -213,4 +213,6 @@ def open_engine(path: str | Path) -> Engine:
     except MissingExtraError:
         raise
     except Exception as error:  # each runtime raises its own
+        if lacks_memory(error):
+            raise
         raise CheckpointError(f"{path} is damaged ({reason_of(error)}); export the net again") from error

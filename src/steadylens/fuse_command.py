@@ -1,10 +1,9 @@
 """The command that puts a restorer in front of a classifier."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -107,31 +106,36 @@ def fuse(
                 check_order(behind, run.data.class_names, data)
             parts = (front.module.to(run.device), behind.module.to(run.device), out)
             seconds = front.seconds + behind.seconds
-            known: Mapping[str, Any] = {
-                "name": out.stem,
-                "origins": {"restorer": front.origin, "classifier": behind.origin},
-            }
+            name, origins = out.stem, {"restorer": front.origin, "classifier": behind.origin}
             match tune:
                 case Part.classifier:
-                    fine_tune(run, *parts, seconds_before=seconds, **known)
+                    fine_tune(run, *parts, name=name, seconds_before=seconds, origins=origins)
                 case Part.restorer if restorer_only:
-                    tune_restorer(unlabelled, *parts, seconds_before=front.seconds, **known)
+                    tune_restorer(
+                        unlabelled, *parts, name=name, seconds_before=front.seconds, origins=origins
+                    )
                 case Part.restorer:
-                    fuse_label_free(unlabelled, *parts, seconds_before=seconds, **known)
+                    fuse_label_free(unlabelled, *parts, name=name, seconds_before=seconds, origins=origins)
                 case Part.nothing:
-                    fuse_as_they_are(run, *parts, seconds=seconds, **known)
+                    fuse_as_they_are(run, *parts, name=name, seconds=seconds, origins=origins)
     say(f"{'restorer' if restorer_only else 'fused classifier'}: {out.resolve()}")
 
 
 def _class_names(classifier: "Opened", told: Path | None) -> tuple[str, ...]:
     """Returns the classes as the classifier or a file names them: the folders of the data may be others."""
-    from steadylens.opening import check_classes
+    from steadylens.opening import count_classes
 
     if told is None:
         return classifier.class_names
     try:
-        names = tuple(told.read_text(encoding="utf-8").splitlines())
+        text = told.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"{told} cannot be read ({error}); give a text file with a name a line") from error
-    check_classes(classifier, names, str(told))
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SettingError(f"{told} cannot be read: {reason}; give a text with a name a line") from error
+    names = tuple(line.strip() for line in text.strip().split("\n"))
+    if not all(names) or len({*names}) < len(names) or len(names) != count_classes(classifier):
+        raise SettingError(
+            f"{told} has {len({*names} - {''})} names in {len(names)} lines; {classifier.name} tells "
+            f"{count_classes(classifier)} classes apart, each needs a line with a name of its own"
+        )
     return names

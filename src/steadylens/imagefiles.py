@@ -72,7 +72,8 @@ def _read(path: Path, most_pixels: int) -> ImageContent:
         levels, notes = read_levels(path, image)
         if further := _has_further_images(image):
             notes.append("of several images in the file, the first is restored")
-        sideways = max(told, orientation_of(image)) in SIDEWAYS  # a TIFF is turned by now, and tells no more
+        # A TIFF is turned by now, and tells no more.
+        sideways = told in SIDEWAYS or orientation_of(image) in SIDEWAYS
         metadata = metadata_of(path, image, sideways=sideways)
         if image.mode == "CMYK":
             metadata = replace(metadata, icc_profile=b"")

@@ -26,6 +26,9 @@ IMAGE_SUFFIXES = frozenset(
 )
 """The endings of the files that count as images in a folder (compared in lower case)."""
 
+WRITTEN_SUFFIXES = IMAGE_SUFFIXES - {".pbm", ".pgm"}
+"""Those that a file of an RGB image may have."""
+
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels; right and bottom are exclusive, as Pillow counts."""
 
@@ -140,14 +143,14 @@ def write_image(path: str | Path, image: Tensor) -> None:
 
     Raises:
         ImageError: If the image is not a float tensor (3, H, W).
-        SettingError: If `path` has none of `IMAGE_SUFFIXES`.
+        SettingError: If `path` has none of `WRITTEN_SUFFIXES`.
         StorageError: If the file cannot be written.
     """
     path = Path(path)
     check_images(image[None], channels=3)
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
+    if path.suffix.lower() not in WRITTEN_SUFFIXES:
         raise SettingError(
-            f"{path} does not end as an image file, use one of {', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"{path} does not end as an image file, use one of {', '.join(sorted(WRITTEN_SUFFIXES))}"
         )
     with replacing(path) as temporary:
         Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()).save(temporary)

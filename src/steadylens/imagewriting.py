@@ -124,8 +124,17 @@ def _write_jpeg(file: BinaryIO, content: ImageContent) -> None:
     exif = b"Exif\0\0" + known.exif if known.exif else b""
     _pillow(content.levels).save(
         file, "JPEG", quality=QUALITY, subsampling=0, icc_profile=known.icc_profile, exif=exif,
-        xmp=known.xmp, comment=known.comment, extra=known.captions, **options,
+        xmp=known.xmp, comment=known.comment, extra=_captions(known.captions), **options,
     )  # fmt: skip
+
+
+def _captions(iptc: bytes) -> bytes:
+    """Returns the segment of a JPEG file that holds IPTC, within a resource of Photoshop."""
+    if not iptc:
+        return b""
+    resource = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(iptc)) + iptc + bytes(len(iptc) % 2)
+    segment = b"Photoshop 3.0\0" + resource
+    return b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment
 
 
 def _write_webp(file: BinaryIO, content: ImageContent) -> None:

@@ -82,8 +82,8 @@ def restorer_of(
     """Returns a net made ready for images of any size; the arguments are those of `restore`.
 
     Raises:
-        SettingError: If the net is a classifier or not in float32, its margin is unknown, or the tile is too
-            small.
+        SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, or the
+            tile is too small.
         CheckpointError: If a file cannot be used.
     """
     if isinstance(net, str | Path):
@@ -114,8 +114,9 @@ def restore(
     It is computed a tile at a time, with the result of the whole image up to rounding; a tiny image that a
     net cannot take is mirrored at its borders first. Grey is restored as RGB of three like channels, whose
     mean is the result; alpha stays as it is. A PIL image with a palette becomes RGB, one in CMYK too, without
-    its colour profile, and black and white becomes grey; a transparent colour becomes alpha. To restore many
-    images, give a net and not its name, so that it is loaded once.
+    its colour profile, and black and white becomes grey; a transparent colour of 8 bits becomes alpha, one of
+    2 or 4 if the image is not decoded yet. To restore many images, give a net and not its name, so that it is
+    loaded once.
 
     Args:
         image: A PIL image of 8 bits a level, or of grey with 16; a NumPy array (H, W) or (H, W, C), uint8,
@@ -129,8 +130,8 @@ def restore(
 
     Raises:
         ImageError: If the image is of another kind, is empty, or leaves [-1, 2].
-        SettingError: If the net is a classifier or not in float32, its margin is unknown, or the tile is too
-            small.
+        SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, or the
+            tile is too small.
         CheckpointError: If a file cannot be used.
 
     Example:
@@ -203,19 +204,10 @@ def _plain(image: Image.Image) -> Image.Image:
     mode = known[0] + ("A" if key and known[0] in ("L", "RGB") else "")
     if mode == image.mode:
         return image
-    if mode != known[0]:
-        image = _with_true_key(image)
+    if (scale := key_scale(image)) != 1:
+        image.load()
+        image.info["transparency"] *= scale  # in the picture itself: the next time, it tells no more of this
     return image.convert(mode)
-
-
-def _with_true_key(image: Image.Image) -> Image.Image:
-    """Returns a picture with its transparent colour as it is once decoded, which Pillow does not scale."""
-    scale = key_scale(image)
-    image.load()
-    if scale != 1:
-        image = image.copy()
-        image.info["transparency"] *= scale
-    return image
 
 
 class _Reach(NamedTuple):
@@ -259,7 +251,7 @@ def _grey(engine: Engine) -> Engine:
 
 
 def _check_types(engine: Engine) -> None:
-    if isinstance(engine, nn.Module):
+    if isinstance(engine, RestorationNet | DongNet):
         kinds = {each.dtype for each in engine.parameters() if each.is_floating_point()} - {torch.float32}
         if kinds:
             raise SettingError(

@@ -193,7 +193,7 @@ def tune_restorer(
             images_per_step=settings.batch * degradation.versions,
             validate=lambda: _try_pair(run, before, restorer, classifier, degradation),
             seconds_before=seconds_before,
-            origins=origins,
+            origins={part: origin for part, origin in origins.items() if part == "restorer"},
         )
 
 

@@ -88,7 +88,7 @@ def plain_mode(image: Image.Image) -> tuple[str, list[str]] | None:
     if image.mode in _PLAIN:
         return image.mode, []
     if image.mode == "P":
-        mode = "RGBA" if "transparency" in image.info else "RGB"
+        mode = "RGBA" if image.has_transparency_data else "RGB"
         return mode, [f"its palette became {mode}"]
     if image.mode in _CONVERTED:
         mode, note = _CONVERTED[image.mode]

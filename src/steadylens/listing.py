@@ -1,5 +1,6 @@
 """Lists of image files with what is known of each before it is read. Nothing here opens an image."""
 
+import errno
 import hashlib
 import os
 from collections import Counter
@@ -92,7 +93,7 @@ def scan_images(root: Path, start: str = "", *, others: Counter[str] | None = No
             _scan(root / start, f"{start}/" if start else "", Counter() if others is None else others)
         )
     except OSError as error:
-        if os.path.islink(error.filename):  # noqa: PTH114 - it may be of either type
+        if error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(error.filename):  # noqa: PTH114
             raise DatasetError(f"{error.filename} is a link that leads nowhere; remove it") from error
         raise DatasetError(f"{error.filename}: {error.strerror}; give a folder that can be read") from error
 

@@ -20,6 +20,9 @@ _ABOUT_PIXELS = frozenset(
 
 _KEPT_CHUNKS = frozenset({b"cHRM", b"cICP", b"gAMA", b"iTXt", b"pHYs", b"sRGB", b"tEXt", b"zTXt"})
 
+_IPTC = 0x0404
+"""What resource of Photoshop holds IPTC."""
+
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=\"|>))[1-8]")
@@ -36,7 +39,7 @@ class Metadata:
         dpi: Dots per inch across and down, or None.
         chunks: The chunks of a PNG file that no other format has (gamma, texts), as kind and content.
         comment: The comment of a JPEG file, or nothing.
-        captions: The segments of a JPEG file that hold IPTC, as they are, or nothing.
+        captions: IPTC of a JPEG file, or nothing.
     """
 
     icc_profile: bytes = b""
@@ -81,7 +84,7 @@ def metadata_of(path: Path, image: ImageFile, *, sideways: bool) -> Metadata:
         dpi=dpi,
         chunks=chunks,
         comment=_bytes(image.info.get("comment")) if isinstance(image, JpegImageFile) else b"",
-        captions=_captions(image) if isinstance(image, JpegImageFile) else b"",
+        captions=_bytes(image.info.get("photoshop", {}).get(_IPTC)),
     )
 
 
@@ -119,7 +122,7 @@ def _without_pixels(source: Exif) -> Exif:
 
 def _upright(exif: bytes, *, sideways: bool) -> bytes:
     """Sets the orientation to upright in place, so that offsets into EXIF stay what they are."""
-    if not exif:
+    if len(exif) < 8:
         return exif
     order = "<" if exif.startswith(b"II") else ">"
     patched = bytearray(exif)
@@ -136,9 +139,11 @@ def _upright(exif: bytes, *, sideways: bool) -> bytes:
 
 
 def _entries(exif: bytes, order: str, start: int) -> dict[int, int]:
-    """Returns where the entry of each tag of a directory begins."""
+    """Returns where the entry of each tag of a directory begins, as far as they lie within EXIF."""
+    if start + 2 > len(exif):
+        return {}
     count = struct.unpack_from(f"{order}H", exif, start)[0]
-    places = range(start + 2, start + 2 + 12 * count, 12)
+    places = range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12)
     return {struct.unpack_from(f"{order}H", exif, place)[0]: place for place in places}
 
 
@@ -152,11 +157,6 @@ def _exchange(exif: bytearray, entries: dict[int, int], one: int, other: int) ->
 def _lying(physical: bytes) -> bytes:
     """Returns the content of a pHYs chunk with its two resolutions exchanged."""
     return physical[4:8] + physical[:4] + physical[8:]
-
-
-def _captions(image: JpegImageFile) -> bytes:
-    segments = (data for kind, data in image.applist if kind == "APP13" and data.startswith(b"Photoshop 3.0"))
-    return b"".join(b"\xff\xed" + struct.pack(">H", len(data) + 2) + data for data in segments)
 
 
 def _chunks(path: Path) -> tuple[tuple[bytes, bytes], ...]:

@@ -17,6 +17,9 @@ from steadylens.images import SQUASHED
 from steadylens.preparation import PreparedClassifier, classifier_of, exported_classifier
 from steadylens.pretrained import PRETRAINED, load_with_card
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.suitability import sources_of
+
+_LIBRARIES = ", or timm:NAME, torchvision:NAME, transformers:DIR, or a file that ends in .pt2"
 
 RESTORERS = (RestorationNet, DongNet, GaussianSmoothing, nn.Identity)
 
@@ -82,8 +85,12 @@ def open_restorer(source: str | Path) -> Opened:
     return opened
 
 
-def open_net(source: str | Path) -> Opened:
+def open_net(source: str | Path, *, further: str = "") -> Opened:
     """Opens any net that this package wrote: a packaged one by name, or one from a file.
+
+    Args:
+        source: The name or the file.
+        further: What else may be given where it is asked for, for the error.
 
     Raises:
         SettingError: If there is no such net.
@@ -95,8 +102,7 @@ def open_net(source: str | Path) -> Opened:
         return _opened(str(source), module, known.about)
     if not path.is_file() and path.suffix != SUFFIX:
         raise SettingError(
-            f"there is no net {str(source)!r}; give a file, one of {', '.join(PRETRAINED)}, or for a "
-            "classifier timm:NAME, torchvision:NAME, transformers:DIR or a file that ends in .pt2"
+            f"there is no net {str(source)!r}; give a file or one of {', '.join(PRETRAINED)}{further}"
         )
     return _opened(path.stem, *load_model(path))
 
@@ -157,7 +163,7 @@ def open_classifier(
             size=module.size,
             fit=module.fit,
             class_names=module.class_names,
-            origin={"name": str(source)},
+            origin={"name": f"{scheme}:{Path(place).name}" if place else Path(source).name},
         )
     )
 
@@ -211,7 +217,7 @@ def _refuse_weights(source: str | Path, weights: Path | None) -> None:
 
 
 def _own_classifier(source: str | Path, *, changed: bool, fit: Fit | None) -> Opened:
-    opened = open_net(source)
+    opened = open_net(source, further=_LIBRARIES)
     if isinstance(opened.module, RESTORERS):
         raise SettingError(
             f"{source} holds a {type(opened.module).__name__}, where a classifier is needed; name one as "
@@ -234,6 +240,7 @@ def _opened(name: str, module: nn.Module, about: dict[str, object]) -> Opened:
     seconds = [about.get(name, 0.0) for name in ("seconds", "seconds_before")]
     behind = classifier_of(module)
     prepared = behind if isinstance(behind, PreparedClassifier) else None
+    stated = {"name": name, "data": ", ".join(sources_of(about)), "licence": str(about.get("licence", ""))}
     return Opened(
         name=name,
         module=module,
@@ -241,7 +248,7 @@ def _opened(name: str, module: nn.Module, about: dict[str, object]) -> Opened:
         fit=Fit.parse(str(about.get("fit", SQUASHED))) if prepared is None else prepared.fit,
         class_names=tuple(map(str, names)) or (() if prepared is None else prepared.class_names),
         seconds=sum(float(each) for each in seconds if isinstance(each, int | float)),
-        origin={"name": name} | {key: str(about[key]) for key in ("data", "licence") if about.get(key)},
+        origin={key: text for key, text in stated.items() if text},
     )
 
 

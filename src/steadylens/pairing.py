@@ -3,8 +3,8 @@
 The third way, the paper's, tunes the classifier instead: `stages.fine_tune`.
 """
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -46,9 +46,10 @@ def fuse_as_they_are(
         CheckpointError: If a file that is there cannot be read.
         StorageError: If the file cannot be written.
     """
-    origin = origin_of(run, f"fusing {name}", "", origins)
-    known = {part: value for part, value in origin.items() if part not in ("data", "recipe", "seed")}
-    return _fused(run, restorer, classifier, Path(path), {**known, "seconds": seconds})
+    return _fused(
+        run, restorer, classifier, Path(path), name=name, seconds=seconds, origins=origins,
+        unsaid=("data", "recipe", "seed"),
+    )  # fmt: skip
 
 
 def fuse_label_free(
@@ -95,22 +96,31 @@ def fuse_label_free(
         )
     tuned = tune_restorer(run, restorer, classifier, beside, name=name, repeating=repeating, origins=origins)
     seconds = seconds_before + load_model(beside)[1]["seconds"]
-    about = {**origin_of(run, f"fusing {name}", "", origins), "seconds": seconds}
-    return _fused(run, tuned, classifier, path, about)
+    return _fused(run, tuned, classifier, path, name=name, seconds=seconds, origins=origins)
 
 
 def _fused(
-    run: Run, restorer: nn.Module, classifier: nn.Module, path: Path, about: dict[str, Any]
+    run: Run,
+    restorer: nn.Module,
+    classifier: nn.Module,
+    path: Path,
+    *,
+    name: str,
+    seconds: float,
+    origins: Origins,
+    unsaid: Collection[str] = (),
 ) -> FusedClassifier:
-    """Writes a pair, with the data about it; it gets its key here."""
+    """Writes a pair; of one that was not trained, the file leaves unsaid how it was."""
     fused = FusedClassifier(restorer, classifier).to(run.device).eval()
     check_suffix(path)
-    key = run.key("fusing", net_key(fused))
+    stage, key = f"fusing {name}", run.key("fusing", net_key(fused))
     if path.exists():
-        _, known = load_model(path)
-        check_key(path, known.get("key"), key)
-        run.observe(Update(stage=about["stage"], state="skipped", note="fused before"))
+        _, about = load_model(path)
+        check_key(path, about.get("key"), key)
+        run.observe(Update(stage=stage, state="skipped", note="fused before"))
         return fused
-    save_model(path, fused, about={**about, "key": key})
-    run.observe(Update(stage=about["stage"], state="finished", note="written whole"))
+    origin = origin_of(run, stage, key, origins)
+    about = {part: value for part, value in origin.items() if part not in unsaid}
+    save_model(path, fused, about={**about, "seconds": seconds})
+    run.observe(Update(stage=stage, state="finished", note="written whole"))
     return fused

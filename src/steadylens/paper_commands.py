@@ -121,7 +121,7 @@ def evaluate(
         from steadylens.opening import open_net
         from steadylens.pipeline import evaluate_nets
 
-        nets = [open_net(model) for model in models]
+        nets = [open_net(model, further="; for others, there is steadylens compare") for model in models]
         with lent_run(data, recipe, seed, device, cache) as run:
             page = evaluate_nets(sampled(run, versions, half_width), nets, out)
     say(f"report: {page.resolve()}")

@@ -18,14 +18,15 @@ TOLERANCE = 1e-4
 a fortieth of a grey level of a restored image."""
 
 IMAGES = 32
-"""Images that a net of a fixed size is compared on."""
+"""Images that a net of a fixed size is compared on, unless they are large."""
 
 MOST_PIXELS_AT_ONCE, MOST_PIXELS = 2**20, 2**23
 """What batches and all images together may have where the size is fixed, but for two batches at least: a net
 keeps hundreds of values for each pixel."""
 
-STRENGTHS_GREY = (0.0, 5.0, 15.0, 25.0, 40.0)
-"""Standard deviations in grey levels of the noise on them."""
+STRENGTHS_GREY = (25.0, 5.0, 40.0, 15.0, 0.0)
+"""Standard deviations in grey levels of the noise on them, batch by batch: a strong and a slight one first,
+for of large images there are but two batches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -135,7 +135,8 @@ def evaluate_nets(run: Run, nets: Sequence[Opened], out: Path) -> Path:
     """
     opened = {net.name: net for net in nets}
     if not nets or len(opened) < len(nets):
-        raise SettingError(f"{len(nets)} nets were given; give at least one, each with its own name")
+        names = ", ".join(net.name for net in nets) or "none"
+        raise SettingError(f"the nets are {names}; give at least one, each with a name of its own")
     require_drawing()
     modules = {net.name: net.module.to(run.device) for net in nets}
     seconds = {net.name: net.seconds for net in nets}

@@ -130,7 +130,7 @@ def serve(
         import uvicorn  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise MissingExtraError("uvicorn", "serve") from error
-    application = _Parting(service.application())
+    application = service.application()
     config = uvicorn.Config(
         application,
         http="h11",
@@ -144,7 +144,7 @@ def serve(
         timeout_graceful_shutdown=stop_seconds,
     )
     server = uvicorn.Server(config)
-    application.stops = lambda: server.should_exit
+    config.app = _Parting(application, lambda: server.should_exit)  # it knows the server, made of the config
     run_until_stopped(server, listeners, ready=ready)
 
 
@@ -171,17 +171,15 @@ class _Parting:
     Otherwise they would send their next request just when it is closed, and could not know what became of it.
     """
 
-    stops: Callable[[], bool]
-
-    def __init__(self, app: "ASGIApp") -> None:
-        self._app = app
+    def __init__(self, app: "ASGIApp", stops: Callable[[], bool]) -> None:
+        self._app, self._stops = app, stops
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Answers a request."""
 
         async def parting(message: "Message") -> None:
-            if message["type"] == "http.response.start" and self.stops():
-                others = [each for each in message["headers"] if each[0].lower() != b"connection"]
+            if message["type"] == "http.response.start" and self._stops():
+                others = [each for each in message.get("headers", ()) if each[0].lower() != b"connection"]
                 message = {**message, "headers": [*others, (b"connection", b"close")]}
             await send(message)
 

@@ -17,6 +17,16 @@ RESTORING, CLASSIFYING = "image-to-image", "image-classification"
 """The tasks, as model hubs call them."""
 
 
+def sources_of(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the sources of all images that a net learned from, in the end and before, as far as known."""
+    known = [str(about.get("data", "")), *(str(each.get("data", "")) for each in _origins(about))]
+    return tuple(dict.fromkeys(source for text in known for source in text.split(", ") if source))
+
+
+def _origins(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return list(about.get("origins", {}).values())
+
+
 def purpose_of(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:
     """Returns what a net does, and the name of that task on model hubs."""
     match module:
@@ -45,15 +55,11 @@ def purpose_of(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:
 
 def limits_of(about: dict[str, Any], task: str, figures: Sequence[Measurement]) -> Iterator[str]:
     """Yields what a net is not good for, as far as data and figures tell, a sentence each."""
-    began = [part for part, known in about.get("origins", {}).items() if _shows_signs(known)]
-    if _shows_signs(about) or began:
-        what = (
-            "It was"
-            if _shows_signs(about)
-            else f"Its {' and its '.join(began)} {'were' if began[1:] else 'was'}"
-        )
+    learned = [source for source in sources_of(about) if source.startswith("gtsrb")]
+    if learned:
+        who = "It was" if about.get("data") in learned else "What it began with was"
         yield (
-            f"{what} trained on German traffic signs, cut out and resized to 48x48 pixels. Other motifs, "
+            f"{who} trained on German traffic signs, cut out and resized to 48x48 pixels. Other motifs, "
             "cameras and resolutions were not measured."
         )
     if about.get("stage") == "classifier":
@@ -70,10 +76,6 @@ def limits_of(about: dict[str, Any], task: str, figures: Sequence[Measurement]) 
             "Every image gets one of its classes, even if it shows none of them. No safety function should "
             "rest on it alone."
         )
-
-
-def _shows_signs(about: Mapping[str, Any]) -> bool:
-    return str(about.get("data", "")).startswith("gtsrb")
 
 
 def _harms(rows: Sequence[Restoring]) -> Iterator[str]:

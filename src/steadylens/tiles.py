@@ -179,9 +179,10 @@ def from_unit(images: Tensor, dtype: torch.dtype) -> Tensor:
         return images.to(dtype)
     top = torch.iinfo(dtype).max
     if images.device.type == "cpu":
-        levels = np.clip(images.detach().numpy(), 0, 1)
+        levels = np.clip(images.detach().float().numpy(), 0, 1)
         levels *= top
-        return torch.from_numpy(np.rint(levels, out=levels).astype(LEVELS[dtype]))
+        with np.errstate(invalid="ignore"):  # of what is no number, any level will do
+            return torch.from_numpy(np.rint(levels, out=levels).astype(LEVELS[dtype]))
     return images.clamp(0, 1).mul_(top).round_().to(dtype)
 
 

@@ -54,12 +54,12 @@ def _read_safetensors(path: Path) -> Any:
 def _read_saved(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than weights, perhaps a whole net, which could run code when it is read; "
-            "save the net's state_dict alone"
-        ) from error
     except Exception as error:  # PyTorch's reader raises nearly anything at what is no file of its own
+        if isinstance(error, pickle.UnpicklingError) and saved_by_torch(path):
+            raise CheckpointError(
+                f"{path} holds more than weights, perhaps a whole net, which could run code when it is read; "
+                "save the net's state_dict alone"
+            ) from error
         reason = str(error).partition(". ")[0].partition("\n")[0]
         raise CheckpointError(
             f"{path} is damaged or was not written by torch.save ({reason}); copy or save it again"
@@ -82,6 +82,12 @@ def check_header(path: Path) -> None:
             f"{path} is damaged or no safetensors file: it claims a header of {claimed:,} bytes, and at most "
             f"{MOST_HEADER_BYTES:,} are read; write it again"
         )
+
+
+def saved_by_torch(path: Path) -> bool:
+    """Says whether a file begins as those do that `torch.save` writes, or wrote of old."""
+    with path.open("rb") as file:
+        return file.read(4) in (b"PK\3\4", b"\x80\2\x8a\n")
 
 
 def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
