@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -50,6 +51,7 @@ def _is_known(kind: type) -> bool:
     return kind is object or kind.__module__.partition(".")[0] in _OURS
 
 
+@cache
 def _source(kind: type) -> str:
     """Returns the source of a class or, if it is in no file, what its members are compiled to."""
     try:
