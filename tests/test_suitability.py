@@ -12,7 +12,7 @@ from steadylens.fusion import FusedClassifier
 from steadylens.preparation import PreparedClassifier
 from steadylens.records import Restoring
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
-from steadylens.suitability import CLASSIFYING, RESTORING, limits_of, purpose_of
+from steadylens.suitability import CLASSIFYING, RESTORING, limits_of, purpose_of, sources_of
 
 ORIGINS = {
     "restorer": {"name": "l3-gtsrb", "data": "gtsrb:DIR", "licence": "MIT"},
@@ -40,6 +40,23 @@ def test_every_kind_of_net_has_a_purpose_and_a_task(module: nn.Module, task: str
     assert found == task
     assert words in text
     assert text.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("about", "sources"),
+    [
+        ({}, ()),
+        ({"data": "signs", "origins": ORIGINS}, ("signs", "gtsrb:DIR")),
+        ({"origins": {"restorer": {"data": "folder:a, gtsrb:DIR"}, "classifier": {"data": "folder:a"}}},
+         ("folder:a", "gtsrb:DIR")),
+        ({"data": "signs", "origins": 3}, ("signs",)),
+        ({"origins": {"restorer": "l3-gtsrb"}}, ()),
+    ],
+)  # fmt: skip
+def test_the_sources_are_those_of_the_net_and_of_what_it_began_with(
+    about: dict[str, Any], sources: tuple[str, ...]
+) -> None:
+    assert sources_of(about) == sources
 
 
 def test_only_a_pair_that_was_fine_tuned_is_said_to_be() -> None:

@@ -77,14 +77,15 @@ def metadata_of(path: Path, image: ImageFile, *, sideways: bool) -> Metadata:
     if sideways:
         dpi = dpi and (dpi[1], dpi[0])
         chunks = tuple((kind, _lying(content) if kind == b"pHYs" else content) for kind, content in chunks)
+    of_jpeg = image.info if isinstance(image, JpegImageFile) else {}
     return Metadata(
         icc_profile=_bytes(image.info.get("icc_profile")),
         exif=exif,
         xmp=xmp,
         dpi=dpi,
         chunks=chunks,
-        comment=_bytes(image.info.get("comment")) if isinstance(image, JpegImageFile) else b"",
-        captions=_bytes(image.info.get("photoshop", {}).get(_IPTC)),
+        comment=_bytes(of_jpeg.get("comment")),
+        captions=_bytes(of_jpeg.get("photoshop", {}).get(_IPTC)),
     )
 
 

@@ -19,12 +19,10 @@ RESTORING, CLASSIFYING = "image-to-image", "image-classification"
 
 def sources_of(about: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the sources of all images that a net learned from, in the end and before, as far as known."""
-    known = [str(about.get("data", "")), *(str(each.get("data", "")) for each in _origins(about))]
+    origins = about.get("origins")
+    before = list(origins.values()) if isinstance(origins, dict) else []
+    known = [str(each.get("data", "")) for each in (about, *before) if isinstance(each, Mapping)]
     return tuple(dict.fromkeys(source for text in known for source in text.split(", ") if source))
-
-
-def _origins(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return list(about.get("origins", {}).values())
 
 
 def purpose_of(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:

@@ -1,7 +1,10 @@
 """A restoration net without its padding, as a module: for tiles, whose surroundings are in the image."""
 
 from collections.abc import Sequence
+from typing import Literal
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,4 +34,9 @@ class ValidForm(nn.Module):
 
     def surround(self, images: Tensor, sides: Sequence[int]) -> Tensor:
         """Returns images as the net pads them: so far on the left, on the right, above and below."""
-        return F.pad(images, list(sides), mode="reflect" if self.net.padding == "reflect" else "constant")
+        mode: Literal["reflect", "constant"] = "reflect" if self.net.padding == "reflect" else "constant"
+        if images.device.type == "cpu":  # by NumPy, as `tiles` says why
+            left, right, above, below = sides
+            widths = ((0, 0), (0, 0), (above, below), (left, right))
+            return torch.from_numpy(np.pad(images.detach().numpy(), widths, mode))
+        return F.pad(images, list(sides), mode=mode)
