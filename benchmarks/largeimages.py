@@ -104,7 +104,7 @@ def main() -> None:
         "--nets", nargs="+", default=["l11-gtsrb", "l5-gtsrb", "l3-gtsrb"], help="packaged nets"
     )
     parser.add_argument(
-        "--most", type=float, nargs="+", default=[16, 64, 64], help="megapixels up to which each net goes"
+        "--most", type=float, nargs="+", default=[64, 64, 64], help="megapixels up to which each net goes"
     )
     parser.add_argument(
         "--sizes", type=float, nargs="+", default=[0.25, 1, 4, 16, 64], help="megapixels of the images"
