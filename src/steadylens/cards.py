@@ -191,11 +191,8 @@ def _licence(card: Card) -> str:
 def _example(card: Card, loader: str) -> str:
     size = f", size={card.size}" if card.size else ""
     picture = "sign.png" if card.shows_signs else "photo.jpg"
-    fit = (
-        ""
-        if card.fit == SQUASHED or not card.size
-        else f", fit=steadylens.Fit.parse({json.dumps(str(card.fit))})"
-    )
+    fits = card.size and card.fit != SQUASHED
+    fit = f", fit=steadylens.Fit.parse({json.dumps(str(card.fit))})" if fits else ""
     last = (
         "label = net(images).argmax(dim=1)"
         if card.task == CLASSIFYING

@@ -21,7 +21,7 @@ from steadylens.files import replacing
 from steadylens.fusion import FusedClassifier
 from steadylens.preparation import PreparedClassifier
 from steadylens.restoration import DongNet, GaussianSmoothing, RestorationNet
-from steadylens.weightfiles import check_header, give_weights, saved_by_torch
+from steadylens.weightfiles import check_header, give_weights, raw_bytes, saved_by_torch
 
 FORMAT = 1
 
@@ -244,5 +244,5 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(raw_bytes(value))
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from steadylens.errors import SettingError
 from steadylens.experiments import chosen_tests, measure_costs, measure_networks
 from steadylens.fusion import FusedClassifier
 from steadylens.measuring import measure
-from steadylens.netkeys import net_key
+from steadylens.netkeys import net_key, net_keys
 from steadylens.networks import ALONE
 from steadylens.pictures import changed_answers
 from steadylens.pipeline import publish
@@ -86,7 +86,6 @@ def _take_pictures(
     run: Run, classifier: nn.Module, fused: Mapping[str, FusedClassifier], folder: Path
 ) -> list[Measurement]:
     images = run.recipe.evaluation.stability_images
-    keys = [(name, net_key(pair)) for name, pair in fused.items()]
     return measure(
         run,
         "changed answers",
@@ -101,5 +100,7 @@ def _take_pictures(
             seed=run.seed,
             provenance=run.provenance,
         ),
-        key=run.key("changed answers", images, PICTURED_SIGMA_GREY, PICTURES, net_key(classifier), keys),
+        key=run.key(
+            "changed answers", images, PICTURED_SIGMA_GREY, PICTURES, net_key(classifier), net_keys(fused)
+        ),
     )

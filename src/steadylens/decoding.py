@@ -53,8 +53,6 @@ class _Tiff(TiffImageFile):
         super().load_prepare()
 
 
-_KINDS = "convert it to grey or RGB of 8 or 16 bits"
-
 _READERS: dict[bytes, type[ImageFile]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
     b"\xff\xd8\xff": JpegImageFile,
@@ -136,7 +134,9 @@ def opened_stream(
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if "unknown pixel mode" in reason:
-            raise ImageError(f"{name} holds levels of a kind that is not read; {_KINDS}") from error
+            raise ImageError(
+                f"{name} holds levels of a kind that is not read; convert it to grey or RGB of 8 or 16 bits"
+            ) from error
         raise ImageError(f"{name} cannot be read: {reason}; replace the file") from error
 
 

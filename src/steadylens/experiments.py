@@ -16,7 +16,7 @@ from steadylens.degradation import Degradation
 from steadylens.exploration import explore, restore_by_sigma
 from steadylens.fusion import FusedClassifier
 from steadylens.measuring import measure
-from steadylens.netkeys import net_key
+from steadylens.netkeys import net_key, net_keys
 from steadylens.noise import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
 from steadylens.pictures import noise_densities, restored_samples, saved_answers
 from steadylens.randomness import derived_generator
@@ -38,7 +38,7 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
         folder: Where the records are kept.
     """
     recipe = run.recipe.evaluation
-    keys = [(name, net_key(net)) for name, net in restorers.items()]
+    keys = net_keys(restorers)
     stage = "PSNR by noise strength"
     records = measure(
         run,
@@ -96,11 +96,7 @@ def measure_networks(run: Run, networks: Mapping[str, nn.Module], folder: Path) 
             provenance=run.provenance,
             progress=advancing(run, stage),
         ),
-        key=run.key(
-            stage,
-            recipe.accuracy_images,
-            [(name, net_key(network)) for name, network in networks.items()],
-        ),
+        key=run.key(stage, recipe.accuracy_images, net_keys(networks)),
     )
     storages = [(recipe.stability_images, recipe.clip, recipe.quantize)]
     if recipe.unclipped_images:
@@ -164,7 +160,7 @@ def measure_costs(
         "cost",
         folder / "cost.jsonl",
         lambda: cost(networks, training_seconds, size=size, device=run.device, provenance=run.provenance),
-        key=run.key("cost", [(name, net_key(network)) for name, network in networks.items()]),
+        key=run.key("cost", net_keys(networks)),
     )
 
 

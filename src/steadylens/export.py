@@ -94,9 +94,10 @@ def _compare(net: nn.Module, target: Format, files: Files, form: Interface) -> P
     except SteadylensError:
         raise
     except Exception as error:  # each runtime raises its own
-        reason = "memory ran out" if lacks_memory(error) else reason_of(error)
-        way_out = "fix a smaller size or batch" if lacks_memory(error) else "fix the size and the batch"
-        raise ExportError(f"the exported net does not run: {reason}; {way_out}") from error
+        why = f"{reason_of(error)}; fix the size and the batch"
+        if lacks_memory(error):
+            why = "memory ran out; fix a smaller size or batch"
+        raise ExportError(f"the exported net does not run: {why}") from error
 
 
 def _read_again(target: Format, files: Files, metadata: dict[str, Any]) -> None:

@@ -74,9 +74,10 @@ def check_folder(folder: Path) -> None:
         there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     except OSError as error:
         raise _refused(folder, error, "choose another place") from error
-    reason = "is no folder" if not there.is_dir() else "may not be written to"
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise StorageError(f"cannot write into {folder}: {there} {reason}; choose another place")
+    if there.is_dir() and os.access(there, os.W_OK):
+        return
+    reason = "may not be written to" if there.is_dir() else "is no folder"
+    raise StorageError(f"cannot write into {folder}: {there} {reason}; choose another place")
 
 
 def _given(path: Path, before: os.stat_result, mode: int) -> int:

@@ -2,7 +2,8 @@
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -182,14 +183,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     for needed in one.files(path):
         if not needed.is_file():
             raise CheckpointError(f"there is no file {needed}; export the net again")
-    try:
+    with _damage_told(path):
         found = one.metadata(one.files(path))
         plain = None if found is None else json.loads(found)
-    except MissingExtraError:
-        raise
-    except Exception as error:  # each runtime raises its own
-        reason = reason_of(error)
-        raise CheckpointError(f"{path} is damaged ({reason}); export the net again") from error
     if not isinstance(plain, dict) or not isinstance(plain.get("interface"), dict):
         raise CheckpointError(f"{path} was not exported by steadylens; export the net with it")
     return plain
@@ -208,8 +204,15 @@ def open_engine(path: str | Path) -> Engine:
     path = Path(path)
     form = Interface.of_description(read_metadata(path)["interface"])
     one = format_of(path)
-    try:
+    with _damage_told(path):
         return one.open(one.files(path), form)
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """Turns whatever a runtime raises at a damaged file into one sentence."""
+    try:
+        yield
     except MissingExtraError:
         raise
     except Exception as error:  # each runtime raises its own

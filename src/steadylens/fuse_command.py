@@ -133,9 +133,10 @@ def _class_names(classifier: "Opened", told: Path | None) -> tuple[str, ...]:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise SettingError(f"{told} cannot be read: {reason}; give a text with a name a line") from error
     names = tuple(line.strip() for line in text.strip().split("\n"))
-    if not all(names) or len({*names}) < len(names) or len(names) != count_classes(classifier):
+    different, classes = len({*names} - {""}), count_classes(classifier)
+    if not different == len(names) == classes:
         raise SettingError(
-            f"{told} has {len({*names} - {''})} names in {len(names)} lines; {classifier.name} tells "
-            f"{count_classes(classifier)} classes apart, each needs a line with a name of its own"
+            f"{told} has {different} names in {len(names)} lines; {classifier.name} tells {classes} classes "
+            "apart, each needs a line with a name of its own"
         )
     return names

@@ -108,6 +108,7 @@ def _in_8_bits(content: ImageContent) -> ImageContent:
 
 
 def _becomes_colour(content: ImageContent) -> bool:
+    """Says whether grey is written as RGB: WebP has none, and a TIFF of 16 bits with alpha few can read."""
     channels, deep = content.levels.shape[-1], content.levels.itemsize == 2
     return channels < 3 and (
         content.format == "WEBP" or (content.format == "TIFF" and channels == 2 and deep)

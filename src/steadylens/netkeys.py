@@ -2,16 +2,16 @@
 
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from steadylens.preparation import PreparedClassifier
+from steadylens.weightfiles import raw_bytes
 
 _OURS = frozenset({"steadylens", "torch"})
 _DEEPEST = 8
@@ -27,11 +27,16 @@ def net_key(net: nn.Module) -> str:
     digest = hashlib.sha256(repr(net).encode())
     for name, value in net.state_dict().items():
         digest.update(name.encode())
-        digest.update(_content(value) if isinstance(value, Tensor) else _told(value).encode())
+        digest.update(raw_bytes(value) if isinstance(value, Tensor) else _told(value).encode())
     for part in net.modules():
         for text in _untold(part):
             digest.update(text.encode())
     return digest.hexdigest()[:16]
+
+
+def net_keys(nets: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
+    """Returns the names of some nets, each with the key of its net."""
+    return [(name, net_key(net)) for name, net in nets.items()]
 
 
 def _untold(part: nn.Module) -> Iterator[str]:
@@ -69,7 +74,7 @@ def _told(value: Any, depth: int = 0) -> str:  # noqa: PLR0911 - one for each ki
         case None | bool() | int() | float() | str() | bytes():
             return repr(value)
         case Tensor():
-            return f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(_content(value)).hexdigest()}"
+            return f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(raw_bytes(value)).hexdigest()}"
         case dict():
             return str(sorted((_told(k, depth + 1), _told(v, depth + 1)) for k, v in value.items()))
         case list() | tuple():
@@ -86,7 +91,3 @@ def _told(value: Any, depth: int = 0) -> str:  # noqa: PLR0911 - one for each ki
         case property():
             return _told(value.fget, depth + 1)
     return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _content(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

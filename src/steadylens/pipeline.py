@@ -11,9 +11,8 @@ from steadylens.checkpoint import load_model
 from steadylens.errors import SettingError
 from steadylens.experiments import curve_of, measure_costs, measure_networks, measure_restorers, take_pictures
 from steadylens.fusion import FusedClassifier
-from steadylens.images import to_float
 from steadylens.networks import AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
-from steadylens.opening import RESTORERS, Opened
+from steadylens.opening import RESTORERS, Opened, check_classes
 from steadylens.recordfiles import write_records
 from steadylens.records import Measurement, Picture
 from steadylens.report import require_drawing, write_report, write_tables
@@ -142,9 +141,9 @@ def evaluate_nets(run: Run, nets: Sequence[Opened], out: Path) -> Path:
     seconds = {net.name: net.seconds for net in nets}
     restorers = {name: net for name, net in modules.items() if isinstance(net, RESTORERS)}
     networks = {name: net for name, net in modules.items() if name not in restorers}
-    for name, network in networks.items():
+    for name in networks:
         _check_images(opened[name], run)
-        _check_classes(name, network, run)
+        check_classes(opened[name], run.data.class_names, run.data.source)
     records = [*measure_costs(run, modules, seconds, out / "records")]
     if restorers:
         records += measure_restorers(run, restorers, out / "records")
@@ -159,13 +158,4 @@ def _check_images(net: Opened, run: Run) -> None:
         raise SettingError(
             f"{net.name} reads images of {net.size} pixels, fitted by {net.fit}; these are of {size}, "
             f"fitted by {run.data.fit}; measure it with: steadylens compare CLASSIFIER --fused FILE"
-        )
-
-
-def _check_classes(name: str, network: nn.Module, run: Run) -> None:
-    classes, wanted = network(to_float(run.data.test.images[:1])).shape[1], len(run.data.class_names)
-    if classes != wanted:
-        raise SettingError(
-            f"{name} tells {classes} classes apart, {run.data.source} has {wanted}; "
-            "evaluate it on the data that it was trained for"
         )

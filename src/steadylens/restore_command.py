@@ -108,7 +108,7 @@ def restore(
             restorer = _raced(restorer)
         free = [each for each in plan.errands if overwrite or not _is_taken(each, in_place=in_place)]
         run = partial(restore_file, restorer=restorer, format=kind, most_pixels=int(max_megapixels * 1e6))
-        failures = [*plan.unread, *_restore_all(free, run)]
+        failures = _restore_all(free, run)
         _conclude(plan, len(plan.errands) - len(free), failures)
 
 
@@ -171,7 +171,7 @@ def _shown(total: int) -> Iterator[Display]:
 
 def _conclude(plan: "Plan", taken: int, failures: Sequence[str]) -> None:
     count = len(plan.errands)
-    say(f"restored {count - taken - (len(failures) - len(plan.unread))} of {count} images")
+    say(f"restored {count - taken - len(failures)} of {count} images")
     if taken:
         say(f"{taken} were there already and stay as they are; --overwrite makes them again")
     if plan.others:
@@ -179,9 +179,9 @@ def _conclude(plan: "Plan", taken: int, failures: Sequence[str]) -> None:
 
         kinds = counted(Counter(path.suffix.lower() for path in plan.others))
         say(f"left out, as of no format that is read here: {kinds}")
-    if failures:
+    if problems := [*plan.unread, *failures]:
         error = Console(stderr=True)
-        error.print(f"steadylens: {len(failures)} could not be restored:", highlight=False)
-        for line in failures:
+        error.print(f"steadylens: {len(problems)} could not be restored:", highlight=False)
+        for line in problems:
             error.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)

@@ -26,7 +26,6 @@ Engine = Callable[[Tensor], Tensor]
 Surround = Callable[[Tensor, Sequence[int]], Tensor]
 """Extends images by so many pixels on the left, on the right, above and below."""
 
-
 LEVELS = {torch.uint8: np.uint8, torch.uint16: np.uint16}
 """The types of levels, as NumPy calls them."""
 

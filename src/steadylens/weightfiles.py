@@ -1,6 +1,7 @@
 """Files of weights that other libraries wrote: read without running what they hold, and fitted or refused."""
 
 import pickle
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ MOST_HEADER_BYTES = 2**22
 """What the header of a .safetensors file may take, for its JSON is parsed whole. That of a net with 10,000
 tensors takes about a million; the format itself allows a hundred million."""
 
-_PREFIXES = ("module.", "_orig_mod.")  # what data-parallel and compiled modules put before every name
+_WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")
+"""What data-parallel and compiled modules put before every name."""
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -38,7 +40,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             held = held[key]
     if not (isinstance(held, dict) and held and all(isinstance(value, Tensor) for value in held.values())):
         raise CheckpointError(f"{path} holds no weights by name; save the net's state_dict")
-    return {_plain_name(str(name)): value for name, value in held.items()}
+    return {_WRAPPED.sub("", str(name)): value for name, value in held.items()}
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -136,14 +138,9 @@ def give_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     module.load_state_dict(state)
 
 
-def _plain_name(name: str) -> str:
-    while True:
-        plain = name
-        for prefix in _PREFIXES:
-            plain = plain.removeprefix(prefix)
-        if plain == name:
-            return name
-        name = plain
+def raw_bytes(tensor: Tensor) -> bytes:
+    """Returns the values of a tensor of any type, in their order, as bytes."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _some(names: Iterable[str]) -> str:
