@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from writing import publish
 
-from steadylens.degradation import Degradation
-from steadylens.noise import Gaussian, Strength
-from steadylens.noisepool import NoisePool
+from steadylens.noise.degradation import Degradation
+from steadylens.noise.families import Gaussian, Strength
+from steadylens.noise.pool import NoisePool
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -24,15 +24,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from writing import publish
 
 import steadylens
-from steadylens.acceleration import forward_in_batches, has_fast_bfloat16
-from steadylens.conversion import to_onnx, to_openvino, to_program
-from steadylens.datasets import load_dataset
-from steadylens.engines import Engine, OnnxEngine, OpenVinoEngine, TorchEngine
-from steadylens.images import to_uint8
-from steadylens.interface import interface_of
+from steadylens.data.datasets import load_dataset
+from steadylens.devices import forward_in_batches, has_fast_bfloat16
+from steadylens.images.tensors import to_uint8
+from steadylens.inference.engines import (
+    Engine,
+    OnnxEngine,
+    OpenVinoEngine,
+    TorchEngine,
+    to_onnx,
+    to_openvino,
+    to_program,
+)
+from steadylens.inference.signature import interface_of
 from steadylens.metrics import psnr
-from steadylens.restoration import RestorationNet
-from steadylens.run import device_name
+from steadylens.nets.restoration import RestorationNet
+from steadylens.training.run import device_name
 
 NAME = "l11-gtsrb"
 CPU = torch.device("cpu")

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from writing import publish
 
-from steadylens.imagefiles import ImageContent
-from steadylens.imagewriting import write_image_file
-from steadylens.levels import Levels
-from steadylens.metadata import Metadata
+from steadylens.images.pixels import Levels
+from steadylens.images.reading import ImageContent, Metadata
+from steadylens.images.writing import write_image_file
 
 KINDS: dict[str, tuple[str, type[np.unsignedinteger[Any]], int]] = {
     "PNG, 8-bit RGB": ("PNG", np.uint8, 3),
@@ -42,7 +41,7 @@ def write(path: Path, kind: str, megapixels: float) -> None:
 
 def restored(source: Path, out: Path, net: str) -> dict[str, float]:
     """Restores a file in a process of its own, and returns what that took."""
-    code = "from steadylens.cli import main; main()"
+    code = "from steadylens.cli.main import main; main()"
     command = [sys.executable, "-c", code, "restore", str(source), "--out", str(out), "--net", net]
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 - our own command

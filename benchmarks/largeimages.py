@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from writing import publish
 
-from steadylens.fastest import Race, fastest_engine
-from steadylens.inference import Restorer, restorer_of
-from steadylens.run import device_name
+from steadylens.inference.autotune import Race, fastest_engine
+from steadylens.inference.restorer import Restorer, restorer_of
+from steadylens.training.run import device_name
 
 CPU = torch.device("cpu")
 SHORT_SECONDS = 30.0

@@ -24,10 +24,9 @@ from torch import nn
 from writing import publish
 
 import steadylens
-from steadylens.classification import SIGN_SIZE
-from steadylens.predictors import Classifying
-from steadylens.run import device_name
-from steadylens.uploads import decode_image, encode_png
+from steadylens.nets.classification import SIGN_SIZE
+from steadylens.serving.payloads import Classifying, decode_image, encode_png
+from steadylens.training.run import device_name
 
 CLIENTS = (1, 8, 64)
 PIXELS = 2**21
@@ -45,7 +44,7 @@ def example_images(count: int, side: int) -> list[bytes]:
 @contextmanager
 def served(model: str, threads: int) -> Iterator[str]:
     """Starts the service on a free port and lends its address."""
-    start = (sys.executable, "-c", "from steadylens.cli import main; main()", "serve", model)
+    start = (sys.executable, "-c", "from steadylens.cli.main import main; main()", "serve", model)
     command = (*start, "--port", "0", "--device", "cpu")
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from writing import publish
 
-COMMAND = (sys.executable, "-c", "from steadylens.cli import main; main()", "--help")
+COMMAND = (sys.executable, "-c", "from steadylens.cli.main import main; main()", "--help")
 
 
 def seconds() -> float:

@@ -16,14 +16,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from writing import publish
 
-from steadylens.acceleration import default_device, fast_memory_format, has_fast_bfloat16
-from steadylens.degradation import Degradation
-from steadylens.initialization import initialize_xavier
-from steadylens.losses import SquaredError
-from steadylens.recipes import PAPER_SGD
-from steadylens.restoration import RestorationNet, central_crop
-from steadylens.run import device_name
-from steadylens.training import Training, restoring_objective
+from steadylens.devices import default_device, fast_memory_format, has_fast_bfloat16
+from steadylens.nets.restoration import RestorationNet, central_crop, initialize_xavier
+from steadylens.noise.degradation import Degradation
+from steadylens.training.loop import Training
+from steadylens.training.objectives import SquaredError, restoring_objective
+from steadylens.training.recipes import PAPER_SGD
+from steadylens.training.run import device_name
 
 SLOW_SIDE = 256
 """Side of the bfloat16 matrices where their product is slow: larger ones would take minutes."""

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from steadylens import FusedClassifier, RestorationNet, load_dataset, load_model, to_float, to_uint8
-from steadylens.acceleration import forward_in_batches
-from steadylens.degradation import gaussian_degradation
+from steadylens.devices import forward_in_batches
+from steadylens.noise.degradation import gaussian_degradation
 
 SIGMA_GREY = 25.0
 SHOWN = 2

@@ -15,14 +15,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from steadylens.checkpoint import SUFFIX, load_model, save_model
+from steadylens.checkpoints.checkpoint import SUFFIX, load_model, save_model
 from steadylens.errors import SettingError
 from steadylens.files import replacing
-from steadylens.images import GREY_LEVELS
-from steadylens.networks import ORIGINAL, RESTORED
-from steadylens.recordfiles import encode, read_records
-from steadylens.records import Accuracy, Comparison, Cost, Hits, Measurement, Restoring, Stability
-from steadylens.tables import first_run
+from steadylens.images.tensors import GREY_LEVELS
+from steadylens.records import (
+    Accuracy,
+    Comparison,
+    Cost,
+    Hits,
+    Measurement,
+    Restoring,
+    Stability,
+    encode,
+    read_records,
+)
+from steadylens.report.paper import ORIGINAL, RESTORED
+from steadylens.report.tables import first_run
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "src" / "steadylens" / "weights"

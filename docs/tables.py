@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from steadylens.files import replacing
-from steadylens.networks import FINE_TUNED, ORIGINAL, RESTORED
-from steadylens.recordfiles import read_records
 from steadylens.records import (
     Accuracy,
     Comparison,
@@ -22,11 +20,18 @@ from steadylens.records import (
     Measurement,
     Restoring,
     Stability,
+    read_records,
 )
-from steadylens.restorationtables import restoration_tables
-from steadylens.spread import spread_tables
-from steadylens.tables import Table, first_run, select
-from steadylens.tabulation import accuracy_tables, cost_tables, stability_tables, training_tables
+from steadylens.report.paper import FINE_TUNED, ORIGINAL, RESTORED
+from steadylens.report.paper_tables import (
+    accuracy_tables,
+    cost_tables,
+    restoration_tables,
+    spread_tables,
+    stability_tables,
+    training_tables,
+)
+from steadylens.report.tables import Table, first_run, select
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -35,16 +35,15 @@ from steadylens import (
     to_float,
     write_image,
 )
-from steadylens.optimization import OneCycleAdam
-from steadylens.recipes import QUICK
-from steadylens.recordfiles import read_records
-from steadylens.records import Stability
-from steadylens.run import Update
-from steadylens.settings import Recipe
-from steadylens.signs import draw_track
-from steadylens.tables import grouped, select
-from steadylens.tabulation import overall
-from steadylens.training import Training, classifying_objective
+from steadylens.data.synthetic_signs import draw_track
+from steadylens.records import Stability, read_records
+from steadylens.report.paper_tables import overall
+from steadylens.report.tables import grouped, select
+from steadylens.training.loop import OneCycleAdam, Training
+from steadylens.training.objectives import classifying_objective
+from steadylens.training.recipes import QUICK
+from steadylens.training.run import Update
+from steadylens.training.settings import Recipe
 
 MODEL = "resnet10t"
 SIZE = 48

@@ -19,12 +19,16 @@ from steadylens import (
     psnr,
     to_float,
 )
-from steadylens.gtsrb import CLASS_NAMES
-from steadylens.initialization import initialize_xavier, silence_last_layer
-from steadylens.losses import LogSquaredError
-from steadylens.optimization import OneCycleAdam
-from steadylens.signs import draw_track
-from steadylens.training import Objective, Training, classifying_objective, restoring_objective
+from steadylens.data.sources import CLASS_NAMES
+from steadylens.data.synthetic_signs import draw_track
+from steadylens.nets.restoration import initialize_xavier, silence_last_layer
+from steadylens.training.loop import OneCycleAdam, Training
+from steadylens.training.objectives import (
+    LogSquaredError,
+    Objective,
+    classifying_objective,
+    restoring_objective,
+)
 
 CLASSES = (1, 2, 7, 14, 17, 38)
 NOISE = Degradation(families=(Gaussian(strength=Strength.fixed(50)),))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from steadylens.datasets import Dataset, ImageSet
+from steadylens.data.datasets import Dataset, ImageSet
 
 # The machine that runs the tests may be busy: how long an example takes says nothing about the code.
 settings.register_profile("steadylens", deadline=None)

@@ -1,6 +1,6 @@
 """What tests look for in a table."""
 
-from steadylens.tables import Cell, Table
+from steadylens.report.tables import Cell, Table
 
 
 def cells(table: Table, name: str) -> tuple[Cell, ...]:

@@ -7,20 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from steadylens.augmentation import Augmentation
-from steadylens.checkpoint import load_state, save_state
-from steadylens.classification import SignNet
-from steadylens.datasets import Dataset
-from steadylens.degradation import Degradation, gaussian_degradation
-from steadylens.initialization import initialize_xavier
+from steadylens.checkpoints.checkpoint import load_state, save_state
+from steadylens.data.datasets import Dataset
+from steadylens.evaluation.workflows import reproduce
 from steadylens.metrics import psnr
-from steadylens.optimization import OneCycleAdam
-from steadylens.pipeline import reproduce
-from steadylens.recipes import SMOKE
-from steadylens.recordfiles import read_records
-from steadylens.restoration import GaussianSmoothing, restorer_named
-from steadylens.run import Run, Update
-from steadylens.training import Training, classifying_objective
+from steadylens.nets.classification import SignNet
+from steadylens.nets.restoration import GaussianSmoothing, initialize_xavier, restorer_named
+from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.records import read_records
+from steadylens.training.loop import OneCycleAdam, Training
+from steadylens.training.objectives import Augmentation, classifying_objective
+from steadylens.training.recipes import SMOKE
+from steadylens.training.run import Run, Update
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU of NVIDIA's")
 

@@ -15,16 +15,8 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
 
 from steadylens.errors import ImageError, SettingError
-from steadylens.metrics import (
-    contraction_quotients,
-    hits,
-    mcnemar,
-    multiplications,
-    parameters,
-    psnr,
-    top_k,
-    wilson_interval,
-)
+from steadylens.evaluation.experiments import multiplications, parameters
+from steadylens.metrics import contraction_quotients, hits, mcnemar, psnr, top_k, wilson_interval
 
 
 def drawn_images(seed: int, *shape: int) -> Tensor:

@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,34 +14,46 @@ import pytest
 import steadylens
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted(Path(steadylens.__file__).parent.glob("**/*.py"))
+PACKAGE = Path(steadylens.__file__).parent
+SOURCES = sorted(PACKAGE.glob("**/*.py"))
+FACES = sorted(path.parent for path in PACKAGE.glob("**/__init__.pyi"))
 
 
-def imports_for_types() -> dict[str, str]:
-    """Returns the names that are imported for type checkers alone, each with its module."""
-    tree = ast.parse(Path(steadylens.__file__).read_text(encoding="utf-8"))
-    (block,) = (
-        node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-    )
-    statements = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+def homes(folder: Path) -> dict[str, str]:
+    """Returns the names that a package offers, as type checkers see them, each with its module."""
+    tree = ast.parse((folder / "__init__.pyi").read_text(encoding="utf-8"))
+    package = ".".join(("steadylens", *folder.relative_to(PACKAGE).parts))
+    statements = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert all(len(node.names) == 1 and node.names[0].asname == node.names[0].name for node in statements)
-    return {node.names[0].name: str(node.module) for node in statements}
+    return {node.names[0].name: f"{package}.{node.module}" for node in statements}
 
 
-def test_the_names_are_sorted_and_each_has_a_home() -> None:
-    assert steadylens.__all__ == sorted(steadylens._HOMES)
+def listed(folder: Path) -> list[str]:
+    """Returns what the stub of a package names in `__all__`."""
+    tree = ast.parse((folder / "__init__.pyi").read_text(encoding="utf-8"))
+    (value,) = (node.value for node in tree.body if isinstance(node, ast.Assign))
+    return list(ast.literal_eval(value))
 
 
-def test_type_checkers_see_the_same_names_in_the_same_homes() -> None:
-    homes = {name: f"steadylens.{home}" for name, home in steadylens._HOMES.items()}
-    assert imports_for_types() == homes
+def test_every_package_but_that_of_the_commands_has_a_face() -> None:
+    packages = {path.parent for path in PACKAGE.glob("**/__init__.py")}
+    assert {folder.name for folder in packages - set(FACES)} == {"cli"}
 
 
-@pytest.mark.parametrize("name", steadylens.__all__)
-def test_a_name_is_the_one_of_its_home(name: str) -> None:
-    home = importlib.import_module(f"steadylens.{steadylens._HOMES[name]}")
-    assert getattr(steadylens, name) is getattr(home, name)
-    assert getattr(home, name).__module__ == home.__name__
+@pytest.mark.parametrize("folder", FACES, ids=lambda folder: folder.name)
+def test_each_name_of_a_package_is_that_of_the_module_which_defines_it(folder: Path) -> None:
+    known = homes(folder)
+    assert listed(folder) == sorted(known)
+    package = importlib.import_module(".".join(("steadylens", *folder.relative_to(PACKAGE).parts)))
+    for name, home in known.items():
+        found = getattr(package, name)
+        assert found is getattr(importlib.import_module(home), name)
+        assert found.__module__ == home
+
+
+def test_what_the_package_offers_its_parts_offer_too() -> None:
+    rooms = {name for folder in FACES if folder != PACKAGE for name in homes(folder)}
+    assert {*steadylens.__all__} - rooms == {"SteadylensError", "psnr"}
 
 
 @pytest.mark.parametrize("name", steadylens.__all__)
@@ -56,8 +69,8 @@ def test_all_names_can_be_seen_before_they_are_loaded() -> None:
 
 
 def test_a_name_that_is_none_is_refused_as_python_does() -> None:
-    with pytest.raises(AttributeError, match="module 'steadylens' has no attribute 'restorer'"):
-        _ = steadylens.restorer
+    with pytest.raises(AttributeError, match="No steadylens attribute restorer"):
+        _ = steadylens.restorer  # type: ignore[attr-defined]
 
 
 def test_the_version_is_that_of_the_project() -> None:
@@ -65,12 +78,14 @@ def test_the_version_is_that_of_the_project() -> None:
     assert steadylens.__version__ == project["version"]
 
 
-def test_no_module_is_long() -> None:
-    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
-    assert {name: length for name, length in lengths.items() if length > 300} == {}
+def test_no_module_is_long_and_no_folder_full() -> None:
+    lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert {name: length for name, length in lengths.items() if length > 500} == {}
+    counts = Counter(path.parent for path in SOURCES if path.name != "__init__.py")
+    assert {str(folder): count for folder, count in counts.items() if count > 9} == {}
 
 
-@pytest.mark.parametrize("module", ["steadylens", "steadylens.cli"])
+@pytest.mark.parametrize("module", ["steadylens", "steadylens.cli.main"])
 def test_importing_loads_no_heavy_library(module: str) -> None:
     heavy = "{'torch', 'numpy', 'matplotlib', 'PIL', 'safetensors'}"
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from steadylens.datasets import Dataset
-from steadylens.recipes import SMOKE
-from steadylens.run import Run, Update
-from steadylens.settings import Recipe
+from steadylens.data.datasets import Dataset
+from steadylens.training.recipes import SMOKE
+from steadylens.training.run import Run, Update
+from steadylens.training.settings import Recipe
 
 STEPS = 4
 TINY = replace(

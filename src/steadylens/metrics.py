@@ -1,15 +1,13 @@
-"""What the experiments measure: quality, contraction, accuracy and how sure it is, and cost."""
+"""What the experiments measure: quality, contraction, accuracy and how sure it is."""
 
 import math
-from itertools import chain
 from statistics import NormalDist
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from steadylens.errors import ImageError, SettingError
-from steadylens.images import check_images
+from steadylens.images.tensors import check_images
 
 
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
@@ -170,36 +168,6 @@ def mcnemar(only_first: int, only_second: int) -> float:
         term = term * (tosses - heads) // (heads + 1)  # the next binomial coefficient, an exact division
         tail += term
     return min(1.0, 2 * tail / (1 << tosses))
-
-
-def multiplications(module: nn.Module, *, channels: int, size: int) -> int:
-    """Counts the multiply-adds that a module spends on one image in evaluation mode.
-
-    Convolutions and matrix products count, in groups as they are; biases, activations and pooling do not.
-    The module runs once, on its own device, and keeps its mode.
-
-    Args:
-        module: Images (N, C, H, W) -> anything.
-        channels: Channels of the image.
-        size: Height and width of the image in pixels.
-    """
-    tensors = chain(module.parameters(), module.buffers(), [torch.empty(0)])
-    like = next(tensor for tensor in tensors if tensor.is_floating_point())
-    image = torch.zeros(1, channels, size, size, device=like.device, dtype=like.dtype)
-    modes = {part: part.training for part in module.modules()}
-    counter = FlopCounterMode(display=False)
-    try:
-        with torch.no_grad(), counter:
-            module.eval()(image)
-    finally:
-        for part, training in modes.items():
-            part.training = training
-    return counter.get_total_flops() // 2
-
-
-def parameters(module: nn.Module) -> int:
-    """Counts a module's parameters, frozen ones too; one that is shared counts once."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _check_pair(images: Tensor, reference: Tensor) -> None:

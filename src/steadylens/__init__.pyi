@@ -1,0 +1,113 @@
+from .checkpoints.card import Card as Card
+from .checkpoints.card import card as card
+from .checkpoints.checkpoint import load_model as load_model
+from .checkpoints.checkpoint import save_model as save_model
+from .checkpoints.hub import from_pretrained as from_pretrained
+from .checkpoints.hub import push_to_hub as push_to_hub
+from .checkpoints.hub import save_pretrained as save_pretrained
+from .checkpoints.loading import load as load
+from .data.datasets import Dataset as Dataset
+from .data.datasets import ImageSet as ImageSet
+from .data.datasets import load_dataset as load_dataset
+from .errors import SteadylensError as SteadylensError
+from .evaluation.workflows import compare as compare
+from .images.preprocessing import Fit as Fit
+from .images.tensors import read_image as read_image
+from .images.tensors import to_float as to_float
+from .images.tensors import to_uint8 as to_uint8
+from .images.tensors import write_image as write_image
+from .inference.autotune import fastest_engine as fastest_engine
+from .inference.export import export_net as export_net
+from .inference.export import open_engine as open_engine
+from .inference.restorer import restore as restore
+from .inference.restorer import restorer_of as restorer_of
+from .metrics import psnr as psnr
+from .nets.classification import ChannelNormalization as ChannelNormalization
+from .nets.classification import FusedClassifier as FusedClassifier
+from .nets.classification import PreparedClassifier as PreparedClassifier
+from .nets.classification import SignNet as SignNet
+from .nets.classification import exported_classifier as exported_classifier
+from .nets.restoration import DongNet as DongNet
+from .nets.restoration import GaussianSmoothing as GaussianSmoothing
+from .nets.restoration import RestorationNet as RestorationNet
+from .nets.restoration import normalize_pattern as normalize_pattern
+from .nets.third_party import timm_classifier as timm_classifier
+from .nets.third_party import torchvision_classifier as torchvision_classifier
+from .nets.third_party import transformers_classifier as transformers_classifier
+from .noise.degradation import Degradation as Degradation
+from .noise.families import Attenuated as Attenuated
+from .noise.families import Gaussian as Gaussian
+from .noise.families import Laplacian as Laplacian
+from .noise.families import SaltAndPepper as SaltAndPepper
+from .noise.families import Sparse as Sparse
+from .noise.families import Strength as Strength
+from .noise.families import Uniform as Uniform
+from .noise.pool import NoisePool as NoisePool
+from .training.fusing import fine_tune as fine_tune
+from .training.fusing import fuse_as_they_are as fuse_as_they_are
+from .training.fusing import fuse_label_free as fuse_label_free
+from .training.fusing import tune_restorer as tune_restorer
+from .training.loop import Training as Training
+from .training.objectives import classifying_objective as classifying_objective
+from .training.objectives import restoring_objective as restoring_objective
+from .training.recipes import recipe_named as recipe_named
+from .training.run import Run as Run
+
+__version__: str
+
+__all__ = [
+    "Attenuated",
+    "Card",
+    "ChannelNormalization",
+    "Dataset",
+    "Degradation",
+    "DongNet",
+    "Fit",
+    "FusedClassifier",
+    "Gaussian",
+    "GaussianSmoothing",
+    "ImageSet",
+    "Laplacian",
+    "NoisePool",
+    "PreparedClassifier",
+    "RestorationNet",
+    "Run",
+    "SaltAndPepper",
+    "SignNet",
+    "Sparse",
+    "SteadylensError",
+    "Strength",
+    "Training",
+    "Uniform",
+    "card",
+    "classifying_objective",
+    "compare",
+    "export_net",
+    "exported_classifier",
+    "fastest_engine",
+    "fine_tune",
+    "from_pretrained",
+    "fuse_as_they_are",
+    "fuse_label_free",
+    "load",
+    "load_dataset",
+    "load_model",
+    "normalize_pattern",
+    "open_engine",
+    "psnr",
+    "push_to_hub",
+    "read_image",
+    "recipe_named",
+    "restore",
+    "restorer_of",
+    "restoring_objective",
+    "save_model",
+    "save_pretrained",
+    "timm_classifier",
+    "to_float",
+    "to_uint8",
+    "torchvision_classifier",
+    "transformers_classifier",
+    "tune_restorer",
+    "write_image",
+]

@@ -1,0 +1,5 @@
+"""Trained nets: saved, named, loaded, described and shared."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,344 @@
+"""What the commands share: options, error messages, progress, and the run that a command works on."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Protocol, Self
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from steadylens.errors import MissingExtraError, SettingError, SteadylensError, lacks_memory, reason_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from steadylens.training.run import Run
+
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class News(Protocol):
+    """What a stage tells, as `steadylens.run.Update` has it."""
+
+    @property
+    def stage(self) -> str:
+        """The stage's name."""
+
+    @property
+    def state(self) -> str:
+        """started, resumed, advanced, skipped or finished."""
+
+    @property
+    def done(self) -> int:
+        """How much is done."""
+
+    @property
+    def total(self) -> int:
+        """How much there is."""
+
+    @property
+    def note(self) -> str:
+        """What there is to tell."""
+
+
+class Display:
+    """Shows the news of stages, one after another; use it as a context.
+
+    Args:
+        console: Where to show them.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = Progress(
+            TextColumn("  {task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._started = self._told = 0.0
+        self._first_done = 0
+
+    def __enter__(self) -> Self:
+        """Begins to show bars."""
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Takes the bars away."""
+        self.bars.stop()
+
+    def show(self, news: News) -> None:
+        """Shows what a stage tells."""
+        match news.state:
+            case "started":
+                self._begin(news)
+            case "resumed":
+                self._begin(news)
+                self._say(news.stage, f"goes on from step {news.done:,} of {news.total:,}")
+            case "advanced":
+                self._advance(news)
+            case "skipped":
+                self._say(news.stage, f"skipped: {news.note}")
+            case "finished":
+                self._say(news.stage, ", ".join(filter(None, [self._end(), news.note])))
+
+    def _begin(self, news: News) -> TaskID:
+        self._started = self._told = time.monotonic()
+        self._first_done = news.done
+        self._task = self.bars.add_task(news.stage, total=news.total or None, completed=news.done)
+        return self._task
+
+    def _advance(self, news: News) -> None:
+        task = self._task if self._task is not None else self._begin(news)
+        self.bars.update(task, completed=news.done, total=news.total)
+        now = time.monotonic()
+        done = news.done - self._first_done
+        if not self.console.is_terminal and now - self._told >= SECONDS_BETWEEN_LINES and done > 0:
+            left = (now - self._started) / done * (news.total - news.done)
+            self._say(news.stage, f"{news.done / news.total:.0%}, {_clock(left)} left")
+            self._told = now
+
+    def _end(self) -> str:
+        """Takes the bar away and returns how long it stood; nothing for a stage that has not begun."""
+        if self._task is None:
+            return ""
+        self.bars.remove_task(self._task)
+        self._task = None
+        return _clock(time.monotonic() - self._started)
+
+    def _say(self, stage: str, text: str) -> None:
+        self.console.print(f"  {stage}: {text}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class RecipeName(StrEnum):
+    """The recipes, by name."""
+
+    paper = "paper"
+    paper_quarter = "paper-quarter"
+    long = "long"
+    thorough = "thorough"
+    fast = "fast"
+    quick = "quick"
+    smoke = "smoke"
+
+
+Data = Annotated[
+    str,
+    typer.Option(
+        help="Where the images come from: signs (drawn, 43 classes), gtsrb:DIR (official archives or the "
+        "CSV repackaging) or folder:DIR (one folder a class).",
+    ),
+]
+
+RecipeOption = Annotated[
+    RecipeName,
+    typer.Option(
+        "--recipe",
+        help="long, paper-quarter, paper: for a GPU. thorough: hours on 2 cores. fast: half an hour. "
+        "quick: minutes. smoke: seconds.",
+    ),
+]
+
+Seed = Annotated[int, typer.Option(help="Seed that all randomness is derived from.")]
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU if there is one.")]
+
+Cache = Annotated[
+    Path | None, typer.Option(help="Folder for decoded images; by default the user's cache folder.")
+]
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+Out = Annotated[Path, typer.Option(help="Folder of the run; what it holds already is not made again.")]
+
+File = Annotated[
+    Path, typer.Option("--out", help="File to write; if it is there already, nothing is trained.")
+]
+
+Versions = Annotated[int | None, typer.Option(help="Noisy versions of each image in Table 4.")]
+
+HalfWidth = Annotated[
+    float | None,
+    typer.Option(help="Sample each cell of Table 4 until its interval is within +- this share, say 0.001."),
+]
+
+ClassifierName = Annotated[
+    str,
+    typer.Argument(
+        help="The classifier: timm:NAME or torchvision:NAME (with --weights), transformers:DIR, the file of "
+        "an exported program (.pt2), the file of a net, or the name of a packaged one (sign-gtsrb)."
+    ),
+]
+
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        help="Local file of the classifier's weights, for timm and torchvision; nothing is downloaded."
+    ),
+]
+
+Size = Annotated[
+    int | None, typer.Option(help="Pixels of the images' side; by default what the classifier tells.")
+]
+
+Mean = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(help="What the classifier subtracts from R, G and B in [0, 1]; by default what it tells."),
+]
+
+Std = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(help="What it then divides R, G and B by; by default what it tells."),
+]
+
+FitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fit",
+        help="How photographs become squares: squash, crop (the centre) or crop:SIDE (of the shorter side "
+        "resized to SIDE pixels); by default what the classifier tells.",
+    ),
+]
+
+
+@contextmanager
+def explaining(debug: bool, *, goes_on: bool = False) -> Iterator[None]:
+    """Turns an error that the user can mend into one line and an exit code.
+
+    Args:
+        debug: Whether to let it pass as it is.
+        goes_on: Whether the command keeps what is done, and goes on from there if it is interrupted.
+    """
+    try:
+        yield
+    except SteadylensError as error:
+        if debug:
+            raise
+        Console(stderr=True).print(f"steadylens: {error}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2 if isinstance(error, SettingError | MissingExtraError) else 1) from None
+    except (OSError, MemoryError, RuntimeError) as error:
+        if debug or (isinstance(error, RuntimeError) and not lacks_memory(error)):
+            raise
+        if isinstance(error, OSError) and error.filename:
+            told = f"{error.filename}: {error.strerror}"
+        else:
+            told = reason_of(error)
+        text = f"{told}; --debug shows where"
+        Console(stderr=True).print(f"steadylens: {text}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        console = Console(stderr=True)
+        if console.is_terminal:
+            console.line()  # the terminal has shown ^C
+        further = "the same command goes on from what is saved" if goes_on else "nothing was left half-done"
+        console.print(f"steadylens: interrupted; {further}", soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def lent_run(
+    data: str,
+    recipe: RecipeName,
+    seed: int,
+    device: str,
+    cache: Path | None,
+    *,
+    size: int = 48,
+    fit: str = "squash",
+) -> Iterator["Run"]:
+    """Loads the images, fitted into `size` pixels, and lends a run whose news are shown."""
+    from steadylens.data.datasets import load_dataset
+    from steadylens.images.preprocessing import Fit
+    from steadylens.training.recipes import recipe_named
+    from steadylens.training.run import Run, Update
+
+    place, stage = device_named(device), f"images of {data}"
+    with Display(Console()) as display:
+
+        def loading(done: int, total: int) -> None:
+            display.show(Update(stage=stage, state="advanced", done=done, total=total))
+
+        display.show(Update(stage=stage, state="started"))
+        images = load_dataset(data, size=size, fit=Fit.parse(fit), seed=seed, cache=cache, progress=loading)
+        sizes = f"{len(images.train):,} for training, {len(images.validation):,} for validation, "
+        note = f"{sizes}{len(images.test):,} for testing"
+        display.show(Update(stage=stage, state="finished", note=note))
+        for line in images.notes:
+            display.console.print(f"  note: {line}", markup=False, highlight=False, soft_wrap=True)
+        parts = {name: getattr(images, name).to(place) for name in ("train", "validation", "test")}
+        moved = dataclasses.replace(images, **parts)
+        yield Run(
+            data=moved, recipe=recipe_named(recipe.value), seed=seed, device=place, observe=display.show
+        )
+
+
+def sampled(run: "Run", versions: int | None, half_width: float | None) -> "Run":
+    """Returns the run with another number of noisy versions, or another precision, in Table 4."""
+    from steadylens.training.settings import Sampling
+
+    usual = run.recipe.evaluation.sampling
+    most = versions if versions is not None else (usual.versions if half_width is None else 150)
+    sampling = Sampling(versions=most, half_width=half_width if half_width is not None else usual.half_width)
+    evaluation = dataclasses.replace(run.recipe.evaluation, sampling=sampling)
+    return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, evaluation=evaluation))
+
+
+def device_named(name: str) -> "torch.device":
+    """Returns the device of that name, or the best one here for auto.
+
+    Raises:
+        SettingError: If the device cannot be used.
+    """
+    import torch
+
+    from steadylens.devices import default_device
+
+    if name == "auto":
+        return default_device()
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingError(f"there is no device {name!r}; give cpu, cuda, cuda:1 or auto") from error
+    try:
+        torch.zeros(1, device=device).item()  # a device without storage, as meta, fails here
+    except (RuntimeError, AssertionError) as error:
+        reason = reason_of(error)
+        raise SettingError(f"the device {name!r} cannot be used here ({reason}); try cpu or auto") from error
+    return device
+
+
+def say(text: str) -> None:
+    """Prints a line as it is."""
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,194 @@
+"""The commands that put a net to work: export it, serve it over HTTP, show it on a demo page."""
+
+import os
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steadylens.cli.console import Debug, Device, Weights, device_named, explaining, say
+from steadylens.errors import SettingError
+
+if TYPE_CHECKING:
+    import torch
+
+    from steadylens.checkpoints.card import Card
+    from steadylens.inference.export import Exported
+    from steadylens.serving.payloads import Predictor
+
+
+def serve_page(
+    net: Annotated[
+        str, typer.Option(help="Restorer to show, a packaged one or a .safetensors file.")
+    ] = "l11-gtsrb",
+    fused: Annotated[str, typer.Option(help="Fused classifier, packaged or a file.")] = "fused-gtsrb",
+    classifier: Annotated[
+        str, typer.Option(help="Classifier alone: as for compare, such as sign-gtsrb, timm:NAME or a file.")
+    ] = "sign-gtsrb",
+    weights: Weights = None,
+    host: Annotated[
+        str,
+        typer.Option(help="Address, or name of some, to listen on; beyond this machine nothing protects it."),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 7860,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Try the nets in a browser: put noise on an image, see it restored, and compare answers."""
+    with explaining(debug):
+        from steadylens.serving.demo import Nets
+        from steadylens.serving.demo_page import application, serve
+        from steadylens.serving.server import address_of, listening
+
+        with listening(host, port) as listeners:
+            place = device_named(device)
+            page = application(Nets.named(net, classifier, fused, device=place, weights=weights))
+            told = f"open {address_of(listeners[0])} in a browser; Ctrl+C stops"
+            serve(page, listeners, ready=partial(say, told))
+    say("stopped")
+
+
+class FormatName(StrEnum):
+    """The formats, by name."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+    torch = "torch"
+
+
+SUFFIXES = {FormatName.onnx: ".onnx", FormatName.openvino: ".xml", FormatName.torch: ".pt2"}
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A packaged net, as l11-gtsrb, or a .safetensors file.")],
+    kind: Annotated[
+        FormatName | None, typer.Option("--format", help="By default, what the ending of --out says.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write: .onnx, .xml (a .bin appears, too) or .pt2.")
+    ] = None,
+    static: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Fix height and width; a classifier's are fixed.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Fix the number of images in a batch.")] = None,
+    triton: Annotated[
+        Path | None, typer.Option(help="Instead of --out: the model repository of a Triton server.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a net for another runtime, once it has answered there as here."""
+    with explaining(debug):
+        size = None if static is None else _size(static)
+        if out is not None and triton is not None:
+            raise SettingError("--out and --triton are two places; give one of them")
+        if triton is not None and kind not in (None, FormatName.onnx):
+            raise SettingError(f"a Triton repository is made of ONNX, not of {kind}; leave --format out")
+        if out is not None and kind is not None and out.suffix != SUFFIXES[kind]:
+            raise SettingError(f"{out} does not end in {SUFFIXES[kind]}, as a file of {kind} does; rename it")
+        exported = _exported(model, out=out, triton=triton, size=size, batch=batch)
+    for line in _told(exported):
+        say(line)
+
+
+def _exported(
+    model: str, *, out: Path | None, triton: Path | None, size: tuple[int, int] | None, batch: int | None
+) -> "Exported":
+    from steadylens.checkpoints.card import load_with_card
+    from steadylens.inference.export import export_net, export_triton
+
+    place = out or triton
+    if place is None:
+        raise SettingError("it must be said where to write: give --out FILE or --triton DIR")
+    net, known = load_with_card(model)
+    about = {**known.about, "classes": list(known.classes)}
+    write = export_net if place is out else export_triton
+    return write(net, place, name=known.name, about=about, size=size, batch=batch)
+
+
+def _told(exported: "Exported") -> list[str]:
+    form, parity = exported.form, exported.parity
+    reads, writes = (" x ".join(map(str, shape)) for shape in (form.input_shape, form.output_shape))
+    smallest = "" if form.size else f", at least {form.minimum_size} pixels high and wide"
+    answers = "" if parity.equal_answers is None else f", {parity.equal_answers} in the same class"
+    return [
+        f"exported: {exported.path.resolve()}",
+        f"reads {reads}{smallest}; writes {writes}",
+        f"compared with the evaluated net on {parity.images} noisy images: largest difference "
+        f"{parity.maximum_difference:.2g}{answers}",
+    ]
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Returns height and width of a text such as 480x640."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdecimal() and int(side) >= 1 for side in sides):
+        raise SettingError(f"--static is {text!r}, it must be height and width in pixels, as 480x640")
+    return int(sides[0]), int(sides[1])
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="A packaged net, as fused-gtsrb, or a .safetensors file.")],
+    host: Annotated[
+        str,
+        typer.Option(help="Address, or name of some, to listen on; beyond this machine nothing protects it."),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
+    max_batch: Annotated[int, typer.Option(help="Images in a batch.")] = 32,
+    max_wait_ms: Annotated[float, typer.Option(help="Time that an image waits for others.")] = 2.0,
+    max_queue: Annotated[int, typer.Option(help="Requests at a time; one more is told to come back.")] = 128,
+    max_bytes: Annotated[int, typer.Option(help="Size of a request.")] = 2**23,
+    max_pixels: Annotated[int, typer.Option(help="Width times height of an image.")] = 2**21,
+    upload_seconds: Annotated[float, typer.Option(help="Time that the body of a request may take.")] = 10.0,
+    stop_seconds: Annotated[
+        int, typer.Option(min=1, help="Time to answer what was accepted, once told to stop.")
+    ] = 30,
+    device: Device = "auto",
+    debug: Debug = False,
+) -> None:
+    """Answer images over HTTP: their classes, or the images restored."""
+    with explaining(debug):
+        from steadylens.serving.batching import Batching
+        from steadylens.serving.payloads import UploadLimits
+        from steadylens.serving.server import address_of, listening
+        from steadylens.serving.server import serve as serve_over_http
+        from steadylens.serving.service import Service
+
+        limits = UploadLimits(bytes=max_bytes, pixels=max_pixels, seconds=upload_seconds)
+        batching = Batching(places=max_queue, images=max_batch, wait_seconds=max_wait_ms / 1000)
+        with listening(host, port) as listeners:
+            predictor, card = _loaded(model, device_named(device))
+            service = Service(predictor, card, limits=limits, batching=batching)
+            places = [address_of(listener) for listener in listeners]
+            way = f"POST an image to {places[0]}/predict; Ctrl+C stops"
+            told = f"serving {card.name} at {' and '.join(places)} - {way}"
+            serve_over_http(service, listeners, stop_seconds=stop_seconds, ready=partial(say, told))
+    if service.abandoned:
+        say(f"stopped; {service.abandoned} requests were not answered within {stop_seconds} s")
+        os._exit(1)  # the net may still be busy with them, and an orderly exit would wait for it
+    say("stopped; every accepted request was answered")
+
+
+def _loaded(model: str, device: "torch.device") -> tuple["Predictor", "Card"]:
+    import torch
+
+    from steadylens.checkpoints.card import CLASSIFYING, load_with_card
+    from steadylens.inference.restorer import restorer_of
+    from steadylens.nets.classification import SIGN_SIZE
+    from steadylens.nets.restoration import RestorationNet
+    from steadylens.serving.payloads import Classifying, Restoring
+
+    net, known = load_with_card(model)
+    net.to(device)
+    for part in net.modules():
+        if isinstance(part, RestorationNet):  # it costs most by far
+            part.to(memory_format=torch.channels_last)
+    size = known.size or SIGN_SIZE
+    predictor: Predictor
+    if known.task == CLASSIFYING:
+        predictor = Classifying(net, device, size=size, classes=known.classes, fit=known.fit)
+    else:
+        predictor = Restoring(restorer_of(net, device=device))
+    predictor(torch.zeros(1, 3, size, size, dtype=torch.uint8))  # the first call is slow
+    return predictor, known

@@ -1,0 +1,9 @@
+from .datasets import Dataset as Dataset
+from .datasets import ImageSet as ImageSet
+from .datasets import load_dataset as load_dataset
+
+__all__ = [
+    "Dataset",
+    "ImageSet",
+    "load_dataset",
+]

@@ -1,0 +1,389 @@
+"""Lists labelled image files of the German benchmark, or of a folder for each class; opens none of them.
+
+Official archives: Final_Training/Images/CCCCC/TTTTT_FFFFF.ppm beside GT-CCCCC.csv, and
+Final_Test/Images/NNNNN.ppm with GT-final_test.csv; tables are separated by semicolons. Repackaging:
+Train.csv and Test.csv, separated by commas, with paths such as Train/20/00020_00004_00012.png. C is the
+class, T the track (one physical sign, filmed from a passing car), F the frame.
+"""
+
+import csv
+import errno
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from steadylens.data.splitting import Part
+from steadylens.errors import DatasetError
+from steadylens.images.tensors import IMAGE_SUFFIXES, Box
+
+MOST_KINDS = 8
+"""How many endings of files that were left out are named."""
+
+
+class Stamp(NamedTuple):
+    """What tells that a file has not changed.
+
+    Attributes:
+        size_bytes: Length of the file.
+        modified_ns: Time of its last change, in nanoseconds of the epoch.
+    """
+
+    size_bytes: int
+    modified_ns: int
+
+
+class Photograph(NamedTuple):
+    """One image file of a set. Sorting puts the parts and tracks together.
+
+    Attributes:
+        part: What the set's makers meant it for.
+        track: Name of the physical sign that it shows; the same name is the same sign.
+        path: Where it lies, relative to the root of its listing, with forward slashes.
+        label: Its class, a place in the class names of its listing.
+        stamp: State of the file when it was listed.
+        box: The part of the image that shows the sign, or None for all of it.
+    """
+
+    part: Part
+    track: str
+    path: str
+    label: int
+    stamp: Stamp
+    box: Box | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """The image files of one data set, in an order that does not depend on the file system.
+
+    Attributes:
+        root: The folder that the paths start from.
+        photographs: The files; without any of the test part the set has no test images of its own.
+        class_names: Names of the classes.
+        notes: What a user must know about the list, a sentence each.
+    """
+
+    root: Path
+    photographs: tuple[Photograph, ...]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def key(self) -> str:
+        """Returns a hexadecimal digest that changes with any path, file or box and with their order."""
+        digest = hashlib.sha256()
+        for photograph in self.photographs:
+            digest.update(os.fsencode(photograph.path))
+            digest.update(f"\0{photograph.stamp}{photograph.box}\n".encode())
+        return digest.hexdigest()
+
+
+def scan_images(root: Path, start: str = "", *, others: Counter[str] | None = None) -> dict[str, Stamp]:
+    """Finds the image files below a folder, at any depth; hidden files and folders do not count.
+
+    Args:
+        root: The folder that the returned paths start from.
+        start: Where to look, relative to `root`.
+        others: Counts the endings of files that are no images, if it is given.
+
+    Returns:
+        The state of every file with a suffix in `IMAGE_SUFFIXES`, by its path with forward slashes.
+
+    Raises:
+        DatasetError: If a folder is missing or cannot be looked into.
+    """
+    try:
+        return dict(
+            _scan(root / start, f"{start}/" if start else "", Counter() if others is None else others)
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(error.filename):  # noqa: PTH114
+            raise DatasetError(f"{error.filename} is a link that leads nowhere; remove it") from error
+        raise DatasetError(f"{error.filename}: {error.strerror}; give a folder that can be read") from error
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Returns the sorted names of the folders in a folder, without hidden ones.
+
+    Raises:
+        DatasetError: If the folder is missing or cannot be looked into.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+    except OSError as error:
+        raise DatasetError(f"{folder}: {error.strerror}; give a folder that can be read") from error
+
+
+def _scan(folder: Path, prefix: str, others: Counter[str]) -> Iterator[tuple[str, Stamp]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):  # such as the ._NAME twins that a system may leave
+                continue
+            if entry.is_dir():
+                yield from _scan(folder / entry.name, f"{prefix}{entry.name}/", others)
+            elif (suffix := os.path.splitext(entry.name)[1].lower()) in IMAGE_SUFFIXES:  # noqa: PTH122 - quicker
+                state = entry.stat()
+                yield prefix + entry.name, Stamp(state.st_size, state.st_mtime_ns)
+            else:
+                others[suffix] += 1
+
+
+def counted(endings: Counter[str]) -> str:
+    """Returns how many files of which endings there are, the most frequent first, for people."""
+    kinds = [
+        f"{number} {ending or 'without an ending'}" for ending, number in endings.most_common(MOST_KINDS)
+    ]
+    return ", ".join([*kinds, *(["others"] if len(endings) > MOST_KINDS else [])])
+
+
+_PARTS: dict[str, Part] = {
+    "train": Part.TRAIN,
+    "val": Part.VALIDATION,
+    "validation": Part.VALIDATION,
+    "test": Part.TEST,
+}
+
+
+def list_folder(folder: Path) -> Listing:
+    """Lists the images of a folder that holds one folder a class, or those in its train and test folders.
+
+    The classes are the training folders, sorted by name. Every image counts as a track of its own.
+
+    Args:
+        folder: Holds the class folders, or folders train and test (and val or validation) that hold them.
+
+    Raises:
+        DatasetError: If a folder is missing, there is no class, a class has no image, or validation or test
+            images have a class that training lacks.
+    """
+    names = subfolders(folder)
+    parts = {name: _PARTS[name.casefold()] for name in names if name.casefold() in _PARTS}
+    if {Part.TRAIN, Part.TEST} <= set(parts.values()):
+        ignored = [name for name in names if name not in parts]
+        note = f"{folder} has folders beside train and test that are not read: {', '.join(ignored)}"
+        notes = [note] if ignored else []
+    elif names and len(parts) == len(names):
+        raise DatasetError(
+            f"{folder} has {' and '.join(names)} alone; give it both train and test, or one folder a class"
+        )
+    else:
+        parts, notes = {"": Part.TRAIN}, []
+    classes = _training_classes(folder, parts)
+    others: Counter[str] = Counter()
+    photographs = [
+        photograph
+        for name, part in parts.items()
+        for photograph in _photographs(folder, name, part, classes, others)
+    ]
+    if others:
+        notes.append(f"{folder} has files of no format that is read here, left out: {counted(others)}")
+    return Listing(
+        root=folder, photographs=tuple(sorted(photographs)), class_names=tuple(classes), notes=tuple(notes)
+    )
+
+
+def _training_classes(folder: Path, parts: dict[str, Part]) -> dict[str, int]:
+    names = {name for top, part in parts.items() if part == Part.TRAIN for name in subfolders(folder / top)}
+    if not names:
+        raise DatasetError(f"{folder} holds no images in class folders; put each class into its own folder")
+    return {name: label for label, name in enumerate(sorted(names))}
+
+
+def _photographs(
+    folder: Path, top: str, part: Part, classes: dict[str, int], others: Counter[str]
+) -> list[Photograph]:
+    found = []
+    for name in subfolders(folder / top):
+        start = f"{top}/{name}" if top else name
+        files = scan_images(folder, start, others=others)
+        if not files:
+            raise DatasetError(f"{folder / start} holds no images; fill it or remove it")
+        if name not in classes:
+            raise DatasetError(
+                f"{folder / start} is a class that training lacks; add training images or remove it"
+            )
+        found += [Photograph(part, path, path, classes[name], stamp) for path, stamp in files.items()]
+    return found
+
+
+CLASS_NAMES = (
+    *(f"Speed limit ({limit}km/h)" for limit in (20, 30, 50, 60, 70, 80)),
+    "End of speed limit (80km/h)",
+    *(f"Speed limit ({limit}km/h)" for limit in (100, 120)),
+    "No passing",
+    "No passing for vehicles over 3.5 metric tons",
+    "Right-of-way at the next intersection",
+    "Priority road",
+    "Yield",
+    "Stop",
+    "No vehicles",
+    "Vehicles over 3.5 metric tons prohibited",
+    "No entry",
+    "General caution",
+    "Dangerous curve to the left",
+    "Dangerous curve to the right",
+    "Double curve",
+    "Bumpy road",
+    "Slippery road",
+    "Road narrows on the right",
+    "Road work",
+    "Traffic signals",
+    "Pedestrians",
+    "Children crossing",
+    "Bicycles crossing",
+    "Beware of ice/snow",
+    "Wild animals crossing",
+    "End of all speed and passing limits",
+    "Turn right ahead",
+    "Turn left ahead",
+    "Ahead only",
+    "Go straight or right",
+    "Go straight or left",
+    "Keep right",
+    "Keep left",
+    "Roundabout mandatory",
+    "End of no passing",
+    "End of no passing by vehicles over 3.5 metric tons",
+)
+"""The names of the 43 classes; a label is a place in this tuple."""
+
+_TRAINING, _TEST = "Final_Training/Images", "Final_Test/Images"
+
+_FULL_COUNTS = (39_209, 12_630)
+
+_TEST_TABLE = "GT-final_test.csv"
+
+_TRACK = re.compile(r"(\d+)_\d+\.[^.]+$")  # TRACK_FRAME, with or without CLASS_ in front
+
+
+class _Row(NamedTuple):
+    place: str  # "file, line n", for messages
+    file: str
+    label: int
+    box: Box
+
+
+def list_gtsrb(folder: Path) -> Listing:
+    """Lists the images that the benchmark's tables name, in whichever layout the folder has.
+
+    Args:
+        folder: The folder that holds GTSRB, or GTSRB itself.
+
+    Raises:
+        DatasetError: If the folder has neither layout, a table or an image is missing, or a table is wrong.
+    """
+    subfolders(folder)  # says so if the folder is missing
+    for root in (folder, folder / "GTSRB"):
+        if (root / _TRAINING).is_dir():
+            return _listing(root, [*_official_training(root), *_official_test(root)])
+        if (root / "Train.csv").is_file():
+            return _listing(root, list(_repackaged(root)))
+    raise DatasetError(
+        f"{folder} holds neither {_TRAINING} (the official archives) nor Train.csv (the repackaging); "
+        "give the folder that holds GTSRB"
+    )
+
+
+def _listing(root: Path, photographs: list[Photograph]) -> Listing:
+    counts = tuple(sum(shot.part == part for shot in photographs) for part in (Part.TRAIN, Part.TEST))
+    note = "{:,} training and {:,} test images are there, of the benchmark's {:,} and {:,}"
+    return Listing(
+        root=root,
+        photographs=tuple(sorted(photographs)),
+        class_names=CLASS_NAMES,
+        notes=() if counts == _FULL_COUNTS else (note.format(*counts, *_FULL_COUNTS),),
+    )
+
+
+def _official_training(root: Path) -> Iterator[Photograph]:
+    files = scan_images(root, _TRAINING)
+    for name in subfolders(root / _TRAINING):
+        for row in _read_table(root / _TRAINING / name / f"GT-{name}.csv", "Filename"):
+            path = f"{_TRAINING}/{name}/{row.file}"
+            yield _photograph(Part.TRAIN, path, _stamp(files, path, row), row)
+
+
+def _official_test(root: Path) -> Iterator[Photograph]:
+    # The annotated table is an archive of its own, which people unpack in different places.
+    places = [root / _TEST / _TEST_TABLE, root / _TEST_TABLE, root.parent / _TEST_TABLE]
+    table = next((place for place in places if place.is_file()), places[0])
+    rows = list(_read_table(table, "Filename"))
+    files = scan_images(root, _TEST)
+    for row in rows:
+        path = f"{_TEST}/{row.file}"
+        yield _photograph(Part.TEST, path, _stamp(files, path, row), row)
+
+
+def _repackaged(root: Path) -> Iterator[Photograph]:
+    parts = ((Part.TRAIN, "Train.csv"), (Part.TEST, "Test.csv"))
+    rows = [(part, row) for part, table in parts for row in _read_table(root / table, "Path")]
+    tops = {row.file.partition("/")[0].casefold() for _, row in rows}
+    files: dict[str, Stamp] = {}
+    for name in subfolders(root):
+        if name.casefold() in tops:
+            files |= scan_images(root, name)
+    spellings = {path.casefold(): path for path in files}
+    for part, row in rows:
+        path = row.file if row.file in files else spellings.get(row.file.casefold(), row.file)
+        yield _photograph(part, path, _stamp(files, path, row), row)
+
+
+def _stamp(files: dict[str, Stamp], path: str, row: _Row) -> Stamp:
+    try:
+        return files[path]
+    except KeyError:
+        raise DatasetError(
+            f"{row.place} names {row.file}, which is not there; unpack the archive again"
+        ) from None
+
+
+def _photograph(part: Part, path: str, stamp: Stamp, row: _Row) -> Photograph:
+    if part == Part.TEST:  # test images are single frames, without a track
+        return Photograph(part, path, path, row.label, stamp, row.box)
+    track = _TRACK.search(path)
+    if track is None:
+        raise DatasetError(f"{row.place} names {row.file}, it must end in TRACK_FRAME, as 00023_00017.ppm")
+    return Photograph(part, f"class {row.label:02} track {track[1]}", path, row.label, stamp, row.box)
+
+
+def _read_table(path: Path, file_column: str) -> Iterator[_Row]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} is missing; unpack the archive that holds it") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}; unpack the archive again") from error
+    header = lines[0] if lines else ""
+    try:
+        table = list(csv.reader(lines, delimiter=";" if ";" in header else ","))
+    except csv.Error as error:
+        raise DatasetError(f"{path} is no table: {error}; unpack the archive again") from error
+    needed = (file_column, "ClassId", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2")
+    columns = [cell.strip() for cell in table[0]] if table else []
+    absent = [name for name in needed if name not in columns]
+    if absent:
+        raise DatasetError(f"{path} lacks the column {', '.join(absent)}; use the table of the archive")
+    places = [columns.index(name) for name in needed]
+    for number, cells in enumerate(table[1:], start=2):
+        if cells:
+            yield _read_row(f"{path}, line {number}", needed, cells, places)
+
+
+def _read_row(place: str, names: tuple[str, ...], cells: list[str], places: list[int]) -> _Row:
+    if len(cells) <= max(places):
+        raise DatasetError(f"{place} has {len(cells)} cells, too few; use the table of the archive")
+    file, *rest = (cells[column].strip() for column in places)
+    numbers = []
+    for name, text in zip(names[1:], rest, strict=True):
+        if not text.isdecimal():
+            raise DatasetError(f"{place}: {name} is {text!r}, it must be a whole number; correct the table")
+        numbers.append(int(text))
+    label, left, top, right, bottom = numbers
+    if label >= len(CLASS_NAMES):
+        raise DatasetError(f"{place}: ClassId is {label}, it must be 0 to 42; correct the table")
+    return _Row(place, file, label, (left, top, right + 1, bottom + 1))  # the table's box is inclusive

@@ -1,0 +1,9 @@
+from .workflows import compare as compare
+from .workflows import evaluate_nets as evaluate_nets
+from .workflows import reproduce as reproduce
+
+__all__ = [
+    "compare",
+    "evaluate_nets",
+    "reproduce",
+]

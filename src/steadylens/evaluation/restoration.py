@@ -1,0 +1,236 @@
+"""The exploratory experiment (Sec. 4.1): how well each net restores, and whether it contracts.
+
+Noise is drawn in blocks of images that have a generator each, so that the numbers do not depend on the
+batch size, nor on which nets are compared.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from steadylens.devices import ProgressCallback, forward_in_batches
+from steadylens.errors import SettingError
+from steadylens.images.tensors import to_float
+from steadylens.metrics import contraction_quotients, hits, psnr
+from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.randomness import derived_generator
+from steadylens.records import Contraction, Hits, Measurement, Provenance, Restoring, Scatter
+
+BLOCK = 50
+"""Images whose noise is drawn together."""
+
+QUANTILES = (0.5, 0.9, 0.99, 0.999)
+"""Probabilities at which the contraction quotients are recorded."""
+
+DRAWN_POINTS = 400
+"""Points of a scatter plot that are kept for drawing."""
+
+NORM_BINS = 24
+"""Bins of the noise's norm in which hits are counted."""
+
+CONTRACTION_BINS = 6
+"""Bins of the noise's norm in which contraction quotients have quantiles of their own."""
+
+
+def explore(
+    restorers: Mapping[str, nn.Module],
+    images: Tensor,
+    degradation: Degradation,
+    *,
+    versions: int,
+    seed: int,
+    provenance: Provenance,
+    progress: ProgressCallback,
+) -> list[Measurement]:
+    """Compares nets on the same noisy images (Table 2, Fig. 3).
+
+    Versions that the storage of 8-bit images left without any noise are not counted.
+
+    Args:
+        restorers: The nets by name, in eval mode, on the images' device.
+        images: Stored clean images, uint8 (N, 3, H, W).
+        degradation: Makes the noisy versions; its own number of versions is not used.
+        versions: Noisy versions of each image.
+        seed: Seed of the run.
+        provenance: Where the rows come from.
+        progress: Told after each block how many noisy images are done.
+
+    Returns:
+        For each net its hits, where there are others, its scatter of PSNRs, unless it restores every image
+        without error, and its contraction.
+
+    Raises:
+        SettingError: If rounding left no image with noise.
+    """
+    started = time.perf_counter()
+    degradation = replace(degradation, versions=1)
+    noisy_db: list[Tensor] = []
+    noise_norms: list[Tensor] = []
+    restored_db: list[Tensor] = []
+    restored_norms: list[Tensor] = []
+    for block, stored in enumerate(torch.split(images, BLOCK)):
+        clean = to_float(stored)
+        restored_clean = [forward_in_batches(net, clean) for net in restorers.values()]
+        for version in range(versions):
+            generator = derived_generator(seed, "exploration", block, version, device=images.device)
+            noisy = degradation(clean, generator=generator)
+            decibels, norms = [], []
+            for net, net_clean in zip(restorers.values(), restored_clean, strict=True):
+                restored = forward_in_batches(net, noisy)
+                decibels.append(psnr(degradation.stored(restored), clean))
+                _, noise_norm, norm = contraction_quotients(restored, net_clean, noisy, clean)
+                norms.append(norm)
+            noisy_db.append(psnr(noisy, clean))
+            noise_norms.append(noise_norm)
+            restored_db.append(torch.stack(decibels))
+            restored_norms.append(torch.stack(norms))
+            progress(block * BLOCK * versions + (version + 1) * len(clean), len(images) * versions)
+    with_noise = torch.cat(noise_norms).cpu() > 0
+    if not with_noise.any():
+        raise SettingError(
+            f"rounding wiped out the noise of all {len(with_noise)} noisy images; make it stronger, or give "
+            "the degradation quantize=False"
+        )
+    results = _Explored(
+        noisy_db=torch.cat(noisy_db).cpu()[with_noise],
+        noise_norms=torch.cat(noise_norms).cpu()[with_noise],
+        restored_db=torch.cat(restored_db, dim=1).cpu()[:, with_noise],
+        restored_norms=torch.cat(restored_norms, dim=1).cpu()[:, with_noise],
+        noise=degradation.noise_mode,
+        provenance=provenance,
+        seconds=time.perf_counter() - started,
+    )
+    return results.records(list(restorers))
+
+
+def restore_by_sigma(
+    restorers: Mapping[str, nn.Module],
+    images: Tensor,
+    *,
+    sigmas_grey: Sequence[float],
+    clip: bool,
+    quantize: bool,
+    seed: int,
+    provenance: Provenance,
+    progress: ProgressCallback,
+) -> list[Restoring]:
+    """Measures the mean PSNR of each net for Gaussian noise of each strength, and for clean images (0).
+
+    Args:
+        restorers: The nets by name, in eval mode, on the images' device.
+        images: Stored clean images, uint8 (N, 3, H, W).
+        sigmas_grey: Standard deviations of the noise in grey levels of 255; 0 for none.
+        clip: Whether noisy images are clipped to [0, 1].
+        quantize: Whether they are rounded to 8 bits.
+        seed: Seed of the run.
+        provenance: Where the rows come from.
+        progress: Told after each block how many noisy images are done.
+    """
+    records = []
+    for index, sigma in enumerate(sigmas_grey):
+        started = time.perf_counter()
+        degradation = gaussian_degradation(sigma, clip=clip, quantize=quantize)
+        noisy_db: list[Tensor] = []
+        restored_db: list[Tensor] = []
+        for block, stored in enumerate(torch.split(images, BLOCK)):
+            clean = to_float(stored)
+            generator = derived_generator(seed, "restoring", repr(float(sigma)), block, device=images.device)
+            noisy = degradation(clean, generator=generator)
+            noisy_db.append(psnr(noisy, clean))
+            restored = [degradation.stored(forward_in_batches(net, noisy)) for net in restorers.values()]
+            restored_db.append(torch.stack([psnr(some, clean) for some in restored]))
+            progress(index * len(images) + block * BLOCK + len(clean), len(sigmas_grey) * len(images))
+        means = [_finite_mean(some) for some in torch.cat(restored_db, dim=1)]
+        records += [
+            Restoring(
+                provenance=provenance,
+                samples=len(images),
+                seconds=time.perf_counter() - started,
+                network=name,
+                sigma_grey=sigma,
+                noise=degradation.noise_mode,
+                noisy_db=_finite_mean(torch.cat(noisy_db)),
+                restored_db=mean,
+            )
+            for name, mean in zip(restorers, means, strict=True)
+        ]
+    return records
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Explored:
+    """What was measured on S noisy images with K nets: (S,) or (K, S), on the CPU."""
+
+    noisy_db: Tensor
+    noise_norms: Tensor
+    restored_db: Tensor
+    restored_norms: Tensor
+    noise: str
+    provenance: Provenance
+    seconds: float
+
+    def records(self, names: Sequence[str]) -> list[Measurement]:
+        records: list[Measurement] = list(self._hits(names)) if len(names) > 1 else []
+        for index, name in enumerate(names):
+            if self.restored_db[index].isfinite().any():
+                records.append(self._scatter(name, index))
+            records.append(self._contraction(name, index))
+        return records
+
+    def _hits(self, names: Sequence[str]) -> Iterator[Hits]:
+        best, best_two = hits(self.restored_db)
+        edges = np.histogram_bin_edges(self.noise_norms.numpy(), bins=NORM_BINS)
+        for index, name in enumerate(names):
+            hit_norms = self.noise_norms[best[index]].numpy()
+            yield Hits(
+                provenance=self.provenance, samples=len(self.noisy_db), seconds=self.seconds, network=name,
+                noise=self.noise, top1=int(best[index].sum()), top2=int(best_two[index].sum()),
+                norm_edges=tuple(edges.tolist()),
+                top1_by_norm=tuple(np.histogram(hit_norms, bins=edges)[0].tolist()),
+            )  # fmt: skip
+
+    def _scatter(self, name: str, index: int) -> Scatter:
+        finite = self.restored_db[index].isfinite()
+        noisy = self.noisy_db[finite].double().numpy()
+        restored = self.restored_db[index][finite].double().numpy()
+        drawn = slice(None, None, -(-len(noisy) // DRAWN_POINTS))
+        return Scatter(
+            provenance=self.provenance, samples=len(noisy), seconds=self.seconds, network=name,
+            noise=self.noise, noisy_db=_rounded(noisy[drawn]), restored_db=_rounded(restored[drawn]),
+            mean_noisy_db=float(noisy.mean()), mean_restored_db=float(restored.mean()),
+            line=tuple(np.polyfit(noisy, restored, 1).tolist()),
+            parabola=tuple(np.polyfit(noisy, restored, 2).tolist()),
+        )  # fmt: skip
+
+    def _contraction(self, name: str, index: int) -> Contraction:
+        norms, restored = self.noise_norms.double().numpy(), self.restored_norms[index].double().numpy()
+        quotients = restored / norms
+        edges = np.histogram_bin_edges(norms, bins=CONTRACTION_BINS)
+        bins = np.digitize(norms, edges[1:-1])
+        drawn = slice(None, None, -(-len(norms) // DRAWN_POINTS))
+        return Contraction(
+            provenance=self.provenance, samples=len(norms), seconds=self.seconds, network=name,
+            noise=self.noise, noise_norms=_rounded(norms[drawn]), restored_norms=_rounded(restored[drawn]),
+            quantiles=tuple((share, float(np.quantile(quotients, share))) for share in QUANTILES),
+            largest=float(quotients.max()),
+            norm_edges=tuple(edges.tolist()),
+            quantiles_by_norm=tuple(
+                tuple(np.quantile(some, QUANTILES).tolist()) if len(some) else ()
+                for some in (quotients[bins == each] for each in range(CONTRACTION_BINS))
+            ),
+        )  # fmt: skip
+
+
+def _finite_mean(decibels: Tensor) -> float:
+    finite = decibels[decibels.isfinite()]
+    return float(finite.mean()) if len(finite) else math.inf
+
+
+def _rounded(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(values.round(4).tolist())

@@ -1,0 +1,180 @@
+"""What people look at: noise densities (Fig. 1), restored samples (Fig. 2), changed answers (Fig. 4)."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from steadylens.data.datasets import ImageSet
+from steadylens.devices import forward_in_batches
+from steadylens.images.tensors import GREY_LEVELS, to_float, to_uint8
+from steadylens.nets.classification import FusedClassifier
+from steadylens.nets.restoration import DongNet, RestorationNet, normalize_pattern
+from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.randomness import derived_generator
+from steadylens.records import Density, Picture, Provenance
+
+DENSITY_BINS = 81
+
+
+def noise_densities(
+    degradations: Sequence[tuple[str, float, Degradation]], *, seed: int, provenance: Provenance
+) -> list[Density]:
+    """Draws noise on mid-grey images and counts its values (Fig. 1).
+
+    Args:
+        degradations: Name, strength in grey levels and degradation of each density; unclipped.
+        seed: Seed of the run.
+        provenance: Where the rows come from.
+    """
+    edges = torch.linspace(-4, 4, DENSITY_BINS + 1)
+    grey = torch.full((40, 3, 48, 48), 0.5)
+    records = []
+    for name, strength, degradation in degradations:
+        noise = degradation(grey, generator=derived_generator(seed, "density", name)) - grey
+        bins = edges * strength
+        counts = torch.histogram((noise * GREY_LEVELS).flatten(), bins).hist
+        record = Density(
+            provenance=provenance, samples=noise.numel(), seconds=0.0, family=name, strength_grey=strength,
+            edges_grey=tuple(bins.tolist()), shares=tuple((counts / noise.numel()).tolist()),
+        )  # fmt: skip
+        records.append(record)
+    return records
+
+
+def restored_samples(
+    net: RestorationNet | DongNet,
+    images: ImageSet,
+    class_names: Sequence[str],
+    degradation: Degradation,
+    *,
+    seed: int,
+    provenance: Provenance,
+) -> list[Picture]:
+    """Shows one image of each class: clean, noisy, pattern, restored, normalised pattern (Fig. 2).
+
+    Args:
+        net: The restorer, in eval mode, on the images' device.
+        images: Where the samples are taken from, the first of each class.
+        class_names: Names of the classes by label.
+        degradation: Makes the noisy image.
+        seed: Seed of the run.
+        provenance: Where the rows come from.
+    """
+    firsts = [int((images.labels == label).nonzero()[0]) for label in sorted(set(images.labels.tolist()))]
+    clean = to_float(images.images[firsts])
+    noisy = degradation(clean, generator=derived_generator(seed, "pictures", device=clean.device))
+    pattern = forward_in_batches(net.pattern, noisy)
+    columns = {
+        "clean": clean,
+        "noisy": noisy,
+        "pattern": pattern + 0.5,
+        "restored": noisy + pattern,
+        "pattern, normalised": normalize_pattern(pattern),
+    }
+    return [
+        Picture(
+            provenance=provenance, samples=1, seconds=0.0, figure=2,
+            title=class_names[int(images.labels[first])],
+            panels=tuple((caption, _png(column[row])) for caption, column in columns.items()),
+        )
+        for row, first in enumerate(firsts)
+    ]  # fmt: skip
+
+
+def saved_answers(
+    original: nn.Module,
+    fused: FusedClassifier,
+    images: ImageSet,
+    class_names: Sequence[str],
+    *,
+    most: int,
+    provenance: Provenance,
+) -> list[Picture]:
+    """Shows clean images that the original gets wrong and the fused network right (Fig. 4).
+
+    Args:
+        original: The classifier alone, in eval mode, on the images' device.
+        fused: The restorer and the classifier fine-tuned behind it, likewise.
+        images: The test set.
+        class_names: Names of the classes by label.
+        most: Number of images to show at most.
+        provenance: Where the rows come from.
+    """
+    answers = forward_in_batches(original, to_float(images.images)).argmax(dim=1)
+    wrong = (answers != images.labels).nonzero().flatten()
+    if len(wrong) == 0:
+        return []
+    inputs = to_float(images.images[wrong])
+    saved = forward_in_batches(fused, inputs).argmax(dim=1) == images.labels[wrong]
+    shown = wrong[saved][:most]
+    restored = forward_in_batches(fused.restorer, inputs[saved][:most]) if len(shown) else inputs[:0]
+    return [
+        Picture(
+            provenance=provenance, samples=1, seconds=0.0, figure=4,
+            title=class_names[int(images.labels[index])],
+            panels=(
+                (f"alone: {class_names[int(answers[index])]}", _png(to_float(images.images[index]))),
+                (f"restored: {class_names[int(images.labels[index])]}", _png(restored[row])),
+            ),
+        )
+        for row, index in enumerate(shown.tolist())
+    ]  # fmt: skip
+
+
+def changed_answers(
+    alone: nn.Module,
+    fused: Mapping[str, FusedClassifier],
+    images: ImageSet,
+    class_names: Sequence[str],
+    *,
+    sigma_grey: float,
+    most: int,
+    seed: int,
+    provenance: Provenance,
+) -> list[Picture]:
+    """Shows noisy images whose answers a restorer put right ("saved"), and those that it put wrong ("lost").
+
+    Args:
+        alone: The classifier alone, in eval mode, on the images' device.
+        fused: Classifiers behind restorers by name, likewise.
+        images: The test set, or a part of it.
+        class_names: Names of the classes by label.
+        sigma_grey: Standard deviation of the Gaussian noise in grey levels of 255.
+        most: Number of images to show at most, of either kind and for each pair.
+        seed: Seed of the run.
+        provenance: Where the rows come from.
+    """
+    generator = derived_generator(seed, "changed answers", device=images.images.device)
+    noisy = gaussian_degradation(sigma_grey)(to_float(images.images), generator=generator)
+    before = forward_in_batches(alone, noisy).argmax(dim=1)
+    records = []
+    for name, pair in fused.items():
+        restored = forward_in_batches(pair.restorer, noisy)
+        after = forward_in_batches(pair.classifier, restored).argmax(dim=1)
+        saved = (before != images.labels) & (after == images.labels)
+        lost = (before == images.labels) & (after != images.labels)
+        kinds: tuple[tuple[Literal["saved", "lost"], Tensor], ...] = (("saved", saved), ("lost", lost))
+        records += [
+            Picture(
+                provenance=provenance, samples=1, seconds=0.0, figure=kind,
+                title=f"{class_names[int(images.labels[index])]}, noise of {sigma_grey:g} grey levels",
+                panels=(
+                    (f"alone: {class_names[int(before[index])]}", _png(noisy[index])),
+                    (f"{name}: {class_names[int(after[index])]}", _png(restored[index])),
+                ),
+            )
+            for kind, some in kinds
+            for index in some.nonzero().flatten().tolist()[:most]
+        ]  # fmt: skip
+    return records
+
+
+def _png(image: Tensor) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()).save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,177 @@
+"""Accuracy on clean images (Table 3) and under Gaussian noise (Table 4)."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, product
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from steadylens.data.datasets import ImageSet
+from steadylens.devices import ProgressCallback, forward_in_batches
+from steadylens.images.tensors import to_float
+from steadylens.metrics import mcnemar, top_k, wilson_interval
+from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.randomness import derived_generator
+from steadylens.records import Accuracy, Comparison, Measurement, Provenance, Stability
+from steadylens.training.settings import Sampling
+
+BLOCK = 50
+"""Images whose noise is drawn together: the numbers do not depend on the batch size."""
+
+TOP = (1, 2, 5)
+
+
+def clean_accuracy(
+    networks: Mapping[str, nn.Module],
+    images: ImageSet,
+    *,
+    provenance: Provenance,
+    progress: ProgressCallback,
+) -> list[Measurement]:
+    """Measures top-1, top-2 and top-5 accuracy, and compares each two networks by McNemar's test (Table 3).
+
+    Args:
+        networks: The classifiers by name, in eval mode, on the images' device.
+        images: The test set.
+        provenance: Where the rows come from.
+        progress: Told after each network how many images are done.
+    """
+    records: list[Measurement] = []
+    right: dict[str, Tensor] = {}
+    inputs = to_float(images.images)
+    for index, (name, network) in enumerate(networks.items(), start=1):
+        started = time.perf_counter()
+        logits = forward_in_batches(network, inputs)
+        seconds = time.perf_counter() - started
+        for k in (k for k in TOP if k <= logits.shape[1]):
+            hit = top_k(logits, images.labels, k)
+            correct, samples = int(hit.sum()), len(hit)
+            lower, upper = wilson_interval(correct, samples)
+            row = Accuracy(
+                provenance=provenance, samples=samples, seconds=seconds, network=name, k=k,
+                correct=correct, lower=lower, upper=upper,
+            )  # fmt: skip
+            records.append(row)
+        right[name] = top_k(logits, images.labels, 1)
+        progress(index * len(images), len(networks) * len(images))
+    for first, second in combinations(networks, 2):
+        only_first = int((right[first] & ~right[second]).sum())
+        only_second = int((right[second] & ~right[first]).sum())
+        pair = Comparison(
+            provenance=provenance, samples=len(images), seconds=0.0, first=first, second=second,
+            only_first=only_first, only_second=only_second, p_value=mcnemar(only_first, only_second),
+        )  # fmt: skip
+        records.append(pair)
+    return records
+
+
+def stability(
+    name: str,
+    network: nn.Module,
+    images: ImageSet,
+    *,
+    sigmas_grey: Sequence[float],
+    sampling: Sampling,
+    clip: bool,
+    quantize: bool,
+    seed: int,
+    provenance: Provenance,
+    progress: ProgressCallback,
+) -> list[Stability]:
+    """Measures one network's accuracy under Gaussian noise of each strength (one row of Table 4).
+
+    Each strength gives two rows: over the noisy versions of the images that the network classifies
+    correctly when they are clean, as the paper has it, and over those of all images. The versions of one
+    image are not independent of each other, so with many versions of few images the Wilson intervals are
+    narrower than a new set of images would justify.
+
+    Args:
+        name: Name of the network in the table.
+        network: From images to logits, in eval mode, on the images' device.
+        images: The test set, or a part of it.
+        sigmas_grey: Standard deviations of the noise in grey levels of 255.
+        sampling: How many noisy images make a cell.
+        clip: Whether noisy images are clipped to [0, 1].
+        quantize: Whether they are rounded to 8 bits.
+        seed: Seed of the run; networks measured with the same seed see the same noise.
+        provenance: Where the rows come from.
+        progress: Told after each block how many noisy images are done, of all that there may be.
+    """
+    order_generator = derived_generator(seed, "stability order", device=images.images.device)
+    order = torch.randperm(len(images), generator=order_generator, device=images.images.device)
+    shuffled = images.subset(order)
+    own = top_k(forward_in_batches(network, to_float(shuffled.images)), shuffled.labels, 1)
+    most = len(images) * sampling.versions
+    records: list[Stability] = []
+    for index, sigma in enumerate(sigmas_grey):
+        started = time.perf_counter()
+        degradation = gaussian_degradation(sigma, clip=clip, quantize=quantize)
+        cell = _Cell()
+        for hit, owned in _blocks(
+            network, shuffled, own, degradation, versions=sampling.versions, path=(seed, float(sigma))
+        ):
+            cell.count(hit, owned)
+            progress(index * most + cell.counts["all"][1], len(sigmas_grey) * most)
+            if sampling.half_width is not None and cell.narrower_than(sampling.half_width):
+                break
+        progress((index + 1) * most, len(sigmas_grey) * most)
+        seconds = time.perf_counter() - started
+        for population, (correct, samples) in cell.counts.items():
+            if samples == 0:
+                continue  # a network that is right on no clean image has no own ones
+            lower, upper = wilson_interval(correct, samples)
+            row = Stability(
+                provenance=provenance, samples=samples, seconds=seconds, network=name, sigma_grey=sigma,
+                noise=degradation.noise_mode, population=population,
+                images=min(samples, int(own.sum()) if population == "own" else len(images)),
+                correct=correct, lower=lower, upper=upper,
+            )  # fmt: skip
+            records.append(row)
+    return records
+
+
+class _Cell:
+    """Running counts of one cell of Table 4, (correct, samples) for each population."""
+
+    def __init__(self) -> None:
+        self.counts: dict[Literal["own", "all"], tuple[int, int]] = {"own": (0, 0), "all": (0, 0)}
+
+    def count(self, hit: Tensor, own: Tensor) -> None:
+        """Adds noisy images: whether each was right, and whether it was when clean; both (N,) bool."""
+        correct, samples = self.counts["own"]
+        self.counts["own"] = (correct + int((hit & own).sum()), samples + int(own.sum()))
+        correct, samples = self.counts["all"]
+        self.counts["all"] = (correct + int(hit.sum()), samples + len(hit))
+
+    def narrower_than(self, half_width: float) -> bool:
+        """Says whether the intervals of both populations are at most twice `half_width` wide."""
+        for correct, samples in self.counts.values():
+            if samples == 0:
+                return False
+            lower, upper = wilson_interval(correct, samples)
+            if upper - lower > 2 * half_width:
+                return False
+        return True
+
+
+def _blocks(
+    network: nn.Module,
+    images: ImageSet,
+    own: Tensor,
+    degradation: Degradation,
+    *,
+    versions: int,
+    path: tuple[int, float],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields, block by block and version by version, which noisy images are right and which are `own`."""
+    blocks = range(0, len(images), BLOCK)
+    seed, sigma = path
+    for version, start in product(range(versions), blocks):
+        some = slice(start, start + BLOCK)
+        generator = derived_generator(
+            seed, "stability", repr(sigma), version, start, device=images.images.device
+        )
+        noisy = degradation(to_float(images.images[some]), generator=generator)
+        yield top_k(forward_in_batches(network, noisy), images.labels[some], 1), own[some]

@@ -1,0 +1,258 @@
+"""Whole workflows in one call: reproduce the paper, evaluate nets, compare a classifier before and after."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from torch import nn
+
+from steadylens.checkpoints.checkpoint import load_model, net_key, net_keys
+from steadylens.checkpoints.loading import RESTORERS, Opened, check_classes
+from steadylens.errors import SettingError
+from steadylens.evaluation.experiments import (
+    chosen_tests,
+    curve_of,
+    measure,
+    measure_costs,
+    measure_networks,
+    measure_restorers,
+    take_pictures,
+)
+from steadylens.evaluation.samples import changed_answers
+from steadylens.nets.classification import FusedClassifier, PreparedClassifier
+from steadylens.nets.restoration import GaussianSmoothing
+from steadylens.records import Measurement, Picture, write_records
+from steadylens.report.page import require_drawing, write_report, write_tables
+from steadylens.report.paper import ALONE, AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
+from steadylens.training.fusing import fine_tune
+from steadylens.training.run import Run
+from steadylens.training.stages import train_classifier, train_restorer
+
+
+def reproduce(run: Run, out: Path) -> Path:
+    """Trains the nets and the classifiers, fuses, measures Tables 2 to 4 and Figures 1 to 4, and reports.
+
+    What `out` already holds of the same run is not made again.
+
+    Args:
+        run: Data, recipe and seed; the data lies on the run's device.
+        out: The folder of the run, made if it is missing.
+
+    Returns:
+        The report page.
+
+    Raises:
+        SteadylensError: If something that a user can mend went wrong; everything finished is kept.
+    """
+    require_drawing()
+    models = out / "models"
+    paths = {net: models / f"restorer-{net}.safetensors" for net in run.recipe.nets}
+    restorers = {net: train_restorer(run, net, path) for net, path in paths.items()}
+    front, front_path = restorers[run.recipe.front], paths[run.recipe.front]
+    smoothing = GaussianSmoothing(sigma_pixels=run.recipe.smoothing_pixels)
+    stems = {
+        ORIGINAL: "original",
+        FINE_TUNED: "noisy",
+        SMOOTHED: "smoothed",
+        RESTORED: "restored",
+        AUGMENTED: "augmented",
+    }
+    paths |= {name: models / f"{stem}.safetensors" for name, stem in stems.items()}
+    original = train_classifier(run, alone := paths[ORIGINAL])
+    networks: dict[str, nn.Module] = {
+        ORIGINAL: original,
+        FINE_TUNED: _tuned(run, nn.Identity(), original, paths[FINE_TUNED], name="noisy", parts=[alone]),
+        SMOOTHED: _tuned(run, smoothing, original, paths[SMOOTHED], name="smoothed", parts=[alone]),
+        RESTORED: (
+            fused := _tuned(run, front, original, paths[RESTORED], name="restored", parts=[front_path, alone])
+        ),
+        AUGMENTED: train_classifier(run, paths[AUGMENTED], noisy=True),
+    }
+    abouts = {name: load_model(path)[1] for name, path in paths.items()}
+    seconds = {name: about["seconds"] + about.get("seconds_before", 0) for name, about in abouts.items()}
+    records = out / "records"
+    return publish(
+        [
+            *(curve_of(run, about) for about in abouts.values()),
+            *measure_restorers(run, restorers, records),
+            *measure_networks(run, networks, records),
+            *measure_costs(run, restorers | networks, seconds, records),
+            *take_pictures(run, front, original, fused, records),
+            *_measure_further_seeds(run, front, front_path, models, records),
+        ],
+        out,
+    )
+
+
+def _tuned(
+    run: Run, restorer: nn.Module, original: nn.Module, path: Path, *, name: str, parts: Sequence[Path]
+) -> FusedClassifier:
+    """Fine-tunes a copy of the classifier behind a copy of the restorer; the parts are their files."""
+    seconds = sum(load_model(part)[1]["seconds"] for part in parts)
+    pair = copy.deepcopy(restorer), copy.deepcopy(original)
+    return fine_tune(run, *pair, path, name=name, seconds_before=seconds)
+
+
+def _measure_further_seeds(
+    run: Run, front: nn.Module, front_path: Path, models: Path, records: Path
+) -> Iterator[Measurement]:
+    """Trains the classifier, alone and behind the restorer, with the seeds that follow the run's own.
+
+    They say how far the numbers depend on the luck of one training, so all are measured on the images and
+    the noise of the run's own seed; noise as it is stored will do.
+    """
+    evaluation = replace(run.recipe.evaluation, unclipped_images=0)
+    measuring = replace(run, recipe=replace(run.recipe, evaluation=evaluation))
+    for seed in range(run.seed + 1, run.seed + run.recipe.seeds):
+        again = replace(run, seed=seed)
+        alone, pair = (models / f"{stem}-seed-{seed}.safetensors" for stem in ("original", "restored"))
+        original = train_classifier(again, alone)
+        fused = _tuned(again, front, original, pair, name="restored", parts=[front_path, alone])
+        yield from (curve_of(again, load_model(path)[1]) for path in (alone, pair))
+        for row in measure_networks(measuring, {ORIGINAL: original, RESTORED: fused}, records):
+            yield replace(row, provenance=replace(row.provenance, seed=seed))
+
+
+def publish(records: Sequence[Measurement], out: Path) -> Path:
+    """Writes records.jsonl, pictures.jsonl, tables.md and report.html into `out`; returns the last.
+
+    The pictures are kept apart because they hold images of the data, which may not be free to share.
+    """
+    write_records(out / "records.jsonl", [record for record in records if not isinstance(record, Picture)])
+    write_records(out / "pictures.jsonl", [record for record in records if isinstance(record, Picture)])
+    write_tables(records, out / "tables.md")
+    write_report(records, out / "report.html")
+    return out / "report.html"
+
+
+def evaluate_nets(run: Run, nets: Sequence[Opened], out: Path) -> Path:
+    """Measures trained nets, restorers and classifiers, and reports.
+
+    Args:
+        run: Data, recipe and seed; the data lies on the run's device.
+        nets: The nets, as `opening.open_net` returns them.
+        out: The folder of the report.
+
+    Returns:
+        The report page.
+
+    Raises:
+        SettingError: If there is no net, two have the same name, or a classifier has other classes or reads
+            other images than these.
+    """
+    opened = {net.name: net for net in nets}
+    if not nets or len(opened) < len(nets):
+        names = ", ".join(net.name for net in nets) or "none"
+        raise SettingError(f"the nets are {names}; give at least one, each with a name of its own")
+    require_drawing()
+    modules = {net.name: net.module.to(run.device) for net in nets}
+    seconds = {net.name: net.seconds for net in nets}
+    restorers = {name: net for name, net in modules.items() if isinstance(net, RESTORERS)}
+    networks = {name: net for name, net in modules.items() if name not in restorers}
+    for name in networks:
+        _check_images(opened[name], run)
+        check_classes(opened[name], run.data.class_names, run.data.source)
+    records = [*measure_costs(run, modules, seconds, out / "records")]
+    if restorers:
+        records += measure_restorers(run, restorers, out / "records")
+    if networks:
+        records += measure_networks(run, networks, out / "records")
+    return publish(records, out)
+
+
+def _check_images(net: Opened, run: Run) -> None:
+    size = run.data.test.images.shape[-1]
+    if (net.size, net.fit) != (size, run.data.fit):
+        raise SettingError(
+            f"{net.name} reads images of {net.size} pixels, fitted by {net.fit}; these are of {size}, "
+            f"fitted by {run.data.fit}; measure it with: steadylens compare CLASSIFIER --fused FILE"
+        )
+
+
+PICTURED_SIGMA_GREY = 25.0
+"""Strength of the noise in the pictures of saved and lost answers."""
+
+PICTURES = 6
+"""How many saved, and how many lost answers are shown for each pair."""
+
+
+def compare(
+    run: Run,
+    classifier: nn.Module,
+    fused: Mapping[str, FusedClassifier],
+    out: str | Path,
+    *,
+    training_seconds: Mapping[str, float] = MappingProxyType({}),
+) -> Path:
+    """Measures a classifier alone and behind restorers: accuracy, stability and cost, and reports.
+
+    Args:
+        run: Data, at the size that the classifier reads, recipe and seed; the data lies on the run's device.
+        classifier: The classifier alone, in eval mode, on the run's device.
+        fused: The pairs to compare it with, by name, likewise; the page begins with the first.
+        out: The folder of the report.
+        training_seconds: What training each took, by name, as far as it is known; "alone" is the
+            classifier's.
+
+    Returns:
+        The report page.
+
+    Raises:
+        SettingError: If there is no pair, one is called as the classifier alone is, or the photographs were
+            fitted otherwise than a net reads them.
+        MissingExtraError: If matplotlib is not installed.
+        StorageError: If a file cannot be written.
+    """
+    if not fused or ALONE in fused:
+        raise SettingError(f"pairs are {sorted(fused)}; give at least one, and call none {ALONE!r}")
+    require_drawing()
+    networks: dict[str, nn.Module] = {ALONE: classifier, **fused}
+    for name, network in networks.items():
+        _check_fit(name, network, run)
+    out = Path(out)
+    records = out / "records"
+    return publish(
+        [
+            *measure_networks(run, networks, records),
+            *measure_costs(
+                run, networks, {name: training_seconds.get(name, 0.0) for name in networks}, records
+            ),
+            *_take_pictures(run, classifier, fused, records),
+        ],
+        out,
+    )
+
+
+def _check_fit(name: str, network: nn.Module, run: Run) -> None:
+    for part in network.modules():
+        if isinstance(part, PreparedClassifier) and part.fit != run.data.fit:
+            raise SettingError(
+                f"{name} reads photographs fitted by {part.fit}, these were fitted by {run.data.fit}; load "
+                "them with load_dataset(..., fit=classifier.fit)"
+            )
+
+
+def _take_pictures(
+    run: Run, classifier: nn.Module, fused: Mapping[str, FusedClassifier], folder: Path
+) -> list[Measurement]:
+    images = run.recipe.evaluation.stability_images
+    return measure(
+        run,
+        "changed answers",
+        folder / "pictures.jsonl",
+        lambda: changed_answers(
+            classifier,
+            fused,
+            chosen_tests(run, images),
+            run.data.class_names,
+            sigma_grey=PICTURED_SIGMA_GREY,
+            most=PICTURES,
+            seed=run.seed,
+            provenance=run.provenance,
+        ),
+        key=run.key(
+            "changed answers", images, PICTURED_SIGMA_GREY, PICTURES, net_key(classifier), net_keys(fused)
+        ),
+    )

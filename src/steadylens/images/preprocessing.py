@@ -1,0 +1,130 @@
+"""How a photograph of any shape becomes a square image: squashed, or resized and cut out of its centre.
+
+Libraries of classifiers mostly resize the shorter side and cut the centre out. A classifier is as accurate as
+it is known to be only on images that were fitted as in its training.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from PIL import Image
+
+from steadylens.errors import ImageError, SettingError
+
+_MOST_PIXELS = 200_000_000
+
+_SHAPES = {"squash": False, "crop": True}
+
+_FLOOR = "floor"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """How an image is fitted into a square of the size that a classifier reads.
+
+    The plain one squashes the image to that size. As text, in files and at the command line, a fit is
+    `squash` or `crop`, then as far as they are not the usual ones `:SIDE`, `:INTERPOLATION` and `:floor`,
+    for example `crop:256:bicubic`.
+
+    Attributes:
+        keeps_shape: Whether the shorter side is resized to `side`, so that nothing is distorted, instead of
+            both sides.
+        side: What is resized to, in pixels; None for the classifier's own size. What is beyond that size is
+            cut off around the centre.
+        interpolation: How pixels are interpolated; always antialiased.
+        floors: Where the margin is odd, whether the cut begins at the smaller half, as in transformers,
+            instead of the even one, as in torchvision and timm.
+
+    Raises:
+        SettingError: If the side is below 1.
+
+    Example:
+        >>> from PIL import Image
+        >>> Fit(keeps_shape=True, side=256).fitted(Image.new("RGB", (640, 480)), 224).size
+        (224, 224)
+    """
+
+    keeps_shape: bool = False
+    side: int | None = None
+    interpolation: Image.Resampling = Image.Resampling.BILINEAR
+    floors: bool = False
+
+    def __post_init__(self) -> None:
+        if self.side is not None and self.side < 1:
+            raise SettingError(f"images are to be resized to {self.side} pixels, it must be at least 1")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Returns the fit that a text describes.
+
+        Raises:
+            SettingError: If the text describes none.
+        """
+        shape, *words = text.split(":")
+        side = int(words.pop(0)) if words and words[0].isdecimal() else None
+        names = {each.name.lower(): each for each in Image.Resampling}
+        interpolation = names[words.pop(0)] if words and words[0] in names else Image.Resampling.BILINEAR
+        if shape not in _SHAPES or words not in ([], [_FLOOR]):
+            raise SettingError(
+                f"a fit is {text!r}; it must be squash or crop, then :SIDE in pixels and :INTERPOLATION if "
+                f"they are not the usual ones, for example crop:256:bicubic; there are {', '.join(names)}"
+            )
+        return cls(keeps_shape=_SHAPES[shape], side=side, interpolation=interpolation, floors=bool(words))
+
+    def __str__(self) -> str:
+        """Returns the text that `parse` reads."""
+        words = ["crop" if self.keeps_shape else "squash"]
+        words += [] if self.side is None else [str(self.side)]
+        if self.interpolation is not Image.Resampling.BILINEAR:
+            words.append(self.interpolation.name.lower())
+        return ":".join([*words, *([_FLOOR] if self.floors else [])])
+
+    def is_plain(self, size: int) -> bool:
+        """Says whether images are but squashed, bilinearly, to `size` pixels."""
+        bilinear = self.interpolation is Image.Resampling.BILINEAR
+        return not self.keeps_shape and self.side in (None, size) and bilinear
+
+    def simplest(self, size: int) -> Self:
+        """Returns the fit as it is, or in its shortest spelling if it is the plain one for `size` pixels."""
+        return type(self)() if self.is_plain(size) else self
+
+    def check_size(self, size: int) -> None:
+        """Refuses a size that is larger than what images are resized to.
+
+        Raises:
+            SettingError: If it is.
+        """
+        if self.side is not None and self.side < size:
+            raise SettingError(
+                f"images are resized to {self.side} pixels, of which no {size} can be cut out; resize to at "
+                f"least {size}"
+            )
+
+    def fitted(self, image: Image.Image, size: int, *, most_pixels: int = _MOST_PIXELS) -> Image.Image:
+        """Returns an image as a square of `size` pixels.
+
+        Args:
+            image: The image.
+            size: Height and width of the square.
+            most_pixels: What the image may have, width times height, before the square is cut out of it.
+
+        Raises:
+            SettingError: If the size is larger than what images are resized to.
+            ImageError: If the image is so narrow that it would become too large.
+        """
+        self.check_size(size)
+        side = self.side or size
+        shorter = min(image.size) if self.keeps_shape else None
+        # The libraries cut fractions of a pixel off the longer side.
+        width, height = (int(side * length / (shorter or length)) for length in image.size)
+        if width * height > most_pixels:
+            raise ImageError(
+                f"an image of {image.width}x{image.height} pixels would become {width}x{height}, too much to "
+                "cut a square out of; use a less narrow one"
+            )
+        resized = image.resize((width, height), self.interpolation)
+        left, top = self._start(width - size), self._start(height - size)
+        return resized.crop((left, top, left + size, top + size))
+
+    def _start(self, margin: int) -> int:
+        return margin // 2 if self.floors else round(margin / 2)

@@ -1,0 +1,286 @@
+"""Reads whole image files: every pixel in all of its bits, and the metadata beside them.
+
+Pixels come upright: they are turned as EXIF says, and the EXIF that is kept says upright, so that nobody
+turns them again. Of a file with several images, the first is read.
+"""
+
+import re
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL.ExifTags import IFD, Base
+from PIL.Image import Exif
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from steadylens.images.decoding import MOST_PIXELS, opened
+from steadylens.images.pixels import Levels, read_levels
+
+_ABOUT_PIXELS = frozenset(
+    {*range(254, 267), *range(273, 282), 284, *range(288, 294), 297, 301, 317, *range(320, 348)}
+    | {*range(512, 533), 700, 32997, 32998, 34675}
+)
+"""The TIFF tags that tell how pixels are stored; those of the profile and of XMP, which go another way."""
+
+_KEPT_CHUNKS = frozenset({b"cHRM", b"cICP", b"gAMA", b"iTXt", b"pHYs", b"sRGB", b"tEXt", b"zTXt"})
+
+_IPTC = 0x0404
+"""What resource of Photoshop holds IPTC."""
+
+_XMP_KEYWORD = b"XML:com.adobe.xmp\0"
+
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=\"|>))[1-8]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metadata:
+    """What a file says beside its pixels.
+
+    Attributes:
+        icc_profile: The colour profile, or nothing.
+        exif: EXIF as a TIFF directory, without the mark that JPEG puts in front, or nothing.
+        xmp: The XMP packet, or nothing.
+        dpi: Dots per inch across and down, or None.
+        chunks: The chunks of a PNG file that no other format has (gamma, texts), as kind and content.
+        comment: The comment of a JPEG file, or nothing.
+        captions: IPTC of a JPEG file, or nothing.
+    """
+
+    icc_profile: bytes = b""
+    exif: bytes = b""
+    xmp: bytes = b""
+    dpi: tuple[float, float] | None = None
+    chunks: tuple[tuple[bytes, bytes], ...] = ()
+    comment: bytes = b""
+    captions: bytes = b""
+
+
+def orientation_of(image: ImageFile) -> int:
+    """Returns how a decoded image has to be turned, 1 to 8 as EXIF counts; TIFF files come turned."""
+    orientation = image.getexif().get(Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def metadata_of(path: Path, image: ImageFile, *, sideways: bool) -> Metadata:
+    """Returns what a decoded file says beside its pixels; where it tells to turn them, it tells so no longer.
+
+    Args:
+        path: The file.
+        image: The same, opened and decoded.
+        sideways: Whether to turn it is to exchange width and height; then so are its resolutions.
+    """
+    turned = orientation_of(image) != 1
+    exif = _exif_of_tiff(image) if isinstance(image, TiffImageFile) else _bytes(image.info.get("exif"))
+    exif, xmp = exif.removeprefix(b"Exif\0\0"), _bytes(image.info.get("xmp"))
+    chunks, dpi = _chunks(path) if image.format == "PNG" else (), _resolution(image)
+    if turned:
+        xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+        chunks = tuple(each for each in chunks if not each[1].startswith(b"Raw profile type"))
+    if turned or sideways:
+        exif = _upright(exif, sideways=sideways)
+    if sideways:
+        dpi = dpi and (dpi[1], dpi[0])
+        chunks = tuple((kind, _lying(content) if kind == b"pHYs" else content) for kind, content in chunks)
+    of_jpeg = image.info if isinstance(image, JpegImageFile) else {}
+    return Metadata(
+        icc_profile=_bytes(image.info.get("icc_profile")),
+        exif=exif,
+        xmp=xmp,
+        dpi=dpi,
+        chunks=chunks,
+        comment=_bytes(of_jpeg.get("comment")),
+        captions=_bytes(of_jpeg.get("photoshop", {}).get(_IPTC)),
+    )
+
+
+def tiff_tags(exif: bytes) -> Exif:
+    """Returns the tags of EXIF one by one, its parts included; those about the pixels are left out."""
+    source = Exif()
+    source.load(exif)
+    return _without_pixels(source)
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else b""
+
+
+def _resolution(image: ImageFile) -> tuple[float, float] | None:
+    try:
+        across, down = map(float, image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
+
+
+def _exif_of_tiff(image: TiffImageFile) -> bytes:
+    """Returns the tags of a TIFF file that would stand in the EXIF of another format."""
+    kept = _without_pixels(image.getexif())
+    return kept.tobytes() if len(kept) else b""
+
+
+def _without_pixels(source: Exif) -> Exif:
+    kept = Exif()
+    for tag in set(source) - _ABOUT_PIXELS:
+        kept[tag] = source.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else source[tag]
+    return kept
+
+
+def _upright(exif: bytes, *, sideways: bool) -> bytes:
+    """Sets the orientation to upright in place, so that offsets into EXIF stay what they are."""
+    if len(exif) < 8:
+        return exif
+    order = "<" if exif.startswith(b"II") else ">"
+    patched = bytearray(exif)
+    main = _entries(exif, order, struct.unpack_from(f"{order}I", exif, 4)[0])
+    if (entry := main.get(Base.Orientation)) is not None:
+        kind = struct.unpack_from(f"{order}H", exif, entry + 2)[0]
+        struct.pack_into(order + ("I" if kind == 4 else "H"), patched, entry + 8, 1)
+    if sideways:
+        _exchange(patched, main, Base.XResolution, Base.YResolution)
+        if (entry := main.get(IFD.Exif)) is not None:
+            further = _entries(exif, order, struct.unpack_from(f"{order}I", exif, entry + 8)[0])
+            _exchange(patched, further, Base.ExifImageWidth, Base.ExifImageHeight)
+    return bytes(patched)
+
+
+def _entries(exif: bytes, order: str, start: int) -> dict[int, int]:
+    """Returns where the entry of each tag of a directory begins, as far as they lie within EXIF."""
+    if start + 2 > len(exif):
+        return {}
+    count = struct.unpack_from(f"{order}H", exif, start)[0]
+    places = range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12)
+    return {struct.unpack_from(f"{order}H", exif, place)[0]: place for place in places}
+
+
+def _exchange(exif: bytearray, entries: dict[int, int], one: int, other: int) -> None:
+    """Exchanges the types and values of two tags, if both are there."""
+    if one in entries and other in entries:
+        first, second = (slice(entries[tag] + 2, entries[tag] + 12) for tag in (one, other))
+        exif[first], exif[second] = exif[second], exif[first]
+
+
+def _lying(physical: bytes) -> bytes:
+    """Returns the content of a pHYs chunk with its two resolutions exchanged."""
+    return physical[4:8] + physical[:4] + physical[8:]
+
+
+def _chunks(path: Path) -> tuple[tuple[bytes, bytes], ...]:
+    found = []
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind not in _KEPT_CHUNKS:
+                file.seek(length + 4, 1)
+            else:
+                content, check = file.read(length), file.read(4)
+                whole = check == struct.pack(">I", zlib.crc32(kind + content))
+                if whole and not content.startswith(_XMP_KEYWORD):
+                    found.append((kind, content))
+    return tuple(found)
+
+
+SIDEWAYS = frozenset({5, 6, 7, 8})
+"""The orientations, as EXIF counts, whose turning exchanges width and height."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageContent:
+    """What an image file holds.
+
+    Attributes:
+        levels: (H, W, C), uint8 or uint16: grey or RGB, and alpha as the last channel of two or four.
+        format: PNG, JPEG, WEBP, TIFF, BMP or PPM.
+        lossless: Whether the file keeps every level.
+        metadata: Colour profile, EXIF and the like.
+        first_of_several: Whether the file holds further images, which are not here.
+        notes: What was converted or left out in reading, a phrase each.
+    """
+
+    levels: Levels
+    format: str
+    lossless: bool
+    metadata: Metadata
+    first_of_several: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def read_image_file(path: Path, *, most_pixels: int = MOST_PIXELS) -> ImageContent:
+    """Reads an image file with all of its bits and metadata.
+
+    8 and 16 bits a level, grey and RGB, and alpha are kept. Palettes, CMYK and black-and-white are converted
+    to 8-bit RGB or grey, and noted. It changes Python's warning filters while it runs, so it is not for
+    several threads at a time.
+
+    Args:
+        path: A PNG, JPEG, WebP, TIFF, BMP or PPM file; its content counts, not its name.
+        most_pixels: Width times height that is refused if it is exceeded, before anything is decoded.
+
+    Raises:
+        ImageError: If the file is missing, damaged, too large, or of a kind that cannot be kept.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        content = _read(path, most_pixels)
+    told = {" ".join(str(each.message).split()) for each in caught}
+    return replace(content, notes=(*content.notes, *sorted(told)))
+
+
+def _read(path: Path, most_pixels: int) -> ImageContent:
+    with opened(path, most_pixels=most_pixels) as image:
+        told = image.tag_v2.get(Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
+        levels, notes = read_levels(path, image)
+        if further := _has_further_images(image):
+            notes.append("of several images in the file, the first is restored")
+        # A TIFF is turned by now, and tells no more.
+        sideways = told in SIDEWAYS or orientation_of(image) in SIDEWAYS
+        metadata = metadata_of(path, image, sideways=sideways)
+        if image.mode == "CMYK":
+            metadata = replace(metadata, icc_profile=b"")
+        return ImageContent(
+            levels=_turned(levels, orientation_of(image)),
+            format=image.format or "PPM",
+            lossless=_is_lossless(path, image),
+            metadata=metadata,
+            first_of_several=further,
+            notes=tuple(notes),
+        )
+
+
+def _turned(levels: Levels, orientation: int) -> Levels:
+    if orientation in SIDEWAYS:
+        levels = levels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        levels = levels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        levels = levels[::-1]
+    return np.ascontiguousarray(levels)
+
+
+def _has_further_images(image: ImageFile) -> bool:
+    match image:
+        case TiffImageFile():
+            return bool(image.is_animated)
+        case PngImageFile() | WebPImageFile():
+            return bool(getattr(image, "n_frames", 1) > 1)
+    return "mp" in image.info  # the index of the images in a JPEG file
+
+
+def _is_lossless(path: Path, image: ImageFile) -> bool:
+    """Says whether a file keeps every level; of a WebP file, the chunk of its pixels tells."""
+    if isinstance(image, WebPImageFile):
+        with path.open("rb") as file:
+            content = file.read()
+        place = 12
+        while (kind := content[place : place + 4]) not in (b"VP8L", b"VP8 ", b""):
+            size = int.from_bytes(content[place + 4 : place + 8], "little")
+            place += 16 + 8 if kind == b"ANMF" else 8 + size + size % 2
+        return kind == b"VP8L"
+    return not isinstance(image, JpegImageFile)

@@ -1,0 +1,13 @@
+from .autotune import fastest_engine as fastest_engine
+from .export import export_net as export_net
+from .export import open_engine as open_engine
+from .restorer import restore as restore
+from .restorer import restorer_of as restorer_of
+
+__all__ = [
+    "export_net",
+    "fastest_engine",
+    "open_engine",
+    "restore",
+    "restorer_of",
+]

@@ -1,0 +1,271 @@
+"""Restores images of any size and kind with a trained net, a tile at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from steadylens.checkpoints.loading import load
+from steadylens.devices import ProgressCallback
+from steadylens.errors import ImageError, SettingError
+from steadylens.images.pixels import key_scale, plain_mode
+from steadylens.inference.tiling import Engine, Tiling, in_tiles
+from steadylens.nets.classification import FusedClassifier, SignNet
+from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, ValidForm
+
+TILE_ON_CPU = 272
+"""Side of a tile in pixels, overlap included; `benchmarks/largeimages.py` says what other sides cost."""
+
+TILE_ON_GPU = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Restorer:
+    """A net together with what is needed to run it over images of any size.
+
+    Attributes:
+        engine: The net, in its valid form if it has one.
+        channels: The channels that it wants.
+        tiling: How images are cut.
+        device: Where it computes.
+    """
+
+    engine: Engine
+    channels: int
+    tiling: Tiling
+    device: torch.device
+
+    def __call__(self, images: Tensor, progress: ProgressCallback = lambda done, total: None) -> Tensor:
+        """Returns the restored images, in the type and on the device of the given ones.
+
+        Args:
+            images: (N, C, H, W), uint8, uint16 or float in [0, 1]: grey (C is 1), grey with alpha (2), RGB
+                (3) or RGB with alpha (4). Grey is restored as RGB of three like channels, whose mean is the
+                result. Alpha stays as it is, and does not matter to the rest.
+            progress: Told how many tiles are done, and how many there are.
+
+        Raises:
+            ImageError: If the images are of another shape or type, are empty, or leave [-1, 2].
+        """
+        _check(images)
+        images = images.detach()
+        colours = images.shape[1] - (images.shape[1] in (2, 4))
+        restored = torch.empty_like(images, memory_format=torch.preserve_format)
+        restored[:, colours:] = images[:, colours:]
+        in_tiles(
+            self.engine if colours in (self.channels, 3) else _grey(self.engine),
+            images[:, :colours],
+            restored[:, :colours],
+            tiling=self.tiling,
+            device=self.device,
+            progress=progress,
+            at_once=getattr(self.engine, "streams", 1),
+        )
+        return restored
+
+
+def restorer_of(
+    net: str | Path | Engine,
+    *,
+    margin: int | None = None,
+    tile: int | None = None,
+    device: torch.device | str | None = None,
+) -> Restorer:
+    """Returns a net made ready for images of any size; the arguments are those of `restore`.
+
+    Raises:
+        SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, or the
+            tile is too small.
+        CheckpointError: If a file cannot be used.
+    """
+    if isinstance(net, str | Path):
+        ours = load(net).to(device)
+        net = ours.to(memory_format=torch.channels_last)
+    _check_types(net)
+    place = _device_of(net) if device is None else torch.device(device)
+    reach = _reach(net, margin)
+    usual = max(TILE_ON_CPU if place.type == "cpu" else TILE_ON_GPU, 4 * reach.margin + 1)
+    side, surround = usual if tile is None else tile, None
+    if isinstance(net, RestorationNet | DongNet) and reach.margin == net.margin:
+        net = ValidForm(net)
+        surround = net.surround
+    tiling = Tiling(tile=side, margin=reach.margin, smallest=reach.smallest, surround=surround)
+    return Restorer(engine=net, channels=reach.channels, tiling=tiling, device=place)
+
+
+def restore(
+    image: Any,
+    net: str | Path | Engine = "l11-gtsrb",
+    *,
+    margin: int | None = None,
+    tile: int | None = None,
+    device: torch.device | str | None = None,
+) -> Any:
+    """Returns an image restored by a net, as the same kind of object.
+
+    It is computed a tile at a time, with the result of the whole image up to rounding; a tiny image that a
+    net cannot take is mirrored at its borders first. Grey is restored as RGB of three like channels, whose
+    mean is the result; alpha stays as it is. A PIL image with a palette becomes RGB, one in CMYK too, without
+    its colour profile, and black and white becomes grey; a transparent colour of 8 bits becomes alpha, one of
+    2 or 4 if the image is not decoded yet. To restore many images, give a net and not its name, so that it is
+    loaded once.
+
+    Args:
+        image: A PIL image of 8 bits a level, or of grey with 16; a NumPy array (H, W) or (H, W, C), uint8,
+            uint16 or float in [0, 1]; or a tensor (C, H, W) or (N, C, H, W) of such a type. C is 1, 2, 3 or
+            4: grey or RGB, alpha last. A float result is not clipped.
+        net: A restorer of this package, the name of a packaged one, the path of a .safetensors file, or
+            anything from images (N, 3, H, W), float32 in [0, 1], to images of the same shape.
+        margin: How many pixels around it a pixel of the result depends on; None asks a net of this package.
+        tile: Height and width of a tile in pixels, overlap included; None chooses by the device.
+        device: Where to compute. A net given by name is moved there; None means where the net is.
+
+    Raises:
+        ImageError: If the image is of another kind, is empty, or leaves [-1, 2].
+        SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, or the
+            tile is too small.
+        CheckpointError: If a file cannot be used.
+
+    Example:
+        >>> import numpy as np
+        >>> import steadylens
+        >>> steadylens.restore(np.zeros((60, 80, 3), np.uint8), "l3-gtsrb").shape
+        (60, 80, 3)
+    """
+    restorer = restorer_of(net, margin=margin, tile=tile, device=device)
+    match image:
+        case Tensor():
+            if image.ndim not in (3, 4):
+                raise ImageError(
+                    f"the tensor has shape {tuple(image.shape)}; images are (C, H, W) or (N, C, H, W)"
+                )
+            return restorer(image[None])[0] if image.ndim == 3 else restorer(image)
+        case np.ndarray():
+            return restore_array(image, restorer)
+        case Image.Image():
+            return _restored_picture(image, restorer)
+    raise ImageError(
+        f"a {type(image).__name__} is no image here; give a PIL image, a NumPy array or a tensor"
+    )
+
+
+def restore_array(
+    array: NDArray[Any],
+    restorer: Callable[[Tensor, ProgressCallback], Tensor],
+    progress: ProgressCallback = lambda done, total: None,
+) -> NDArray[Any]:
+    """Returns an array (H, W) or (H, W, C) restored; see `restore`.
+
+    Raises:
+        ImageError: If the array is of another shape or type, is empty, or leaves [-1, 2].
+    """
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in range(1, 5)):
+        raise ImageError(
+            f"the array has shape {array.shape}; an image is (H, W) or (H, W, C), where C, which comes last, "
+            "is 1 to 4: grey or RGB, and alpha"
+        )
+    if array.dtype == bool:
+        raise ImageError("the array is bool; give uint8, uint16 or float in [0, 1]")
+    try:
+        pixels = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+    except TypeError as error:
+        raise ImageError(f"the array is {array.dtype}; give uint8, uint16 or float in [0, 1]") from error
+    planes = (pixels if array.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
+    restored = restorer(planes[None], progress)[0].permute(1, 2, 0)
+    return restored.reshape(array.shape).numpy().astype(array.dtype, copy=False)
+
+
+def _restored_picture(image: Image.Image, restorer: Restorer) -> Image.Image:
+    plain = _plain(image)
+    restored = Image.fromarray(restore_array(np.array(plain), restorer))
+    left_behind = {"transparency", *(("icc_profile",) if image.mode == "CMYK" else ())}
+    restored.info = {name: value for name, value in image.info.items() if name not in left_behind}
+    return restored
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Returns a picture as grey or RGB, with alpha where something is transparent."""
+    key = "transparency" in image.info
+    if image.mode.startswith("I;16") and not key:
+        return image
+    if (known := plain_mode(image)) is None:
+        raise ImageError(
+            f"the image has mode {image.mode}{' and a transparent colour' if key else ''}, which is not "
+            "restored; give its levels as an array of uint8, uint16 or float in [0, 1]"
+        )
+    mode = known[0] + ("A" if key and known[0] in ("L", "RGB") else "")
+    if mode == image.mode:
+        return image
+    if (scale := key_scale(image)) != 1:
+        image.load()
+        image.info["transparency"] *= scale  # in the picture itself: the next time, it tells no more of this
+    return image.convert(mode)
+
+
+class _Reach(NamedTuple):
+    """How far a net looks, the smallest image that it takes, and the channels that it wants."""
+
+    margin: int
+    smallest: int = 1
+    channels: int = 3
+
+
+def _reach(engine: Engine, margin: int | None) -> _Reach:
+    match engine:
+        case RestorationNet() | DongNet():
+            smallest = engine.margin + 1 if engine.padding == "reflect" else 1
+            known = _Reach(engine.margin, smallest, engine.channels)
+        case GaussianSmoothing():
+            known = _Reach(engine.radius, engine.radius + 1)
+        case nn.Identity():
+            known = _Reach(0)
+        case FusedClassifier() | SignNet():
+            way_out = (
+                "restore with its .restorer" if isinstance(engine, FusedClassifier) else "give a restorer"
+            )
+            raise SettingError(f"a {type(engine).__name__} answers with classes, not with images; {way_out}")
+        case _ if margin is None:
+            raise SettingError(
+                f"how far a {type(engine).__name__} looks is not known; give margin, in pixels on each side"
+            )
+        case _:
+            known = _Reach(margin)
+    return known if margin is None else known._replace(margin=margin)
+
+
+def _device_of(engine: Engine) -> torch.device:
+    tensors = [*engine.parameters(), *engine.buffers()] if isinstance(engine, nn.Module) else []
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+def _grey(engine: Engine) -> Engine:
+    return lambda images: engine(images.expand(-1, 3, -1, -1)).mean(1, keepdim=True)
+
+
+def _check_types(engine: Engine) -> None:
+    if isinstance(engine, RestorationNet | DongNet):
+        kinds = {each.dtype for each in engine.parameters() if each.is_floating_point()} - {torch.float32}
+        if kinds:
+            raise SettingError(
+                f"the net computes in {kinds.pop()}, images are given as float32; make it so by net.float()"
+            )
+
+
+def _check(images: Tensor) -> None:
+    if images.ndim != 4 or not 1 <= images.shape[1] <= 4 or 0 in images.shape:
+        raise ImageError(
+            f"images have shape {tuple(images.shape)}; they need one to four channels (grey or RGB, alpha "
+            "last) and at least one pixel"
+        )
+    if images.dtype not in (torch.uint8, torch.uint16) and not images.is_floating_point():
+        raise ImageError(f"images are {images.dtype}; give uint8, uint16 or float in [0, 1]")
+    if images.is_floating_point() and not bool(((images >= -1) & (images <= 2)).all()):
+        raise ImageError(
+            "float images leave [-1, 2] or are not finite; the contract is [0, 1]: divide levels by 255"
+        )

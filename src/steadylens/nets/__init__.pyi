@@ -1,0 +1,27 @@
+from .classification import ChannelNormalization as ChannelNormalization
+from .classification import FusedClassifier as FusedClassifier
+from .classification import PreparedClassifier as PreparedClassifier
+from .classification import SignNet as SignNet
+from .classification import exported_classifier as exported_classifier
+from .restoration import DongNet as DongNet
+from .restoration import GaussianSmoothing as GaussianSmoothing
+from .restoration import RestorationNet as RestorationNet
+from .restoration import normalize_pattern as normalize_pattern
+from .third_party import timm_classifier as timm_classifier
+from .third_party import torchvision_classifier as torchvision_classifier
+from .third_party import transformers_classifier as transformers_classifier
+
+__all__ = [
+    "ChannelNormalization",
+    "DongNet",
+    "FusedClassifier",
+    "GaussianSmoothing",
+    "PreparedClassifier",
+    "RestorationNet",
+    "SignNet",
+    "exported_classifier",
+    "normalize_pattern",
+    "timm_classifier",
+    "torchvision_classifier",
+    "transformers_classifier",
+]

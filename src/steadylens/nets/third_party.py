@@ -1,0 +1,433 @@
+"""Classifiers of other libraries, prepared for plain images: timm, torchvision, transformers.
+
+Nothing is ever downloaded: weights come from a local file or folder. A prepared classifier carries plain
+data from which `rebuild` makes it again, so that a fused pair can be saved whole.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from steadylens.errors import CheckpointError, MissingExtraError, SettingError, SteadylensError
+from steadylens.images.preprocessing import Fit
+from steadylens.images.tensors import GREY_LEVELS, to_float
+from steadylens.nets.classification import ChannelNormalization, Channels, PreparedClassifier
+from steadylens.nets.weights import fit_weights, read_weights
+
+
+def body_of(architecture: Mapping[str, Any]) -> nn.Module:
+    """Returns a net of timm, torchvision or transformers with fresh weights.
+
+    Args:
+        architecture: Plain data: the library as `kind`, and what that library needs to know.
+
+    Raises:
+        MissingExtraError: If the library is not installed.
+        SettingError: If the kind is unknown, or the library refuses the settings.
+    """
+    try:
+        match architecture["kind"]:
+            case "timm":
+                return _timm_body(architecture["name"], architecture["classes"], architecture["size"])
+            case "torchvision":
+                return _torchvision_body(architecture["name"], architecture["classes"], architecture["size"])
+            case "transformers":
+                return _transformers_body(architecture["config"])
+    except SteadylensError:
+        raise
+    except Exception as error:  # at settings that are not theirs the libraries raise whatever they do
+        reason = " ".join(str(error).split())
+        what = ", ".join(f"{name} {value}" for name, value in architecture.items() if name != "config")
+        raise SettingError(
+            f"there is no classifier of {what}: {reason}; leave out what is not its own"
+        ) from error
+    raise SettingError(
+        f"the architecture {architecture['kind']!r} is unknown to this version; update steadylens"
+    )
+
+
+def timm_with(name: str) -> ModuleType:
+    """Returns timm, if it is installed and has a model of that name."""
+    try:
+        import timm  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("timm", "timm") from error
+    if not timm.is_model(name):  # it would look for some other names in the network
+        raise SettingError(f"timm has no model {name!r}; timm.list_models() lists those that it has")
+    return timm
+
+
+def _timm_body(name: str, classes: int, size: int) -> nn.Module:
+    timm = timm_with(name)
+    usual = timm.get_pretrained_cfg(name)
+    settings = {"img_size": size} if usual.fixed_input_size and size != usual.input_size[-1] else {}
+    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **settings)
+    return model
+
+
+def torchvision_models_with(name: str) -> Any:
+    """Returns torchvision.models, if it is installed and has a classifier of that name."""
+    try:
+        from torchvision import models  # type: ignore[import-untyped]  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("torchvision", "torchvision") from error
+    if name not in models.list_models(module=models):  # others would fetch weights
+        raise SettingError(
+            f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists what it has"
+        )
+    return models
+
+
+def _torchvision_body(name: str, classes: int, size: int) -> nn.Module:
+    settings = {"image_size": size} if name.startswith("vit_") else {}
+    models = torchvision_models_with(name)
+    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **settings)
+    return model
+
+
+def _transformers() -> ModuleType:
+    try:
+        import transformers  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("transformers", "transformers") from error
+    return transformers
+
+
+def _transformers_body(config: dict[str, Any]) -> nn.Module:
+    if config.get("model_type") == "timm_wrapper":  # it may ask a hub for the settings of its model
+        raise SettingError("a model of timm within transformers is not read; prepare it as timm:NAME instead")
+    transformers = _transformers()
+    settings = transformers.AutoConfig.for_model(**config)
+    # A file of weights may name foreign code: without the last argument, the user would be asked to run it.
+    kind = transformers.AutoModelForImageClassification
+    model: nn.Module = kind.from_config(settings, trust_remote_code=False)
+    return model
+
+
+def read_transformers(folder: Path) -> Any:
+    """Returns the image classifier that `save_pretrained` wrote into a folder.
+
+    Raises:
+        MissingExtraError: If transformers is not installed.
+        CheckpointError: If the folder is incomplete or damaged, or holds no image classifier.
+    """
+    transformers = _transformers()
+    try:
+        with _without_progress():
+            body, loading = transformers.AutoModelForImageClassification.from_pretrained(
+                folder,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,  # or the user would be asked to run the folder's own code
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{folder} cannot be read as an image classifier of transformers ({reason}); save it again with "
+            "save_pretrained"
+        ) from error
+    if lacking := [*loading["missing_keys"], *loading["mismatched_keys"]]:
+        raise CheckpointError(
+            f"{folder} lacks weights of the classifier, {lacking[0]} for one; save it whole, with its head"
+        )
+    return body
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    logging = _transformers().utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+_SMALL_EDGE = 384
+"""Below it, a processor with a share to crop cuts the centre out; from it on, it squashes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Processing:
+    """What an image processor makes of images.
+
+    Attributes:
+        size: Height and width of what it makes, in pixels.
+        mean: What it subtracts from each channel, for images in [0, 1].
+        std: What it then divides each channel by.
+        fit: How it makes squares of photographs.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fit: Fit
+
+
+def image_processing(folder: Path, *, fit: Fit | None = None) -> Processing:
+    """Reads the image processor that `save_pretrained` wrote into a folder, and tries it on some images.
+
+    Args:
+        folder: Holds preprocessor_config.json.
+        fit: How photographs are to become squares, or None for how the processor does it.
+
+    Raises:
+        MissingExtraError: If transformers is not installed.
+        CheckpointError: If there is no image processor.
+        SettingError: If it does more than to resize, crop, scale and normalise.
+    """
+    try:
+        from transformers import AutoImageProcessor  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("transformers", "transformers") from error
+    try:
+        read: Any = AutoImageProcessor.from_pretrained  # it is not typed
+        # Without the last argument the user might be asked to run the folder's own code.
+        processor = read(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} holds no image processor; save that of the classifier there with save_pretrained"
+        ) from error
+
+    try:
+        return _tried(folder, processor, fit)
+    except SteadylensError:
+        raise
+    except Exception as error:  # whatever a foreign processor raises
+        reason = " ".join(str(error).split())
+        raise SettingError(
+            f"the image processor of {folder} cannot be understood ({reason}); give the classifier to "
+            "PreparedClassifier with a mean and a deviation of its own"
+        ) from error
+
+
+def _tried(folder: Path, processor: Any, fit: Fit | None) -> Processing:
+    """Finds what a processor does by trying it on images."""
+
+    def process(image: Tensor, **settings: bool) -> Tensor:
+        array = image.permute(1, 2, 0).numpy()
+        return processor(array, return_tensors="pt", **settings)["pixel_values"][0]  # type: ignore[no-any-return]
+
+    pixels = torch.randint(256, (3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    kept = {"do_resize": False, "do_center_crop": False}
+    black, white, some = (process(image, **kept) for image in (pixels * 0, pixels * 0 + 255, pixels))
+    std = 1 / (white - black).double().mean(dim=(1, 2))
+    mean = -black.double().mean(dim=(1, 2)) * std
+    normalization = ChannelNormalization(mean.tolist(), std.tolist())
+    height, width = process(pixels).shape[-2:]
+    if height != width or not torch.allclose(normalization(to_float(pixels)[None])[0], some, atol=1e-4):
+        raise SettingError(
+            f"the image processor of {folder} does more than make images square, scale and normalise them; "
+            "give the classifier to PreparedClassifier with a mean and a deviation of its own"
+        )
+    found = fit or _fit_of(processor)
+    if fit is None and not _agrees(process, normalization, found, height):
+        raise SettingError(
+            f"the image processor of {folder} makes squares of photographs in a way that is not made here, "
+            f"unlike {found}; give a fit that is near it, as crop:SIDE"
+        )
+    return Processing(size=height, mean=tuple(mean.tolist()), std=tuple(std.tolist()), fit=found)
+
+
+def _fit_of(processor: Any) -> Fit:
+    size, share = dict(processor.size), getattr(processor, "crop_pct", None)
+    edge = size.get("shortest_edge") or 0
+    keeps_shape = edge > 0 and (share is None or edge < _SMALL_EDGE)
+    side = int(edge / share) if keeps_shape and share else edge
+    return Fit(
+        keeps_shape=keeps_shape,
+        side=side or size.get("height"),
+        interpolation=Image.Resampling(processor.resample),
+        floors=True,
+    )
+
+
+def _agrees(
+    process: Callable[[Tensor], Tensor], normalization: ChannelNormalization, fit: Fit, size: int
+) -> bool:
+    """Says whether a fit makes the same of oblong images as the processor, which may round otherwise."""
+    random = np.random.default_rng(0)
+    for shape in ((90, 131, 3), (127, 90, 3)):
+        levels = random.integers(0, 256, shape, dtype=np.uint8)
+        mine = np.array(fit.fitted(Image.fromarray(levels), size))
+        theirs = process(torch.from_numpy(levels).permute(2, 0, 1)) * normalization.std + normalization.mean
+        apart = theirs[0] - to_float(torch.from_numpy(mine).permute(2, 0, 1))
+        if apart.abs().mean() > 1 / GREY_LEVELS:
+            return False
+    return True
+
+
+def timm_classifier(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    classes: int | None = None,
+    size: int | None = None,
+    fit: Fit | None = None,
+) -> PreparedClassifier:
+    """Returns a timm model with the normalisation, input size and fit of its own configuration.
+
+    Args:
+        name: The model's name in timm, with or without the tag of its weights.
+        weights: Local file of its weights, .safetensors or of `torch.save`; None for random ones.
+        classes: Number of classes, or None for that of the weights, else timm's.
+        size: Height and width of the images in pixels, or None for those of its configuration.
+        fit: How photographs become squares, or None for how timm's own evaluation does it.
+
+    Raises:
+        MissingExtraError: If timm is not installed.
+        SettingError: If timm has no such model, or it does not read square RGB images.
+        CheckpointError: If the weights cannot be read or are of another net.
+    """
+    try:
+        settings = timm_with(name).get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        raise SettingError(f"timm knows no weights {name!r} ({error}); leave the tag out") from error
+    channels, *sides = settings.input_size
+    if channels != 3 or (size is None and sides[0] != sides[1]):
+        raise SettingError(
+            f"{name} reads {settings.input_size}; only square RGB images can be given, set a size"
+        )
+    found = {} if weights is None else read_weights(weights)
+    if not settings.classifier:
+        raise SettingError(f"{name} of timm has no classes; choose a model that has")
+    head = settings.classifier if isinstance(settings.classifier, str) else settings.classifier[0]
+    architecture = {
+        "kind": "timm",
+        "name": name,
+        "classes": classes or _rows(found, re.escape(head)) or settings.num_classes,
+        "size": size or sides[0],
+    }
+    fit = fit or _timm_fit(name, settings, size or sides[0])
+    return _prepared(architecture, found, weights, mean=settings.mean, std=settings.std, fit=fit)
+
+
+def torchvision_classifier(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    classes: int | None = None,
+    size: int | None = None,
+    fit: Fit | None = None,
+) -> PreparedClassifier:
+    """Returns a torchvision model with the normalisation, size and fit of its published weights.
+
+    Args:
+        name: The model's name in torchvision.models.
+        weights: Local file of its weights, .safetensors or of `torch.save`; None for random ones.
+        classes: Number of classes, or None for that of the weights, else 1000.
+        size: Height and width of the images in pixels, or None for those of the published weights.
+        fit: How photographs become squares, or None for how the published weights read them, in proportion
+            to the size.
+
+    Raises:
+        MissingExtraError: If torchvision is not installed.
+        SettingError: If torchvision has no such model, or it changes images by itself.
+        CheckpointError: If the weights cannot be read or are of another net.
+    """
+    models = torchvision_models_with(name)
+    if name in ("googlenet", "inception_v3"):
+        raise SettingError(
+            f"{name} of torchvision normalises images in two ways, depending on where its weights come from; "
+            "build it yourself and give it to PreparedClassifier"
+        )
+    published = models.get_model_weights(name).DEFAULT.transforms()
+    found = {} if weights is None else read_weights(weights)
+    architecture = {
+        "kind": "torchvision",
+        "name": name,
+        "classes": classes or _rows(found, r"fc|head|heads\.head|classifier(\.\d+)?") or 1000,
+        "size": (side := size or published.crop_size[0]),
+    }
+    fit = fit or Fit(
+        keeps_shape=True,
+        side=round(published.resize_size[0] * side / published.crop_size[0]),
+        interpolation=Image.Resampling[published.interpolation.name],
+    )
+    return _prepared(architecture, found, weights, mean=published.mean, std=published.std, fit=fit)
+
+
+def transformers_classifier(folder: str | Path, *, fit: Fit | None = None) -> PreparedClassifier:
+    """Returns an image classifier that `save_pretrained` wrote into a local folder, with its image processor.
+
+    Args:
+        folder: Holds config.json, the weights and preprocessor_config.json.
+        fit: How photographs become squares, or None for how its image processor does it.
+
+    Raises:
+        MissingExtraError: If transformers is not installed.
+        CheckpointError: If the folder is missing, incomplete or damaged, or holds no image classifier.
+        SettingError: If its image processor does more than to resize, crop, scale and normalise.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} holds no config.json; give the folder that save_pretrained wrote")
+    body = read_transformers(folder)
+    found = image_processing(folder, fit=fit)
+    config = json.loads(body.config.to_json_string())
+    architecture = {"kind": "transformers", "config": config, "size": found.size}
+    return PreparedClassifier(
+        body, size=found.size, mean=found.mean, std=found.std, fit=found.fit, architecture=architecture
+    ).eval()
+
+
+def rebuild(architecture: Mapping[str, Any]) -> PreparedClassifier:
+    """Returns a classifier of the architecture that a `PreparedClassifier` bears, with fresh weights.
+
+    Raises:
+        MissingExtraError: If the library that it is of is not installed.
+        SettingError: If the kind is unknown, or the library refuses the settings.
+    """
+    plain = {name: value for name, value in architecture.items() if name != "fit"}
+    fit = Fit.parse(architecture.get("fit", "squash"))  # the first files had none
+    return PreparedClassifier(body_of(plain), size=plain["size"], fit=fit, architecture=plain)
+
+
+def _prepared(
+    architecture: dict[str, Any],
+    weights: dict[str, Tensor],
+    path: str | Path | None,
+    *,
+    mean: Channels,
+    std: Channels,
+    fit: Fit,
+) -> PreparedClassifier:
+    body = body_of(architecture)
+    if path is not None:
+        fit_weights(body, weights, path)
+    size = architecture["size"]
+    return PreparedClassifier(body, size=size, mean=mean, std=std, fit=fit, architecture=architecture).eval()
+
+
+def _rows(weights: Mapping[str, Tensor], head: str) -> int:
+    """Returns how many classes the last layer of that name tells apart, 0 if there is none."""
+    found = [name for name in weights if re.fullmatch(rf"(?:{head})\.(?:weight|bias)", name)]
+    numbers = [[int(number) for number in re.findall(r"\d+", name)] for name in found]
+    return len(weights[found[numbers.index(max(numbers))]]) if found else 0
+
+
+def _timm_fit(name: str, settings: Any, size: int) -> Fit:
+    if settings.crop_mode not in ("center", "squash"):
+        raise SettingError(
+            f"{name} wants images with a border around them, which are not made here; give a fit"
+        )
+    return Fit(
+        keeps_shape=settings.crop_mode == "center",
+        side=math.floor(size / settings.crop_pct),
+        interpolation=Image.Resampling[settings.interpolation.upper()],
+    )

@@ -1,0 +1,299 @@
+"""The degradation module: clean -> noisy, each sample with its own fresh noise (Sec. 4.1, Fig. 1)."""
+
+import math
+from dataclasses import dataclass, fields
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steadylens.errors import SettingError
+from steadylens.images.tensors import GREY_LEVELS, check_images, quantize
+from steadylens.noise.families import LEVELS, Attenuated, Family, Gaussian, Law, Sparse, Strength, Uniform
+
+PAPER_FAMILIES: tuple[Family, ...] = (
+    Gaussian(),
+    Uniform(),
+    Sparse(noise=Gaussian()),
+    Sparse(noise=Uniform()),
+    Attenuated(noise=Gaussian()),
+    Attenuated(noise=Uniform()),
+)
+"""The paper's mixture: Gaussian or uniform noise, as it is, sparsified, or with manipulated intensity."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """Noisy images and what was drawn for each of them, one row per noisy image.
+
+    Attributes:
+        images: The noisy images, float (N * versions, C, H, W).
+        family: Index into the degradation's families, int64 (N * versions,); -1 where an image stayed clean.
+        strength_grey: Standard deviation of the noise before thinning, in grey levels, or the height of
+            impulses, 255; 0 where clean.
+        shared: Whether the channels share one pattern, bool.
+        density: Share of the values that keep their full noise; 1 where clean.
+        factor: Factor on the noise of all other values; 1 where there are none.
+    """
+
+    images: Tensor
+    family: Tensor
+    strength_grey: Tensor
+    shared: Tensor
+    density: Tensor
+    factor: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Degradation:
+    """Clean -> noisy: a random family and a random strength for each sample, fresh noise for each value.
+
+    Example:
+        >>> degrade = Degradation(families=(Gaussian(strength=Strength.fixed(25)),))
+        >>> degrade(torch.rand(4, 3, 48, 48), generator=torch.Generator().manual_seed(1)).shape
+        torch.Size([4, 3, 48, 48])
+
+    Attributes:
+        families: What noise there is.
+        weights: How often each family is drawn, in proportion; empty for equally often.
+        versions: Noisy versions of each clean image, the paper's M; they are adjacent in the result.
+        clean_share: Probability that a sample stays as it is (but for clipping and quantizing).
+        clip: Whether the result is saturated to [0, 1].
+        quantize: Whether the result is rounded to the nearest of the 256 grey levels, after clipping.
+    """
+
+    families: tuple[Family, ...] = PAPER_FAMILIES
+    weights: tuple[float, ...] = ()
+    versions: int = 1
+    clean_share: float = 0.0
+    clip: bool = True
+    quantize: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.families:
+            raise SettingError("there is no family of noise; give at least one, Gaussian() for example")
+        if self.weights and len(self.weights) != len(self.families):
+            raise SettingError(
+                f"{len(self.weights)} weights do not go with {len(self.families)} families; "
+                "give one each, or none for equal weights"
+            )
+        if self.weights and not (min(self.weights) >= 0 and 0 < sum(self.weights) < math.inf):
+            raise SettingError(f"weights are {self.weights}; finite ones >= 0, not all 0, are needed")
+        if self.versions < 1:
+            raise SettingError(f"versions is {self.versions}, at least 1 is needed")
+        if not 0 <= self.clean_share <= 1:
+            raise SettingError(f"clean_share is {self.clean_share}, a probability from 0 to 1 is needed")
+
+    @property
+    def noise_mode(self) -> str:
+        """How noisy values end, for tables: "clipped, 8-bit", "clipped", "unclipped, 8-bit", "unclipped"."""
+        return ("clipped" if self.clip else "unclipped") + (", 8-bit" if self.quantize else "")
+
+    def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Returns noisy versions of clean images.
+
+        Args:
+            images: Clean images, float (N, C, H, W) in [0, 1]; they are not changed.
+            generator: Where all randomness comes from, on the device of the images.
+
+        Returns:
+            Noisy images, float (N * versions, C, H, W) of the same type and on the same device.
+
+        Raises:
+            ImageError: If the images are no float tensor (N, C, H, W).
+            SettingError: If the generator is on another device.
+        """
+        return self._degrade(images, generator)[0]
+
+    def draw(self, images: Tensor, *, generator: torch.Generator) -> Drawn:
+        """Returns noisy versions of clean images, and what was drawn for each.
+
+        The same generator state gives the same images as calling the degradation. Arguments and errors
+        are those of the call.
+        """
+        noisy, rows = self._degrade(images, generator)
+        names = ("family", "strength_grey", "shared", "density", "factor")
+        drawn = {name: torch.from_numpy(getattr(rows, name)).to(images.device) for name in names}
+        return Drawn(images=noisy, **drawn)
+
+    def stored(self, images: Tensor) -> Tensor:
+        """Returns images, restored ones for example, clipped and rounded as this degradation does it."""
+        return self._store(images.clone())
+
+    def _degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, "_Rows"]:
+        check_images(images)
+        if generator.device.type != images.device.type:
+            raise SettingError(
+                f"the generator is on {generator.device}, the images are on {images.device}; "
+                f"make it with torch.Generator({images.device.type!r})"
+            )
+        seed = torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device)
+        # What is drawn once per sample is drawn on the host, for it decides which kernels run at all.
+        host = np.random.Generator(np.random.SFC64(int(seed)))
+        rows = self._rows(len(images) * self.versions, host)
+        source = host if images.device.type == "cpu" else generator
+
+        # Samples of one kind stand together while they are worked on, so that one kernel serves them all.
+        planes = np.where(rows.family < 0, 0, np.where(rows.shared, 1, images.shape[1]))
+        order = np.lexsort((rows.law, rows.thinned, planes))
+        noisy = images.index_select(0, torch.from_numpy(order // self.versions).to(images.device))
+        laws, _, _ = _ranges(self.families)
+        bits = _Bits(int((planes * (1 + rows.thinned)).sum()) * math.prod(images.shape[2:]), source)
+        for start, stop in _runs(planes[order]):
+            chosen = order[start:stop]
+            if planes[chosen[0]]:
+                _add_noise(
+                    noisy[start:stop], int(planes[chosen[0]]), rows.take(chosen), laws, bits, clip=self.clip
+                )
+        noisy = self._store(noisy)
+        if (np.diff(order) > 0).all():
+            return noisy, rows
+        return noisy.index_select(0, torch.from_numpy(np.argsort(order)).to(images.device)), rows
+
+    def _store(self, images: Tensor) -> Tensor:
+        if self.clip:
+            images.clamp_(0, 1)
+        return quantize(images) if self.quantize else images
+
+    def _rows(self, count: int, host: np.random.Generator) -> "_Rows":
+        pick, stay, position, share, density, factor = host.random((6, count), dtype=np.float32)
+        weights = np.cumsum(self.weights or [1.0] * len(self.families))
+        family = np.searchsorted(weights, pick * weights[-1], side="right")
+        _, law, ranges = _ranges(self.families)
+        low, high, logarithmic, shared, density_low, density_high, factor_low, factor_high = ranges[:, family]
+        strength = low + position * (high - low)
+        if logarithmic.any():
+            with np.errstate(divide="ignore", invalid="ignore"):
+                strength = np.where(logarithmic, low * (high / low) ** position, strength)
+        rows = _Rows(
+            family=family,
+            law=law[family],
+            strength_grey=strength,
+            shared=share < shared,
+            density=density_low + density * (density_high - density_low),
+            factor=factor_low + factor * (factor_high - factor_low),
+        )
+        rows.keep_clean(stay < self.clean_share)
+        return rows
+
+
+def gaussian_degradation(sigma_grey: float, *, clip: bool = True, quantize: bool = True) -> Degradation:
+    """Returns the degradation of Table 4: Gaussian noise of one strength, independent in every channel.
+
+    Args:
+        sigma_grey: The standard deviation in grey levels of 255.
+        clip: Whether noisy images are clipped to [0, 1].
+        quantize: Whether they are rounded to 8 bits.
+
+    Raises:
+        SettingError: If the strength is negative or not finite.
+    """
+    family = Gaussian(strength=Strength.fixed(sigma_grey), shared=0)
+    return Degradation(families=(family,), clip=clip, quantize=quantize)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Rows:
+    """What is drawn once per sample, one entry each."""
+
+    family: NDArray[np.int64]
+    law: NDArray[np.int64]
+    strength_grey: NDArray[np.float32]
+    shared: NDArray[np.bool_]
+    density: NDArray[np.float32]
+    factor: NDArray[np.float32]
+
+    @property
+    def thinned(self) -> NDArray[np.bool_]:
+        return self.factor < 1
+
+    def take(self, chosen: NDArray[np.int64]) -> "_Rows":
+        return _Rows(**{each.name: getattr(self, each.name)[chosen] for each in fields(self)})
+
+    def keep_clean(self, chosen: NDArray[np.bool_]) -> None:
+        self.family[chosen] = -1
+        self.shared[chosen] = False
+        self.strength_grey[chosen] = 0
+        self.density[chosen] = self.factor[chosen] = 1
+
+
+@cache
+def _ranges(families: tuple[Family, ...]) -> tuple[tuple[Law, ...], NDArray[np.int64], NDArray[np.float32]]:
+    """Returns the distinct laws, each family's index into them, and the ends of its ranges (8, families)."""
+    laws = tuple(dict.fromkeys(family.law for family in families))
+    ranges = [
+        (
+            family.strength.low_grey,
+            family.strength.high_grey,
+            family.strength.logarithmic,
+            family.shared,
+            *family.density,
+            *family.factor,
+        )
+        for family in families
+    ]
+    return laws, np.array([laws.index(family.law) for family in families]), np.array(ranges, np.float32).T
+
+
+class _Bits:
+    """The 16 random bits of every value of a batch, drawn in one go."""
+
+    def __init__(self, count: int, source: np.random.Generator | torch.Generator) -> None:
+        if isinstance(source, np.random.Generator):
+            words: NDArray[np.uint64] = source.bit_generator.random_raw(-(-count // 4))
+            self.left = torch.from_numpy(words.view(np.uint16))
+        else:
+            self.left = torch.randint(
+                LEVELS, (count,), generator=source, device=source.device, dtype=torch.int32
+            )
+
+    def take(self, count: int) -> Tensor:
+        taken, self.left = self.left[:count], self.left[count:]
+        return taken
+
+
+def _add_noise(
+    noisy: Tensor, planes: int, rows: _Rows, laws: tuple[Law, ...], bits: _Bits, *, clip: bool
+) -> None:
+    """Adds noise in place to samples whose noise has `planes` planes; thinned ones stand last."""
+    samples, _, height, width = noisy.shape
+    size = planes * height * width
+    noise = torch.empty(samples * size, device=noisy.device)
+    runs = [(start, stop, laws[rows.law[start]]) for start, stop in _runs(rows.law)]
+    drawn = bits.take(samples * size)
+    for start, stop, law in runs:
+        law.fill(noise[start * size : stop * size], drawn[start * size : stop * size])
+    noise = noise.view(samples, planes, height, width)
+    noise.mul_(_column(rows.strength_grey, noisy.device) / GREY_LEVELS)
+    if not clip:
+        noise.clamp_(-1, 1)
+    first = samples - int(rows.thinned.sum())
+    if first < samples:
+        share = _share_of_noise(bits, noise[first:], rows, first)
+        for start, stop, law in runs:
+            if law.replaces:
+                noisy[start:stop].mul_(1 - share[start - first : stop - first])
+        noise[first:].mul_(share)
+    noisy.add_(noise)
+
+
+def _share_of_noise(bits: _Bits, noise: Tensor, rows: _Rows, first: int) -> Tensor:
+    """Returns 1 with the probability `density` of each sample, else its `factor`, in the noise's shape."""
+    below = _column(np.round(rows.density[first:] * LEVELS), noise.device)
+    factor = _column(rows.factor[first:], noise.device)
+    # Subtracting and clamping integers is the same as comparing them, and several times faster on a CPU.
+    share = bits.take(noise.numel()).to(torch.float32).view(noise.shape)
+    torch.sub(below, share, out=share).clamp_(max=1)
+    return torch.maximum(share, factor, out=share)
+
+
+def _runs(keys: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Returns the bounds of the runs of equal keys."""
+    return list(pairwise([0, *(np.flatnonzero(np.diff(keys)) + 1).tolist(), len(keys)])) if len(keys) else []
+
+
+def _column(values: NDArray[np.float32], device: torch.device) -> Tensor:
+    return torch.from_numpy(values).to(device).view(-1, 1, 1, 1)

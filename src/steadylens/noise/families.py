@@ -1,0 +1,303 @@
+"""The families of noise: laws of one value, and how a family strengthens, shares and thins them (Fig. 1).
+
+A family is nothing but ranges. For each sample a strength, whether the channels share one pattern, the share
+of the values that keep their full noise, and the factor on the others are drawn from them.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from steadylens.errors import SettingError
+from steadylens.images.tensors import GREY_LEVELS
+
+LEVELS = 1 << 16
+"""Number of quantiles that stand for a law: a value is drawn with 16 random bits."""
+
+Range = tuple[float, float]
+"""The lower and upper end of what is drawn uniformly for each sample; equal ends fix it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """The law of one noise value, given by its quantile function.
+
+    It is tabulated at the middles of 65,536 equally probable cells and scaled to mean 0 and standard
+    deviation 1, unless it replaces pixels: a Gaussian table ends at 4.3 standard deviations.
+
+    Attributes:
+        name: The law's name in the field.
+        quantile: Probabilities in (0, 1), float64 (K,) -> values, float64 (K,).
+        replaces: Whether a value takes the pixel's place; the family's factor must then be 0.
+    """
+
+    name: str
+    quantile: Callable[[Tensor], Tensor]
+    replaces: bool = False
+
+    def fill(self, values: Tensor, bits: Tensor) -> None:
+        """Writes one value of the law for each 16 random bits.
+
+        Args:
+            values: Where to write, float32 (K,).
+            bits: Integers from 0 to 65,535, uint16 or int32 (K,).
+        """
+        torch.index_select(quantiles(self, values.device), 0, bits.to(torch.int32), out=values)
+
+
+class UniformLaw(Law):
+    """The uniform law, whose quantiles need no table."""
+
+    __slots__ = ()
+
+    def fill(self, values: Tensor, bits: Tensor) -> None:
+        """Writes one value of the law for each 16 random bits."""
+        values.copy_(bits).sub_((LEVELS - 1) / 2).mul_(math.sqrt(12 / (LEVELS**2 - 1)))
+
+
+@cache
+def quantiles(law: Law, device: torch.device) -> Tensor:
+    """Returns the 65,536 equally probable values of a law in rising order, float32 (65536,)."""
+    values = law.quantile((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
+    if not law.replaces:
+        values = values - values.mean()
+        values = values / values.square().mean().sqrt()
+    return values.to(device, torch.float32)
+
+
+def _laplace_quantile(probabilities: Tensor) -> Tensor:
+    centred = probabilities - 0.5
+    return -centred.sign() * torch.log1p(-2 * centred.abs())
+
+
+NORMAL = Law("normal", torch.special.ndtri)
+
+UNIFORM = UniformLaw("uniform", torch.clone)
+
+LAPLACE = Law("Laplace", _laplace_quantile)
+
+IMPULSE = Law("impulse", torch.round, replaces=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strength:
+    """How strong noise is, in grey levels of 255: drawn for each sample between two ends.
+
+    It is the standard deviation of the noise, for all additive laws alike: a uniform law of strength s
+    spans s times the square root of 3 to either side.
+
+    Attributes:
+        low_grey: The lower end, at least 0.
+        high_grey: The upper end, at least the lower one.
+        logarithmic: Whether the logarithm is uniform, which draws slight noise as often as strong noise;
+            otherwise the strength itself is. Needs a lower end above 0.
+    """
+
+    low_grey: float = 0.25
+    high_grey: float = 50.0
+    logarithmic: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low_grey <= self.high_grey < math.inf:
+            raise SettingError(
+                f"strength goes from {self.low_grey} to {self.high_grey} grey levels; "
+                "0 <= low_grey <= high_grey < infinity is needed"
+            )
+        if self.logarithmic and self.low_grey == 0:
+            raise SettingError("a logarithmic strength cannot start at 0; set low_grey to 0.25, for example")
+
+    @classmethod
+    def fixed(cls, grey: float) -> "Strength":
+        """Returns the strength that is `grey` grey levels for every sample."""
+        return cls(low_grey=grey, high_grey=grey)
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise SettingError(f"{name} is {value}, a probability from 0 to 1 is needed")
+
+
+def _check_range(name: str, value: Range) -> None:
+    if not 0 <= value[0] <= value[1] <= 1:
+        raise SettingError(f"{name} is {value}; a pair (low, high) with 0 <= low <= high <= 1 is needed")
+
+
+class Family(Protocol):
+    """What `Degradation` reads of a family of noise."""
+
+    @property
+    def name(self) -> str:
+        """The family's name in the field."""
+
+    @property
+    def law(self) -> Law:
+        """The law of one value."""
+
+    @property
+    def strength(self) -> Strength:
+        """The range of strengths."""
+
+    @property
+    def shared(self) -> float:
+        """The probability that all channels of a sample share one pattern."""
+
+    @property
+    def density(self) -> Range:
+        """The range of the share of values that keep their full noise."""
+
+    @property
+    def factor(self) -> Range:
+        """The range of the factor on the noise of all other values."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Dense:
+    """Additive noise at every pixel.
+
+    Attributes:
+        strength: The range of standard deviations.
+        shared: The probability that all channels of a sample share one pattern; else each has its own.
+    """
+
+    strength: Strength = Strength()
+    shared: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_share("shared", self.shared)
+
+    @property
+    def density(self) -> Range:
+        """All values keep their noise."""
+        return (1.0, 1.0)
+
+    @property
+    def factor(self) -> Range:
+        """There are no other values."""
+        return (1.0, 1.0)
+
+
+class Gaussian(_Dense):
+    """Additive Gaussian noise."""
+
+    __slots__ = ()
+    name = "Gaussian"
+    law = NORMAL
+
+
+class Uniform(_Dense):
+    """Additive uniform noise; its strength is the standard deviation, not the half range."""
+
+    __slots__ = ()
+    name = "uniform"
+    law = UNIFORM
+
+
+class Laplacian(_Dense):
+    """Additive Laplacian noise, with heavier tails than Gaussian noise of the same standard deviation."""
+
+    __slots__ = ()
+    name = "Laplacian"
+    law = LAPLACE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Thinned:
+    noise: Family
+
+    def __post_init__(self) -> None:
+        if self.noise.density != (1.0, 1.0):
+            raise SettingError(
+                f"{self.noise.name} noise is thinned already, or replaces pixels; "
+                "wrap Gaussian, Uniform or Laplacian noise"
+            )
+
+    @property
+    def law(self) -> Law:
+        """The law of the wrapped noise."""
+        return self.noise.law
+
+    @property
+    def strength(self) -> Strength:
+        """The strength of the wrapped noise, before it is thinned."""
+        return self.noise.strength
+
+    @property
+    def shared(self) -> float:
+        """The probability that all channels share one pattern, the kept places too."""
+        return self.noise.shared
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sparse(_Thinned):
+    """Noise times a Bernoulli variable: only a share of the values are noisy.
+
+    Attributes:
+        noise: The noise to make sparse; its strength is the standard deviation where there is noise.
+        density: The range of the share of noisy values, within [0, 1].
+    """
+
+    density: Range = (0.05, 0.5)
+
+    def __post_init__(self) -> None:
+        _Thinned.__post_init__(self)
+        _check_range("density", self.density)
+
+    @property
+    def name(self) -> str:
+        """The name of the wrapped noise, called sparse."""
+        return f"sparse {self.noise.name}"
+
+    @property
+    def factor(self) -> Range:
+        """The other values have no noise."""
+        return (0.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attenuated(_Thinned):
+    """Noise whose intensity is manipulated: kept with some probability, else scaled down (Sec. 4.1).
+
+    Attributes:
+        noise: The noise to attenuate; its strength is the standard deviation where it is kept.
+        density: The range of the probability that a value keeps its noise, within [0, 1].
+        factor: The range of the factor on the noise of all other values, within [0, 1].
+    """
+
+    density: Range = (0.1, 0.9)
+    factor: Range = (0.0, 0.9)
+
+    def __post_init__(self) -> None:
+        _Thinned.__post_init__(self)
+        _check_range("density", self.density)
+        _check_range("factor", self.factor)
+
+    @property
+    def name(self) -> str:
+        """The name of the wrapped noise, called attenuated."""
+        return f"attenuated {self.noise.name}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SaltAndPepper:
+    """Impulses: a share of the values becomes black or white, both equally often.
+
+    Attributes:
+        density: The range of the share of the values that are replaced, within [0, 1].
+        shared: The probability that the channels of a sample share all impulses: black and white pixels.
+    """
+
+    density: Range = (0.005, 0.2)
+    shared: float = 0.5
+    name: ClassVar[str] = "salt and pepper"
+    law: ClassVar[Law] = IMPULSE
+    strength: ClassVar[Strength] = Strength.fixed(GREY_LEVELS)
+    factor: ClassVar[Range] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        _check_share("shared", self.shared)
+        _check_range("density", self.density)

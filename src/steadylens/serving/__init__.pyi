@@ -1,0 +1,5 @@
+from .service import Service as Service
+
+__all__ = [
+    "Service",
+]

@@ -1,0 +1,290 @@
+"""What comes in and what goes out: untrusted uploads to images, nets' results to answers.
+
+The content decides what an image is, not its declared type. Only formats whose readers are compiled code are
+read: one whose reader is a Python loop could hold up everybody. Nothing is written to disk.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from steadylens.errors import ImageError, ImageSizeError, SettingError
+from steadylens.images.decoding import opened_stream
+from steadylens.images.preprocessing import Fit
+from steadylens.images.tensors import SQUASHED, to_float, to_rgb
+
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
+"""The image formats that are read, as Pillow calls them."""
+
+MEDIA_TYPES = ("image/jpeg", "image/png", "image/tiff", "image/webp")
+"""The content types of a body that is an image."""
+
+FORM_TYPE = "multipart/form-data"
+"""The content type of a body that is a form with an image as its only file."""
+
+MOST_TIMES_A_SQUARE = 16
+"""How many times longer than broad an image may be in any case, though it be enlarged beyond the limit."""
+
+_BOUNDARY = re.compile(
+    r';\s*boundary=(?:"([ !#-\[\]-~]{1,70})"|([!#-:<-~]{1,70}))\s*(?:;|$)', re.ASCII | re.IGNORECASE
+)
+
+
+class Refusal(Exception):  # noqa: N818 - an answer, no failure of ours
+    """A request that gets no answer but the reason.
+
+    Args:
+        status: The HTTP status, 4xx or 503.
+        reason: The value, the rule and the way out; it is sent to the client.
+        closing: Whether the connection must close, because the rest of the body is not read.
+    """
+
+    def __init__(self, status: int, reason: str, *, closing: bool = False) -> None:
+        super().__init__(reason)
+        self.status, self.reason, self.closing = status, reason, closing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UploadLimits:
+    """How large an upload may be, and how slow.
+
+    Attributes:
+        bytes: Size of a request's body.
+        pixels: Width times height of an image; known, and checked, before anything is decoded.
+        seconds: Time from a request's headers to the end of its body.
+
+    Raises:
+        SettingError: If a limit is not a positive, finite number.
+    """
+
+    bytes: int = 2**23
+    pixels: int = 2**21
+    seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("bytes", "pixels", "seconds"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingError(f"{name} is {getattr(self, name)}, a limit must be positive and finite")
+
+
+def checked_type(headers: Mapping[str, str]) -> str:
+    """Returns the content type of a request, one of `MEDIA_TYPES` or `FORM_TYPE`, with its parameters.
+
+    Args:
+        headers: The headers of the request; names are in lower case, or compared without regard to it.
+
+    Raises:
+        Refusal: 415 if it is another, or if the body is compressed once more.
+    """
+    declared, _, parameters = headers.get("content-type", "").partition(";")
+    kind = declared.strip().lower()
+    if kind not in (*MEDIA_TYPES, FORM_TYPE):
+        raise Refusal(
+            415,
+            f"the content type is {kind[:80] or 'not given'}; send an image as "
+            f"{', '.join(MEDIA_TYPES)}, or as the only file of {FORM_TYPE}",
+            closing=True,
+        )
+    encoding = headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise Refusal(415, f"the content encoding is {encoding}; send the image as it is", closing=True)
+    return f"{kind};{parameters}"
+
+
+def file_of_form(body: bytes, declared: str) -> bytes:
+    """Returns the only file of a form (RFC 7578).
+
+    Args:
+        body: The body of the request.
+        declared: Its content type, which names the boundary of the parts.
+
+    Raises:
+        Refusal: 400 if the form is cut off or damaged, or has no file or several.
+    """
+    found = _BOUNDARY.search(declared)
+    if found is None:
+        raise Refusal(400, "the form has no boundary of 1 to 70 ASCII characters; send an ordinary form")
+    boundary = found[1] or found[2]
+    first, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode())
+    if len(parts) < 2 or first or not parts[-1].startswith(b"--"):
+        raise Refusal(400, "the form is cut off or does not fit its boundary; send it again")
+    files = []
+    for part in parts[:-1]:
+        head, ended, content = part.partition(b"\r\n\r\n")
+        if ended and b"; filename" in head:
+            files.append(content)
+    if len(files) != 1:
+        raise Refusal(400, f"the form holds {len(files)} files; send exactly one image")
+    return files[0]
+
+
+def decode_image(content: bytes, *, most_pixels: int, size: int | None = None, fit: Fit = SQUASHED) -> Tensor:
+    """Decodes an image as `read_image` reads a file: 8-bit RGB, turned as EXIF says, resized if asked.
+
+    Args:
+        content: The file's content, of one of `FORMATS`.
+        most_pixels: Width times height that is refused if it is exceeded, before decoding.
+        size: The height and width in pixels to make of it, or None to leave the size.
+        fit: How it becomes a square of that size.
+
+    Returns:
+        The image, uint8 (3, H, W).
+
+    Raises:
+        Refusal: 400 if there is nothing, 413 if the image is too large, 422 if it cannot be decoded.
+    """
+    if not content:
+        raise Refusal(400, "the image is empty; send the content of an image file")
+    try:
+        with opened_stream(
+            BytesIO(content),
+            name="the image",
+            most_pixels=most_pixels,
+            way_out="send a smaller one",
+            formats=FORMATS,
+        ) as opened:
+            image = to_rgb(opened)
+    except ImageError as error:
+        raise Refusal(413 if isinstance(error, ImageSizeError) else 422, str(error)) from error
+    if size is not None:
+        try:
+            usual = MOST_TIMES_A_SQUARE * (fit.side or size) ** 2
+            image = fit.fitted(image, size, most_pixels=max(most_pixels, usual))
+        except ImageError as error:
+            raise Refusal(422, str(error)) from error
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def encode_png(image: Tensor) -> bytes:
+    """Returns an image, uint8 (3, H, W), as a PNG file; packed quickly rather than tightly."""
+    buffer = BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+Reply = tuple[bytes, str]
+"""The content of an answer and its content type."""
+
+
+class Predictor(Protocol):
+    """A net with the two ends that a service needs."""
+
+    @property
+    def size(self) -> int | None:
+        """Height and width that images are resized to, or None if they keep their size."""
+
+    @property
+    def fit(self) -> Fit:
+        """How they become squares of that size."""
+
+    @property
+    def output(self) -> str:
+        """What the answers are, for people."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Returns one result for each image, on the CPU, for stored images, uint8 (N, 3, H, W)."""
+
+    def encoder(self, query: Mapping[str, str]) -> Callable[[Tensor], Reply]:
+        """Returns what makes a result the answer that a query asks for.
+
+        Raises:
+            Refusal: 422 if the query cannot be understood; it closes, for the body is not read yet.
+        """
+
+
+class Classifying:
+    """Answers with the most probable classes, as JSON.
+
+    Args:
+        net: Images (N, 3, H, W) in [0, 1] -> logits (N, classes).
+        device: Where the net is.
+        size: Height and width of the images that it reads.
+        classes: The classes' names, by number; the number stands for a name that is missing.
+        fit: How photographs become squares before it reads them.
+    """
+
+    def __init__(
+        self,
+        net: Callable[[Tensor], Tensor],
+        device: torch.device,
+        *,
+        size: int,
+        classes: Sequence[str],
+        fit: Fit = SQUASHED,
+    ) -> None:
+        self._net, self._device, self._classes = net, device, tuple(classes)
+        self.size, self.fit = size, fit
+
+    @property
+    def output(self) -> str:
+        """What the answers are, for people."""
+        return "application/json: the most probable classes, by default 5; ?top=N asks for N"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Returns probabilities (N, classes)."""
+        with torch.inference_mode():
+            return self._net(to_float(images.to(self._device))).softmax(dim=1).cpu()
+
+    def encoder(self, query: Mapping[str, str]) -> Callable[[Tensor], Reply]:
+        """Returns what lists the `top` most probable classes, 5 if the query does not say."""
+        _check_names(query, {"top"})
+        asked = query.get("top", "5")
+        if not (asked.isascii() and asked.isdecimal() and 1 <= len(asked) <= 6 and int(asked) >= 1):
+            reason = f"top is {asked[:20]!r}, it must be a number of classes, at least 1"
+            raise Refusal(422, reason, closing=True)
+        return lambda probabilities: self._listed(probabilities, int(asked))
+
+    def _listed(self, probabilities: Tensor, top: int) -> Reply:
+        values, classes = probabilities.topk(min(top, len(probabilities)))
+        predictions = [
+            {"class": number, "label": self._name(number), "probability": probability}
+            for number, probability in zip(classes.tolist(), values.tolist(), strict=True)
+        ]
+        return json.dumps({"predictions": predictions}).encode(), "application/json"
+
+    def _name(self, number: int) -> str:
+        return self._classes[number] if number < len(self._classes) else str(number)
+
+
+class Restoring:
+    """Answers with the restored image, as PNG.
+
+    Args:
+        restore: Stored images, uint8 (N, 3, H, W) -> such images, both on the CPU.
+    """
+
+    size, fit = None, SQUASHED
+
+    def __init__(self, restore: Callable[[Tensor], Tensor]) -> None:
+        self._restore = restore
+
+    @property
+    def output(self) -> str:
+        """What the answers are, for people."""
+        return "image/png: the restored image, 8-bit RGB, of the size that it came in"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Returns restored images, uint8 (N, 3, H, W)."""
+        with torch.inference_mode():
+            return self._restore(images)
+
+    def encoder(self, query: Mapping[str, str]) -> Callable[[Tensor], Reply]:
+        """Returns what writes PNG; there is nothing to ask for."""
+        _check_names(query, set())
+        return lambda image: (encode_png(image), "image/png")
+
+
+def _check_names(query: Mapping[str, str], known: set[str]) -> None:
+    if unknown := sorted(query.keys() - known):
+        there_is = f"there is {', '.join(sorted(known))}" if known else "there is none"
+        reason = f"the query parameter {unknown[0][:40]!r} is unknown; {there_is}"
+        raise Refusal(422, reason, closing=True)

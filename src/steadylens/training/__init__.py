@@ -1,0 +1,5 @@
+"""One training loop, its objectives, recipes and stages."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

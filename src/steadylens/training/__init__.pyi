@@ -1,0 +1,23 @@
+from .fusing import fine_tune as fine_tune
+from .fusing import fuse_as_they_are as fuse_as_they_are
+from .fusing import fuse_label_free as fuse_label_free
+from .fusing import tune_restorer as tune_restorer
+from .loop import Training as Training
+from .objectives import classifying_objective as classifying_objective
+from .objectives import repeating_objective as repeating_objective
+from .objectives import restoring_objective as restoring_objective
+from .recipes import recipe_named as recipe_named
+from .run import Run as Run
+
+__all__ = [
+    "Run",
+    "Training",
+    "classifying_objective",
+    "fine_tune",
+    "fuse_as_they_are",
+    "fuse_label_free",
+    "recipe_named",
+    "repeating_objective",
+    "restoring_objective",
+    "tune_restorer",
+]

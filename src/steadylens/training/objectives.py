@@ -1,0 +1,253 @@
+"""What a training minimises: restoring (Eq. 3), classifying (Sec. 4.2), and keeping a classifier's answers.
+
+Beside them: the losses of restored images, and changes of pose and light for a classifier's training images.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from steadylens.devices import cache_batch, fast_autocast, forward_in_batches
+from steadylens.errors import SettingError
+from steadylens.images.tensors import check_images, to_float
+from steadylens.nets.restoration import PatchRestorer, central_crop
+from steadylens.noise.degradation import Degradation
+
+RestorationLoss = Callable[[Tensor, Tensor], Tensor]
+"""From restored and clean images (N, C, H, W) to losses (N,), to be averaged over the batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SquaredError:
+    """The squared norm of Eq. (3): summed over pixels and channels, not averaged."""
+
+    def __call__(self, restored: Tensor, clean: Tensor) -> Tensor:
+        """Returns ||clean - restored||^2 of each image, (N,)."""
+        return (restored - clean).square().sum(dim=(1, 2, 3))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogSquaredError:
+    """The logarithm of the mean squared error, so that a decibel counts the same at any noise strength.
+
+    The squared error itself is ruled by the strongest noise of the batch, and a net trained on it harms
+    images whose noise is slight.
+
+    Attributes:
+        floor: Mean squared error that is as good as none; 1e-5 is 50 dB.
+    """
+
+    floor: float = 1e-5
+
+    def __call__(self, restored: Tensor, clean: Tensor) -> Tensor:
+        """Returns ln(MSE + floor) of each image, (N,)."""
+        return ((restored - clean).square().mean(dim=(1, 2, 3)) + self.floor).log()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """Rotates, scales, shifts, brightens and contrasts each image by amounts of its own.
+
+    Every amount is drawn uniformly from minus to plus the setting. The border is repeated outwards.
+
+    Attributes:
+        rotation_degrees: Largest rotation.
+        scale: Largest relative change of size, below 1.
+        shift: Largest shift, as a share of the image's side.
+        brightness: Largest change of level, in [0, 1] of the full range.
+        contrast: Largest relative change of contrast about the image's mean, below 1.
+    """
+
+    rotation_degrees: float = 10.0
+    scale: float = 0.12
+    shift: float = 0.07
+    brightness: float = 0.15
+    contrast: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuses amounts that are negative, not finite or would empty the image."""
+        for name in ("rotation_degrees", "shift", "brightness"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingError(f"{name} is {getattr(self, name)}, it must be a number of at least 0")
+        for name in ("scale", "contrast"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingError(f"{name} is {getattr(self, name)}, it must lie in [0, 1)")
+
+    def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Returns changed copies of the images.
+
+        Args:
+            images: (N, C, H, W) in [0, 1].
+            generator: Source of the amounts, on the images' device.
+
+        Returns:
+            (N, C, H, W) in [0, 1].
+
+        Raises:
+            ImageError: If the batch breaks the image contract.
+        """
+        check_images(images)
+        draws = (
+            torch.rand(6, len(images), generator=generator, device=images.device, dtype=images.dtype) * 2 - 1
+        )
+        angle = draws[0] * math.radians(self.rotation_degrees)
+        zoom = 1 / (1 + draws[1] * self.scale)
+        cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
+        # affine_grid counts a side as 2, so a share of the side is twice as much there.
+        shift_x, shift_y = 2 * self.shift * draws[2], 2 * self.shift * draws[3]
+        # For the same reason a rotation of an oblong image must weigh its sides against each other.
+        oblong = images.shape[2] / images.shape[3]
+        rows = [cos, -sin * oblong, shift_x, sin / oblong, cos, shift_y]
+        matrices = torch.stack(rows, dim=1).view(-1, 2, 3)
+        grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+        moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        mean = moved.mean(dim=(1, 2, 3), keepdim=True)
+        gain = 1 + draws[4].view(-1, 1, 1, 1) * self.contrast
+        offset = draws[5].view(-1, 1, 1, 1) * self.brightness
+        return ((moved - mean) * gain + mean + offset).clamp_(0, 1)
+
+
+Objective = Callable[[torch.Generator], Iterator[Tensor]]
+"""Draws one batch and yields its loss in parts whose sum is the loss, one part for each forward pass."""
+
+
+def restoring_objective(
+    net: PatchRestorer,
+    images: Tensor,
+    *,
+    degradation: Degradation,
+    loss: RestorationLoss,
+    batch: int,
+    patch: int,
+) -> Objective:
+    """Returns the objective of Eq. (3): the mean loss of what `net` makes of noisy patches.
+
+    Args:
+        net: The restoration net, used in its valid form.
+        images: Stored training images, uint8 (N, C, H, W), on the net's device.
+        degradation: Makes M noisy versions of each patch, fresh in every step.
+        loss: Loss of each restored patch; `SquaredError()` is the paper's.
+        batch: Number of clean patches in a step; M times as many go through the net.
+        patch: Height and width of a patch in pixels.
+
+    Raises:
+        SettingError: If the patch is larger than the images, or does not outgrow the net's margin.
+    """
+    if not 2 * net.margin < patch <= min(images.shape[-2:]):
+        raise SettingError(
+            f"patch is {patch} pixels; it must be above twice the net's margin ({2 * net.margin}) and "
+            f"at most the images' size ({min(images.shape[-2:])})"
+        )
+
+    def draw(generator: torch.Generator) -> Iterator[Tensor]:
+        clean = to_float(_draw_patches(images, batch, patch, generator))
+        noisy = degradation(clean, generator=generator)
+        targets = central_crop(clean, net.margin).repeat_interleave(len(noisy) // batch, dim=0)
+        size = cache_batch(images.device)
+        for some, target in zip(torch.split(noisy, size), torch.split(targets, size), strict=True):
+            with fast_autocast(images.device):
+                restored = net.valid(some)
+            yield loss(restored.float(), target).sum() / len(noisy)
+
+    return draw
+
+
+def classifying_objective(
+    classifier: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    batch: int,
+    augmentation: Augmentation | None = None,
+    degradation: Degradation | None = None,
+) -> Objective:
+    """Returns the mean cross-entropy of a classifier, on images that may be changed and made noisy.
+
+    Args:
+        classifier: From images to logits; a `FusedClassifier` for fine-tuning (Sec. 4.2).
+        images: Stored training images, uint8 (N, C, H, W), on the classifier's device.
+        labels: Their classes, int64 (N,), on the same device.
+        batch: Number of images in a step.
+        augmentation: Changes each image's pose and light, fresh in every step; or None.
+        degradation: Makes each image noisy, fresh in every step; or None.
+    """
+
+    def draw(generator: torch.Generator) -> Iterator[Tensor]:
+        chosen = torch.randint(len(images), (batch,), generator=generator, device=images.device)
+        inputs, targets = to_float(images[chosen]), labels[chosen]
+        if augmentation is not None:
+            inputs = augmentation(inputs, generator=generator)
+        if degradation is not None:
+            inputs = degradation(inputs, generator=generator)
+            targets = targets.repeat_interleave(len(inputs) // batch)
+        size = cache_batch(images.device)
+        for some, target in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
+            with fast_autocast(images.device):
+                logits = classifier(some)
+            yield F.cross_entropy(logits.float(), target, reduction="sum") / len(inputs)
+
+    return draw
+
+
+def _draw_patches(images: Tensor, batch: int, patch: int, generator: torch.Generator) -> Tensor:
+    height, width = images.shape[-2:]
+    chosen = torch.randint(len(images), (batch,), generator=generator, device=images.device)
+    if patch == height == width:
+        return images[chosen]
+    tops = torch.randint(height - patch + 1, (batch, 1), generator=generator, device=images.device)
+    lefts = torch.randint(width - patch + 1, (batch, 1), generator=generator, device=images.device)
+    steps = torch.arange(patch, device=images.device)
+    rows, columns = (tops + steps)[:, None, :, None], (lefts + steps)[:, None, None, :]
+    channels = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
+    return images[chosen[:, None, None, None], channels, rows, columns]
+
+
+def repeating_objective(
+    restorer: nn.Module,
+    classifier: nn.Module,
+    images: Tensor,
+    *,
+    batch: int,
+    degradation: Degradation,
+    augmentation: Augmentation | None = None,
+    fidelity: float,
+    loss: RestorationLoss,
+) -> Objective:
+    """Returns the objective that the classifier repeats, behind the restorer, its own answer on clean images.
+
+    It is the mean of KL(p(x) || p(restorer(x + nu))), p being the classifier's probabilities, plus `fidelity`
+    times the restorer's own loss. Only the restorer is to be trained by it.
+
+    Args:
+        restorer: From noisy images to restored ones of the same size.
+        classifier: From images to logits, in eval mode; its parameters take no gradient.
+        images: Stored training images, uint8 (N, C, H, W), on the nets' device; no labels are needed.
+        batch: Number of clean images in a step.
+        degradation: Makes M noisy versions of each image, fresh in every step.
+        augmentation: Changes each image's pose and light before that; or None.
+        fidelity: Weight of the restorer's own loss.
+        loss: That loss, of restored and clean images.
+    """
+
+    def draw(generator: torch.Generator) -> Iterator[Tensor]:
+        chosen = torch.randint(len(images), (batch,), generator=generator, device=images.device)
+        clean = to_float(images[chosen])
+        if augmentation is not None:
+            clean = augmentation(clean, generator=generator)
+        noisy = degradation(clean, generator=generator)
+        answers = forward_in_batches(classifier, clean).log_softmax(dim=1)
+        clean, answers = (every.repeat_interleave(len(noisy) // batch, dim=0) for every in (clean, answers))
+        size = cache_batch(images.device)
+        parts = zip(*(torch.split(each, size) for each in (noisy, clean, answers)), strict=True)
+        for some, target, answer in parts:
+            with fast_autocast(images.device):
+                restored = restorer(some)
+                logits = classifier(restored)
+            apart = F.kl_div(logits.float().log_softmax(dim=1), answer, log_target=True, reduction="sum")
+            yield (apart + fidelity * loss(restored.float(), target).sum()) / len(noisy)
+
+    return draw

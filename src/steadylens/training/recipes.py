@@ -1,0 +1,308 @@
+"""Settings for whole runs: the paper's, and smaller ones. They are data; the code is the same for all.
+
+PAPER has the paper's numbers, PAPER_QUARTER a quarter of its iterations. LONG takes some twenty minutes on a
+GPU and days on two cores, THOROUGH some hours there, FAST half an hour; QUICK shows the whole pipeline in
+under five minutes, SMOKE in seconds, with nets that have learned next to nothing.
+"""
+
+import math
+from dataclasses import replace
+
+from steadylens.errors import SettingError
+from steadylens.noise.degradation import Degradation
+from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
+from steadylens.training.loop import MomentumSgd, OneCycleAdam
+from steadylens.training.objectives import Augmentation, LogSquaredError, SquaredError
+from steadylens.training.settings import (
+    ClassifierRecipe,
+    EvaluationRecipe,
+    Recipe,
+    Refinement,
+    RestorerRecipe,
+    Sampling,
+)
+
+PAPER_SGD = MomentumSgd(learning_rate=0.001, decay=0.99996, l2=1e-6, last_layer_factor=0.1)
+
+PAPER_CLASSIFIER_SGD = MomentumSgd(learning_rate=0.02, decay=0.9998, l2=0.5e-5, bias_factor=2.0)
+
+PAPER_TUNING_SGD = replace(PAPER_CLASSIFIER_SGD, learning_rate=0.002)
+
+PAPER = Recipe(
+    name="paper",
+    restorer=RestorerRecipe(
+        steps=100_000,
+        batch=50,
+        patch=48,
+        loss=SquaredError(),
+        optimization=PAPER_SGD,
+        degradation=Degradation(),
+    ),
+    # [15] trains with rate 1e-4, and 1e-5 in the last layer.
+    dong=RestorerRecipe(
+        steps=100_000,
+        batch=50,
+        patch=48,
+        loss=SquaredError(),
+        optimization=replace(PAPER_SGD, learning_rate=1e-4, decay=1.0, l2=0.0),
+        degradation=Degradation(),
+    ),
+    classifier=ClassifierRecipe(steps=60_000, batch=50, optimization=PAPER_CLASSIFIER_SGD),
+    fine_tuning=ClassifierRecipe(
+        steps=15_000,
+        batch=50,
+        optimization=PAPER_TUNING_SGD,
+        degradation=Degradation(),
+    ),
+    noise_training=ClassifierRecipe(
+        steps=75_000, batch=50, optimization=PAPER_CLASSIFIER_SGD, degradation=Degradation()
+    ),
+    evaluation=EvaluationRecipe(degradation=Degradation()),
+)
+"""The paper's numbers (Sec. 4). The rate of fine-tuning is ours: the paper does not state it."""
+
+
+def _quartered(optimization: MomentumSgd) -> MomentumSgd:
+    """Returns an optimization whose rate falls as far in a quarter of the iterations."""
+    return replace(optimization, decay=optimization.decay**4)
+
+
+PAPER_QUARTER = replace(
+    PAPER,
+    name="paper-quarter",
+    restorer=replace(PAPER.restorer, steps=25_000, optimization=_quartered(PAPER_SGD)),
+    dong=replace(PAPER.dong, steps=25_000),
+    classifier=replace(PAPER.classifier, steps=15_000, optimization=_quartered(PAPER_CLASSIFIER_SGD)),
+    fine_tuning=replace(PAPER.fine_tuning, steps=3_750, optimization=_quartered(PAPER_TUNING_SGD)),
+    noise_training=replace(PAPER.noise_training, steps=18_750, optimization=_quartered(PAPER_CLASSIFIER_SGD)),
+    evaluation=EvaluationRecipe(
+        degradation=Degradation(), exploration_versions=4, psnr_images=300, sampling=Sampling(versions=2)
+    ),
+    nets=("L11",),
+)
+"""The paper's numbers with a quarter of its iterations, in which the rates fall as far, and only with L11."""
+
+SLIGHT_TO_STRONG = Strength(low_grey=0.5, high_grey=60, logarithmic=True)
+
+STRONG = Strength(low_grey=1, high_grey=55)
+
+MIXED_NOISE = Degradation(
+    families=(
+        Gaussian(strength=SLIGHT_TO_STRONG, shared=0.1),
+        Gaussian(strength=STRONG, shared=0.1),
+        Uniform(strength=SLIGHT_TO_STRONG, shared=0.3),
+        Laplacian(strength=SLIGHT_TO_STRONG, shared=0.3),
+        Sparse(noise=Gaussian(strength=STRONG, shared=0.3)),
+        Sparse(noise=Uniform(strength=STRONG, shared=0.3)),
+        Attenuated(noise=Gaussian(strength=STRONG, shared=0.3)),
+    ),
+    weights=(3, 6, 1, 1, 1, 1, 1),
+)
+"""Slight and strong noise alike, mostly Gaussian, 8-bit and clipped as stored images are."""
+
+FAST_RESTORER = RestorerRecipe(
+    steps=600,
+    batch=16,
+    patch=40,
+    # A floor of 35 dB: with a lower one the slightest noise of a batch rules its gradient, and a net that
+    # sees few patches stays where it started.
+    loss=LogSquaredError(floor=3e-4),
+    optimization=OneCycleAdam(learning_rate=1e-3),
+    degradation=MIXED_NOISE,
+    clip_norm=5.0,
+    silent_start=True,
+    gain=math.sqrt(2),
+    # Zeros cost an image of 48 pixels its border, and with it any gain at slight noise.
+    padding="reflect",
+)
+
+FAST_ADAM = OneCycleAdam(learning_rate=1e-3, weight_decay=0.01)
+
+FAST_CLASSIFIER = ClassifierRecipe(
+    steps=1_200,
+    batch=50,
+    optimization=FAST_ADAM,
+    augmentation=Augmentation(),
+    clip_norm=5.0,
+    # The same sign stands in the sun and in the shade.
+    standardize=True,
+)
+
+FAST = Recipe(
+    name="fast",
+    restorer=FAST_RESTORER,
+    dong=replace(FAST_RESTORER, silent_start=False),
+    classifier=FAST_CLASSIFIER,
+    fine_tuning=ClassifierRecipe(
+        steps=100,
+        batch=50,
+        optimization=replace(FAST_ADAM, learning_rate=3e-4),
+        augmentation=Augmentation(),
+        degradation=MIXED_NOISE,
+        clip_norm=5.0,
+    ),
+    noise_training=replace(FAST_CLASSIFIER, steps=1_300, degradation=MIXED_NOISE),
+    evaluation=EvaluationRecipe(
+        degradation=MIXED_NOISE,
+        exploration_images=600,
+        exploration_versions=1,
+        psnr_images=150,
+        stability_images=600,
+        sampling=Sampling(versions=1),
+    ),
+)
+
+SLIGHT = Gaussian(strength=Strength(low_grey=0.3, high_grey=6, logarithmic=True), shared=0.1)
+
+SLIGHTEST = Gaussian(strength=Strength(low_grey=0.25, high_grey=0.9), shared=0.1)
+
+THOROUGH_RESTORER = replace(
+    FAST_RESTORER,
+    refinements=(
+        Refinement(
+            steps=1_500,
+            loss=LogSquaredError(floor=2e-6),  # 57 dB
+            optimization=OneCycleAdam(learning_rate=5e-4),
+            degradation=replace(
+                MIXED_NOISE,
+                families=(SLIGHT, *MIXED_NOISE.families),
+                weights=(4, *MIXED_NOISE.weights),
+                clean_share=0.05,
+            ),
+        ),
+        # Half of the patches have noise that rounding to 8 bits almost hides.
+        Refinement(
+            steps=600,
+            loss=LogSquaredError(floor=3e-7),  # 65 dB
+            optimization=OneCycleAdam(learning_rate=3e-4),
+            degradation=replace(
+                MIXED_NOISE,
+                families=(SLIGHTEST, SLIGHT, *MIXED_NOISE.families),
+                weights=(12, 4, *MIXED_NOISE.weights),
+                clean_share=0.1,
+            ),
+        ),
+    ),
+)
+
+# Clean images keep what the net knows of them while it learns noise.
+CLEAN_AND_MIXED = replace(MIXED_NOISE, clean_share=0.2)
+
+THOROUGH_CLASSIFIER = replace(FAST_CLASSIFIER, steps=12_000, batch=25)
+
+THOROUGH = replace(
+    FAST,
+    name="thorough",
+    restorer=THOROUGH_RESTORER,
+    dong=replace(THOROUGH_RESTORER, silent_start=False),
+    classifier=THOROUGH_CLASSIFIER,
+    fine_tuning=replace(
+        FAST.fine_tuning,
+        steps=2_400,
+        batch=25,
+        optimization=replace(FAST_ADAM, learning_rate=1e-4),
+        degradation=CLEAN_AND_MIXED,
+    ),
+    # As many images as training and fine-tuning have together.
+    noise_training=replace(THOROUGH_CLASSIFIER, steps=14_400, degradation=CLEAN_AND_MIXED),
+    evaluation=replace(
+        FAST.evaluation,
+        exploration_images=1263,
+        exploration_versions=4,
+        psnr_images=300,
+        stability_images=2000,
+        unclipped_images=600,
+    ),
+    seeds=3,
+)
+
+# Batches of 256 patches keep a GPU busy.
+LONG_RESTORER = replace(
+    THOROUGH_RESTORER,
+    steps=4_000,
+    batch=256,
+    patch=48,
+    refinements=tuple(
+        replace(part, steps=steps)
+        for part, steps in zip(THOROUGH_RESTORER.refinements, (3_000, 1_500), strict=True)
+    ),
+)
+
+LONG_CLASSIFIER = replace(THOROUGH_CLASSIFIER, steps=24_000, batch=64)
+
+LONG = replace(
+    THOROUGH,
+    name="long",
+    restorer=LONG_RESTORER,
+    dong=replace(LONG_RESTORER, silent_start=False),
+    classifier=LONG_CLASSIFIER,
+    fine_tuning=replace(
+        THOROUGH.fine_tuning,
+        steps=4_000,
+        batch=128,
+        optimization=replace(FAST_ADAM, learning_rate=3e-4),
+    ),
+    noise_training=replace(LONG_CLASSIFIER, steps=32_000, degradation=CLEAN_AND_MIXED),
+    evaluation=replace(
+        THOROUGH.evaluation,
+        exploration_versions=150,
+        psnr_images=1263,
+        stability_images=None,
+        sampling=Sampling(versions=8),
+        unclipped_images=2000,
+    ),
+)
+
+QUICK = replace(
+    FAST,
+    name="quick",
+    restorer=replace(FAST.restorer, steps=100, patch=32),
+    dong=replace(FAST.dong, steps=100, patch=32),
+    # Many small steps and plain images: there is no time to learn from changed ones.
+    classifier=replace(FAST.classifier, steps=450, batch=16, augmentation=None, gain=math.sqrt(2)),
+    fine_tuning=replace(FAST.fine_tuning, steps=40, batch=16, augmentation=None),
+    noise_training=replace(FAST.noise_training, steps=490, batch=16, augmentation=None, gain=math.sqrt(2)),
+    front="L7",  # after so few steps the deepest net is not yet the best, and it costs three times as much
+    evaluation=replace(
+        FAST.evaluation,
+        exploration_images=100,
+        exploration_versions=2,
+        psnr_sigmas_grey=(0, 1, 4, 15, 25, 40),
+        psnr_images=50,
+        accuracy_images=430,
+        stability_images=86,
+    ),
+)
+
+SMOKE = replace(
+    QUICK,
+    name="smoke",
+    restorer=replace(QUICK.restorer, steps=3, batch=2, patch=24),
+    dong=replace(QUICK.dong, steps=3, batch=2, patch=24),
+    classifier=replace(QUICK.classifier, steps=3, batch=10),
+    fine_tuning=replace(QUICK.fine_tuning, steps=2, batch=4),
+    noise_training=replace(QUICK.noise_training, steps=5, batch=10),
+    evaluation=replace(
+        QUICK.evaluation,
+        exploration_images=6,
+        exploration_versions=1,
+        psnr_sigmas_grey=(0, 25),
+        psnr_images=4,
+        accuracy_images=20,
+        stability_sigmas_grey=(1, 40),
+        stability_images=8,
+        unclipped_images=4,
+    ),
+)
+
+
+def recipe_named(name: str) -> Recipe:
+    """Returns one of the recipes of this module by its name.
+
+    Raises:
+        SettingError: If there is no recipe of that name.
+    """
+    recipes = {recipe.name: recipe for recipe in (PAPER, PAPER_QUARTER, LONG, THOROUGH, FAST, QUICK, SMOKE)}
+    if name not in recipes:
+        raise SettingError(f"there is no recipe {name!r}; choose one of {', '.join(recipes)}")
+    return recipes[name]

@@ -1,0 +1,300 @@
+"""The command restores what can be restored, says what it did, and leaves whole files only."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from steadylens.checkpoints.checkpoint import save_model
+from steadylens.cli.main import app
+from steadylens.images.reading import read_image_file
+from steadylens.inference import image_files
+from steadylens.inference.restorer import restore
+from steadylens.nets.restoration import GaussianSmoothing
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def run(*arguments: str | Path) -> Outcome:
+    result = CliRunner().invoke(app, ["restore", *map(str, arguments)])
+    return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> Path:
+    save_model(tmp_path / "identity.safetensors", nn.Identity(), about={})
+    return tmp_path / "identity.safetensors"
+
+
+@pytest.fixture
+def smoothing(tmp_path: Path) -> Path:
+    save_model(tmp_path / "smoothing.safetensors", GaussianSmoothing(sigma_pixels=1.0), about={})
+    return tmp_path / "smoothing.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Returns a folder of images of many kinds."""
+    root = tmp_path / "in"
+    (root / "deep").mkdir(parents=True)
+    Image.fromarray(PIXELS[..., :3]).save(root / "a.png")
+    Image.fromarray(PIXELS).save(root / "deep" / "b.webp", lossless=True, exact=True)
+    Image.fromarray(PIXELS.view(np.uint16)[..., 0]).save(root / "deep" / "c.tif")
+    Image.fromarray(PIXELS[..., 0]).save(root / "d.bmp")
+    return root
+
+
+def test_an_identity_gives_back_every_file_of_a_folder(folder: Path, tmp_path: Path, identity: Path) -> None:
+    outcome = run(folder, "--out", tmp_path / "out", "--net", identity)
+    assert outcome.code == 0
+    assert "restored 4 of 4 images" in outcome.out
+    for name in ("a.png", "deep/b.webp", "deep/c.tif", "d.bmp"):
+        before, after = read_image_file(folder / name), read_image_file(tmp_path / "out" / name)
+        assert before.levels.dtype == after.levels.dtype
+        assert np.array_equal(before.levels, after.levels)
+        assert before.format == after.format
+
+
+def test_files_that_are_left_out_are_counted_by_their_endings(
+    folder: Path, tmp_path: Path, identity: Path
+) -> None:
+    assert "left out" not in run(folder, "--out", tmp_path / "one", "--net", identity).out
+    for name in ("moving.gif", "deep/STILL.GIF", "notes", ".hidden"):
+        (folder / name).touch()
+    outcome = run(folder, "--out", tmp_path / "other", "--net", identity)
+    assert outcome.code == 0
+    assert outcome.out.endswith("left out, as of no format that is read here: 2 .gif, 1 without an ending\n")
+
+
+def test_a_packaged_net_gives_what_python_gives(folder: Path, tmp_path: Path) -> None:
+    assert run(folder / "a.png", "--out", tmp_path / "out", "--net", "l3-gtsrb", "--tile", "16").code == 0
+    expected = restore(PIXELS[..., :3], "l3-gtsrb").astype(int)
+    assert abs(read_image_file(tmp_path / "out" / "a.png").levels - expected).max() <= 1
+
+
+def test_the_fastest_engine_is_named_and_gives_what_pytorch_gives(folder: Path, tmp_path: Path) -> None:
+    calls = (folder / "a.png", "--net", "l3-gtsrb", "--engine")
+    outcome = run(*calls, "fastest", "--out", tmp_path / "fastest")
+    assert outcome.code == 0
+    engines = r"(PyTorch|ONNX Runtime|OpenVINO(, \d+ tiles at a time)?)"
+    assert re.match(rf"engine: {engines} is the fastest on 160x160 pixels", outcome.out)
+    assert run(*calls, "torch", "--out", tmp_path / "torch").code == 0
+    one, other = (read_image_file(tmp_path / name / "a.png").levels for name in ("fastest", "torch"))
+    assert abs(one.astype(int) - other).max() <= 1
+
+
+def test_what_was_removed_is_written_and_its_scale_is_said(
+    folder: Path, tmp_path: Path, smoothing: Path
+) -> None:
+    outcome = run(folder / "deep" / "c.tif", "--out", tmp_path / "out", "--net", smoothing, "--pattern")
+    before = read_image_file(folder / "deep" / "c.tif").levels.astype(float)
+    after = read_image_file(tmp_path / "out" / "c.tif").levels
+    removed = (before - after) / 257
+    scale = float(outcome.out.partition("nothing at 128, ")[2].split()[0])
+    assert scale == pytest.approx(abs(removed).max(), rel=0.01)
+    view = read_image_file(tmp_path / "out" / "c.tif.pattern.png").levels
+    assert abs((view - 128.0) / 127 * scale - removed).max() < 1.5
+
+
+def test_views_in_place_are_neither_restored_nor_overwritten(folder: Path, smoothing: Path) -> None:
+    call = (folder, "--in-place", "--pattern", "--net", smoothing)
+    first = run(*call)
+    assert first.code == 0
+    views = {path: path.read_bytes() for path in folder.rglob("*.pattern.png")}
+    assert views
+    again = run(*call)
+    assert again.code == 0
+    assert f"{len(views)} were there already and stay as they are" in again.out
+    assert views == {path: path.read_bytes() for path in folder.rglob("*.pattern.png")}
+
+
+def test_a_view_does_not_stay_beside_a_file_that_was_not_restored(
+    folder: Path, tmp_path: Path, smoothing: Path
+) -> None:
+    out = tmp_path / "out"
+    outcome = run(
+        folder / "deep" / "b.webp", "--out", out, "--net", smoothing, "--pattern", "--format", "jpeg"
+    )
+    assert outcome.code == 1  # the file has alpha, which JPEG does not hold
+    assert list(out.iterdir()) == []
+
+
+def test_where_memory_runs_out_the_other_files_are_restored(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = image_files.restore_file
+
+    def greedy(source: Path, *arguments: Any, **settings: Any) -> tuple[str, ...]:
+        if source.name == "a.png":
+            torch.empty(2**58, dtype=torch.uint8)  # what PyTorch raises of it on a CPU
+        return plain(source, *arguments, **settings)
+
+    monkeypatch.setattr(image_files, "restore_file", greedy)
+    outcome = run(folder, "--out", tmp_path / "out", "--net", "l3-gtsrb")
+    assert outcome.code == 1
+    assert "restored 3 of 4 images" in outcome.out
+    assert "a.png: memory ran out; give a smaller --tile" in outcome.err
+
+
+def test_a_bad_file_is_told_at_the_end_and_the_others_are_restored(
+    folder: Path, tmp_path: Path, identity: Path
+) -> None:
+    (folder / "bad.png").write_bytes(b"no image")
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:400])
+    outcome = run(folder, "--out", tmp_path / "out", "--net", identity)
+    assert outcome.code == 1
+    assert "restored 4 of 6 images" in outcome.out
+    told = outcome.err.splitlines()
+    assert told[0] == "steadylens: 2 could not be restored:"
+    assert [Path(line.split()[0]).name for line in told[1:]] == ["bad.png", "cut.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "d.bmp", "deep"]
+
+
+def test_what_a_format_cannot_hold_is_told_with_the_file(
+    folder: Path, tmp_path: Path, identity: Path
+) -> None:
+    outcome = run(folder, "--out", tmp_path / "out", "--net", identity, "--format", "jpeg")
+    assert outcome.code == 1
+    assert "b.webp: the image has alpha, which JPEG does not hold" in outcome.err
+    assert "c.tif: JPEG holds 8 bits, so 16 bits were rounded" in outcome.out
+    assert read_image_file(tmp_path / "out" / "a.jpg").format == "JPEG"
+
+
+def test_conversions_are_said(tmp_path: Path, identity: Path) -> None:
+    Image.fromarray(PIXELS[..., :3]).quantize(8).save(tmp_path / "p.png")
+    outcome = run(tmp_path / "p.png", "--out", tmp_path / "out", "--net", identity)
+    assert "p.png: its palette became RGB" in outcome.out
+
+
+def test_what_is_there_stays_unless_it_is_to_be_overwritten(
+    folder: Path, tmp_path: Path, identity: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").write_text("mine")
+    first = run(folder, "--out", out, "--net", identity)
+    assert first.code == 0
+    assert "restored 3 of 4 images" in first.out
+    assert "1 were there already and stay as they are; --overwrite" in first.out
+    assert (out / "a.png").read_text() == "mine"
+    assert "restored 0 of 4" in run(folder, "--out", out, "--net", identity).out
+    assert "restored 4 of 4" in run(folder, "--out", out, "--net", identity, "--overwrite").out
+    assert np.array_equal(read_image_file(out / "a.png").levels, PIXELS[..., :3])
+
+
+def test_in_place_replaces_the_files_themselves(folder: Path, smoothing: Path) -> None:
+    expected = restore(PIXELS[..., :3], GaussianSmoothing(sigma_pixels=1.0))
+    assert run(folder, "--in-place", "--net", smoothing).code == 0
+    assert np.array_equal(read_image_file(folder / "a.png").levels, expected)
+    assert len(list(folder.rglob("*.*"))) == 4
+
+
+def test_an_image_above_the_limit_is_refused_and_the_option_is_named(
+    folder: Path, tmp_path: Path, identity: Path
+) -> None:
+    outcome = run(
+        folder / "a.png", "--out", tmp_path / "out", "--net", identity, "--max-megapixels", "0.0005"
+    )
+    assert outcome.code == 1
+    assert "30x20 pixels" in outcome.err
+    assert "at most 0.0005 are read, raise the limit" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.png"], "give either --out with a folder, or --in-place"),
+        (["a.png", "--out", "out", "--in-place"], "give either --out with a folder, or --in-place"),
+        (["a.png", "--in-place", "--format", "png"], "--format makes new files"),
+        (["a.png", "--out", "out", "--max-megapixels", "0"], "is 0.0, it must be positive and finite"),
+        (["a.png", "--out", "out", "--max-megapixels", "nan"], "is nan, it must be positive and finite"),
+        (["a.png", "--out", "out", "--max-megapixels", "inf"], "is inf, it must be positive and finite"),
+        (["a.png", "--out", "out", "--tile", "12"], "a tile of 12 pixels is too small"),
+        (["a.png", "--out", "out", "--net", "l12"], "there is no trained net 'l12'"),
+        (["a.png", "--out", "out", "--net", "sign-gtsrb"], "a SignNet answers with classes"),
+        (["a.png", "--out", "."], "would be written over"),
+        (["none.png", "--out", "out"], "none.png does not exist"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_writes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    outcome = run(*arguments)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_an_interrupt_leaves_whole_files_only(tmp_path: Path, smoothing: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    large = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+    for number in range(60):
+        Image.fromarray(large).save(source / f"{number:02}.bmp")
+    command = (
+        "import signal; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a parent in the background ignores it
+        "from steadylens.cli.main import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, "restore", source, "--out", tmp_path / "out", "--net", smoothing],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while process.poll() is None and not (tmp_path / "out" / "00.bmp").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert "interrupted;" in out
+    assert "Traceback" not in err
+    files = list((tmp_path / "out").iterdir())
+    assert 0 < len(files) < 60
+    assert all(read_image_file(path).levels.shape == large.shape for path in files)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are texts here")
+def test_a_name_that_is_no_text_stops_nothing(tmp_path: Path, identity: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"bad\xff.png", b"good.png"):  # of one bit, so that something is said of each
+        Image.new("1", (9, 8)).save(folder / os.fsdecode(name))
+    command = "from steadylens.cli.main import main; main()"
+    arguments: list[str | Path] = ["restore", folder, "--out", tmp_path / "out", "--net", identity]
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"bad\udcff.png: black and white became" in done.stdout
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_no_module_of_training_or_data_is_loaded() -> None:
+    code = (
+        "import sys; from steadylens.inference import image_files, restorer\n"
+        "print([name for name in ('training', 'data', 'noise', 'evaluation')"
+        " if f'steadylens.{name}' in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

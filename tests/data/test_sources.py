@@ -1,0 +1,419 @@
+"""A folder a class is a data set, in the layouts that people have.
+
+Both layouts of the benchmark give the same images, labels and tracks.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from steadylens.data.datasets import Dataset, load_dataset
+from steadylens.data.sources import CLASS_NAMES, list_folder, list_gtsrb, scan_images
+from steadylens.data.splitting import Part
+from steadylens.errors import DatasetError
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Makes empty files: listing does not open them."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def test_class_folders_are_read_at_any_depth(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/1.png", "cat/deep/er/2.JPG", "dog/1.webp", "dog/notes.txt", "README.md", "loose.png")
+    listing = list_folder(tmp_path)
+    assert listing.class_names == ("cat", "dog")
+    assert [(shot.part, shot.path, shot.label) for shot in listing.photographs] == [
+        (Part.TRAIN, "cat/1.png", 0),
+        (Part.TRAIN, "cat/deep/er/2.JPG", 0),
+        (Part.TRAIN, "dog/1.webp", 1),
+    ]
+    assert len({shot.track for shot in listing.photographs}) == 3
+    assert all(shot.box is None for shot in listing.photographs)
+
+
+def test_hidden_files_and_folders_do_not_count(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/1.png", "cat/._1.png", "dog/1.png", "dog/.thumbs/1.png", ".trash/1.png")
+    listing = list_folder(tmp_path)
+    assert listing.class_names == ("cat", "dog")
+    assert len(listing.photographs) == 2
+
+
+@pytest.mark.parametrize("validation", ["val", "validation"])
+def test_folders_of_parts_are_used(tmp_path: Path, validation: str) -> None:
+    touch(tmp_path, "train/a/1.png", "train/b/1.png", f"{validation}/b/1.png", "test/a/1.png")
+    parts = {shot.path: (shot.part, shot.label) for shot in list_folder(tmp_path).photographs}
+    assert parts == {
+        "train/a/1.png": (Part.TRAIN, 0),
+        "train/b/1.png": (Part.TRAIN, 1),
+        f"{validation}/b/1.png": (Part.VALIDATION, 1),
+        "test/a/1.png": (Part.TEST, 0),
+    }
+
+
+def test_names_of_parts_may_be_capital(tmp_path: Path) -> None:
+    touch(tmp_path, "Train/a/1.png", "Train/b/1.png", "TEST/a/1.png")
+    assert [shot.part for shot in list_folder(tmp_path).photographs] == [Part.TRAIN, Part.TRAIN, Part.TEST]
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    touch(tmp_path, "bus/1.png", "train/1.png")
+    assert list_folder(tmp_path).class_names == ("bus", "train")
+
+
+def test_folders_beside_train_and_test_are_noted(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png", "extra/1.png")
+    listing = list_folder(tmp_path)
+    assert len(listing.photographs) == 3
+    assert listing.notes == (f"{tmp_path} has folders beside train and test that are not read: extra",)
+
+
+def test_files_of_other_formats_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "a/2.HEIC", "a/3.heic", "a/deep/4.gif", "b/1.png", "b/notes", "README.md")
+    (note,) = list_folder(tmp_path).notes
+    assert note == (
+        f"{tmp_path} has files of no format that is read here, left out: 2 .heic, 1 .gif, 1 without an ending"
+    )
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "a" / "2.png").symlink_to(tmp_path / "absent.png")
+    with pytest.raises(DatasetError, match=r"2\.png is a link that leads nowhere; remove it"):
+        list_folder(tmp_path)
+
+
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    touch(tmp_path, "store/1.png", "set/b/1.png")
+    (tmp_path / "set" / "a").symlink_to(tmp_path / "store", target_is_directory=True)
+    assert list_folder(tmp_path / "set").class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "holds no images in class folders; put each class into its own folder"),
+        (["1.png", "2.png"], "holds no images in class folders"),
+        (["a/1.png", "b/1.txt"], "b holds no images; fill it or remove it"),
+        (["train/a/1.png", "val/a/1.png"], "has train and val alone; give it both train and test"),
+        (["train/1.png", "test/1.png"], "holds no images in class folders"),
+        (["train/a/1.png", "test/b/1.png"], "b is a class that training lacks; add training images"),
+    ],
+)
+def test_a_folder_without_usable_classes_is_refused(tmp_path: Path, files: list[str], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        list_folder(touch(tmp_path, *files))
+
+
+@pytest.mark.parametrize("read", [list_folder, scan_images])
+def test_a_missing_folder_is_named(tmp_path: Path, read: type) -> None:
+    with pytest.raises(DatasetError, match="nowhere: No such file or directory; give a folder"):
+        read(tmp_path / "nowhere")
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="Not a directory"):
+        list_folder(touch(tmp_path, "file") / "file")
+
+
+def test_the_key_tells_any_change_of_the_files(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/1.png")
+    keys = [list_folder(tmp_path).key()]
+    assert list_folder(tmp_path).key() == keys[0]
+    (tmp_path / "a" / "1.png").write_text("longer")
+    keys.append(list_folder(tmp_path).key())
+    (tmp_path / "a" / "1.png").rename(tmp_path / "a" / "2.png")
+    keys.append(list_folder(tmp_path).key())
+    touch(tmp_path, "b/2.png")
+    keys.append(list_folder(tmp_path).key())
+    assert len(set(keys)) == 4
+
+
+SIDE = 8
+
+
+BOX = (2, 1, 5, 4)  # X1, Y1, X2, Y2, inclusive: 4x4 pixels
+
+
+TRAINING: list[tuple[int, int, int]] = [
+    (label, track, frame) for label in (3, 14) for track in range(3) for frame in range(2)
+]
+
+
+TEST = [(0, 14), (1, 3), (4, 3)]  # number, label
+
+
+def pixels(*seeds: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Returns a random image whose sign, in the box, has one colour, which tells the image."""
+    image = np.random.default_rng(seeds).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    image[1:5, 2:6] = [10 * seeds[0], 10 * seeds[-1], 100 + len(seeds)]
+    return image
+
+
+def save(path: Path, image: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+def write_table(path: Path, rows: list[tuple[str, int]], *, column: str, separator: str) -> None:
+    header = ["Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId"]
+    lines = [[column, *header]] if column == "Filename" else [[*header, column]]
+    for name, label in rows:
+        numbers = [str(number) for number in (SIDE, SIDE, *BOX, label)]
+        lines.append([name, *numbers] if column == "Filename" else [*numbers, name])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(separator.join(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    """Returns the folder GTSRB of a tiny set in the official layout."""
+    root = tmp_path / "official" / "GTSRB"
+    labels: tuple[int, ...] = (3, 14)
+    for label in labels:
+        folder = root / "Final_Training" / "Images" / f"{label:05}"
+        rows = []
+        for own, track, frame in TRAINING:
+            if own == label:
+                rows.append((f"{track:05}_{frame:05}.ppm", label))
+                save(folder / rows[-1][0], pixels(label, track, frame))
+        write_table(folder / f"GT-{label:05}.csv", rows, column="Filename", separator=";")
+    folder = root / "Final_Test" / "Images"
+    for number, label in TEST:
+        save(folder / f"{number:05}.ppm", pixels(label, number))
+    rows = [(f"{number:05}.ppm", label) for number, label in TEST]
+    write_table(folder / "GT-final_test.csv", rows, column="Filename", separator=";")
+    return root
+
+
+@pytest.fixture
+def repackaged(tmp_path: Path) -> Path:
+    """Returns the root of the same set as it is repackaged; its folders are in lower case."""
+    root = tmp_path / "repackaged"
+    rows = []
+    for label, track, frame in TRAINING:
+        name = f"{label}/{label:05}_{track:05}_{frame:05}.png"
+        save(root / "train" / name, pixels(label, track, frame))
+        rows.append((f"Train/{name}", label))
+    write_table(root / "Train.csv", rows, column="Path", separator=",")
+    for number, label in TEST:
+        save(root / "Test" / f"{number:05}.png", pixels(label, number))
+    rows = [(f"Test/{number:05}.png", label) for number, label in TEST]
+    write_table(root / "Test.csv", rows, column="Path", separator=",")
+    return root
+
+
+@pytest.fixture(params=["official", "repackaged"])
+def root(request: pytest.FixtureRequest) -> Path:
+    """Returns each layout in turn."""
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
+
+
+def load(root: Path, *, size: int = 4) -> Dataset:
+    return load_dataset(f"gtsrb:{root}", size=size, cache=root.parent / "cache", validation_share=0.3)
+
+
+def table(root: Path, part: str) -> Path:
+    """Returns the table of a part, in class 14 for training."""
+    if (root / "Train.csv").exists():
+        return root / ("Train.csv" if part == "train" else "Test.csv")
+    tables = {
+        "train": "Final_Training/Images/00014/GT-00014.csv",
+        "test": "Final_Test/Images/GT-final_test.csv",
+    }
+    return root / tables[part]
+
+
+def test_labels_and_tracks_are_those_of_the_names(root: Path) -> None:
+    listing = list_gtsrb(root)
+    train = [shot for shot in listing.photographs if shot.part == Part.TRAIN]
+    assert sorted((shot.label, shot.track) for shot in train) == sorted(
+        (label, f"class {label:02} track {track:05}") for label, track, _ in TRAINING
+    )
+    test = [shot for shot in listing.photographs if shot.part == Part.TEST]
+    assert [shot.label for shot in test] == [label for _, label in TEST]
+    assert len({shot.track for shot in test}) == len(TEST)
+
+
+def test_the_43_classes_have_names_of_their_own(root: Path) -> None:
+    names = list_gtsrb(root).class_names
+    assert names == CLASS_NAMES
+    assert len(set(names)) == 43
+    assert [names[label] for label in (0, 6, 13, 14, 17, 42)] == [
+        "Speed limit (20km/h)",
+        "End of speed limit (80km/h)",
+        "Yield",
+        "Stop",
+        "No entry",
+        "End of no passing by vehicles over 3.5 metric tons",
+    ]
+
+
+def test_the_crop_is_the_inclusive_box_to_the_pixel(root: Path) -> None:
+    dataset = load(root)
+    for image, (number, label) in zip(dataset.test.images, TEST, strict=True):
+        golden = pixels(label, number)[1:5, 2:6].transpose(2, 0, 1)
+        assert torch.equal(image, torch.from_numpy(golden))
+    colours = sorted(tuple(image[:, 0, 0].tolist()) for image in dataset.train.images)
+    assert {colour[0] for colour in colours} == {30, 140}
+    assert (dataset.train.images == dataset.train.images[:, :, :1, :1]).all()  # no pixel from outside the box
+
+
+def test_both_layouts_hold_the_same_data(official: Path, repackaged: Path) -> None:
+    first, second = load(official), load(repackaged)
+    for part in ("train", "validation", "test"):
+        ours, theirs = getattr(first, part), getattr(second, part)
+        assert torch.equal(ours.images, theirs.images)
+        assert torch.equal(ours.labels, theirs.labels)
+    assert first.fingerprint == second.fingerprint
+
+
+def test_the_folder_above_may_be_given(root: Path) -> None:
+    above = root.parent / "above"
+    above.mkdir()
+    root.rename(above / "GTSRB")
+    assert len(list_gtsrb(above).photographs) == len(TRAINING) + len(TEST)
+
+
+def test_images_that_no_table_names_are_not_read(root: Path) -> None:
+    for folder in {path.parent for path in root.rglob("*.p[pn][mg]")}:
+        (folder / "09999_00000.png").write_text("no image")
+    assert len(load(root).test) == len(TEST)
+
+
+def test_the_test_table_may_lie_beside_the_folders(official: Path) -> None:
+    for place in (official, official.parent):
+        shutil.move(next(official.parent.rglob("GT-final_test.csv")), place / "GT-final_test.csv")
+        assert len(load(official).test) == len(TEST)
+
+
+def test_a_copy_in_the_exact_case_is_preferred(repackaged: Path) -> None:
+    shutil.copytree(repackaged / "train", repackaged / "Train")
+    paths = {shot.path.partition("/")[0] for shot in list_gtsrb(repackaged).photographs}
+    assert paths == {"Train", "Test"}
+
+
+def test_a_part_of_the_benchmark_is_noted(root: Path) -> None:
+    (note,) = load(root).notes
+    assert note.startswith("12 training and 3 test images are there, of the benchmark's 39,209 and 12,630")
+
+
+def test_a_byte_order_mark_and_blank_lines_do_no_harm(root: Path) -> None:
+    path = table(root, "train")
+    path.write_text("\ufeff" + path.read_text() + "\n\n")
+    assert len(list_gtsrb(root).photographs) == len(TRAINING) + len(TEST)
+
+
+def test_a_track_that_holds_a_test_image_is_left_out(root: Path) -> None:
+    victim = next(path for path in root.rglob("*00001_00000.p*") if "14" in path.parent.name)
+    save(victim, pixels(14, 0))  # test image 0
+    dataset = load(root)
+    assert len(dataset.train) + len(dataset.validation) == len(TRAINING) - 2
+    assert dataset.notes[-1].endswith("2, because test images equal 1 of them: class 14 track 00001")
+
+
+def test_a_missing_benchmark_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="nowhere: No such file or directory; give a folder"):
+        list_gtsrb(tmp_path / "nowhere")
+
+
+def test_a_folder_of_another_layout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"neither Final_Training/Images .* nor Train\.csv"):
+        list_gtsrb(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_missing_table_is_named(root: Path, part: str) -> None:
+    path = table(root, part)
+    path.unlink()
+    with pytest.raises(DatasetError, match="Final_Training" if path.name == "Train.csv" else path.name):
+        list_gtsrb(root)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_missing_column_is_named(root: Path, part: str) -> None:
+    path = table(root, part)
+    path.write_text(path.read_text().replace("Roi.X2", "Roi.X3"))
+    with pytest.raises(DatasetError, match=rf"{path.name} lacks the column Roi\.X2; use the table"):
+        list_gtsrb(root)
+
+
+def test_an_empty_table_lacks_its_columns(root: Path) -> None:
+    table(root, "test").write_text("")
+    with pytest.raises(DatasetError, match=r"lacks the column .*ClassId, Roi\.X1"):
+        list_gtsrb(root)
+
+
+def test_a_missing_image_is_named_with_its_line(root: Path) -> None:
+    next(root.rglob("00001.p*")).unlink()
+    with pytest.raises(DatasetError, match=r"line 3 names .*00001\.p.., which is not there; unpack"):
+        list_gtsrb(root)
+
+
+def test_a_table_that_is_no_text_is_refused(root: Path) -> None:
+    table(root, "test").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        list_gtsrb(root)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("stop", "ClassId is 'stop', it must be a whole number"),
+        ("-1", "ClassId is '-1', it must be a whole number"),
+        ("1.5", "ClassId is '1.5', it must be a whole number"),
+        ("", "ClassId is '', it must be a whole number"),
+        ("43", "ClassId is 43, it must be 0 to 42"),
+    ],
+)
+def test_a_label_that_is_none_is_refused(official: Path, label: str, message: str) -> None:
+    path = table(official, "test")
+    path.write_text(path.read_text().replace(";14\n", f";{label}\n"))
+    with pytest.raises(DatasetError, match=rf"GT-final_test\.csv, line 2: {message}"):
+        list_gtsrb(official)
+
+
+def test_a_short_row_is_refused(root: Path) -> None:
+    path = table(root, "test")
+    path.write_text(path.read_text() + "5\n")
+    with pytest.raises(DatasetError, match="line 5 has 1 cells, too few"):
+        list_gtsrb(root)
+
+
+def test_a_training_name_without_track_is_refused(official: Path) -> None:
+    folder = official / "Final_Training" / "Images" / "00014"
+    (folder / "00000_00000.ppm").rename(folder / "sign.ppm")
+    path = table(official, "train")
+    path.write_text(path.read_text().replace("00000_00000.ppm", "sign.ppm"))
+    with pytest.raises(DatasetError, match=r"names sign\.ppm, it must end in TRACK_FRAME"):
+        list_gtsrb(official)
+
+
+@pytest.mark.parametrize("box", ["2;1;8;4", "2;1;1;4"], ids=["outside", "empty"])
+def test_a_box_that_leaves_its_image_is_refused(official: Path, box: str) -> None:
+    path = table(official, "test")
+    path.write_text(path.read_text().replace("2;1;5;4", box, 1))
+    with pytest.raises(DatasetError, match=r"00000\.ppm: the box .* does not lie within the 8x8 image"):
+        load(official)
+
+
+def test_a_truncated_image_is_named(root: Path) -> None:
+    path = next(root.rglob("00004.p*"))
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DatasetError, match=r"00004\.p.. cannot be read: .*; replace the file"):
+        load(root)
+
+
+def test_a_class_with_a_single_image_is_refused(official: Path) -> None:
+    path = table(official, "train")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(DatasetError, match="class 'Stop' has a single image"):
+        load(official)

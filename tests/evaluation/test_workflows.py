@@ -1,0 +1,391 @@
+"""The whole paper runs in one call, and a second call makes nothing again.
+
+A classifier is compared with itself behind restorers, and the page shows what was saved and lost.
+"""
+
+import base64
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from steadylens.checkpoints.checkpoint import load_model, save_model
+from steadylens.checkpoints.loading import open_net
+from steadylens.data.datasets import Dataset, ImageSet
+from steadylens.errors import SettingError
+from steadylens.evaluation import experiments
+from steadylens.evaluation.experiments import measure_networks
+from steadylens.evaluation.samples import changed_answers
+from steadylens.evaluation.workflows import compare, evaluate_nets, reproduce
+from steadylens.images.preprocessing import Fit
+from steadylens.images.tensors import to_float
+from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
+from steadylens.nets.restoration import GaussianSmoothing
+from steadylens.nets.third_party import timm_classifier
+from steadylens.noise.degradation import gaussian_degradation
+from steadylens.randomness import derived_generator
+from steadylens.records import (
+    Accuracy,
+    Comparison,
+    Contraction,
+    Cost,
+    Curve,
+    Density,
+    Hits,
+    Picture,
+    Restoring,
+    Scatter,
+    Stability,
+    read_records,
+)
+from steadylens.report.page import facts
+from steadylens.report.paper import AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
+from steadylens.report.tables import first_run, select
+from steadylens.training.recipes import SMOKE
+from steadylens.training.run import Run, Update
+
+NAMES = ("red", "green", "blue", "grey")
+
+
+NETS = ("L5", "L3", "Dong")
+
+
+RECIPE = replace(SMOKE, nets=NETS, front="L5", seeds=2)
+
+
+def patches(count: int, seed: int) -> ImageSet:
+    """Returns patches in the colours of the classes, with some grain."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % len(NAMES)
+    colours = torch.tensor([[200, 40, 40], [40, 200, 40], [40, 40, 200], [128, 128, 128]])
+    grain = torch.randint(-30, 31, (count, 3, 48, 48), generator=generator)
+    pixels = (colours[labels][:, :, None, None] + grain).to(torch.uint8)
+    return ImageSet(images=pixels, labels=labels, tracks=torch.arange(count))
+
+
+def new_run(news: list[Update] | None = None) -> Run:
+    data = Dataset(
+        train=patches(12, 1), validation=patches(4, 2), test=patches(8, 3), class_names=NAMES,
+        source="coloured patches", fingerprint="0123456789ab", notes=(),
+    )  # fmt: skip
+    observe = (lambda update: None) if news is None else news.append
+    return Run(data=data, recipe=RECIPE, seed=0, device=torch.device("cpu"), observe=observe)
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder of a run from end to end; do not change it."""
+    out = tmp_path_factory.mktemp("pipeline") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "REPEATS", 1)  # times are not looked at here
+        assert reproduce(new_run(), out) == out / "report.html"
+    return out
+
+
+@pytest.fixture
+def restorer(reproduced: Path) -> Path:
+    return reproduced / "models" / "restorer-L5.safetensors"
+
+
+@pytest.fixture
+def classifier(reproduced: Path) -> Path:
+    return reproduced / "models" / "original.safetensors"
+
+
+def test_a_run_leaves_report_tables_records_and_nets(reproduced: Path) -> None:
+    assert {path.name for path in reproduced.iterdir()} == {
+        "models", "records", "records.jsonl", "pictures.jsonl", "tables.md", "report.html"
+    }  # fmt: skip
+    nets = {f"restorer-{net}" for net in NETS} | {"original", "noisy", "smoothed", "restored", "augmented"}
+    nets |= {"original-seed-1", "restored-seed-1"}
+    assert {path.name for path in (reproduced / "models").iterdir()} == {f"{n}.safetensors" for n in nets}
+    assert (reproduced / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert RESTORED in (reproduced / "tables.md").read_text(encoding="utf-8")
+
+
+def test_every_table_and_figure_of_the_paper_has_its_records(reproduced: Path) -> None:
+    records = read_records(reproduced / "records.jsonl")
+    networks = [ORIGINAL, FINE_TUNED, SMOOTHED, RESTORED, AUGMENTED]
+    assert {type(row) for row in records} >= {
+        Curve, Restoring, Hits, Scatter, Contraction, Accuracy, Stability, Cost, Density
+    }  # fmt: skip
+    assert sum(isinstance(row, Curve) for row in first_run(records)) == len(NETS) + len(networks)
+    assert [row.network for row in records if isinstance(row, Hits)] == list(NETS)
+    accuracies = [row for row in records if isinstance(row, Accuracy) and row.k == 1]
+    assert [row.network for row in accuracies if row.provenance.seed == 0] == networks
+    assert list(dict.fromkeys(row.network for row in records if isinstance(row, Stability))) == networks
+    assert {row.network for row in records if isinstance(row, Cost)} == {*NETS, *networks}
+
+
+def test_the_classifier_alone_and_fused_is_trained_and_measured_with_each_seed(reproduced: Path) -> None:
+    records = read_records(reproduced / "records.jsonl")
+    rows = [row for row in records if isinstance(row, Accuracy | Stability) and row.provenance.seed == 1]
+    assert {(type(row), row.network) for row in rows} == {
+        (kind, network) for kind in (Accuracy, Stability) for network in (ORIGINAL, RESTORED)
+    }
+    assert {row.noise for row in rows if isinstance(row, Stability)} == {"clipped, 8-bit"}
+    curves = {row.stage for row in records if isinstance(row, Curve) and row.provenance.seed == 1}
+    assert curves == {"classifier", "fine-tuning restored"}
+
+
+def test_all_seeds_are_measured_on_the_same_images_and_noise(reproduced: Path) -> None:
+    run = new_run()
+    net, _ = load_model(reproduced / "models" / "original-seed-1.safetensors")
+    expected = measure_networks(run, {ORIGINAL: net}, reproduced.parent / "again")
+    found = [row for row in read_records(reproduced / "records.jsonl") if row.provenance.seed == 1]
+    cells = {
+        (row.sigma_grey, row.population): row.correct
+        for row in found
+        if isinstance(row, Stability) and row.network == ORIGINAL
+    }
+    assert cells
+    for row in select(expected, Stability):
+        if row.noise == "clipped, 8-bit":
+            assert cells[row.sigma_grey, row.population] == row.correct
+    first, again = (
+        load_model(reproduced / "models" / f"{stem}.safetensors")[0].state_dict()
+        for stem in ("restored", "restored-seed-1")
+    )
+    same = {name.partition(".")[0] for name, value in first.items() if torch.equal(value, again[name])}
+    assert "restorer" in same  # the seeds are those of the classifier's stages
+    assert any(not torch.equal(value, again[name]) for name, value in first.items())
+    assert "Spread over seeds" in (reproduced / "tables.md").read_text(encoding="utf-8")
+
+
+def test_pictures_are_kept_apart_from_the_other_records(reproduced: Path) -> None:
+    pictures = read_records(reproduced / "pictures.jsonl")
+    assert all(isinstance(row, Picture) for row in pictures)
+    assert [row.title for row in pictures if isinstance(row, Picture) and row.figure == 2] == list(NAMES)
+    assert not any(isinstance(row, Picture) for row in read_records(reproduced / "records.jsonl"))
+
+
+def test_training_times_hold_the_stages_before(reproduced: Path) -> None:
+    records = read_records(reproduced / "records.jsonl")
+    own = {row.stage: row.seconds for row in first_run(records) if isinstance(row, Curve)}
+    total = {row.network: row.training_seconds for row in records if isinstance(row, Cost)}
+    assert total["L5"] == own["restorer L5"]
+    assert total[ORIGINAL] == own["classifier"]
+    assert total[AUGMENTED] == own["classifier, noise-augmented"]
+    assert total[FINE_TUNED] == pytest.approx(own["classifier"] + own["fine-tuning noisy"])
+    assert total[SMOOTHED] == pytest.approx(own["classifier"] + own["fine-tuning smoothed"])
+    assert total[RESTORED] == pytest.approx(
+        own["restorer L5"] + own["classifier"] + own["fine-tuning restored"]
+    )
+
+
+def test_a_file_of_a_pair_tells_the_time_of_all_its_stages(reproduced: Path) -> None:
+    total = {
+        row.network: row.training_seconds
+        for row in read_records(reproduced / "records.jsonl")
+        if isinstance(row, Cost)
+    }
+    opened = open_net(reproduced / "models" / "restored.safetensors")
+    assert opened.seconds == pytest.approx(total[RESTORED])
+
+
+def test_fine_tuning_leaves_the_restorer_and_the_original_as_they_are(
+    reproduced: Path, restorer: Path, classifier: Path
+) -> None:
+    fused, _ = load_model(reproduced / "models" / "restored.safetensors")
+    assert isinstance(fused, FusedClassifier)
+    front, original = load_model(restorer)[0].state_dict(), load_model(classifier)[0].state_dict()
+    assert all(torch.equal(value, front[name]) for name, value in fused.restorer.state_dict().items())
+    tuned = fused.classifier.state_dict()
+    assert any(not torch.equal(value, original[name]) for name, value in tuned.items())
+
+
+def test_a_second_call_skips_everything_and_writes_the_same(reproduced: Path) -> None:
+    files = ("records.jsonl", "pictures.jsonl", "tables.md")
+    before = [(reproduced / name).read_bytes() for name in files]
+    news: list[Update] = []
+    reproduce(new_run(news), reproduced)
+    assert {update.state for update in news} == {"skipped"}
+    assert [(reproduced / name).read_bytes() for name in files] == before
+
+
+def test_another_seed_does_not_go_on_with_the_files_of_the_first(reproduced: Path) -> None:
+    with pytest.raises(SettingError, match="was made with other data, settings or seed"):
+        reproduce(replace(new_run(), seed=1), reproduced)
+
+
+def test_nets_from_files_are_measured_under_the_names_of_the_files(
+    restorer: Path, classifier: Path, tmp_path: Path
+) -> None:
+    nets = [open_net(restorer), open_net(classifier)]
+    assert evaluate_nets(new_run(), nets, tmp_path) == tmp_path / "report.html"
+    records = read_records(tmp_path / "records.jsonl")
+    assert {row.network for row in records if isinstance(row, Restoring)} == {"restorer-L5"}
+    assert {row.network for row in records if isinstance(row, Stability)} == {"original"}
+    assert {row.network for row in records if isinstance(row, Cost)} == {"restorer-L5", "original"}
+
+
+def test_a_classifier_alone_is_measured_as_in_the_whole_run(
+    reproduced: Path, classifier: Path, tmp_path: Path
+) -> None:
+    evaluate_nets(new_run(), [open_net(classifier)], tmp_path)
+    alone, whole = (
+        [
+            (row.noise, row.sigma_grey, row.population, row.correct, row.samples)
+            for row in read_records(folder / "records.jsonl")
+            if isinstance(row, Stability) and row.network == "original" and row.provenance.seed == 0
+        ]
+        for folder in (tmp_path, reproduced)
+    )
+    assert alone == whole
+
+
+@pytest.mark.parametrize("repeats", [0, 2])
+def test_each_net_needs_a_name_of_its_own(restorer: Path, tmp_path: Path, repeats: int) -> None:
+    with pytest.raises(SettingError, match=r"the nets are .*; give at least one, each with a name"):
+        evaluate_nets(new_run(), [open_net(restorer)] * repeats, tmp_path)
+
+
+def test_a_classifier_of_other_classes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "three.safetensors"
+    save_model(path, SignNet(classes=3).eval(), about={})
+    with pytest.raises(SettingError, match="three tells 3 classes apart, coloured patches has 4"):
+        evaluate_nets(new_run(), [open_net(path)], tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("size", "fit"), [(32, Fit()), (48, Fit(keeps_shape=True))])
+def test_a_classifier_of_other_images_is_sent_to_compare(size: int, fit: Fit, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_model(path, timm_classifier("test_resnet", classes=4, size=size, fit=fit), about={})
+    message = rf"other reads images of {size} pixels, fitted by {fit}; these .* steadylens compare CLASSIFIER"
+    with pytest.raises(SettingError, match=message):
+        evaluate_nets(new_run(), [open_net(path)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class FirstPixel(nn.Module):
+    """Tells the class by the colour of the first pixel alone, so that noise often changes the answer."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        colour = images[..., 0, 0]
+        yellow = colour[:, :2].amin(dim=1, keepdim=True) + 0.1
+        return torch.cat([colour, yellow], dim=1)
+
+
+class Inversion(nn.Module):
+    """Spoils every image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 1 - images
+
+
+def fragile() -> PreparedClassifier:
+    return PreparedClassifier(FirstPixel(), size=48).eval()
+
+
+def run_of(data: Dataset, news: list[Update]) -> Run:
+    recipe = replace(SMOKE, evaluation=replace(SMOKE.evaluation, stability_images=None))
+    return Run(data=data, recipe=recipe, seed=0, device=torch.device("cpu"), observe=news.append)
+
+
+@pytest.fixture
+def pairs() -> dict[str, FusedClassifier]:
+    """Returns a pair that saves answers, and one that loses them."""
+    fronts = {"behind smoothing": GaussianSmoothing(sigma_pixels=3), "behind inversion": Inversion()}
+    return {name: FusedClassifier(front, fragile()).eval() for name, front in fronts.items()}
+
+
+def test_photographs_that_were_fitted_otherwise_are_refused(tiny_data: Dataset, tmp_path: Path) -> None:
+    alone = PreparedClassifier(FirstPixel(), size=48, fit=Fit(keeps_shape=True, side=56)).eval()
+    pair = {"behind": FusedClassifier(GaussianSmoothing(), alone).eval()}
+    with pytest.raises(SettingError, match=r"alone reads .* by crop:56, these were fitted by squash; load"):
+        compare(run_of(tiny_data, []), alone, pair, tmp_path)
+
+
+def test_alone_and_pairs_are_measured_alike(
+    pairs: dict[str, FusedClassifier], tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "REPEATS", 1)
+    news: list[Update] = []
+    for _ in range(2):
+        page = compare(run_of(tiny_data, news), fragile(), pairs, tmp_path, training_seconds={"alone": 7.0})
+    assert page == tmp_path / "report.html"
+    assert [update.state for update in news[-6:]] == 6 * ["skipped"], "accuracy, stability, cost, pictures"
+    rows = read_records(tmp_path / "records.jsonl")
+    names = ["alone", *pairs]
+    assert [row.network for row in rows if isinstance(row, Accuracy) and row.k == 1] == names
+    assert list(dict.fromkeys(row.network for row in rows if isinstance(row, Stability))) == names
+    assert {row.population for row in rows if isinstance(row, Stability)} == {"own", "all"}
+    assert sum(isinstance(row, Comparison) for row in rows) == 3
+    costs = {row.network: row.training_seconds for row in rows if isinstance(row, Cost)}
+    assert costs == {"alone": 7.0, "behind smoothing": 0.0, "behind inversion": 0.0}
+    assert [fact.note.partition(";")[0] for fact in facts(rows)] == [
+        "top-1, alone and behind smoothing", *2 * ["overall, alone and behind smoothing"]
+    ]  # fmt: skip
+    text = page.read_text(encoding="utf-8")
+    assert "in the paper" not in text
+
+
+def test_the_page_shows_saved_and_lost_answers(
+    pairs: dict[str, FusedClassifier], tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "REPEATS", 1)
+    page = compare(run_of(tiny_data, []), fragile(), pairs, tmp_path, training_seconds={})
+    text = page.read_text(encoding="utf-8")
+    rows = changed(pairs, tiny_data, most=6)
+    assert {row.figure for row in rows} == {"saved", "lost"}
+    assert 0 < text.index("Answers that restoration saved") < text.index("Answers that restoration lost")
+    assert all(image in text for row in rows for _, image in row.panels)
+
+
+def changed(pairs: dict[str, FusedClassifier], data: Dataset, *, most: int) -> list[Picture]:
+    run = run_of(data, [])
+    return changed_answers(
+        fragile(),
+        pairs,
+        data.test,
+        data.class_names,
+        sigma_grey=25.0,
+        most=most,
+        seed=0,
+        provenance=run.provenance,
+    )
+
+
+@pytest.mark.parametrize(("name", "kind"), [("behind smoothing", "saved"), ("behind inversion", "lost")])
+def test_pictures_hold_the_noisy_and_the_restored_image_with_their_answers(
+    name: str, kind: str, pairs: dict[str, FusedClassifier], tiny_data: Dataset
+) -> None:
+    pair, labels, names = pairs[name], tiny_data.test.labels, tiny_data.class_names
+    noisy = gaussian_degradation(25)(
+        to_float(tiny_data.test.images), generator=derived_generator(0, "changed answers")
+    )
+    alone, fused = fragile()(noisy).argmax(dim=1), pair(noisy).argmax(dim=1)
+    right, wrong = (fused, alone) if kind == "saved" else (alone, fused)
+    numbers = ((right == labels) & (wrong != labels)).nonzero().flatten().tolist()
+    rows = [row for row in changed({name: pair}, tiny_data, most=8) if row.figure == kind]
+    assert rows
+    for row, number in zip(rows, numbers, strict=True):
+        (before, first), (after, second) = row.panels
+        assert row.title == f"{names[labels[number]]}, noise of 25 grey levels"
+        assert (before, after) == (f"alone: {names[alone[number]]}", f"{name}: {names[fused[number]]}")
+        for panel, image in ((first, noisy[number]), (second, pair.restorer(noisy)[number])):
+            shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(panel))))
+            assert np.abs(shown - 255 * image.permute(1, 2, 0).numpy()).max() <= 0.51
+
+
+def test_no_more_pictures_are_shown_than_asked_for(
+    pairs: dict[str, FusedClassifier], tiny_data: Dataset
+) -> None:
+    kinds = [row.figure for row in changed(pairs, tiny_data, most=1)]
+    assert kinds == ["saved", "lost"], "one of each pair"
+
+
+@pytest.mark.parametrize("names", [(), ("alone",)])
+def test_there_must_be_a_pair_of_another_name(
+    names: tuple[str, ...], tiny_data: Dataset, tmp_path: Path
+) -> None:
+    pairs = {name: FusedClassifier(nn.Identity(), fragile()) for name in names}
+    with pytest.raises(SettingError, match="give at least one, and call none 'alone'"):
+        compare(run_of(tiny_data, []), fragile(), pairs, tmp_path, training_seconds={})
+    assert list(tmp_path.iterdir()) == []

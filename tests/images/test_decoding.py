@@ -1,0 +1,387 @@
+"""What the bytes of a file say of its tiles and scans is what decoders find, and no trick hides any.
+
+Libtiff says nothing of its own while images are read, whoever reads them, and speaks again afterwards. Only
+known formats are opened, within limits that are ours and not Pillow's, by whatever way they come.
+"""
+
+import io
+import os
+import random
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from steadylens.errors import ImageError, ImageSizeError
+from steadylens.images.decoding import (
+    LARGEST_TILE,
+    MOST_PIXELS,
+    MOST_SCANS,
+    opened,
+    scans_of_jpeg,
+    tile_of_tiff,
+)
+from steadylens.images.reading import ImageContent, read_image_file
+from steadylens.images.tensors import read_image
+from steadylens.serving.demo import read_upload
+from steadylens.serving.payloads import Refusal, decode_image
+
+SCAN, END = b"\xff\xda\0\2", b"\xff\xd9"
+
+
+COMMENT = b"\xff\xfe\0\6" + SCAN
+"""A segment whose content looks like a scan."""
+
+
+def scans(content: bytes) -> int:
+    return scans_of_jpeg(io.BytesIO(content))
+
+
+def jpeg(**options: object) -> bytes:
+    buffer = io.BytesIO()
+    levels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("options", "count"), [({}, 1), ({"progressive": True}, 10)])
+def test_the_scans_of_a_file_are_counted(options: dict[str, object], count: int) -> None:
+    assert scans(jpeg(**options)) == count
+
+
+def test_scans_within_a_thumbnail_or_behind_the_image_do_not_count() -> None:
+    content = jpeg(exif=b"Exif\0\0" + SCAN * 200)
+    assert content.count(SCAN) == 200
+    assert scans(content + SCAN * 200) == 1
+
+
+def test_a_recording_behind_a_photograph_does_not_count() -> None:
+    assert scans(jpeg() + random.Random(0).randbytes(10**7)) == 1  # noqa: S311 - no secret
+
+
+@pytest.mark.parametrize("pad", [b"", b"\xff", b"\0\0", b"\xff\0", b"\xff\xd3", b"\xff\x01", b"\0" * 2**16])
+def test_whatever_stands_between_scans_hides_none(pad: bytes) -> None:
+    assert scans(b"\xff\xd8" + (SCAN + pad) * 150 + END) == 150
+
+
+def test_a_segment_that_decoders_look_into_after_damage_hides_no_scan() -> None:
+    hidden = b"\xff\x50\0\xff" + SCAN * 60
+    assert scans(b"\xff\xd8" + SCAN + hidden + END) == 61
+
+
+def test_segments_between_scans_are_skipped_as_decoders_do() -> None:
+    assert scans(b"\xff\xd8" + COMMENT + (SCAN + COMMENT) * 3 + END) == 3
+
+
+def test_so_many_segments_that_following_them_takes_long_are_not_followed() -> None:
+    content = b"\xff\xd8" + SCAN + b"\xff\xfe\0\2" * 300_000 + SCAN * 150
+    assert scans(content) == 151
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xfe"])
+def test_an_image_that_is_cut_off_before_its_scan_has_none(content: bytes) -> None:
+    assert scans(content) == 0
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_the_tile_of_a_file_is_found(byteorder: str, bigtiff: bool) -> None:
+    buffer = io.BytesIO()
+    pixels = np.zeros((20, 70), np.uint8)
+    options: dict[str, Any] = {"byteorder": byteorder, "bigtiff": bigtiff}
+    tifffile.imwrite(buffer, pixels, tile=(32, 48), **options)
+    assert tile_of_tiff(buffer) == (48, 32)
+    tifffile.imwrite(plain := io.BytesIO(), pixels, **options)
+    assert tile_of_tiff(plain) == (0, 0)
+
+
+def directory(*entries: tuple[int, int, int]) -> io.BytesIO:
+    """Returns a TIFF that holds no more than tags of one number, each of a tag, a type and a value."""
+    packed = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    return io.BytesIO(b"II*\0" + struct.pack("<IH", 8, len(entries)) + packed)
+
+
+def test_of_tags_that_stand_twice_the_larger_counts() -> None:
+    assert tile_of_tiff(directory((322, 4, 16), (322, 4, 4096), (323, 3, 512), (323, 4, 16))) == (4096, 512)
+
+
+def test_a_directory_that_cannot_be_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="of type 5"):
+        tile_of_tiff(directory((322, 5, 16)))
+    with pytest.raises(ValueError, match=r"claims 1,099,511,627,776 entries"):
+        tile_of_tiff(io.BytesIO(b"II+\0\x08\0\0\0" + struct.pack("<2Q", 16, 2**40)))
+    with pytest.raises(struct.error):
+        tile_of_tiff(io.BytesIO(directory((322, 4, 16), (323, 4, 16)).getvalue()[:-3]))
+
+
+SOUND = """
+import io, sys, threading
+from pathlib import Path
+from PIL import Image
+from steadylens.errors import ImageError
+from steadylens.images.decoding import opened
+from steadylens.images.decoding import without_messages
+
+path = Path(sys.argv[1])
+
+def fails():
+    try:
+        with opened(path) as image:
+            image.load()
+    except ImageError:
+        return
+    raise SystemExit("it was read")
+
+def loud():
+    try:
+        Image.open(path).load()
+    except OSError:
+        return
+    raise SystemExit("it was read")
+"""
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(buffer, "TIFF", compression="tiff_lzw")
+    content = bytearray(buffer.getvalue())
+    content[200:900] = b"\xff" * 700
+    (tmp_path / "a.tif").write_bytes(content)
+    return tmp_path / "a.tif"
+
+
+def said(code: str, path: Path) -> str:
+    """Returns what a process that runs the code writes to its standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", SOUND + code, str(path)],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Pillow holds libtiff out of reach there")
+def test_a_damaged_file_is_refused_without_a_word_and_others_hear_libtiff_as_before(damaged: Path) -> None:
+    loud = said("loud()", damaged)
+    assert loud.startswith("tempfile.tif: ")  # as Pillow names what it gives to libtiff
+    assert said("fails()", damaged) == ""
+    assert said("fails(); loud()", damaged) == loud
+
+
+def test_what_pillow_logs_goes_where_the_program_wants_and_not_to_the_standard_error(tmp_path: Path) -> None:
+    path = tmp_path / "b.tif"
+    Image.new("RGB", (9, 9)).save(path)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags[277].overwrite(240)  # samples a pixel
+    assert said("fails()", path) == ""
+    assert "PIL.TiffImagePlugin" in said("import logging; logging.basicConfig(); fails()", path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Pillow holds libtiff out of reach there")
+def test_of_many_threads_none_lets_libtiff_speak_before_the_last_is_done(damaged: Path) -> None:
+    code = """
+threads = [threading.Thread(target=lambda: [fails() for _ in range(30)]) for _ in range(8)]
+with without_messages():
+    for thread in threads:
+        thread.start()
+    loud()
+for thread in threads:
+    thread.join()
+"""
+    assert said(code, damaged) == ""
+    assert said(code + "loud()", damaged) == said("loud()", damaged)
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM"])
+def test_known_formats_are_opened_whatever_their_name(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.dat", name)
+    with opened(tmp_path / "a.dat") as image:
+        assert (image.format, image.size) == (name, (5, 4))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0", b"8BPS", b"Pf 1 1 1.0 "]
+)
+def test_other_formats_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.png is not an image of a known format: PNG, JPEG"):
+        opened(tmp_path / "a.png").__enter__()
+
+
+def test_what_goes_wrong_in_the_block_is_the_fault_of_the_file(tmp_path: Path) -> None:
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.png")
+    message = r"a\.png cannot be read: ZeroDivisionError; replace the file"
+    with pytest.raises(ImageError, match=message), opened(tmp_path / "a.png"):
+        raise ZeroDivisionError
+    with pytest.raises(ImageError, match="cannot be read: of two lines; replace"), opened(tmp_path / "a.png"):
+        raise ValueError("of two\nlines")
+
+
+@pytest.mark.parametrize("name", ["PNG", "TIFF", "BMP"])
+def test_the_limit_of_pillow_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a", name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with opened(tmp_path / "a", most_pixels=81) as image:
+        image.load()
+    with pytest.raises(ImageSizeError, match=r"9x9 pixels, 0\.0 megapixels; at most 8e-05 are read"):
+        opened(tmp_path / "a", most_pixels=80).__enter__()
+
+
+def test_an_animation_that_leaves_its_canvas_open_is_refused(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[16:24] = struct.pack(">2I", 9000, 9000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ImageError, match="an animation whose first image does not fill it"):
+        opened(tmp_path / "a.png").__enter__()
+
+
+def test_a_tiff_whose_tiles_are_far_larger_than_it_is_refused(tmp_path: Path) -> None:
+    path, side = tmp_path / "tiles.tif", 2064
+    tifffile.imwrite(path, np.zeros((16, 16), np.uint8), tile=(side, side), compression="zlib")
+    with pytest.raises(ImageSizeError, match="tiles of 2,064x2,064 pixels"):
+        opened(path, most_pixels=LARGEST_TILE).__enter__()
+    with opened(path, most_pixels=side**2) as image:
+        image.load()
+
+
+def test_a_tiff_of_16_bits_within_the_limit_is_read_though_its_tile_is_larger_than_it(tmp_path: Path) -> None:
+    side = 2064
+    assert side**2 > LARGEST_TILE
+    levels = np.random.default_rng(0).integers(0, 65536, (9, 9, 3), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", levels, photometric="rgb", tile=(side, side), compression="zlib")
+    assert np.array_equal(read_image_file(tmp_path / "a.tif").levels, levels)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with (
+        pytest.raises(ImageError, match=r"a\.png is no regular file; name one that holds an image"),
+        opened(tmp_path / "a.png"),
+    ):
+        pass
+
+
+def test_levels_that_are_not_read_are_told_from_damage(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 6, 3), np.float32), photometric="rgb")
+    with (
+        pytest.raises(ImageError, match=r"a\.tif holds levels of a kind that is not read; convert"),
+        opened(tmp_path / "a.tif"),
+    ):
+        pass
+
+
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="does not exist"):
+        opened(tmp_path / "a.png").__enter__()
+    with pytest.raises(ImageError, match="cannot be read: Is a directory"):
+        opened(tmp_path).__enter__()
+
+
+def uploaded(path: Path) -> object:
+    try:
+        return decode_image(path.read_bytes(), most_pixels=MOST_PIXELS)
+    except Refusal as refusal:
+        raise ImageError(refusal.reason) from refusal
+
+
+WAYS = (read_image, read_image_file, read_upload, uploaded)
+
+
+def tiles(path: Path) -> None:
+    tifffile.imwrite(path, np.zeros((16, 16), np.uint8), tile=(16, 16), compression="zlib")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for tag in (322, 323):
+            file.pages.first.tags[tag].overwrite(16_384)
+
+
+def progressive(path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(buffer, "JPEG", progressive=True)
+    head, _, tail = buffer.getvalue().partition(b"\xff\xda")
+    scan = b"\xff\xda" + tail.partition(b"\xff\xda")[0]
+    path.write_bytes(head + scan * MOST_SCANS + b"\xff\xda" + tail)
+
+
+def floats(path: Path) -> None:
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(path, "TIFF")
+
+
+def whole_numbers(path: Path) -> None:
+    Image.fromarray(np.full((9, 9), 200, np.int32)).save(path, "TIFF")
+
+
+def giant(path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(path, "PNG", compress_level=1)
+
+
+def spoiled(path: Path) -> None:
+    Image.effect_noise((64, 64), 90).save(path, "TIFF", compression="tiff_lzw")
+    content = bytearray(path.read_bytes())
+    content[200:900] = b"\xff" * 700
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("read", WAYS)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (tiles, "tiles of 16,384x16,384 pixels"),
+        (progressive, "more than 100 progressive"),
+        (floats, "F levels, which have no known range"),
+        (whole_numbers, "I levels, which have no known range"),
+        (giant, "20,000x20,000 pixels"),
+        (spoiled, "spoiled|cannot be read"),
+        (lambda path: path.write_bytes(b"GIF89a"), "not an image of a known format"),
+    ],
+)
+def test_every_way_in_refuses_what_the_others_refuse(
+    tmp_path: Path, make: Callable[[Path], object], message: str, read: Callable[[Path], object]
+) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(ImageError, match=message):
+        read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("read", WAYS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    "options",
+    [{"bigtiff": True}, {"tile": (32, 32)}, {"byteorder": ">"}, {"photometric": "miniswhite"}],
+    ids=str,
+)
+def test_every_way_in_reads_a_tiff_of_any_layout(
+    tmp_path: Path, options: dict[str, Any], dtype: type, read: Callable[[Path], object]
+) -> None:
+    top = np.iinfo(dtype).max
+    levels = np.random.default_rng(0).integers(0, top, (40, 50), dtype=dtype, endpoint=True)
+    tifffile.imwrite(tmp_path / "a.tif", levels, **options)
+    expected = (top - levels if "photometric" in options else levels) / top
+    assert abs(grey_of(read(tmp_path / "a.tif")) - expected).max() < 0.51 / 255
+
+
+def grey_of(found: object) -> NDArray[np.float64]:
+    """Returns the grey levels of what any of the ways returns, (H, W) in [0, 1]."""
+    if isinstance(found, ImageContent):
+        levels = found.levels[..., 0]
+    else:
+        assert isinstance(found, Tensor | Image.Image)
+        levels = np.asarray(found)
+        levels = levels[0] if levels.shape[0] == 3 else levels[..., 0]
+    return levels / np.iinfo(levels.dtype).max

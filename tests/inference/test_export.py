@@ -1,0 +1,338 @@
+"""An exported file answers in its own runtime as the net did, tells what it is, or does not appear.
+
+What a Triton server is told of a model agrees with the model's file.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime  # type: ignore[import-untyped]
+import openvino  # type: ignore[import-untyped]
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steadylens import __version__
+from steadylens.checkpoints.loading import load
+from steadylens.errors import (
+    CheckpointError,
+    ExportError,
+    ImageError,
+    MissingExtraError,
+    SettingError,
+    StorageError,
+)
+from steadylens.inference import export
+from steadylens.inference.export import (
+    Exported,
+    export_net,
+    export_triton,
+    open_engine,
+    read_metadata,
+    triton_config,
+)
+from steadylens.inference.signature import Interface, interface_of
+from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
+from steadylens.nets.restoration import GaussianSmoothing, RestorationNet, initialize_xavier
+
+SUFFIXES = (".pt2", ".onnx", ".xml")
+
+
+ABOUT: dict[str, Any] = {
+    "classes": ["stop", "yield", "30"],
+    "recipe": "smoke",
+    "commit": "0123abc",
+    "figures": [{"much": 1}],
+}
+
+
+def drawn(net: nn.Module) -> nn.Module:
+    initialize_xavier(net, generator=torch.Generator().manual_seed(0))
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def fused() -> nn.Module:
+    return FusedClassifier(drawn(RestorationNet(3, padding="reflect")), drawn(SignNet(3))).eval()
+
+
+@pytest.fixture(scope="module", params=SUFFIXES)
+def exported(request: pytest.FixtureRequest, fused: nn.Module, tmp_path_factory: Any) -> Exported:
+    path = tmp_path_factory.mktemp("exported") / f"net{request.param}"
+    return export_net(fused, path, name="fused-signs", about=ABOUT)
+
+
+def signs(count: int) -> Tensor:
+    return torch.rand(count, 3, 48, 48, generator=torch.Generator().manual_seed(2))
+
+
+def run(path: Path, images: Tensor) -> Tensor:
+    """Runs a file in its runtime as somebody would who knows nothing of this package."""
+    given = images.numpy()
+    match path.suffix:
+        case ".pt2":
+            with torch.no_grad():
+                answer: Tensor = torch.export.load(path).module()(images)
+            return answer
+        case ".onnx":
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            return torch.from_numpy(session.run(["logits"], {"images": given})[0])
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return torch.from_numpy(np.array(compiled({"images": given})["logits"]))
+
+
+def test_a_file_answers_in_its_runtime_as_the_net_did(exported: Exported, fused: nn.Module) -> None:
+    for count in (1, 3):
+        found = run(exported.path, signs(count))
+        torch.testing.assert_close(found, fused(signs(count)).detach(), rtol=0, atol=1e-5)
+
+
+def test_a_file_is_all_that_is_left(exported: Exported) -> None:
+    weights = {exported.path.with_suffix(".bin").name} if exported.path.suffix == ".xml" else set()
+    assert {path.name for path in exported.path.parent.iterdir()} == {exported.path.name} | weights
+
+
+def test_a_file_tells_what_it_expects_what_it_gives_and_where_it_comes_from(exported: Exported) -> None:
+    found = read_metadata(exported.path)
+    assert found["name"] == "fused-signs"
+    assert found["input"] == {
+        "name": "images",
+        "type": "float32",
+        "layout": "NCHW",
+        "colours": "RGB",
+        "range": [0, 1],
+        "shape": ["batch", 3, 48, 48],
+        "minimum_size": 3,
+    }
+    assert found["output"] == {"name": "logits", "type": "float32", "shape": ["batch", 3]}
+    assert found["classes"] == ["stop", "yield", "30"]
+    assert found["about"] == {"recipe": "smoke", "commit": "0123abc"}
+    assert found["architecture"]["restorer"] == {
+        "kind": "RestorationNet",
+        "depth": 3,
+        "channels": 3,
+        "padding": "reflect",
+    }
+    assert (found["steadylens"], found["torch"]) == (__version__, torch.__version__)
+    assert found["opset"] == (20 if exported.path.suffix == ".onnx" else None)
+
+
+def test_a_file_tells_how_it_compared(exported: Exported) -> None:
+    assert exported.parity.equal_answers == exported.parity.images == 32
+    assert exported.parity.maximum_difference <= exported.parity.allowed_difference
+    assert read_metadata(exported.path)["parity"] == json.loads(json.dumps(exported.parity.described()))
+
+
+def test_a_file_is_opened_again_as_an_engine_that_refuses_other_images(
+    exported: Exported, fused: nn.Module
+) -> None:
+    engine = open_engine(exported.path)
+    torch.testing.assert_close(engine(signs(2)), fused(signs(2)).detach(), rtol=0, atol=1e-5)
+    with pytest.raises(ImageError, match="reads 48x48"):
+        engine(signs(1)[..., :40])
+
+
+def test_a_damaged_file_is_refused_in_one_line(exported: Exported, tmp_path: Path) -> None:
+    content = exported.path.read_bytes()
+    damaged = tmp_path / exported.path.name
+    damaged.with_suffix(".bin").write_bytes(b"")
+    for kept in (0, 10, len(content) // 2, len(content)):
+        if kept == len(content) and damaged.suffix != ".xml":
+            continue  # of OpenVINO's, the weights are damaged at last
+        damaged.write_bytes(content[:kept])
+        with pytest.raises(CheckpointError) as caught:
+            open_engine(damaged)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused(exported: Exported, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no file"):
+        open_engine(tmp_path / exported.path.name)
+
+
+def test_a_file_of_another_program_is_refused(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Identity", ["images"], ["restored"])
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [1]) for name in ("images", "restored")]
+    graph = onnx.helper.make_graph([node], "foreign", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    (tmp_path / "foreign.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match="not exported by steadylens"):
+        open_engine(tmp_path / "foreign.onnx")
+
+
+class Deceiving(nn.Module):
+    """Answers otherwise once it is exported."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images + 0.01 if torch.compiler.is_exporting() else images
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_net_that_answers_otherwise_leaves_nothing_and_spares_what_was_there(
+    suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"net{suffix}"
+    path.write_text("earlier", encoding="utf-8")
+    with pytest.raises(ExportError, match=r"differs from the evaluated one by 0\.01"):
+        export_net(Deceiving().eval(), path)
+    assert [(file.name, file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()] == [
+        (path.name, "earlier")
+    ]
+
+
+def test_size_and_batch_can_be_fixed(tmp_path: Path) -> None:
+    net = GaussianSmoothing(sigma_pixels=0.8).eval()
+    exported = export_net(net, tmp_path / "net.onnx", size=(20, 30), batch=2)
+    (given,) = onnxruntime.InferenceSession(exported.path).get_inputs()
+    assert given.shape == [2, 3, 20, 30]
+    images = torch.rand(2, 3, 20, 30)
+    torch.testing.assert_close(open_engine(exported.path)(images), net(images), rtol=0, atol=1e-5)
+    assert exported.parity.images >= 32
+
+
+def test_a_restorer_reads_any_size_and_names_what_is_free(tmp_path: Path) -> None:
+    exported = export_net(drawn(RestorationNet(3)), tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(exported.path)
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    assert session.get_outputs()[0].shape == ["batch", 3, "height", "width"]
+    assert read_metadata(exported.path)["name"] == "RestorationNet"
+    assert len({shape[2:] for shape in exported.parity.shapes}) > 3
+
+
+def test_a_net_that_cannot_be_saved_can_be_exported_with_its_class_names(tmp_path: Path) -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    classifier = PreparedClassifier(body, size=8, class_names=("cat", "dog"))
+    net = FusedClassifier(drawn(RestorationNet(3)), classifier).eval()
+    found = read_metadata(export_net(net, tmp_path / "net.pt2").path)
+    assert found["classes"] == ["cat", "dog"]
+    assert found["architecture"] == {"kind": "FusedClassifier"}
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net", "net.ONNX", "net.bin"])
+def test_another_ending_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"\.pt2, \.onnx, \.xml"):
+        export_net(GaussianSmoothing().eval(), tmp_path / name)
+
+
+def test_a_net_elsewhere_than_on_the_cpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"net\.cpu\(\)"):
+        export_net(RestorationNet(3).eval().to("meta"), tmp_path / "net.onnx")
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(StorageError, match=r"cannot write .*file is no folder"):
+        export_net(nn.Identity().eval(), tmp_path / "file" / "net.pt2")
+    (tmp_path / "net.bin").mkdir()  # where OpenVINO's weights would go
+    with pytest.raises(StorageError, match=r"cannot write .*net\.bin: it is a folder; choose another place"):
+        export_net(nn.Identity().eval(), tmp_path / "net.xml")
+
+
+def test_a_lack_of_memory_is_not_called_a_fault_of_the_net(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def exhausted(*arguments: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] you can't allocate memory: 4 GB")
+
+    monkeypatch.setattr(export, "check_parity", exhausted)
+    with pytest.raises(ExportError, match="does not run: memory ran out; fix a smaller size or batch"):
+        export_net(nn.Identity().eval(), tmp_path / "net.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("suffix", "library", "extra"),
+    [(".onnx", "onnxscript", "onnx"), (".onnx", "onnxruntime", "onnx"), (".xml", "openvino", "openvino")],
+)
+def test_a_missing_library_is_named_with_its_extra_and_nothing_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suffix: str, library: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtraError, match=rf"{library}.*steadylens\[{extra}\]"):
+        export_net(nn.Identity().eval(), tmp_path / f"net{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def classifier() -> nn.Module:
+    net = FusedClassifier(GaussianSmoothing(), SignNet(2)).eval()
+    initialize_xavier(net.classifier, generator=torch.Generator().manual_seed(0))
+    return net
+
+
+def tensors(config: str, kind: str) -> tuple[str, str, list[int]]:
+    """Returns name, type and dimensions of the one input or output of a configuration."""
+    found = re.search(kind + r' \[\s*\{\s*name: "(\w+)"\s*data_type: (\w+)\s*dims: \[ ([-\d, ]+) \]', config)
+    assert found
+    return found[1], found[2], [int(side) for side in found[3].split(",")]
+
+
+@pytest.mark.parametrize(
+    ("net", "fixed"),
+    [
+        (GaussianSmoothing().eval(), {}),
+        (GaussianSmoothing().eval(), {"batch": 4, "size": (20, 30)}),
+        (classifier(), {}),
+    ],
+    ids=["free", "fixed", "classifier"],
+)
+def test_the_configuration_agrees_with_the_file(
+    net: nn.Module, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    export_triton(net, tmp_path, name="some-net", **fixed)
+    config = (tmp_path / "some-net" / "config.pbtxt").read_text(encoding="utf-8")
+    session = onnxruntime.InferenceSession(tmp_path / "some-net" / "1" / "model.onnx")
+    gathers = "batch" not in fixed
+    assert 'name: "some-net"\nbackend: "onnxruntime"\n' in config
+    assert f"max_batch_size: {32 if gathers else 0}\n" in config
+    assert ("dynamic_batching" in config) == gathers
+    for kind, (value,) in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        dims = [side if isinstance(side, int) else -1 for side in value.shape]
+        assert gathers == (dims[0] == -1)
+        assert tensors(config, kind) == (value.name, "TYPE_FP32", dims[1:] if gathers else dims)
+        assert value.type == "tensor(float)"
+
+
+def test_the_names_of_classes_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
+    export_triton(classifier(), tmp_path, name="signs", about={"classes": ["stop", "give\nway"]})
+    folder = tmp_path / "signs"
+    assert (folder / "labels.txt").read_text(encoding="utf-8") == "stop\ngive way\n"
+    assert 'label_filename: "labels.txt"' in (folder / "config.pbtxt").read_text(encoding="utf-8")
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+        "1/model.onnx",
+        "config.pbtxt",
+        "labels.txt",
+    }
+
+
+def test_a_restorer_has_no_classes_whatever_it_was_trained_on(tmp_path: Path) -> None:
+    export_triton(GaussianSmoothing().eval(), tmp_path, name="net", about={"classes": ["stop"]})
+    assert not (tmp_path / "net" / "labels.txt").exists()
+    assert "label" not in (tmp_path / "net" / "config.pbtxt").read_text(encoding="utf-8")
+    assert read_metadata(tmp_path / "net" / "1" / "model.onnx")["classes"] == []
+
+
+@pytest.mark.parametrize(
+    "form", [Interface(), Interface(batch=2, size=(3, 4)), Interface(classes=3, size=(3, 3))]
+)
+def test_brackets_are_closed(form: Interface) -> None:
+    config = triton_config("net", form, classes=("a", "b", "c"))
+    assert config.count("[") == config.count("]")
+    assert config.count("{") == config.count("}")
+
+
+@pytest.mark.parametrize("name", ["", "../net", "a/b", ".", "a b"])
+def test_a_name_that_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="folder"):
+        export_triton(nn.Identity().eval(), tmp_path, name=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_shows_the_configuration_that_is_written() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
+    config = triton_config("l11-gtsrb", interface_of(load("l11-gtsrb")))
+    assert f"```\n{config}```\n" in page.read_text(encoding="utf-8")

@@ -1,0 +1,488 @@
+"""The fused net: what is frozen, what is trained, and that it is nothing but a composition.
+
+A program comes back as it was written, in silence. The sign net against the published counts, a plain
+forward pass and NumPy. Any module becomes a classifier of plain images; an exported program too.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from steadylens.checkpoints.checkpoint import save_model
+from steadylens.errors import CheckpointError, ImageError, SettingError
+from steadylens.evaluation.experiments import parameters
+from steadylens.images.preprocessing import Fit
+from steadylens.nets.classification import (
+    ChannelNormalization,
+    FusedClassifier,
+    PreparedClassifier,
+    SignNet,
+    exported_classifier,
+    read_program,
+)
+from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
+from steadylens.report.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS
+
+
+def drawn_images(count: int) -> Tensor:
+    return torch.rand(count, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+
+
+def small_fused() -> FusedClassifier:
+    return FusedClassifier(RestorationNet(3), SignNet(classes=5))
+
+
+def test_the_fused_net_has_the_parameters_of_the_paper() -> None:
+    assert parameters(FusedClassifier(RestorationNet(), SignNet())) == FUSED_PARAMETERS == 1_520_860
+
+
+@pytest.mark.parametrize(
+    "restorer", [RestorationNet(3), GaussianSmoothing(), nn.Identity()], ids=["net", "smoothing", "identity"]
+)
+def test_the_fused_net_equals_the_classifier_of_what_the_restorer_returns(restorer: nn.Module) -> None:
+    classifier, images = SignNet(classes=5).eval(), drawn_images(2)
+    with torch.no_grad():
+        assert torch.equal(FusedClassifier(restorer, classifier).eval()(images), classifier(restorer(images)))
+
+
+def test_every_parameter_of_the_restorer_is_frozen_and_none_of_the_classifier() -> None:
+    fused = small_fused()
+    assert not any(tensor.requires_grad for tensor in fused.restorer.parameters())
+    assert all(tensor.requires_grad for tensor in fused.classifier.parameters())
+
+
+def test_gradients_reach_every_layer_of_the_classifier_and_none_of_the_restorer() -> None:
+    fused = small_fused().train()
+    torch.autograd.backward(F.cross_entropy(fused(drawn_images(4)), torch.tensor([0, 1, 2, 3])))
+    assert all(tensor.grad is None for tensor in fused.restorer.parameters())
+    silent = [
+        name
+        for name, tensor in fused.classifier.named_parameters()
+        if tensor.grad is None or not tensor.grad.any()
+    ]
+    assert silent == []
+
+
+def test_gradients_pass_through_the_restorer_to_the_images() -> None:
+    images = drawn_images(1).requires_grad_()
+    small_fused().eval()(images).sum().backward()
+    assert images.grad is not None
+    assert images.grad.any()
+
+
+def test_training_changes_the_classifier_alone() -> None:
+    fused = small_fused().train()
+    restorer_before = [tensor.clone() for tensor in fused.restorer.parameters()]
+    classifier_before = [tensor.clone() for tensor in fused.classifier.parameters()]
+    optimizer = torch.optim.SGD(fused.parameters(), lr=0.1, weight_decay=0.1)
+    torch.autograd.backward(F.cross_entropy(fused(drawn_images(4)), torch.tensor([0, 1, 2, 3])))
+    optimizer.step()
+    assert all(map(torch.equal, restorer_before, fused.restorer.parameters()))
+    assert not any(map(torch.equal, classifier_before, fused.classifier.parameters()))
+
+
+def test_the_restorer_stays_in_eval_mode_when_the_whole_is_put_in_train_mode() -> None:
+    # Batch normalisation is the layer that would change by itself in train mode.
+    fused = FusedClassifier(nn.Sequential(nn.BatchNorm2d(3)).train(), SignNet(classes=5).eval())
+    assert not any(part.training for part in fused.restorer.modules())
+    assert fused.train() is fused
+    assert fused.training
+    assert all(part.training for part in fused.classifier.modules())
+    assert not any(part.training for part in fused.restorer.modules())
+    before = {name: tensor.clone() for name, tensor in fused.restorer.state_dict().items()}
+    fused(drawn_images(2))
+    assert all(torch.equal(before[name], tensor) for name, tensor in fused.restorer.state_dict().items())
+
+
+def test_eval_mode_reaches_both_parts() -> None:
+    fused = small_fused().train()
+    fused.eval()
+    assert not any(part.training for part in fused.modules())
+
+
+def test_a_program_that_is_read_again_computes_the_same_and_nothing_is_warned_of(tmp_path: Path) -> None:
+    net, images = nn.Conv2d(3, 4, 3).eval(), torch.rand(2, 3, 8, 9)
+    torch.export.save(torch.export.export(net, (images,)), tmp_path / "net.pt2")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = read_program(tmp_path / "net.pt2").module()(images)
+    assert [str(each.message) for each in caught if each.category is UserWarning] == []
+    torch.testing.assert_close(found, net(images))
+
+
+def test_what_is_no_program_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "net.pt2").write_bytes(b"no program")
+    with pytest.raises(Exception, match=r"."):
+        read_program(tmp_path / "net.pt2")
+
+
+NET = SignNet().eval()
+
+
+def random_signs(count: int, *, size: int = 48, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def stored_images(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (count, 3, 48, 48), generator=generator, dtype=torch.uint8)
+
+
+def test_the_sign_net_has_the_parameters_of_the_paper() -> None:
+    assert parameters(NET) == CLASSIFIER_PARAMETERS == 1_123_449
+
+
+def test_the_feature_maps_have_the_published_sizes() -> None:
+    sizes: list[tuple[int, int]] = []
+    layers = [layer for layer in NET.features if isinstance(layer, nn.Conv2d | nn.MaxPool2d)]
+    hooks = [
+        layer.register_forward_hook(lambda _layer, _inputs, maps: sizes.append(tuple(maps.shape[1:3])))
+        for layer in layers
+    ]
+    with torch.no_grad():
+        NET(random_signs(1))
+    for hook in hooks:
+        hook.remove()
+    assert sizes == [(100, 21), (150, 18), (150, 9), (250, 6), (250, 3)]
+
+
+def plain_sign_net(weights: dict[str, Tensor], images: Tensor) -> Tensor:
+    """The published net in evaluation, from the numbers of its layers alone."""
+    layers = [
+        (weights[name], weights[name.replace("weight", "bias")]) for name in weights if "weight" in name
+    ]
+    first, *blocks, hidden, last = layers
+    maps = F.conv2d((images * 255 - weights["mean"] * 255) / 256, *first, groups=3)
+    for block, groups in zip(blocks, (1, 2, 2), strict=True):
+        maps = F.leaky_relu(F.conv2d(maps, *block, groups=groups), 0.01)
+        maps = F.max_pool2d(maps, 3, stride=2, ceil_mode=True)
+    return F.linear(F.leaky_relu(F.linear(maps.flatten(1), *hidden), 0.01), *last)
+
+
+def test_the_logits_equal_a_plain_pass_through_the_published_layers() -> None:
+    net = SignNet().eval()
+    net.fit_mean(stored_images(3))
+    with torch.no_grad():
+        expected = plain_sign_net(net.state_dict(), random_signs(2))
+        torch.testing.assert_close(net(random_signs(2)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 43])
+def test_there_is_a_logit_for_each_class(classes: int) -> None:
+    net = SignNet(classes).eval()
+    assert parameters(net) == CLASSIFIER_PARAMETERS + (classes - 43) * 301
+    with torch.no_grad():
+        assert net(random_signs(2)).shape == (2, classes)
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    net, images = SignNet(), random_signs(1)
+    with torch.no_grad():
+        assert not torch.equal(net.train()(images), net(images))
+        assert torch.equal(net.eval()(images), net(images))
+
+
+def test_the_fitted_mean_is_numpys_exactly() -> None:
+    net, images = SignNet(), stored_images(301)
+    net.fit_mean(images)
+    expected = (images.numpy().mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
+    np.testing.assert_array_equal(net.mean.numpy(), expected)
+
+
+def test_the_mean_of_one_image_is_that_image() -> None:
+    net, images = SignNet(), stored_images(1)
+    net.fit_mean(images)
+    torch.testing.assert_close(net.mean, images[0] / 255)
+
+
+def test_the_mean_is_mid_grey_until_it_is_fitted() -> None:
+    assert SignNet().mean.eq(0.5).all()
+
+
+def test_the_mean_is_stored_with_the_weights_and_is_not_trained() -> None:
+    net = SignNet()
+    net.fit_mean(stored_images(2))
+    other = SignNet()
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(other.mean, net.mean)
+    assert "mean" not in dict(net.named_parameters())
+
+
+def test_its_layers_get_the_gradients_of_the_published_net() -> None:
+    net, images = SignNet().eval(), random_signs(2)
+    torch.autograd.backward(net(images).square().sum())
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in net.state_dict().items()}
+    torch.autograd.backward(plain_sign_net(leaves, images).square().sum())
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(parameter.grad, leaves[name].grad, rtol=1e-3, atol=3e-4)
+
+
+def test_a_standardizing_net_gives_each_image_mean_0_and_deviation_1() -> None:
+    net, images = SignNet(standardize=True).eval(), random_signs(2)
+    each = images.numpy().reshape(2, -1)
+    standard = (each - each.mean(1, keepdims=True)) / np.sqrt(each.var(1, keepdims=True) + 1e-4)
+    weights = net.state_dict() | {"mean": torch.zeros(3, 48, 48)}
+    with torch.no_grad():
+        expected = plain_sign_net(weights, torch.from_numpy(standard).view_as(images) * 256 / 255)
+        torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_light_and_contrast_mean_little_to_a_standardizing_net() -> None:
+    plain, standardizing = SignNet().eval(), SignNet(standardize=True).eval()
+    standardizing.load_state_dict(plain.state_dict())
+    bright = random_signs(2)
+    dark = bright / 4 + 0.1
+    with torch.no_grad():
+        moved = [
+            float((net(dark) - net(bright)).norm() / net(bright).norm()) for net in (plain, standardizing)
+        ]
+    assert moved[1] < moved[0] / 10
+
+
+def test_an_image_of_one_colour_has_finite_answers() -> None:
+    assert SignNet(standardize=True)(torch.full((1, 3, 48, 48), 0.3)).isfinite().all()
+
+
+def test_channel_normalization_subtracts_and_divides_channel_by_channel() -> None:
+    mean, deviation = [0.1, 0.2, 0.3], [0.5, 0.25, 2.0]
+    images = random_signs(2, size=5)
+    normalized = ChannelNormalization(mean, deviation)(images)
+    for channel in range(3):
+        torch.testing.assert_close(
+            normalized[:, channel], (images[:, channel] - mean[channel]) / deviation[channel]
+        )
+
+
+@pytest.mark.parametrize("size", [47, 49, 32])
+def test_an_image_of_another_size_is_refused(size: int) -> None:
+    with pytest.raises(ImageError, match=rf"{size}x{size} pixels, the sign net reads 48x48; resize"):
+        NET(random_signs(1, size=size))
+
+
+def test_stored_images_are_refused_by_the_net() -> None:
+    with pytest.raises(ImageError, match=r"torch\.uint8.*to_float"):
+        NET(stored_images(1))
+
+
+def test_grey_images_are_refused() -> None:
+    with pytest.raises(ImageError, match="1 channels where 3 are needed"):
+        NET(torch.zeros(1, 1, 48, 48))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(2, 3, 48, 48), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)],
+    ids=["float", "32x32"],
+)
+def test_a_mean_is_taken_of_stored_images_of_the_nets_size_alone(images: Tensor) -> None:
+    net = SignNet()
+    with pytest.raises(
+        ImageError, match=rf"{images.dtype} \(2, 3, {images.shape[2]}.*load the data at size 48"
+    ):
+        net.fit_mean(images)
+    assert net.mean.eq(0.5).all()
+
+
+@pytest.mark.parametrize("classes", [1, 0, -1])
+def test_fewer_than_two_classes_are_refused(classes: int) -> None:
+    with pytest.raises(SettingError, match=f"classes is {classes}, a classifier needs at least 2"):
+        SignNet(classes)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([0.5], [0.5, 0.5]),
+        ([0.5, 0.5], [0.5, 0.0]),
+        ([0.5], [-1.0]),
+        ([math.nan], [1.0]),
+        ([math.inf], [1.0]),
+        ([0.5], [math.inf]),
+    ],
+)
+def test_channel_normalization_refuses_what_it_cannot_divide_by(
+    mean: Sequence[float], std: Sequence[float]
+) -> None:
+    with pytest.raises(SettingError, match="must be as long and finite, and std positive"):
+        ChannelNormalization(mean, std)
+
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def body() -> nn.Module:
+    """Returns the same small net each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
+    return nn.Sequential(*layers).eval()
+
+
+def write_program(
+    path: Path, net: nn.Module, *shapes: tuple[int, ...], dynamic: tuple[int, ...] = (0,)
+) -> Path:
+    """Exports a net for inputs of these shapes, whose axes `dynamic` may have any length."""
+    inputs = tuple(torch.rand(shape) for shape in shapes)
+    lengths = tuple(dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC) for _ in shapes)
+    torch.export.save(torch.export.export(net, inputs, dynamic_shapes=lengths), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns an exported program of the small net; do not change it."""
+    return write_program(tmp_path_factory.mktemp("program") / "net.pt2", body(), (2, 3, 8, 8))
+
+
+def test_the_normalisation_comes_first() -> None:
+    net = body()
+    classifier = PreparedClassifier(net, size=8, mean=MEAN, std=STD)
+    images = torch.rand(3, 3, 8, 8)
+    by_hand = torch.stack([(images[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1)
+    torch.testing.assert_close(classifier(images), net(by_hand))
+
+
+def test_restoration_sees_plain_images_at_the_size_of_the_classifier() -> None:
+    seen: list[Tensor] = []
+    restorer = nn.Identity()
+    restorer.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    fused = FusedClassifier(restorer, PreparedClassifier(body(), size=8, mean=MEAN, std=STD)).eval()
+    images = torch.rand(3, 3, 8, 8)
+    fused(images)
+    assert torch.equal(seen[0], images)
+
+
+def test_logits_within_an_output_are_taken() -> None:
+    class Wrapped(nn.Module):
+        def forward(self, images: Tensor) -> object:
+            return type("Output", (), {"logits": images.mean(dim=(2, 3))})()
+
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(PreparedClassifier(Wrapped(), size=8)(images), images.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    "make", [nn.Identity, lambda: nn.Flatten(0), lambda: nn.MaxPool2d(8, return_indices=True)]
+)
+def test_what_is_no_logits_is_refused(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(SettingError, match=r"returns (Tensor|tuple).*, not logits \(N, classes\); wrap it"):
+        PreparedClassifier(make(), size=8)(torch.rand(2, 3, 8, 8))
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(ImageError, match="images are 9x8 pixels, this classifier reads 8x8; load or resize"):
+        PreparedClassifier(body(), size=8)(torch.rand(2, 3, 9, 8))
+
+
+@pytest.mark.parametrize(
+    ("size", "mean", "std"),
+    [(0, MEAN, STD), (8, (0.5,), (0.5,)), (8, MEAN, (1.0, 1.0)), (8, MEAN, (1.0, 0.0, 1.0))],
+)
+def test_settings_that_are_none_are_refused(
+    size: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    with pytest.raises(SettingError, match="std"):
+        PreparedClassifier(body(), size=size, mean=mean, std=std)
+
+
+def test_a_fit_that_does_not_reach_the_size_is_refused() -> None:
+    with pytest.raises(SettingError, match="of which no 8 can be cut out"):
+        PreparedClassifier(body(), size=8, fit=Fit(side=7))
+
+
+def test_a_fit_is_shown_and_described_unless_it_is_the_plain_one() -> None:
+    plain, cropped = (
+        PreparedClassifier(body(), size=8, fit=fit, architecture={"kind": "mine"})
+        for fit in (Fit(), Fit(keeps_shape=True, side=10))
+    )
+    assert plain.described() == {"kind": "mine"}
+    assert cropped.described() == {"kind": "mine", "fit": "crop:10"}
+    assert "fit" not in str(plain)
+    assert "size=8, fit=crop:10" in str(cropped)
+
+
+def test_a_module_of_ones_own_can_be_fused_but_not_saved(tmp_path: Path) -> None:
+    fused = FusedClassifier(nn.Identity(), PreparedClassifier(body(), size=8))
+    with pytest.raises(
+        SettingError, match="save the restorer alone and put it in front of the classifier again"
+    ):
+        save_model(tmp_path / "pair.safetensors", fused, about={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exported_program_answers_as_the_net_that_was_exported(program: Path) -> None:
+    classifier = exported_classifier(program, mean=MEAN, std=STD)
+    images = torch.rand(3, 3, 8, 8)
+    assert classifier.size == 8
+    expected = PreparedClassifier(body(), size=8, mean=MEAN, std=STD)(images)
+    torch.testing.assert_close(classifier(images), expected)
+    assert classifier(images[:1]).shape == (1, 5)
+
+
+def test_the_mode_of_an_exported_program_can_be_set_without_effect(program: Path) -> None:
+    classifier = exported_classifier(program)
+    fused = FusedClassifier(nn.Identity(), classifier)
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(fused.train()(images), fused.eval()(images))
+
+
+def test_gradients_pass_through_an_exported_program(program: Path) -> None:
+    net, classifier = body(), exported_classifier(program)
+    one, other = (torch.full((2, 3, 8, 8), 0.5, requires_grad=True) for _ in range(2))
+    classifier(one).square().sum().backward()
+    net(other).square().sum().backward()
+    torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_an_exported_program_can_be_fused_but_not_saved(program: Path, tmp_path: Path) -> None:
+    classifier = exported_classifier(program)
+    with pytest.raises(SettingError, match=r"exported program.* save the restorer alone"):
+        save_model(tmp_path / "pair.safetensors", FusedClassifier(nn.Identity(), classifier), about={})
+
+
+def test_a_program_for_any_size_needs_to_be_told_one(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    path = write_program(tmp_path / "net.pt2", net, (2, 3, 8, 8), dynamic=(0, 2, 3))
+    with pytest.raises(SettingError, match="and give a size that it reads"):
+        exported_classifier(path)
+    images = torch.rand(2, 3, 12, 12)
+    torch.testing.assert_close(exported_classifier(path, size=12)(images), images.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dynamic", "size"),
+    [((2, 3, 8, 8), (), None), ((2, 3, 8, 6), (0,), None), ((2, 3, 8, 8), (0,), 6)],
+)
+def test_a_program_that_reads_something_else_is_refused(
+    shape: tuple[int, ...], dynamic: tuple[int, ...], size: int | None, tmp_path: Path
+) -> None:
+    path = write_program(tmp_path / "net.pt2", nn.Flatten(), shape, dynamic=dynamic)
+    with pytest.raises(SettingError, match=r"net\.pt2 reads inputs of shape \(.*export it for one input"):
+        exported_classifier(path, size=size)
+
+
+def test_a_program_of_two_inputs_is_refused(tmp_path: Path) -> None:
+    path = write_program(tmp_path / "net.pt2", nn.PairwiseDistance(), (2, 3, 8, 8), (2, 3, 8, 8))
+    with pytest.raises(SettingError, match="export it for one input"):
+        exported_classifier(path)
+
+
+def test_a_missing_or_damaged_program_is_refused(program: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.pt2"
+    path.write_bytes(program.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"net\.pt2 is damaged or no exported program; write it with"):
+        exported_classifier(path)
+    with pytest.raises(
+        CheckpointError, match=r"absent\.pt2 does not exist; write it with torch\.export\.save"
+    ):
+        exported_classifier(tmp_path / "absent.pt2")
+    torch.save({"weights": torch.rand(3)}, path)
+    with pytest.raises(CheckpointError, match="damaged or no exported program"):
+        exported_classifier(path)

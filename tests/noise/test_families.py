@@ -1,0 +1,154 @@
+"""Laws and ranges of noise against SciPy."""
+
+import math
+
+import pytest
+import scipy.stats
+import torch
+
+from steadylens.errors import SettingError
+from steadylens.noise.families import (
+    IMPULSE,
+    LAPLACE,
+    LEVELS,
+    NORMAL,
+    UNIFORM,
+    Attenuated,
+    Gaussian,
+    Laplacian,
+    Law,
+    SaltAndPepper,
+    Sparse,
+    Strength,
+    Uniform,
+    quantiles,
+)
+
+CPU = torch.device("cpu")
+ORACLES = [
+    (NORMAL, scipy.stats.norm()),
+    (UNIFORM, scipy.stats.uniform(-math.sqrt(3), 2 * math.sqrt(3))),
+    (LAPLACE, scipy.stats.laplace(0, math.sqrt(0.5))),
+]
+
+
+def every_value(law: Law, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+    values = torch.empty(LEVELS)
+    law.fill(values, torch.arange(LEVELS, dtype=torch.int32).to(dtype))
+    return values
+
+
+@pytest.mark.parametrize(("law", "oracle"), ORACLES, ids=lambda value: getattr(value, "name", ""))
+def test_the_table_of_a_law_is_as_close_to_it_as_65536_steps_can_be(
+    law: Law, oracle: scipy.stats.rv_continuous
+) -> None:
+    # A staircase of K equal steps is at best half a step off; the scaling to unit spread costs a few more.
+    assert scipy.stats.kstest(every_value(law).double().numpy(), oracle.cdf).statistic < 3 / LEVELS
+
+
+@pytest.mark.parametrize("law", [NORMAL, UNIFORM, LAPLACE], ids=lambda law: law.name)
+def test_an_additive_law_has_mean_0_and_standard_deviation_1(law: Law) -> None:
+    values = every_value(law).double()
+    assert values.mean().item() == pytest.approx(0, abs=1e-6)
+    assert values.square().mean().sqrt().item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("law", "oracle"), ORACLES, ids=lambda value: getattr(value, "name", ""))
+def test_the_fourth_moment_misses_little_for_want_of_the_farthest_tail(
+    law: Law, oracle: scipy.stats.rv_continuous
+) -> None:
+    expected = 3 + float(oracle.stats(moments="k"))
+    assert every_value(law).double().pow(4).mean().item() == pytest.approx(expected, rel=0.01)
+
+
+def test_gaussian_noise_ends_at_4_3_standard_deviations() -> None:
+    assert every_value(NORMAL).max().item() == pytest.approx(scipy.stats.norm.ppf(1 - 0.5 / LEVELS), abs=1e-3)
+    assert every_value(NORMAL).min().item() == pytest.approx(-every_value(NORMAL).max().item(), abs=1e-4)
+
+
+def test_the_uniform_law_needs_no_table_and_equals_it() -> None:
+    torch.testing.assert_close(every_value(UNIFORM), quantiles(UNIFORM, CPU), rtol=0, atol=1e-6)
+
+
+def test_an_impulse_is_black_or_white_equally_often() -> None:
+    values = every_value(IMPULSE)
+    assert set(values.tolist()) == {0, 1}
+    assert values.mean().item() == 0.5
+
+
+@pytest.mark.parametrize("law", [NORMAL, UNIFORM, LAPLACE, IMPULSE], ids=lambda law: law.name)
+def test_bits_may_be_unsigned_words_or_integers(law: Law) -> None:
+    assert torch.equal(every_value(law, torch.uint16), every_value(law))
+
+
+def test_a_fixed_strength_has_equal_ends() -> None:
+    assert Strength.fixed(25) == Strength(low_grey=25, high_grey=25)
+
+
+def test_default_strengths_go_from_a_fraction_of_a_grey_level_to_50() -> None:
+    assert 0 < Strength().low_grey < 1
+    assert Strength().high_grey >= 50
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 5), (6, 5), (0, math.inf), (math.nan, 5), (1, math.nan)])
+def test_a_strength_whose_ends_are_no_range_is_refused(low: float, high: float) -> None:
+    with pytest.raises(SettingError, match="low_grey <= high_grey"):
+        Strength(low_grey=low, high_grey=high)
+
+
+def test_a_logarithmic_strength_from_0_is_refused() -> None:
+    with pytest.raises(SettingError, match="cannot start at 0"):
+        Strength(low_grey=0, high_grey=5, logarithmic=True)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
+def test_a_probability_outside_0_to_1_is_refused(share: float) -> None:
+    with pytest.raises(SettingError, match="shared"):
+        Gaussian(shared=share)
+    with pytest.raises(SettingError, match="shared"):
+        SaltAndPepper(shared=share)
+
+
+@pytest.mark.parametrize("density", [(-0.1, 0.5), (0.5, 0.4), (0.5, 1.1), (math.nan, 1.0)])
+def test_a_density_that_is_no_range_of_probabilities_is_refused(density: tuple[float, float]) -> None:
+    with pytest.raises(SettingError, match="density"):
+        Sparse(noise=Gaussian(), density=density)
+    with pytest.raises(SettingError, match="density"):
+        Attenuated(noise=Gaussian(), density=density)
+    with pytest.raises(SettingError, match="density"):
+        SaltAndPepper(density=density)
+
+
+def test_a_factor_that_is_no_range_within_0_to_1_is_refused() -> None:
+    with pytest.raises(SettingError, match="factor"):
+        Attenuated(noise=Gaussian(), factor=(0.5, 1.5))
+
+
+def test_noise_that_is_thinned_already_cannot_be_thinned_again() -> None:
+    with pytest.raises(SettingError, match="thinned already"):
+        Sparse(noise=Sparse(noise=Gaussian()))
+    with pytest.raises(SettingError, match="thinned already"):
+        Attenuated(noise=SaltAndPepper())
+
+
+def test_families_are_named_as_in_the_field() -> None:
+    families = (
+        Gaussian(),
+        Uniform(),
+        Laplacian(),
+        SaltAndPepper(),
+        Sparse(noise=Uniform()),
+        Attenuated(noise=Gaussian()),
+    )
+    assert [family.name for family in families] == [
+        "Gaussian",
+        "uniform",
+        "Laplacian",
+        "salt and pepper",
+        "sparse uniform",
+        "attenuated Gaussian",
+    ]
+
+
+def test_equal_families_are_equal_and_different_ones_differ() -> None:
+    assert len({Gaussian(), Gaussian(), Uniform(), Sparse(noise=Gaussian()), Sparse(noise=Gaussian())}) == 3

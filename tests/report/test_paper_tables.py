@@ -1,0 +1,299 @@
+"""Every number about restoring is a record's, or the paper's.
+
+Every number in a table is a record's, or the paper's. Mean and spread over seeds, against the standard
+library on rows that are known.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean, stdev
+
+import pytest
+
+from steadylens.records import Accuracy, Contraction, Cost, Hits, Measurement, Restoring, Stability
+from steadylens.report import paper
+from steadylens.report.paper_tables import (
+    accuracy_tables,
+    cost_tables,
+    overall,
+    restoration_tables,
+    spread_tables,
+    stability_tables,
+    training_tables,
+)
+from steadylens.report.tables import DASH, Line, Table, select
+from tests.reading_tables import best_in_column, cells, texts
+from tests.sample_records import SIGMAS, sample_records
+
+RECORDS = sample_records()
+
+
+RESTORING, HITS, CONTRACTION, BY_NORM = restoration_tables(RECORDS)
+
+
+def test_restoration_table_holds_noisy_restored_and_gain() -> None:
+    rows = [row for row in select(RECORDS, Restoring) if row.network == "L7"]
+    assert [float(text) for text in texts(RESTORING, "L7")] == pytest.approx(
+        [row.restored_db for row in rows], abs=0.005
+    )
+    assert texts(RESTORING, "noisy images")[:2] == ["\N{INFINITY}", "48.43"]
+    gains = [float(cell.note) for cell in cells(RESTORING, "L7")[1:]]
+    assert gains == pytest.approx([row.restored_db - row.noisy_db for row in rows[1:]], abs=0.005)
+
+
+def test_restoration_table_has_no_gain_over_clean_images() -> None:
+    assert cells(RESTORING, "L11")[0].note == ""
+
+
+def test_restoration_table_marks_the_best_net_and_never_the_noisy_images() -> None:
+    assert all(best_in_column(RESTORING, column) == ["L11"] for column in range(1, len(SIGMAS) + 2))
+
+
+def test_table_2_gives_counts_and_per_cent_beside_the_papers() -> None:
+    row = next(row for row in select(RECORDS, Hits) if row.network == "L11")
+    count1, share1, paper1, count2, share2, paper2 = texts(HITS, "L11")
+    assert (count1, count2) == (f"{row.top1:,}", f"{row.top2:,}")
+    assert float(share1) == pytest.approx(100 * row.top1 / row.samples, abs=0.05)
+    assert float(share2) == pytest.approx(100 * row.top2 / row.samples, abs=0.05)
+    assert (paper1, paper2) == ("50.5", "77.5")
+
+
+def test_table_2_marks_the_net_with_most_hits() -> None:
+    most = max(select(RECORDS, Hits), key=lambda row: row.top1)
+    assert best_in_column(HITS, 2) == [most.network]
+    assert best_in_column(HITS, 3) == []
+
+
+def test_contraction_table_gives_quantiles_and_the_largest_quotient() -> None:
+    row = select(RECORDS, Contraction)[0]
+    expected = [f"{quotient:.3f}" for _, quotient in row.quantiles] + [f"{row.largest:.3f}"]
+    assert texts(CONTRACTION, row.network) == expected
+    assert CONTRACTION.header[1:] == ("50 %", "90 %", "99 %", "99.9 %", "largest")
+
+
+def test_contraction_by_norm_gives_the_highest_quantile_of_each_bin() -> None:
+    assert BY_NORM.header[1:] == ("0.0 to 5.0", "5.0 to 10.0", "10.0 to 15.0")
+    assert texts(BY_NORM, "L11") == ["0.950", DASH, "0.850"]
+    assert "99.9 % quantile" in BY_NORM.caption
+
+
+def test_a_row_that_was_measured_again_counts_once() -> None:
+    rows = select(RECORDS, Hits)
+    again = replace(rows[0], top1=7)
+    (table,) = restoration_tables([*rows, again])
+    assert [line.cells[0].text for line in table.lines].count("L11") == 1
+    assert texts(table, "L11")[0] == "7"
+
+
+OWN, ALL = stability_tables(RECORDS)
+
+
+ACCURACY, COMPARISON = accuracy_tables(RECORDS)
+
+
+def printed_after(table: Table, name: str) -> Line | None:
+    """Returns the paper's line beneath a network's, if there is one."""
+    names = [line.cells[0].text for line in table.lines]
+    following = table.lines[names.index(name) + 1 :]
+    return following[0] if following and following[0].printed else None
+
+
+def test_training_table_tells_stage_steps_time_and_losses() -> None:
+    (table,) = training_tables(RECORDS)
+    assert texts(table, "classifier") == ["10,000", "11 min 46 s", "3.485", "0.3742"]
+
+
+def test_table_3_gives_accuracy_with_its_interval() -> None:
+    rows = [row for row in select(RECORDS, Accuracy) if row.network == "original"]
+    found = cells(ACCURACY, "original")
+    assert [cell.text for cell in found] == [f"{100 * row.correct / row.samples:.2f}" for row in rows]
+    assert found[0].note == f"{100 * rows[0].lower:.2f}\N{EN DASH}{100 * rows[0].upper:.2f}"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("original", ["99.05", "99.69", "99.81"]), ("restoration + original", ["99.52", "99.80", "99.85"])],
+)
+def test_table_3_stands_beside_the_papers(name: str, expected: list[str]) -> None:
+    line = printed_after(ACCURACY, name)
+    assert line is not None
+    assert [cell.text for cell in line.cells[1:]] == expected
+
+
+def test_table_3_has_no_printed_line_for_networks_that_the_paper_lacks() -> None:
+    assert printed_after(ACCURACY, "strong noise augmentation") is None
+
+
+def test_comparisons_give_both_counts_and_the_p_value() -> None:
+    assert texts(COMPARISON, "original against restoration + original") == ["23", "67", "3.8e-06"]
+
+
+@pytest.mark.parametrize(("table", "population"), [(OWN, "own"), (ALL, "all")])
+def test_table_4_gives_every_networks_accuracy_by_strength(table: Table, population: str) -> None:
+    rows = [row for row in select(RECORDS, Stability) if row.population == population]
+    for name in {row.network for row in rows}:
+        expected = [f"{100 * row.correct / row.samples:.1f}" for row in rows if row.network == name]
+        assert texts(table, name)[:-1] == expected
+
+
+def test_the_overall_column_is_the_mean_over_the_strengths() -> None:
+    rows = [row for row in select(RECORDS, Stability) if (row.population, row.network) == ("own", "original")]
+    mean = fmean(row.correct / row.samples for row in rows)
+    assert overall(rows) == pytest.approx(mean)
+    assert texts(OWN, "original")[-1] == f"{100 * mean:.2f}"
+
+
+def test_the_overall_column_leaves_clean_images_out() -> None:
+    rows = [row for row in select(RECORDS, Stability) if (row.population, row.network) == ("own", "original")]
+    clean = replace(rows[0], sigma_grey=0.0, correct=rows[0].samples)
+    assert overall([clean, *rows]) == overall(rows)
+    assert overall([clean]) is None
+
+
+def test_table_4_marks_the_best_network_of_each_strength_and_never_the_papers() -> None:
+    assert best_in_column(OWN, OWN.header.index("40")) == ["restoration + original"]
+    assert best_in_column(OWN, OWN.header.index("overall")) == ["restoration + original"]
+    assert not any(cell.best for line in OWN.lines if line.printed for cell in line.cells)
+
+
+def test_networks_that_are_equally_good_are_all_marked() -> None:
+    rows = [replace(row, correct=9) for row in select(RECORDS, Accuracy)]
+    (table,) = accuracy_tables(rows)
+    assert len(best_in_column(table, 1)) == len({row.network for row in rows})
+
+
+@pytest.mark.parametrize("name", ["original", "fine-tuned on noisy images", "restoration + original"])
+def test_table_4_stands_beside_the_papers_on_own_images(name: str) -> None:
+    line = printed_after(OWN, name)
+    expected = paper.TABLE_4[name]
+    assert line is not None
+    assert [float(cell.text) for cell in line.cells[1:]] == [*expected.percent, expected.overall_percent]
+
+
+def test_gaussian_smoothing_stands_beside_the_papers_row_of_the_shorter_name() -> None:
+    line = printed_after(OWN, "Gaussian smoothing as first layer")
+    assert line is not None
+    assert line.cells[-1].text == "94.9"
+
+
+def test_table_4_on_all_images_has_no_printed_lines() -> None:
+    assert not any(line.printed for line in ALL.lines)
+
+
+def test_strengths_that_the_paper_lacks_are_dashes_in_its_lines() -> None:
+    rows = [replace(row, sigma_grey=row.sigma_grey + 0.5) for row in select(RECORDS, Stability)]
+    line = printed_after(stability_tables(rows)[0], "original")
+    assert line is not None
+    assert [cell.text for cell in line.cells[1:-1]] == ["\N{EN DASH}"] * len(SIGMAS)
+
+
+def test_a_network_that_was_not_measured_at_a_strength_has_a_dash_there() -> None:
+    rows = select(RECORDS, Stability)[2:]
+    assert texts(stability_tables(rows)[0], "original")[0] == "\N{EN DASH}"
+
+
+def test_each_way_of_storing_noisy_images_has_tables_of_its_own() -> None:
+    rows = select(RECORDS, Stability)
+    tables = stability_tables([*rows, *(replace(row, noise="unclipped") for row in rows)])
+    sources = [table.source.split(";")[0] for table in tables]
+    assert sources == ["Noise clipped, 8-bit", "Noise unclipped"] * 2
+
+
+def test_cost_table_gives_parameters_multiply_adds_and_times_for_each_size() -> None:
+    rows = select(RECORDS, Cost)
+    small, large = cost_tables([*rows, replace(rows[0], size=480)])
+    assert texts(small, "L11") == ["397,411", "1,070.0", "5.35", "2 h 30 min"]
+    assert (small.title, large.title) == (
+        "Cost for images of 48 x 48 pixels",
+        "Cost for images of 480 x 480 pixels",
+    )
+    assert "one GPU" in small.source
+
+
+def test_cost_table_gives_every_batch_size_a_column_of_times() -> None:
+    row = next(row for row in select(RECORDS, Cost) if row.network == "L11")
+    (table,) = cost_tables([row, replace(row, samples=1, milliseconds=9.5)])
+    assert table.header[3:5] == ("milliseconds in batches of 1", f"milliseconds in batches of {row.samples}")
+    assert texts(table, "L11")[2:4] == ["9.5", "5.35"]
+
+
+def all_tables() -> Sequence[Table]:
+    makers = (training_tables, restoration_tables, accuracy_tables, stability_tables, cost_tables)
+    return [table for make in makers for table in make(RECORDS)]
+
+
+def test_every_line_has_as_many_cells_as_the_header() -> None:
+    assert all(len(line.cells) == len(table.header) for table in all_tables() for line in table.lines)
+
+
+def test_every_table_names_recipe_seed_data_and_commit() -> None:
+    parts = ("recipe fast", "seed 3", "data GTSRB (sha256 5f2c9a01)", "commit 0123abc")
+    assert all(part in table.source for table in all_tables() for part in parts)
+
+
+def test_no_records_make_no_tables() -> None:
+    makers = (training_tables, restoration_tables, accuracy_tables, stability_tables, cost_tables)
+    assert [make([]) for make in makers] == [[]] * len(makers)
+
+
+SHARES = {3: 0.99, 4: 0.98, 5: 0.985}
+"""Accuracy of the original network by seed, in rows of 1,000 images."""
+
+
+def of_seed(row: Accuracy | Stability, seed: int) -> Accuracy | Stability:
+    samples = 1000
+    correct = round(SHARES[seed] * samples)
+    return replace(row, provenance=replace(row.provenance, seed=seed), samples=samples, correct=correct)
+
+
+def repeated(*seeds: int) -> list[Measurement]:
+    """Returns the records, and the original network's rows once for each seed."""
+    rows = [row for row in RECORDS if isinstance(row, Accuracy | Stability) and row.network == "original"]
+    others = [row for row in RECORDS if row not in rows]
+    return [*others, *(of_seed(row, seed) for seed in seeds for row in rows)]
+
+
+def test_a_run_of_one_seed_has_no_spread() -> None:
+    assert spread_tables(RECORDS) == []
+
+
+def test_networks_that_were_trained_once_are_left_out() -> None:
+    (table,) = spread_tables(repeated(3, 4, 5))
+    assert [line.cells[0].text for line in table.lines] == ["original"]
+
+
+def test_mean_and_deviation_are_the_samples() -> None:
+    (table,) = spread_tables(repeated(3, 4, 5))
+    spread = 100 * stdev(SHARES.values())
+    for cell in table.lines[0].cells[1:]:  # accuracy, and the mean over all strengths
+        assert cell.text == f"98.50 \N{PLUS-MINUS SIGN} {spread:.2f}"
+        assert cell.note == "98.00\N{EN DASH}99.00"
+
+
+def test_there_is_a_column_for_each_number_that_matters() -> None:
+    (table,) = spread_tables(repeated(3, 4))
+    noises = {row.noise for row in select(RECORDS, Stability)}
+    expected = [f"overall, {population} images, {noise}" for noise in noises for population in ("own", "all")]
+    assert list(table.header) == ["network", "top-1, clean", *expected]
+
+
+def test_a_number_of_one_seed_alone_has_no_column() -> None:
+    unclipped = [
+        replace(row, noise="unclipped", provenance=replace(row.provenance, seed=3))
+        for row in select(RECORDS, Stability)
+        if row.network == "original"
+    ]
+    assert spread_tables([*repeated(3, 4), *unclipped]) == spread_tables(repeated(3, 4))
+
+
+def test_of_rows_that_were_measured_twice_the_later_counts() -> None:
+    wrong = [replace(row, correct=1) for row in repeated(4) if isinstance(row, Accuracy | Stability)]
+    assert spread_tables([*wrong, *repeated(3, 4, 5)]) == spread_tables(repeated(3, 4, 5))
+
+
+def test_the_source_names_all_seeds() -> None:
+    (table,) = spread_tables(repeated(3, 4, 5))
+    assert table.source == (
+        "Noise clipped, 8-bit; 1,000 images or noisy images in a number; recipe fast; seeds 3, 4, 5; "
+        "data GTSRB (sha256 5f2c9a01); commit 0123abc."
+    )

@@ -1,0 +1,214 @@
+"""Whoever asks gets the result of their own image, in batches of one shape, within the bounds."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from steadylens.errors import SettingError
+from steadylens.serving.batching import Batcher, Batching, FullError
+
+T = TypeVar("T")
+
+
+def image(number: int, side: int = 2) -> Tensor:
+    return torch.full((3, side, side), float(number))
+
+
+@dataclass
+class Doubling:
+    """A net that doubles; it can be held up, and notes what it was called with."""
+
+    go: threading.Event = field(default_factory=threading.Event)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        assert self.go.wait(10)
+        self.shapes.append(tuple(images.shape))
+        if images.max() > 1000:
+            raise ValueError("too bright")
+        return images.mean(dim=(1, 2, 3)) * 2
+
+
+async def asked(batcher: Batcher, what: Tensor) -> float:
+    with batcher.place() as place:
+        return float(await place.answer(what))
+
+
+def running(net: Doubling, batching: Batching, scene: Callable[[Batcher], Awaitable[T]]) -> T:
+    """Runs a scene while a batcher works."""
+
+    async def play() -> T:
+        batcher = Batcher(net, batching, observe=lambda _: None)
+        work = asyncio.create_task(batcher.run())
+        try:
+            async with asyncio.timeout(20):
+                return await scene(batcher)
+        finally:
+            net.go.set()
+            work.cancel()
+
+    return asyncio.run(play())
+
+
+@given(
+    sides=st.lists(st.integers(1, 4), min_size=1, max_size=40),
+    images=st.integers(1, 8),
+    pixels=st.integers(1, 40),
+    wait=st.sampled_from([0.0, 0.001]),
+)
+def test_everybody_gets_their_own_result_whatever_the_sizes_and_the_bounds(
+    sides: list[int], images: int, pixels: int, wait: float
+) -> None:
+    net = Doubling()
+    net.go.set()
+
+    async def scene(batcher: Batcher) -> list[float]:
+        asking = (asked(batcher, image(number, side)) for number, side in enumerate(sides))
+        return await asyncio.gather(*asking)
+
+    bounds = Batching(images=images, pixels=pixels, wait_seconds=wait)
+    assert running(net, bounds, scene) == [2.0 * number for number in range(len(sides))]
+    assert sum(shape[0] for shape in net.shapes) == len(sides)
+    for count, _, height, width in net.shapes:
+        assert count <= images
+        assert count == 1 or count * height * width <= pixels
+
+
+def test_requests_that_come_while_the_net_works_share_the_next_batch() -> None:
+    net = Doubling()
+
+    async def scene(batcher: Batcher) -> list[float]:
+        first = asyncio.create_task(asked(batcher, image(0)))
+        await asyncio.sleep(0.05)
+        others = [asyncio.create_task(asked(batcher, image(number))) for number in range(1, 6)]
+        await asyncio.sleep(0.05)
+        net.go.set()
+        return await asyncio.gather(first, *others)
+
+    assert running(net, Batching(images=4), scene) == [0, 2, 4, 6, 8, 10]
+    assert [shape[0] for shape in net.shapes] == [1, 4, 1]
+
+
+def test_an_image_waits_for_one_that_is_on_its_way_and_for_no_other() -> None:
+    net = Doubling()
+    net.go.set()
+
+    async def scene(batcher: Batcher) -> None:
+        with batcher.place() as late:
+            early = asyncio.create_task(asked(batcher, image(1)))
+            await asyncio.sleep(0.05)
+            assert not early.done()
+            assert float(await late.answer(image(2))) == 4
+            assert await early == 2
+        assert await asked(batcher, image(3)) == 6
+
+    # If anything but the requests on their way were waited for, this would last an hour.
+    running(net, Batching(wait_seconds=3600), scene)
+    assert [shape[0] for shape in net.shapes] == [2, 1]
+
+
+def test_a_request_that_gives_its_place_up_is_waited_for_no_longer() -> None:
+    net = Doubling()
+    net.go.set()
+
+    async def scene(batcher: Batcher) -> None:
+        with batcher.place():
+            early = asyncio.create_task(asked(batcher, image(1)))
+            await asyncio.sleep(0.02)
+        assert await early == 2
+
+    running(net, Batching(wait_seconds=3600), scene)
+
+
+def test_an_image_waits_no_longer_than_it_is_told() -> None:
+    net = Doubling()
+    net.go.set()
+
+    async def scene(batcher: Batcher) -> None:
+        with batcher.place():
+            assert await asked(batcher, image(1)) == 2
+
+    running(net, Batching(wait_seconds=0.01), scene)
+
+
+def test_one_request_too_many_is_refused_and_the_place_is_free_again_afterwards() -> None:
+    net = Doubling()
+
+    async def scene(batcher: Batcher) -> None:
+        both = [asyncio.create_task(asked(batcher, image(number))) for number in range(2)]
+        await asyncio.sleep(0.02)
+        assert batcher.places == 2
+        with pytest.raises(FullError):
+            await asked(batcher, image(2))
+        net.go.set()
+        assert await asyncio.gather(*both) == [0, 2]
+        assert batcher.places == 0
+        assert await asked(batcher, image(3)) == 6
+
+    running(net, Batching(places=2), scene)
+
+
+def test_an_error_of_the_net_reaches_those_in_the_batch_and_nobody_else() -> None:
+    net = Doubling()
+    net.go.set()
+
+    async def scene(batcher: Batcher) -> None:
+        pair = asyncio.gather(
+            asked(batcher, image(2000, side=3)), asked(batcher, image(1)), return_exceptions=True
+        )
+        error, fine = await pair
+        assert isinstance(error, ValueError)
+        assert fine == 2
+        assert await asked(batcher, image(4)) == 8
+
+    running(net, Batching(), scene)
+
+
+def test_a_net_that_loses_a_result_fails_on_that_batch_and_goes_on() -> None:
+    class Losing(Doubling):
+        def __call__(self, images: Tensor) -> Tensor:
+            return super().__call__(images)[len(images) // 2 :]
+
+    net = Losing()
+    net.go.set()
+
+    async def scene(batcher: Batcher) -> None:
+        pair = asyncio.gather(*(asked(batcher, image(number)) for number in (1, 2)), return_exceptions=True)
+        assert all(isinstance(error, ValueError) for error in await pair)
+        assert await asked(batcher, image(4)) == 8
+
+    running(net, Batching(), scene)
+
+
+def test_an_image_whose_asker_left_is_not_given_to_the_net() -> None:
+    net = Doubling()
+
+    async def scene(batcher: Batcher) -> None:
+        first = asyncio.create_task(asked(batcher, image(1)))
+        await asyncio.sleep(0.02)
+        leaving = asyncio.create_task(asked(batcher, image(2)))
+        staying = asyncio.create_task(asked(batcher, image(3)))
+        await asyncio.sleep(0.02)
+        leaving.cancel()
+        net.go.set()
+        assert list(await asyncio.gather(first, staying)) == [2, 6]
+
+    running(net, Batching(), scene)
+    assert [shape[0] for shape in net.shapes] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"places": 0}, {"images": 0}, {"pixels": 0}, {"wait_seconds": -1.0}, {"wait_seconds": float("inf")}],
+)
+def test_a_bound_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        Batching(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,313 @@
+"""The noise that one chooses is the noise that an image gets.
+
+A trial shows what the nets themselves make of an image, and refuses what is none.
+"""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+import steadylens
+from steadylens.data import sources, synthetic_signs
+from steadylens.errors import ImageError, SettingError
+from steadylens.images.preprocessing import Fit
+from steadylens.nets.classification import FusedClassifier
+from steadylens.nets.restoration import RestorationNet
+from steadylens.noise.degradation import Degradation
+from steadylens.noise.families import Laplacian, Strength
+from steadylens.serving.demo import (
+    HIGHEST_SEED,
+    KINDS,
+    MOST_PIXELS,
+    MOST_SIDE,
+    Answer,
+    Answers,
+    Nets,
+    Noise,
+    draw_sign,
+    fitted,
+    read_upload,
+    resized,
+    try_out,
+)
+
+GREY = torch.full((1, 3, 128, 128), 128 / 255)
+
+
+def added(**settings: Any) -> Tensor:
+    """Returns the noise on a grey image, in grey levels, (3, 128, 128)."""
+    name = settings.pop("name")
+    return ((Noise(kind=KINDS[name], **settings).add(GREY) - GREY) * 255)[0]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_kind_is_called_what_its_family_is_called(name: str) -> None:
+    assert KINDS[name].family(Strength.fixed(10), 0.5, 0.0).name == name
+
+
+@pytest.mark.parametrize("name", ["Gaussian", "uniform", "Laplacian"])
+def test_the_strength_is_the_standard_deviation(name: str) -> None:
+    noise = added(name=name, strength_grey=12)
+    assert noise.std() == pytest.approx(12, rel=0.03)
+    assert noise.mean() == pytest.approx(0, abs=0.3)
+
+
+@pytest.mark.parametrize("name", ["sparse Gaussian", "sparse uniform", "salt and pepper"])
+def test_the_share_is_that_of_the_noisy_values(name: str) -> None:
+    noise = added(name=name, strength_grey=50, share=0.3)
+    assert (noise != 0).float().mean() == pytest.approx(0.3, abs=0.015)
+
+
+@pytest.mark.parametrize("name", ["attenuated Gaussian", "attenuated uniform"])
+def test_attenuated_values_get_a_quarter_of_the_noise(name: str) -> None:
+    noise = added(name=name, strength_grey=20, share=0.4)
+    assert noise.square().mean() == pytest.approx(20**2 * (0.4 + 0.6 / 16), rel=0.05)
+
+
+def test_salt_and_pepper_are_black_and_white_whatever_the_strength() -> None:
+    noise = added(name="salt and pepper", strength_grey=0, share=0.5)
+    assert set(noise.round().flatten().tolist()) == {-128, 0, 127}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_shared_noise_is_grey_and_other_noise_is_not(name: str) -> None:
+    red, green, blue = added(name=name, shared=True)
+    assert red.equal(green)
+    assert red.equal(blue)
+    red, green, blue = added(name=name, shared=False)
+    assert not red.equal(green)
+    assert not red.equal(blue)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_seed_gives_its_noise_every_time(name: str) -> None:
+    noise = added(name=name, seed=5)
+    assert added(name=name, seed=5).equal(noise)
+    assert not added(name=name, seed=6).equal(noise)
+
+
+def test_noise_is_that_of_the_degradation() -> None:
+    images = torch.rand(2, 3, 20, 30, generator=torch.Generator().manual_seed(1))
+    degrade = Degradation(families=(Laplacian(strength=Strength.fixed(7), shared=0.0),))
+    expected = degrade(images, generator=torch.Generator().manual_seed(3))
+    assert Noise(kind=KINDS["Laplacian"], strength_grey=7, seed=3).add(images).equal(expected)
+
+
+def test_no_strength_is_no_noise() -> None:
+    assert not added(name="Gaussian", strength_grey=0).any()
+    assert not added(name="salt and pepper", share=0).any()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"strength_grey": -1},
+        {"strength_grey": 256},
+        {"strength_grey": float("nan")},
+        {"share": 1.01},
+        {"share": -0.1},
+        {"seed": -1},
+        {"seed": HIGHEST_SEED + 1},
+        {"seed": 1.5},
+        {"seed": None},
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match="choose"):
+        Noise(kind=KINDS["Gaussian"], **wrong)
+
+
+CPU = torch.device("cpu")
+
+
+NOISE = Noise(kind=KINDS["Gaussian"], strength_grey=30, seed=4)
+
+
+@pytest.fixture(scope="module")
+def nets() -> Nets:
+    return Nets.named("l3-gtsrb", "sign-gtsrb", "fused-gtsrb", device=CPU)
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    coarse = np.random.default_rng(width).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def levels(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def answers(first: int, second: int) -> Answers:
+    clean, noisy = (Answer(number=number, label="", probability=1.0) for number in (first, second))
+    return Answers(name="net", clean=(clean,), noisy=(noisy,))
+
+
+def test_a_trial_is_what_the_nets_say(nets: Nets) -> None:
+    sign = draw_sign(18, 0)
+    trial = try_out(sign, NOISE, nets)
+    clean = steadylens.to_float(levels(sign))[None]
+    noisy = NOISE.add(clean)
+    with torch.inference_mode():
+        pattern = steadylens.load("l3-gtsrb").pattern(noisy)[0]  # type: ignore[operator]
+        alone = steadylens.load("sign-gtsrb")(torch.cat([clean, noisy])).softmax(dim=1)
+        fused = steadylens.load("fused-gtsrb")(torch.cat([clean, noisy])).softmax(dim=1)
+    restored = (noisy[0] + pattern).clamp(0, 1).mul(255).round()
+    assert trial.clean.equal(levels(sign))
+    assert trial.noisy.equal(noisy[0].mul(255).round().byte())
+    assert (trial.restored.float() - restored).abs().max() <= 1
+    stretched = 255 * (pattern - pattern.min()) / (pattern.max() - pattern.min())
+    assert (trial.pattern.float() - stretched).abs().max() <= 1
+    for found, picture in ((trial.noisy_db, trial.noisy), (trial.restored_db, trial.restored)):
+        error = (picture.double() - trial.clean.double()).square().mean()
+        assert found == pytest.approx(10 * math.log10(255**2 / error), abs=0.01)
+    for given_, expected in ((trial.classifier, alone), (trial.fused, fused)):
+        for listed, probabilities in zip((given_.clean, given_.noisy), expected, strict=True):
+            order = probabilities.argsort(descending=True)[:5].tolist()
+            assert [answer.number for answer in listed] == order
+            assert [answer.label for answer in listed] == [sources.CLASS_NAMES[number] for number in order]
+            assert [answer.probability for answer in listed] == pytest.approx(
+                probabilities[order].tolist(), abs=1e-4
+            )
+
+
+def test_an_answer_is_changed_when_its_first_class_is_another() -> None:
+    assert answers(3, 4).changed
+    assert not answers(3, 3).changed
+
+
+def test_without_noise_nothing_changes(nets: Nets) -> None:
+    trial = try_out(draw_sign(14, 0), Noise(kind=KINDS["Gaussian"], strength_grey=0), nets)
+    assert trial.noisy.equal(trial.clean)
+    assert trial.noisy_db == math.inf
+    # A batch may be summed in another order.
+    for noisy, clean in zip(trial.classifier.noisy, trial.classifier.clean, strict=True):
+        assert (noisy.number, noisy.label) == (clean.number, clean.label)
+        assert noisy.probability == pytest.approx(clean.probability, rel=1e-4)
+    assert not trial.classifier.changed
+
+
+def test_the_same_settings_give_the_same_trial(nets: Nets) -> None:
+    first, second = (try_out(photograph(60, 50), NOISE, nets) for _ in range(2))
+    assert first.noisy.equal(second.noisy)
+    assert first.restored.equal(second.restored)
+    assert first.fused == second.fused
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 90), (200, 7)])
+def test_images_of_any_shape_are_restored(size: tuple[int, int], nets: Nets) -> None:
+    trial = try_out(photograph(*size), NOISE, nets)
+    assert trial.restored.shape == trial.pattern.shape == trial.noisy.shape == (3, size[1], size[0])
+
+
+def test_classifiers_read_images_resized_as_for_training(tmp_path: Path) -> None:
+    image = photograph(131, 77)
+    image.save(tmp_path / "sign.png")
+    expected = steadylens.read_image(tmp_path / "sign.png", size=48)
+    assert levels(resized(read_upload(tmp_path / "sign.png"), 48)).equal(expected)
+    fit = Fit(keeps_shape=True, side=56)
+    expected = steadylens.read_image(tmp_path / "sign.png", size=48, fit=fit)
+    small = resized(image, 48, fit=fit)
+    assert levels(small).equal(expected)
+    assert resized(small, 48, fit=fit) is small, "what is fitted is not fitted again"
+
+
+@given(width=st.integers(1, 3000), height=st.integers(1, 3000))
+def test_a_large_image_is_made_to_fit_in_its_shape(width: int, height: int) -> None:
+    small = fitted(Image.new("RGB", (width, height)))
+    if max(width, height) <= MOST_SIDE:
+        assert small.size == (width, height)
+        return
+    assert max(small.size) == MOST_SIDE
+    scale = MOST_SIDE / max(width, height)
+    assert small.width == pytest.approx(width * scale, abs=1)
+    assert small.height == pytest.approx(height * scale, abs=1)
+
+
+def test_a_drawing_is_made_from_its_seed() -> None:
+    assert levels(draw_sign(3, 1)).equal(levels(draw_sign(3, 1)))
+    assert not levels(draw_sign(3, 1)).equal(levels(draw_sign(3, 2)))
+    assert draw_sign(3, 1).size == (48, 48)
+    with pytest.raises(SettingError, match="label is 43"):
+        draw_sign(43, 0)
+    with pytest.raises(SettingError, match="seed is -1"):
+        draw_sign(0, -1)
+
+
+def test_drawn_classes_are_the_photographed_ones_in_the_same_order() -> None:
+    assert len(synthetic_signs.CLASS_NAMES) == len(sources.CLASS_NAMES)
+    telling = re.compile(
+        r"limit.(\d+)|left|right$|stop|yield|no entry|priority road|no vehicles|road work|ahead only"
+    )
+    for drawn, photographed in zip(synthetic_signs.CLASS_NAMES, sources.CLASS_NAMES, strict=True):
+        name = (
+            photographed.lower()
+            .replace("(", "")
+            .removesuffix(" ahead")
+            .replace("narrows on the right", "narrows")
+        )
+        assert [found[0] for found in telling.finditer(drawn)] == [
+            found[0] for found in telling.finditer(name)
+        ]
+
+
+def test_about_a_quarter_of_drawn_signs_are_misread() -> None:
+    drawn = torch.stack([levels(draw_sign(label, 0)) for label in range(43)])
+    with torch.inference_mode():
+        found = steadylens.load("sign-gtsrb")(steadylens.to_float(drawn)).argmax(dim=1)
+    assert 0.15 < (found != torch.arange(43)).float().mean() < 0.35
+
+
+def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "holiday.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(ImageError, match=r"^holiday\.png is damaged") as refusal:
+        read_upload(path)
+    assert str(tmp_path) not in str(refusal.value)
+    path.write_text("a letter")
+    with pytest.raises(ImageError, match=r"^holiday.png is not an image of a known format"):
+        read_upload(path)
+
+
+def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    Image.new("1", (8000, MOST_PIXELS // 8000 + 1)).save(tmp_path / "map.png")
+    with pytest.raises(
+        ImageError, match=r"^map.png has 8,000x6,251 pixels, 50\.0 megapixels; at most 50 are .* choose a sm"
+    ):
+        read_upload(tmp_path / "map.png")
+
+
+def test_nets_that_do_something_else_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="restorer"):
+        Nets.named("sign-gtsrb", "sign-gtsrb", "fused-gtsrb", device=CPU)
+    with pytest.raises(SettingError, match="classifier"):
+        Nets.named("l3-gtsrb", "l3-gtsrb", "fused-gtsrb", device=CPU)
+    with pytest.raises(SettingError, match="fused"):
+        Nets.named("l3-gtsrb", "sign-gtsrb", "sign-gtsrb", device=CPU)
+    with pytest.raises(SettingError, match="there is no net 'l12-gtsrb'"):
+        Nets.named("l12-gtsrb", "sign-gtsrb", "fused-gtsrb", device=CPU)
+    pair = FusedClassifier(RestorationNet(depth=3), steadylens.SignNet(classes=3))
+    steadylens.save_model(tmp_path / "three.safetensors", pair, about={})
+    three = str(tmp_path / "three.safetensors")
+    with pytest.raises(SettingError, match="sign-gtsrb tells 43 classes apart and three 3; to compare"):
+        Nets.named("l3-gtsrb", "sign-gtsrb", three, device=CPU)
+
+
+def test_nets_of_files_without_names_of_classes_answer_with_numbers(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    net, classifier = RestorationNet(depth=3), steadylens.SignNet(classes=4)
+    steadylens.save_model(tmp_path / "net.safetensors", net, about={})
+    steadylens.save_model(tmp_path / "alone.safetensors", classifier, about={})
+    steadylens.save_model(tmp_path / "pair.safetensors", FusedClassifier(net, classifier), about={})
+    paths = (str(tmp_path / f"{name}.safetensors") for name in ("net", "alone", "pair"))
+    trial = try_out(photograph(40, 40), NOISE, Nets.named(*paths, device=CPU))
+    assert {answer.label for answer in trial.fused.noisy} == {f"class {number}" for number in range(4)}
+    assert sum(answer.probability for answer in trial.classifier.clean) == pytest.approx(1)

@@ -1,0 +1,380 @@
+"""The page shows the trial, in words that fit, and a sentence where there can be none.
+
+The page in a real browser: every input has its effect, nothing overflows, and nobody else is asked.
+"""
+
+import io
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from typer.testing import CliRunner
+
+from steadylens.cli.main import app
+from steadylens.serving.demo import Nets, try_out
+from steadylens.serving.demo_page import Choice, answer
+
+
+@pytest.fixture(scope="module")
+def nets() -> Nets:
+    return Nets.named("l3-gtsrb", "sign-gtsrb", "fused-gtsrb", device=torch.device("cpu"))
+
+
+def saved(path: Path, width: int, height: int) -> str:
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    return str(path)
+
+
+def test_the_page_holds_the_pictures_and_figures_of_the_trial(nets: Nets) -> None:
+    choice = Choice(sign=14, strength_grey=25)
+    html = answer(choice, nets)
+    trial = try_out(choice.image(), choice.noise(), nets)
+    sources = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    pictures = (trial.clean, trial.noisy, trial.pattern, trial.restored)
+    for source, picture in zip(sources, pictures, strict=True):
+        found = np.array(Image.open(io.BytesIO(b64decode(source))))
+        assert torch.from_numpy(found).permute(2, 0, 1).equal(picture)
+    assert f"PSNR {trial.noisy_db:.1f} dB" in html
+    assert f"PSNR {trial.restored_db:.1f} dB" in html
+    for listed in (trial.classifier.noisy, trial.fused.noisy):
+        for each in listed:
+            assert re.search(rf">{re.escape(each.label)}.*>{100 * each.probability:.1f} %<", html)
+    assert html.count("<em>drawn</em>") == 2
+
+
+def test_the_page_starts_with_an_answer_that_restoring_saves(nets: Nets) -> None:
+    html = answer(Choice(), nets)
+    assert "The noise changed the answer of the classifier alone, not of the fused one." in html
+    assert html.count("Changed by the noise") == html.count("Unchanged by the noise") == 1
+    assert "This example was chosen for its change" in html
+    assert "about one drawn sign in four is misread" in html
+    own = replace(nets, classifier=replace(nets.classifier, name="mine"))
+    assert not re.search("chosen for its change|is misread", answer(Choice(), own)), "what is known of ours"
+    assert "chosen for its change" not in answer(Choice(seed=1), nets)
+
+
+def test_without_noise_the_page_says_so(nets: Nets) -> None:
+    html = answer(Choice(strength_grey=0), nets)
+    assert "identical to the clean image" in html
+    assert "The noise changed neither answer." in html
+
+
+def test_a_file_is_worked_on_at_the_size_of_the_classifier_or_at_its_own(nets: Nets, tmp_path: Path) -> None:
+    small = Choice(file=saved(tmp_path / "small.png", 90, 60))
+    assert "small.png, 48x48" in answer(small, nets)
+    whole = answer(small._replace(own_size=True), nets)
+    assert "small.png, 90x60" in whole
+    assert "averages much of the noise away" in whole
+    assert "drawn sign" not in whole.lower()
+
+
+def test_a_large_file_is_made_smaller_and_the_page_says_so(nets: Nets, tmp_path: Path) -> None:
+    html = answer(Choice(file=saved(tmp_path / "large.png", 1200, 100), own_size=True), nets)
+    assert "large.png, 384x32" in html
+    assert "The image has 1,200x100 pixels" in html
+
+
+def test_a_problem_is_told_in_a_sentence(nets: Nets, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    html = answer(Choice(file=str(broken)), nets)
+    assert 'role="alert"' in html
+    assert "broken.jpg is damaged or cut off" in html
+    assert "<img" not in html
+    assert str(tmp_path) not in html
+    for wrong, told in (
+        ({"strength_grey": None}, "the strength is empty"),
+        ({"percent": None}, "the share is empty"),
+        ({"seed": None}, "a seed is None"),
+        ({"drawing": -1}, "a seed is -1"),
+    ):
+        assert told in answer(Choice()._replace(**wrong), nets)
+
+
+def test_the_name_of_a_file_cannot_smuggle_in_markup(nets: Nets, tmp_path: Path) -> None:
+    html = answer(Choice(file=saved(tmp_path / "<b onload=x>.png", 20, 20)), nets)
+    assert "<b onload" not in html
+    assert "&lt;b onload=x&gt;.png" in html
+
+
+# The command itself, on a machine that has no other machine to talk to.
+ALONE = """
+import socket, sys
+
+def local(connect):
+    def connect_locally(self, address, *rest):
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            print("ASKED", address, flush=True)
+            raise OSError("there is no network")
+        return connect(self, address, *rest)
+    return connect_locally
+
+for name in ("connect", "connect_ex"):
+    setattr(socket.socket, name, local(getattr(socket.socket, name)))
+resolve = socket.getaddrinfo
+
+def resolve_locally(host, *rest, **options):
+    if host not in (None, "", "127.0.0.1", "::1", "localhost"):
+        print("ASKED", host, flush=True)
+        raise socket.gaierror("there is no network")
+    return resolve(host, *rest, **options)
+
+socket.getaddrinfo = resolve_locally
+from steadylens.cli.main import main
+main()
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """The page in a browser, and the server behind it."""
+
+    browser: Chrome
+    address: str
+    process: subprocess.Popen[str]
+
+    def open(self, width: int = 1280, height: int = 900, *, mobile: bool = False) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.browser.get(self.address)
+        self.wait_for(lambda: len(self.pictures()) == 4)
+
+    def find(self, selector: str) -> WebElement:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str = "#trial") -> str:
+        """Returns what is written in a part of the page; reading it at once cannot meet a part that goes."""
+        found: str = self.browser.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('|')", selector
+        )
+        return found
+
+    def pictures(self) -> list[str]:
+        found: list[str] = self.browser.execute_script(
+            "return [...document.querySelectorAll('#trial img')].map(image => image.src)"
+        )
+        return found
+
+    def shown(self, selector: str) -> bool:
+        return any(each.is_displayed() for each in self.browser.find_elements(By.CSS_SELECTOR, selector))
+
+    def wait_for(self, done: Callable[[], Any], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < deadline, self.text("body")
+            time.sleep(0.05)
+
+    def renewed(self, act: Callable[[], Any]) -> tuple[list[str], list[str]]:
+        """Does something, and returns the pictures before it and those that take their place."""
+        before = self.pictures()
+        act()
+        self.wait_for(lambda: self.pictures() != before and self.pictures())
+        return before, self.pictures()
+
+    def choose(self, selector: str, name: str) -> None:
+        self.find(f"{selector} input").click()
+        self.wait_for(lambda: self.shown("[role=option]"))
+        options = self.browser.find_elements(By.CSS_SELECTOR, "[role=option]")
+        next(option for option in options if option.text.strip().removeprefix("✓").strip() == name).click()
+
+    def upload(self, path: Path) -> None:
+        if self.browser.find_elements(By.CSS_SELECTOR, "#file [aria-label='Clear']"):
+            self.find("#file [aria-label='Clear']").click()
+            self.wait_for(lambda: self.browser.find_elements(By.CSS_SELECTOR, "#file input[type=file]"))
+        self.find("#file input[type=file]").send_keys(str(path))
+
+    def overflow(self) -> int:
+        found: int = self.browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
+        return found
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    folder = tmp_path_factory.mktemp("app")
+    with chromium(folder) as browser, started(folder) as process:
+        try:
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 120)[0], "the server does not start"
+            found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+            assert found
+            yield Page(browser=browser, address=found[0], process=process)
+        finally:
+            process.kill()
+
+
+def started(folder: Path) -> subprocess.Popen[str]:
+    """Starts the command; its first line is the address."""
+    return subprocess.Popen(
+        (sys.executable, "-c", ALONE, "app", "--net", "l3-gtsrb", "--port", "0"),
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def chromium(profile: Path) -> Chrome:
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (binary and driver):
+        if "CI" in os.environ:
+            pytest.fail("chromium or chromedriver is missing")
+        pytest.skip("chromium or chromedriver is not installed: the page is not tested in a browser")
+    options = ChromeOptions()
+    options.binary_location = binary
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu"):
+        options.add_argument(f"--{argument}")
+    options.add_argument(f"--user-data-dir={profile / 'browser'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return Chrome(options=options, service=Service(driver))
+
+
+def photograph(path: Path, width: int, height: int) -> Path:
+    coarse = np.random.default_rng(2).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def test_a_drawn_sign_is_shown_restored_and_answered(page: Page) -> None:
+    page.open()
+    assert page.text("#trial .card h3") == "Classifier alone sign-gtsrb|Fused classifier fused-gtsrb"
+    before, after = page.renewed(lambda: page.choose("#sign", "Yield"))
+    assert all(old != new for old, new in zip(before, after, strict=True))
+    assert "Yield\ndrawn" in page.text("#trial .card").replace(" drawn", "\ndrawn")
+    page.renewed(page.find("#redraw").click)
+
+
+def test_the_slider_changes_noise_restored_image_and_answers(page: Page) -> None:
+    page.open()
+    assert "Changed by the noise" in page.text("#trial .card:first-child")
+    slider = page.find("#strength input[type=range]")
+    before, after = page.renewed(lambda: slider.send_keys(Keys.HOME))
+    assert before[0] == after[0]
+    assert before[3] != after[3]
+    page.wait_for(lambda: "identical to the clean image" in page.text())
+    assert page.text("#trial .verdict") == "Unchanged by the noise|Unchanged by the noise"
+    page.renewed(lambda: slider.send_keys(Keys.ARROW_RIGHT * 10))
+    page.wait_for(lambda: "28." in page.text("#trial figure:nth-child(2)"))
+
+
+def test_a_kind_of_noise_shows_the_settings_that_it_has(page: Page) -> None:
+    page.open()
+    assert page.shown("#strength")
+    assert not page.shown("#percent")
+    page.renewed(lambda: page.choose("#kind", "salt and pepper"))
+    page.wait_for(lambda: page.shown("#percent") and not page.shown("#strength"))
+    page.renewed(lambda: page.choose("#kind", "sparse uniform"))
+    page.wait_for(lambda: page.shown("#percent") and page.shown("#strength"))
+
+
+def test_noise_is_drawn_again_with_the_next_seed(page: Page) -> None:
+    page.open()
+    before, after = page.renewed(page.find("#again").click)
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+    page.find("#more button").click()
+    page.wait_for(lambda: page.shown("#seed input"))
+    assert page.find("#seed input").get_attribute("value") == "1"
+    _, again = page.renewed(lambda: page.find("#seed input").send_keys(Keys.BACKSPACE, "0"))
+    page.wait_for(lambda: page.pictures() == before)
+    assert again
+
+
+def test_a_file_is_taken_and_a_broken_one_explained(page: Page, tmp_path: Path) -> None:
+    page.open()
+    page.renewed(lambda: page.upload(photograph(tmp_path / "street.png", 120, 80)))
+    page.wait_for(lambda: "street.png, 48x48" in page.text())
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
+    page.upload(tmp_path / "broken.png")
+    page.wait_for(lambda: "broken.png is damaged or cut off" in page.text("#trial [role=alert]"))
+    assert "Traceback" not in page.text("body")
+    assert not page.pictures()
+    page.choose("#sign", "Stop")
+    page.wait_for(lambda: len(page.pictures()) == 4 and "drawn sign" in page.text())
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_overflows(width: int, page: Page, tmp_path: Path) -> None:
+    page.open(width, mobile=width < 800)
+    assert page.overflow() <= 0
+    page.find("#more button").click()
+    name = "a_very_long_name_of_a_file_that_somebody_has_dropped_on_the_page_to_see_what_it_does.png"
+    page.renewed(lambda: page.upload(photograph(tmp_path / name, 700, 500)))
+    page.renewed(page.find("#size label:last-child input").click)
+    page.wait_for(lambda: "The image has 700x500 pixels" in page.text())
+    assert page.overflow() <= 0
+    stacked = page.browser.execute_script(
+        "const [a, b] = document.querySelectorAll('#trial .card'); return a.offsetTop < b.offsetTop"
+    )
+    assert stacked == (width < 800)
+
+
+def test_everything_comes_from_this_machine(page: Page) -> None:
+    page.open()
+    page.renewed(page.find("#again").click)
+    asked: list[str] = page.browser.execute_script(
+        "return performance.getEntriesByType('resource').map(resource => resource.name)"
+    )
+    assert len(asked) > 10
+    assert [url for url in asked if not url.startswith((page.address, "data:", "blob:"))] == []
+    # What the policy has kept the browser from asking for would stand here.
+    entries: list[dict[str, Any]] = page.browser.get_log("browser")  # type: ignore[no-untyped-call]
+    assert [entry for entry in entries if "Content Security Policy" in entry["message"]] == []
+
+
+def test_it_stops_when_it_is_told_to_and_has_asked_nobody(page: Page) -> None:
+    page.process.send_signal(signal.SIGINT)
+    out, _ = page.process.communicate(timeout=60)
+    assert page.process.returncode == 0
+    assert out == "stopped\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_with_the_address_stops_it_too(number: signal.Signals, tmp_path: Path) -> None:
+    with started(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("open http://127.0.0.1:")
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--net", "l12-gtsrb"), "there is no net 'l12-gtsrb'"),
+        (("--fused", "sign-gtsrb"), "no fused classifier"),
+        (("--port", "70000"), "choose another --port"),
+    ],
+)
+def test_what_cannot_be_opened_is_told_in_one_line(arguments: tuple[str, str], told: str) -> None:
+    result = CliRunner().invoke(app, ["app", "--port", "0", *arguments])
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_without_gradio_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "steadylens.serving.demo_page", raising=False)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    result = CliRunner().invoke(app, ["app"])
+    assert result.exit_code == 2
+    assert "gradio is not installed; install it with: pip install 'steadylens[app]'" in result.stderr

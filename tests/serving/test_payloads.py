@@ -1,0 +1,306 @@
+"""An upload is the image that reading a file gives, or is refused with a reason; nothing else can come."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from steadylens.errors import SettingError
+from steadylens.images.decoding import MOST_SCANS
+from steadylens.images.preprocessing import Fit
+from steadylens.images.tensors import read_image
+from steadylens.serving.payloads import (
+    FORM_TYPE,
+    MEDIA_TYPES,
+    Refusal,
+    UploadLimits,
+    checked_type,
+    decode_image,
+    encode_png,
+    file_of_form,
+)
+
+T = TypeVar("T")
+
+PIXELS = 10_000
+LEVELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def written(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return written(Image.fromarray(LEVELS), "JPEG", exif=exif)
+
+
+RGB = Image.fromarray(LEVELS)
+FILES = {
+    "rgb.png": written(RGB, "PNG"),
+    "palette.png": written(RGB.quantize(16), "PNG", transparency=0),
+    "grey.png": written(RGB.convert("L"), "PNG"),
+    "alpha.png": written(RGB.convert("RGBA"), "PNG"),
+    "deep.png": written(Image.fromarray(LEVELS[..., 0].astype(np.uint16) * 257), "PNG"),
+    "rgb.jpg": written(RGB, "JPEG"),
+    "progressive.jpg": written(RGB, "JPEG", progressive=True),
+    "cmyk.jpg": written(RGB.convert("CMYK"), "JPEG"),
+    "turned.jpg": turned(),
+    "rgb.webp": written(RGB, "WEBP"),
+    "rgb.tif": written(RGB, "TIFF", compression="tiff_lzw"),
+    "big.tif": written(RGB, "TIFF", big_tiff=True),
+}
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, data: bytes) -> bytes:
+    """Returns a PNG of one bit a pixel with the given compressed content."""
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def refused(content: bytes) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        decode_image(content, most_pixels=PIXELS)
+    return caught.value
+
+
+def attempted(call: Callable[[], T]) -> T | int:
+    """Returns what the call returns, or the status with which it is refused."""
+    try:
+        return call()
+    except Refusal as refusal:
+        return refusal.status
+
+
+@pytest.mark.parametrize(
+    ("size", "fit"), [(None, Fit()), (48, Fit()), (24, Fit(keeps_shape=True, side=30))], ids=str
+)
+@pytest.mark.parametrize("name", FILES)
+def test_an_upload_is_the_image_that_reading_the_file_gives(
+    name: str, size: int | None, fit: Fit, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(FILES[name])
+    expected = read_image(path, size=size, fit=fit)
+    assert torch.equal(decode_image(FILES[name], most_pixels=PIXELS, size=size, fit=fit), expected)
+
+
+@pytest.mark.parametrize(("length", "refused"), [(4000, True), (17, True), (16, False)])
+def test_an_upload_too_narrow_to_be_cut_is_refused(length: int, refused: bool) -> None:
+    narrow = encode_png(torch.zeros(3, 1, length, dtype=torch.uint8))
+    fit = Fit(keeps_shape=True, side=256)
+    answer = attempted(lambda: decode_image(narrow, most_pixels=PIXELS, size=224, fit=fit))
+    assert (answer == 422) if refused else (not isinstance(answer, int) and answer.shape == (3, 224, 224))
+
+
+def test_an_image_within_the_limit_is_accepted_and_one_pixel_more_is_not() -> None:
+    assert decode_image(FILES["rgb.png"], most_pixels=600).shape == (3, 20, 30)
+    with pytest.raises(
+        Refusal, match=r"30x20 pixels.* at most 0\.000599 are read, send a smaller one"
+    ) as caught:
+        decode_image(FILES["rgb.png"], most_pixels=599)
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("side", [101, 30_000, 2**31 - 1])
+def test_a_bomb_is_refused_by_its_header(side: int) -> None:
+    assert refused(png(side, side, zlib.compress(bytes(100)))).status == 413
+
+
+def test_a_bomb_is_refused_where_pillow_only_warns() -> None:
+    assert refused(png(10_000, 10_000, zlib.compress(bytes(100)))).status == 413
+
+
+@pytest.mark.parametrize("name", ["rgb.png", "rgb.jpg", "rgb.tif", "rgb.webp"])
+def test_a_truncated_image_is_refused(name: str) -> None:
+    content = FILES[name]
+    for length in (len(content) // 8, len(content) // 2, len(content) - 40):
+        assert refused(content[:length]).status == 422
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "reason"),
+    [
+        (b"", 400, "empty"),
+        (b"hello, I am no image", 422, "not an image of a known format"),
+        (written(RGB, "GIF"), 422, "JPEG, PNG, TIFF or WebP"),
+        (written(RGB, "BMP"), 422, "JPEG, PNG, TIFF or WebP"),
+        (written(RGB, "PPM"), 422, "JPEG, PNG, TIFF or WebP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "not an image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 422, "not an image of a known format"),
+        (written(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"), 422, "no known range"),
+        (FILES["rgb.jpg"][:-2] + b"\xff\xda\0\2" * MOST_SCANS, 422, "scans"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_a_reason(content: bytes, status: int, reason: str) -> None:
+    refusal = refused(content)
+    assert refusal.status == status
+    assert reason in refusal.reason
+    assert "0x" not in refusal.reason
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of what a damaged file holds
+@given(
+    name=st.sampled_from(sorted(FILES)),
+    changes=st.lists(st.tuples(st.integers(0, 2**31), st.integers(0, 255)), min_size=1, max_size=8),
+    length=st.integers(0, 2**31),
+)
+def test_a_damaged_image_is_decoded_or_refused_and_nothing_else(
+    name: str, changes: list[tuple[int, int]], length: int
+) -> None:
+    content = bytearray(FILES[name])
+    for place, value in changes:
+        content[place % len(content)] = value
+    cut = bytes(content[: 1 + length % len(content)])
+    image = attempted(lambda: decode_image(cut, most_pixels=PIXELS))
+    if isinstance(image, int):
+        assert image in (413, 422)
+    else:
+        assert image.dtype == torch.uint8
+        assert image.shape[0] == 3
+        assert image.shape[1:].numel() <= PIXELS
+
+
+def tiff(tags: list[tuple[int, int]], data: bytes) -> bytes:
+    """Returns a TIFF of 16x16 grey pixels, deflated, with further tags of numbers."""
+    fixed = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1)]
+    place = 8 + 2 + 12 * (len(fixed) + len(tags) + 2) + 4
+    entries = sorted([*fixed, *tags, (324, place), (325, len(data))], key=lambda entry: entry[0])
+    packed = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + packed + bytes(4) + data
+
+
+@pytest.mark.parametrize(
+    "tags", [[(322, 4096), (323, 4096)], [(322, 4096), (322, 16), (323, 4096), (323, 16)]]
+)
+def test_a_tiff_of_tiles_far_larger_than_itself_is_refused(tags: list[tuple[int, int]]) -> None:
+    small = tiff([(322, 16), (323, 16)], zlib.compress(bytes(256)))
+    assert decode_image(small, most_pixels=PIXELS).shape == (3, 16, 16)
+    refusal = refused(tiff(tags, zlib.compress(bytes(4096**2))))
+    assert refusal.status == 413
+    assert "tiles of 4,096x4,096 pixels" in refusal.reason
+
+
+def test_a_png_comes_back_as_it_was() -> None:
+    image = torch.from_numpy(LEVELS).permute(2, 0, 1)
+    assert torch.equal(decode_image(encode_png(image), most_pixels=PIXELS), image)
+
+
+@pytest.mark.parametrize("declared", [*MEDIA_TYPES, "Image/PNG", "image/jpeg; q=1"])
+def test_the_type_of_an_image_is_accepted(declared: str) -> None:
+    assert checked_type({"content-type": declared}).partition(";")[0] in MEDIA_TYPES
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"content-type": ""},
+        {"content-type": "text/plain"},
+        {"content-type": "image/svg+xml"},
+        {"content-type": "application/json"},
+        {"content-type": "image/png", "content-encoding": "gzip"},
+    ],
+)
+def test_another_type_is_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(Refusal) as caught:
+        checked_type(headers)
+    assert caught.value.status == 415
+    assert caught.value.closing
+
+
+def read_form(headers: dict[str, str]) -> bytes:
+    return file_of_form(b"", checked_type(headers))
+
+
+@given(declared=st.text(max_size=80), encoding=st.text(max_size=10))
+def test_any_headers_are_accepted_or_refused_and_nothing_else(declared: str, encoding: str) -> None:
+    for kind in (declared, f"{FORM_TYPE}; {declared}"):
+        headers = {"content-type": kind, "content-encoding": encoding}
+        status = attempted(partial(read_form, headers))
+        assert isinstance(status, int)
+        assert status in (400, 415)
+
+
+def form(files: list[tuple[str, tuple[str, bytes]]], data: dict[str, str]) -> tuple[bytes, str]:
+    """Returns a form as a common client writes it, and its content type."""
+    request = httpx.Request("POST", "http://localhost", files=files, data=data)
+    return request.read(), checked_type(request.headers)
+
+
+@given(content=st.binary(max_size=300), name=st.text("abcdé \"'/;", min_size=1, max_size=20))
+def test_the_file_of_a_form_comes_through_unchanged(content: bytes, name: str) -> None:
+    body, declared = form([("image", (name, content))], {"note": "filename", "other": "x\r\n\r\ny"})
+    assert file_of_form(body, declared) == content
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_form_with_another_number_of_files_is_refused(count: int) -> None:
+    boundary = "b" * 10
+    part = f'--{boundary}\r\nContent-Disposition: form-data; name="i"; filename="i"\r\n\r\nx\r\n'
+    body = f"{part * count}--{boundary}\r\nContent-Disposition: form-data\r\n\r\n\r\n--{boundary}--\r\n"
+    with pytest.raises(Refusal, match=f"holds {count} files") as caught:
+        file_of_form(body.encode(), checked_type({"content-type": f"{FORM_TYPE}; boundary={boundary}"}))
+    assert caught.value.status == 400
+
+
+@given(length=st.integers(0, 2**31))
+def test_a_form_that_is_cut_off_is_refused(length: int) -> None:
+    body, declared = form([("image", ("a.png", FILES["rgb.png"]))], {})
+    with pytest.raises(Refusal, match="cut off"):
+        file_of_form(body[: length % (len(body) - 4)], declared)
+
+
+@pytest.mark.parametrize(
+    "boundary", ["boundary=x", 'Boundary="x"', "charset=utf-8; boundary=x; a=b", 'boundary="x" ']
+)
+def test_a_boundary_is_found_however_it_is_written(boundary: str) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="i"; filename="i"\r\n\r\ncontent\r\n--x--\r\n'
+    assert file_of_form(body, checked_type({"content-type": f"{FORM_TYPE}; {boundary}"})) == b"content"
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        "",
+        "boundary=",
+        f"boundary={'x' * 71}",
+        "boundary*=x; boundary*0=y",
+        f"boundary*{'9' * 5000}=x",
+        "boundary*=\0''x",
+        "boundary=\u00e9",
+        ";" * 60_000,
+    ],
+    ids=lambda boundary: boundary[:20],
+)
+def test_a_form_without_a_proper_boundary_is_refused(boundary: str) -> None:
+    with pytest.raises(Refusal, match="boundary"):
+        file_of_form(b"--x--", checked_type({"content-type": f"{FORM_TYPE}; {boundary}"}))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"bytes": 0}, {"pixels": -1}, {"seconds": 0.0}, {"seconds": float("nan")}, {"seconds": float("inf")}],
+)
+def test_a_limit_that_is_not_positive_and_finite_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        UploadLimits(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,676 @@
+"""A served net answers as the net itself, refuses what it must, and stops in good order.
+
+The servers are processes with sockets on the loopback address, and the clients are real ones. Tests share a
+server where they leave it as they found it; what is counted is compared with what was counted before.
+"""
+
+import asyncio
+import inspect
+import io
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from typer.testing import CliRunner
+
+import steadylens
+from steadylens.checkpoints import card as card_module
+from steadylens.checkpoints.card import load_with_card
+from steadylens.checkpoints.checkpoint import save_model
+from steadylens.cli.deploy import _loaded, serve
+from steadylens.cli.main import app
+from steadylens.errors import SettingError
+from steadylens.nets.restoration import RestorationNet
+from steadylens.nets.third_party import timm_classifier
+from steadylens.serving.server import address_of, listening
+
+PNG = {"content-type": "image/png"}
+QUEUE = "steadylens_queue_requests"
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+MOST_BYTES, MOST_PIXELS, PLACES = 100_000, 40_000, 8
+
+# The command itself, with a net that fails on black images, refuses narrow ones, and is held up by white ones
+# until a file appears.
+HELD = """
+import pathlib, sys, time
+from steadylens.cli import deploy
+from steadylens.cli.main import main
+from steadylens.errors import ImageError
+
+release, loaded = pathlib.Path(sys.argv.pop(1)), deploy._loaded
+
+def loaded_and_held(model, device):
+    predictor, card = loaded(model, device)
+    call = type(predictor).__call__
+
+    def held(self, images):
+        if images.max() == 0:
+            raise RuntimeError("SECRET")
+        if images.shape[-1] == 7:
+            raise ImageError("too narrow")
+        while images.min() == 255 and not release.exists():
+            time.sleep(0.01)
+        return call(self, images)
+
+    type(predictor).__call__ = held
+    return predictor, card
+
+deploy._loaded = loaded_and_held
+main()
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """A process that serves."""
+
+    process: subprocess.Popen[str]
+    address: str
+    release: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    def accepts(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=10).close()
+        except ConnectionError:
+            return False
+        return True
+
+    def post(self, content: bytes, headers: dict[str, str] = PNG, query: str = "") -> httpx.Response:
+        return httpx.post(f"{self.address}/predict{query}", content=content, headers=headers, timeout=60)
+
+    def figure(self, name: str) -> float:
+        text = httpx.get(f"{self.address}/metrics").text
+        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def wait_for(self, name: str, value: float) -> None:
+        deadline = time.monotonic() + 30
+        while self.figure(name) < value:
+            assert time.monotonic() < deadline, f"{name} stays at {self.figure(name)}"
+            time.sleep(0.02)
+
+    def wait_until_idle(self) -> None:
+        deadline = time.monotonic() + 30
+        while self.figure(QUEUE) > 0:
+            assert time.monotonic() < deadline, "requests are still being answered"
+            time.sleep(0.02)
+
+    def together(self, contents: list[bytes], meanwhile: Callable[[], None]) -> list[httpx.Response]:
+        """Posts images at once, does something when all are in the house, and returns the replies."""
+
+        async def ask() -> list[httpx.Response]:
+            async with httpx.AsyncClient(base_url=self.address, timeout=60) as client:
+                posts = [client.post("/predict", content=content, headers=PNG) for content in contents]
+                asking = [asyncio.create_task(post) for post in posts]
+                await asyncio.to_thread(self.wait_for, QUEUE, len(contents))
+                await asyncio.to_thread(meanwhile)
+                return await asyncio.gather(*asking)
+
+        return asyncio.run(ask())
+
+    def ended(self) -> tuple[int, str, str]:
+        """Waits for the end; returns the exit code and the rest of both streams."""
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out, err
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str) -> Iterator[Server]:
+    release = folder / "release"
+    command = (sys.executable, "-c", HELD, str(release), "serve", *arguments, "--port", "0")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 120)[0], "the server does not start"
+            line = process.stdout.readline()
+            found = re.search(r"http://[\d.]+:\d+", line)
+            assert found, f"{line!r} holds no address"
+            yield Server(process=process, address=found[0], release=release)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    limits = ("--max-bytes", str(MOST_BYTES), "--max-pixels", str(MOST_PIXELS))
+    with serving(tmp_path_factory.mktemp("classifier"), "sign-gtsrb", *limits) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared_restorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    bounds = ("--max-queue", str(PLACES), "--max-wait-ms", "20", "--upload-seconds", "2")
+    with serving(tmp_path_factory.mktemp("restorer"), "l3-gtsrb", *bounds) as server:
+        yield server
+
+
+@pytest.fixture
+def restorer(shared_restorer: Server) -> Iterator[Server]:
+    yield shared_restorer
+    shared_restorer.release.touch()  # whatever is held up
+    shared_restorer.wait_until_idle()
+    shared_restorer.release.unlink()
+
+
+@pytest.fixture(scope="module")
+def sign_net() -> torch.nn.Module:
+    return steadylens.load("sign-gtsrb")
+
+
+def png(levels: np.ndarray[Any, Any]) -> bytes:
+    return written(Image.fromarray(levels), "PNG")
+
+
+def written(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def drawn(number: int, height: int = 48, width: int = 48) -> np.ndarray[Any, Any]:
+    """Returns an image that no other number has: a few random colours, blurred."""
+    coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def plain(level: int) -> bytes:
+    return png(np.full((16, 16, 3), level, np.uint8))
+
+
+def as_batch(levels: np.ndarray[Any, Any]) -> Tensor:
+    return steadylens.to_float(torch.from_numpy(levels.copy()).permute(2, 0, 1))[None]
+
+
+def probabilities(reply: httpx.Response) -> Tensor:
+    """Returns the probabilities of a reply that lists all classes, by class."""
+    assert reply.status_code == 200, reply.text
+    found = {entry["class"]: entry["probability"] for entry in reply.json()["predictions"]}
+    return torch.tensor([found[number] for number in range(43)])
+
+
+def bomb(side: int) -> bytes:
+    """Returns a PNG of one bit a pixel, complete and all black."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))]
+    packer = zlib.compressobj()
+    rows = b"".join(packer.compress(bytes(1 + side // 8)) for _ in range(side)) + packer.flush()
+    parts += [(b"IDAT", rows), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in parts
+    )
+
+
+def peak_memory_kb(process: subprocess.Popen[str]) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    return int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
+
+
+def test_a_classifier_answers_as_the_net_itself(
+    classifier: Server, sign_net: torch.nn.Module, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.fromarray(drawn(1, 60, 90))
+    files = {
+        "rgb.png": (written(photo, "PNG"), "image/png"),
+        "turned.jpg": (written(photo, "JPEG", exif=exif), "image/jpeg"),
+        "rgb.webp": (written(photo, "WEBP"), "image/webp"),
+        "palette.png": (written(photo.quantize(9), "PNG"), "image/png"),
+        "one.png": (written(photo.crop((0, 0, 1, 1)), "PNG"), "image/png"),
+    }
+    names = steadylens.card("sign-gtsrb").classes
+    for name, (content, kind) in files.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        images = steadylens.to_float(steadylens.read_image(path, size=48))[None]
+        expected = sign_net(images).softmax(dim=1)[0]
+        for reply in (
+            classifier.post(content, {"content-type": kind}),
+            httpx.post(f"{classifier.address}/predict", files={"image": (name, content, kind)}),
+        ):
+            assert reply.status_code == 200, reply.text
+            entries = reply.json()["predictions"]
+            assert len(entries) == 5
+            for entry in entries:
+                assert entry["label"] == names[entry["class"]]
+                assert entry["probability"] == pytest.approx(expected[entry["class"]].item(), abs=1e-5)
+            given = [entry["probability"] for entry in entries]
+            assert given == sorted(given, reverse=True)
+            assert given[0] == pytest.approx(expected.max().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("top", "count"), [(1, 1), (43, 43), (1000, 43)])
+def test_a_client_chooses_how_many_classes_it_gets(classifier: Server, top: int, count: int) -> None:
+    reply = classifier.post(plain(9), query=f"?top={top}")
+    assert len(reply.json()["predictions"]) == count
+
+
+FLOATS = written(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF")
+REFUSED = [
+    (b"", PNG, "", 400),
+    (b"no image", PNG, "", 422),
+    (plain(9)[:60], PNG, "", 422),
+    (FLOATS, {"content-type": "image/tiff"}, "", 422),
+    (plain(9), {}, "", 415),
+    (plain(9), {"content-type": "text/plain"}, "", 415),
+    (plain(9), {**PNG, "content-encoding": "gzip"}, "", 415),
+    (plain(9), PNG, "?top=0", 422),
+    (plain(9), PNG, "?top=many", 422),
+    (plain(9), PNG, "?bottom=1", 422),
+    (b"--x\r\n", {"content-type": "multipart/form-data; boundary=x"}, "", 400),
+    (b"--x\r\n", {"content-type": "multipart/form-data; boundary*=x; boundary*0=y"}, "", 400),
+    (png(drawn(0, 200, 201)), PNG, "", 413),
+    (bytes(MOST_BYTES + 1), PNG, "", 413),
+]
+
+
+@pytest.mark.parametrize(("content", "headers", "query", "status"), REFUSED)
+def test_what_cannot_be_answered_is_refused_in_json(
+    classifier: Server, content: bytes, headers: dict[str, str], query: str, status: int
+) -> None:
+    reply = classifier.post(content, headers, query)
+    assert reply.status_code == status
+    assert list(reply.json()) == ["error"]
+    assert "Traceback" not in reply.text
+    assert ".py" not in reply.text
+
+
+def test_a_body_of_unknown_length_is_cut_off_at_the_limit(classifier: Server) -> None:
+    sent = []
+
+    def endless() -> Iterator[bytes]:
+        for part in range(100_000):
+            sent.append(part)
+            yield bytes(10_000)
+
+    reply = httpx.post(f"{classifier.address}/predict", content=endless(), headers=PNG)
+    assert reply.status_code == 413
+    assert len(sent) < 10_000
+
+
+def test_a_bomb_is_refused_and_costs_no_memory(classifier: Server) -> None:
+    content = bomb(26_000)
+    assert len(content) < MOST_BYTES
+    before = peak_memory_kb(classifier.process)
+    assert classifier.post(content).status_code == 413
+    assert peak_memory_kb(classifier.process) - before < 20_000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/predict", 405),
+        ("POST", "/health", 405),
+        ("GET", "/nothing", 404),
+        ("GET", "/%2e%2e/etc", 404),
+    ],
+)
+def test_another_path_or_method_is_told_what_there_is(
+    classifier: Server, method: str, path: str, status: int
+) -> None:
+    reply = httpx.request(method, classifier.address + path)
+    assert reply.status_code == status
+    assert "POST /predict" in reply.json()["error"]
+
+
+def test_noise_on_the_wire_does_no_harm(classifier: Server) -> None:
+    for noise in (b"\0\xff" * 500, b"POST /predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n", b"GET"):
+        with socket.create_connection(("127.0.0.1", classifier.port), timeout=10) as client:
+            client.sendall(noise)
+    assert httpx.get(f"{classifier.address}/health").json() == {"status": "ok"}
+
+
+def test_the_service_tells_what_it_serves(classifier: Server) -> None:
+    reply = httpx.get(f"{classifier.address}/info")
+    assert "connection" not in reply.headers
+    told = reply.json()
+    assert told["model"] == "sign-gtsrb"
+    assert told["task"] == "image-classification"
+    assert len(told["classes"]) == 43
+    assert told["input"]["resized_to"] == [48, 48]
+    assert told["input"]["fit"] == "squash"
+    assert (told["input"]["bytes"], told["input"]["pixels"]) == (MOST_BYTES, MOST_PIXELS)
+    assert told["limits"]
+
+
+def distinct_images(net: torch.nn.Module, count: int) -> tuple[list[np.ndarray[Any, Any]], Tensor]:
+    """Returns images that the net answers differently, and its answers."""
+    images = [drawn(number) for number in range(800)]
+    with torch.inference_mode():
+        batches = torch.cat([as_batch(levels) for levels in images]).split(50)  # type: ignore[no-untyped-call]
+        expected = torch.cat([net(batch).softmax(dim=1) for batch in batches])
+    apart = (expected[:, None] - expected[None]).abs().amax(dim=2).fill_diagonal_(1)
+    chosen = (apart > 4e-4).all(dim=1).nonzero()[:count, 0]
+    assert len(chosen) == count
+    return [images[number] for number in chosen.tolist()], expected[chosen]
+
+
+def test_64_clients_at_once_get_each_their_own_answers(classifier: Server, sign_net: torch.nn.Module) -> None:
+    count, clients = 256, 64
+    images, expected = distinct_images(sign_net, count)
+    batches = classifier.figure("steadylens_batch_images_count")
+    served = classifier.figure('steadylens_requests_total{status="200"}')
+
+    async def ask(client: httpx.AsyncClient, numbers: range) -> list[httpx.Response]:
+        return [
+            await client.post("/predict?top=43", content=png(images[number]), headers=PNG)
+            for number in numbers
+        ]
+
+    async def ask_all() -> list[list[httpx.Response]]:
+        limits = httpx.Limits(max_connections=clients)
+        async with httpx.AsyncClient(base_url=classifier.address, limits=limits, timeout=60) as client:
+            return await asyncio.gather(*(ask(client, range(i, count, clients)) for i in range(clients)))
+
+    replies = asyncio.run(ask_all())
+    for first, of_client in enumerate(replies):
+        for number, reply in zip(range(first, count, clients), of_client, strict=True):
+            torch.testing.assert_close(probabilities(reply), expected[number], atol=1e-4, rtol=0)
+    assert classifier.figure('steadylens_requests_total{status="200"}') == served + count
+    assert classifier.figure("steadylens_batch_images_count") - batches < count  # some went together
+    assert classifier.figure("steadylens_queue_requests") == 0
+
+
+def test_a_service_stops_when_interrupted(tmp_path: Path) -> None:
+    with serving(tmp_path, "l3-gtsrb") as server, httpx.Client(base_url=server.address) as idle:
+        assert idle.get("/health").status_code == 200  # a connection that stays open
+        server.process.send_signal(signal.SIGINT)
+        code, out, err = server.ended()
+    assert code == 0
+    assert "every accepted request was answered" in out
+    assert "Traceback" not in err
+
+
+def test_a_restorer_answers_as_the_net_itself_whatever_the_sizes(restorer: Server) -> None:
+    net = steadylens.load("l3-gtsrb")
+    images = [drawn(number, 20 + number % 3, 30 + number % 2) for number in range(24)]
+
+    async def ask(client: httpx.AsyncClient, numbers: range) -> list[httpx.Response]:
+        return [await client.post("/predict", content=png(images[i]), headers=PNG) for i in numbers]
+
+    async def ask_all() -> list[list[httpx.Response]]:
+        async with httpx.AsyncClient(base_url=restorer.address, timeout=60) as client:
+            return await asyncio.gather(*(ask(client, range(i, 24, PLACES)) for i in range(PLACES)))
+
+    for first, replies in enumerate(asyncio.run(ask_all())):
+        for levels, reply in zip(images[first::PLACES], replies, strict=True):
+            assert reply.status_code == 200, reply.text
+            assert reply.headers["content-type"] == "image/png"
+            got = np.asarray(Image.open(io.BytesIO(reply.content)))
+            expected = steadylens.to_uint8(net(as_batch(levels)))[0].permute(1, 2, 0).numpy()
+            assert got.shape == expected.shape
+            assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+def test_an_image_that_the_net_refuses_is_refused_with_its_reason(restorer: Server) -> None:
+    reply = restorer.post(png(drawn(0, 20, 7)))
+    assert (reply.status_code, reply.json()) == (422, {"error": "too narrow"})
+
+
+def test_a_tiny_image_and_one_of_many_tiles_are_restored(restorer: Server) -> None:
+    net = steadylens.load("l3-gtsrb")
+    for height, width in ((2, 1), (30, 700)):
+        levels = drawn(5, height, width)
+        reply = restorer.post(png(levels))
+        assert reply.status_code == 200, reply.text
+        got = np.asarray(Image.open(io.BytesIO(reply.content))).astype(int)
+        assert got.shape == (height, width, 3)
+        if min(height, width) > 2:
+            expected = steadylens.to_uint8(net(as_batch(levels)))[0].permute(1, 2, 0).numpy()
+            assert np.abs(got - expected).max() <= 1
+
+
+def test_an_error_of_the_net_is_told_without_its_traceback_which_the_log_holds(tmp_path: Path) -> None:
+    with serving(tmp_path, "l3-gtsrb") as server:
+        reply = server.post(plain(0))
+        assert reply.status_code == 500
+        assert list(reply.json()) == ["error"]
+        assert "SECRET" not in reply.text
+        assert server.post(plain(9)).status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        code, _, err = server.ended()
+    assert code == 0
+    assert err.count("SECRET") == 1
+
+
+def test_a_slow_client_is_told_so_and_delays_nobody(restorer: Server) -> None:
+    with socket.create_connection(("127.0.0.1", restorer.port), timeout=30) as slow:
+        slow.sendall(HEAD % 9 + b"ab")
+        assert restorer.post(plain(9)).status_code == 200
+        answer = b"".join(iter(lambda: slow.recv(4096), b""))  # until the server closes
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"within 2 s" in answer
+
+
+def test_the_image_of_a_client_that_left_is_not_given_to_the_net(restorer: Server) -> None:
+    left, batches = 'steadylens_requests_total{status="499"}', "steadylens_batch_images_count"
+    before, left_before = restorer.figure(batches), restorer.figure(left)
+    request = HEAD % len(plain(255)) + plain(255)
+    for number, busy in ((1, batches), (2, QUEUE)):  # the first leaves while in the net, the second before
+        with socket.create_connection(("127.0.0.1", restorer.port), timeout=30) as client:
+            client.sendall(request)
+            restorer.wait_for(busy, before + 1 if busy == batches else 1)
+        restorer.wait_for(left, left_before + number)
+    restorer.release.touch()
+    assert restorer.post(plain(9)).status_code == 200
+    assert restorer.figure(batches) == before + 2
+
+
+def test_who_finds_no_place_is_told_to_come_back_and_the_others_are_answered(restorer: Server) -> None:
+    turned_away = []
+
+    def one_more() -> None:
+        turned_away.append(restorer.post(plain(9)))
+        restorer.release.touch()
+
+    replies = restorer.together([plain(255)] * PLACES, one_more)
+    assert [reply.status_code for reply in replies] == [200] * PLACES
+    assert (turned_away[0].status_code, turned_away[0].headers["retry-after"]) == (503, "1")
+    assert f"{PLACES} requests" in turned_away[0].json()["error"]
+
+
+def test_a_service_that_is_told_to_stop_answers_what_it_has_accepted_and_no_more(tmp_path: Path) -> None:
+    with serving(tmp_path, "l3-gtsrb") as server:
+
+        def stop() -> None:
+            server.process.send_signal(signal.SIGTERM)
+            while server.accepts():
+                time.sleep(0.02)
+            server.release.touch()
+
+        replies = server.together([plain(255)] * PLACES, stop)
+        code, out, err = server.ended()
+    assert [reply.status_code for reply in replies] == [200] * PLACES
+    assert {reply.headers["connection"] for reply in replies} == {"close"}, "or clients would send one more"
+    assert code == 0
+    assert "every accepted request was answered" in out
+    assert "Traceback" not in err
+
+
+def test_a_service_whose_time_to_stop_runs_out_says_so_and_leaves(tmp_path: Path) -> None:
+    with serving(tmp_path, "l3-gtsrb", "--stop-seconds", "1", "--max-batch", "2") as server:
+        replies = server.together([plain(255)] * 3, lambda: server.process.send_signal(signal.SIGTERM))
+        code, out, err = server.ended()
+    assert [reply.status_code for reply in replies] == [503] * 3
+    assert all("stops" in reply.json()["error"] for reply in replies)
+    assert code == 1
+    assert "3 requests were not answered within 1 s" in out
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["sign-gtsrb"], "Address already in use"),
+        (["sign-gtsrb", "--host", "no.such.host.invalid"], "cannot listen"),
+        (["no-such-net"], "choose one of"),
+        (["sign-gtsrb", "--max-queue", "0"], "places is 0"),
+        (["sign-gtsrb", "--max-pixels", "0"], "pixels is 0"),
+    ],
+)
+def test_a_service_that_cannot_start_says_why_in_one_line(arguments: list[str], reason: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1] if "Address" in reason else 0
+        result = CliRunner().invoke(app, ["serve", *arguments, "--port", str(port)])
+    assert result.exit_code == 2
+    assert reason in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def named(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Lets any name stand for addresses of this machine."""
+
+    def found(_: str, port: int, **__: object) -> list[tuple[Any, ...]]:
+        families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]
+        return [
+            (family, socket.SOCK_STREAM, 0, "", (address, port, 0, 0)[: 4 if ":" in address else 2])
+            for family, address in zip(families, addresses, strict=True)
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="127.0.0.2 is no address of it")
+def test_a_name_that_stands_for_several_addresses_is_served_at_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    named(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.1")
+    with listening("name", 0) as listeners:
+        places = [listener.getsockname() for listener in listeners]
+        assert [host for host, _ in places] == ["127.0.0.1", "127.0.0.2"]
+        assert len({port for _, port in places}) == 1
+        for listener, place in zip(listeners, places, strict=True):
+            listener.listen()
+            with socket.socket() as client:
+                client.settimeout(10)
+                client.connect(place)
+    assert all(listener.fileno() < 0 for listener in listeners)
+
+
+def test_a_reply_does_not_wait_for_more_to_send() -> None:
+    async def at_once() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted = writer.get_extra_info("socket")
+            found.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with listening("127.0.0.1", 0) as (listener,):
+            async with await asyncio.start_server(answer, sock=listener):
+                _, writer = await asyncio.open_connection(*listener.getsockname())
+                told = await found
+                writer.close()
+                await writer.wait_closed()
+        return told
+
+    assert asyncio.run(at_once())
+
+
+def test_an_address_that_this_machine_does_not_have_is_left_out_unless_it_is_the_only_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    absent = "203.0.113.1"
+    named(monkeypatch, absent, "127.0.0.1")
+    with listening("name", 0) as listeners:
+        assert [listener.getsockname()[0] for listener in listeners] == ["127.0.0.1"]
+    named(monkeypatch, absent)
+    with pytest.raises(SettingError, match="cannot listen on name:0"), listening("name", 0):
+        pass
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6")
+def test_both_families_can_have_all_addresses_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    named(monkeypatch, "0.0.0.0", "::")  # noqa: S104 - it never listens
+    with listening("name", 0) as listeners:
+        assert [address_of(listener).rpartition(":")[0] for listener in listeners] == [
+            "http://0.0.0.0",
+            "http://[::]",
+        ]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="127.0.0.2 is no address of it")
+def test_a_port_that_one_of_the_addresses_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        named(monkeypatch, "127.0.0.1", "127.0.0.2")
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingError, match="Address already in use"), listening("name", port):
+            pass
+
+
+def test_the_service_answers_at_every_address_of_its_name(tmp_path: Path) -> None:
+    with serving(tmp_path, "l3-gtsrb", "--host", "localhost") as server:
+        hosts = {entry[4][0] for entry in socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)}
+        assert hosts
+        for host in hosts:
+            address = f"http://[{host}]:{server.port}" if ":" in str(host) else f"http://{host}:{server.port}"
+            assert httpx.get(f"{address}/health").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["l3-gtsrb", "fused-gtsrb"])
+def test_a_served_restorer_lies_in_memory_as_convolutions_run_fastest(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    net, card = load_with_card(name)
+    monkeypatch.setattr(card_module, "load_with_card", {name: (net, card)}.__getitem__)
+    _loaded(name, torch.device("cpu"))
+    (restorer,) = [part for part in net.modules() if isinstance(part, RestorationNet)]
+    large = [weight for weight in restorer.parameters() if weight.ndim == 4 and weight.shape[-1] > 1]
+    assert large
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in large)
+    assert not any(weight.is_contiguous() for weight in large)
+
+
+def test_without_the_extra_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    monkeypatch.delitem(sys.modules, "steadylens.serving.service", raising=False)
+    monkeypatch.delitem(sys.modules, "steadylens.serving.server", raising=False)
+    result = CliRunner().invoke(app, ["serve", "sign-gtsrb", "--port", "0"])
+    assert result.exit_code == 2
+    assert "pip install 'steadylens[serve]'" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_classifier_of_another_library_gets_images_of_its_own_size(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    classifier = timm_classifier("test_byobnet", classes=3, size=96)
+    save_model(path, steadylens.FusedClassifier(torch.nn.Identity(), classifier).eval(), about={})
+    predictor, _ = _loaded(str(path), torch.device("cpu"))
+    assert predictor.size == 96
+    images = torch.randint(256, (2, 3, 96, 96), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = classifier.eval()(steadylens.to_float(images)).softmax(dim=1)
+    torch.testing.assert_close(predictor(images), expected)
+
+
+def test_the_options_in_the_page_exist() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(--[a-z-]+)", page))
+    known = {f"--{name.replace('_', '-')}" for name in inspect.signature(serve).parameters}
+    assert len(named) > 5
+    assert named <= known

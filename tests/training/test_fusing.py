@@ -1,0 +1,368 @@
+"""Tuning without labels makes a frozen classifier keep its answers, and moves the restorer alone.
+
+A pair is written whole, whether nothing was trained or the restorer, and never twice.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steadylens.checkpoints.card import card_of
+from steadylens.checkpoints.checkpoint import load_model, save_model
+from steadylens.data.datasets import Dataset
+from steadylens.errors import SettingError
+from steadylens.images.tensors import to_float
+from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
+from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
+from steadylens.nets.third_party import timm_classifier
+from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.training.fusing import Repeating, fuse_as_they_are, fuse_label_free, tune_restorer
+from steadylens.training.loop import OneCycleAdam, Training
+from steadylens.training.objectives import LogSquaredError, repeating_objective
+from steadylens.training.recipes import SMOKE
+from steadylens.training.run import Run, Update
+from steadylens.training.settings import ClassifierRecipe, Recipe
+from tests import tiny_runs
+from tests.tiny_runs import Notebook
+
+NOISE = gaussian_degradation(60)
+
+
+LOSS = LogSquaredError()
+
+
+TUNING = ClassifierRecipe(steps=4, batch=2, optimization=OneCycleAdam(learning_rate=1e-3), degradation=NOISE)
+
+
+TINY = replace(SMOKE, name="tiny", fine_tuning=TUNING)
+
+
+def run_of(data: Dataset, notebook: Notebook | None = None, *, recipe: Recipe = TINY) -> Run:
+    return tiny_runs.run_of(data, notebook or Notebook(), recipe=recipe)
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        return make()
+
+
+def classifier() -> PreparedClassifier:
+    """Returns an untrained classifier with running statistics and dropout, in train mode."""
+
+    def layers() -> nn.Module:
+        pooled = (nn.AvgPool2d(8), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+        return nn.Sequential(*pooled, nn.Dropout(0.5), nn.Linear(8 * 16, 4))
+
+    return PreparedClassifier(seeded(layers), size=48, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).train()
+
+
+def restorer() -> RestorationNet:
+    net = seeded(lambda: RestorationNet(depth=3, padding="reflect"))
+    assert isinstance(net, RestorationNet)
+    return net
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("fidelity", [0.0, 0.3])
+def test_the_objective_is_the_divergence_from_the_answers_on_clean_images_and_the_restorers_own_loss(
+    fidelity: float, tiny_data: Dataset
+) -> None:
+    net, front = classifier().eval().requires_grad_(False), restorer()
+    degradation = Degradation(families=NOISE.families, versions=3)
+    draw = repeating_objective(
+        front, net, tiny_data.train.images, batch=7, degradation=degradation, fidelity=fidelity, loss=LOSS
+    )
+    parts = list(draw(torch.Generator().manual_seed(5)))
+    assert len(parts) == 3, "21 noisy images in tens"
+
+    generator = torch.Generator().manual_seed(5)
+    chosen = torch.randint(len(tiny_data.train.images), (7,), generator=generator)
+    clean = to_float(tiny_data.train.images[chosen])
+    noisy = degradation(clean, generator=generator)
+    clean = clean.repeat_interleave(3, dim=0)
+    wanted, found = net(clean).softmax(dim=1), net(front(noisy)).softmax(dim=1)
+    divergence = (wanted * (wanted / found).log()).sum(dim=1).mean()
+    own = ((front(noisy) - clean).square().mean(dim=(1, 2, 3)) + 1e-5).log().mean()
+    torch.testing.assert_close(sum(parts), divergence + fidelity * own)
+
+
+def test_nothing_is_left_to_learn_where_the_classifier_repeats_itself(tiny_data: Dataset) -> None:
+    net, front = classifier().eval().requires_grad_(False), nn.Identity()
+    clean = replace(NOISE, clean_share=1.0)
+    draw = repeating_objective(
+        front, net, tiny_data.train.images, batch=4, degradation=clean, fidelity=0, loss=LOSS
+    )
+    assert float(sum(draw(torch.Generator().manual_seed(5)))) == pytest.approx(0, abs=1e-6)
+
+
+def test_labels_are_not_looked_at(tiny_data: Dataset, tmp_path: Path) -> None:
+    nets = []
+    for name, labels in (
+        ("one.safetensors", tiny_data.train.labels),
+        ("other.safetensors", tiny_data.train.labels.flip(0)),
+    ):
+        data = replace(tiny_data, train=replace(tiny_data.train, labels=labels))
+        nets.append(tune_restorer(run_of(data), restorer(), classifier(), tmp_path / name, name="pair"))
+    assert equal(state(nets[0]), state(nets[1]))
+
+
+class NearestColour(nn.Module):
+    """Answers with the class whose mean colour is nearest to the image's."""
+
+    colours: Tensor
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        super().__init__()
+        members = [images[labels == label] for label in range(int(labels.max()) + 1)]
+        self.register_buffer("colours", torch.stack([some.mean(dim=(0, 2, 3)) for some in members]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return -50 * (images.mean(dim=(2, 3))[:, None] - self.colours).square().sum(dim=2)
+
+
+def test_answers_are_kept_more_often_after_tuning(tiny_data: Dataset) -> None:
+    """Says so of a restorer that changes colours, and of noise that was not trained on."""
+    net = NearestColour(to_float(tiny_data.train.images), tiny_data.train.labels)
+    front = restorer()
+    with torch.no_grad():
+        front.get_parameter("layers.4.bias").copy_(torch.tensor([0.5, -0.5, 0.0]))
+
+    def kept() -> int:
+        clean = to_float(tiny_data.test.images).repeat(8, 1, 1, 1)
+        noisy = NOISE(clean, generator=torch.Generator().manual_seed(8))
+        with torch.inference_mode():
+            return int((net(front(noisy)).argmax(dim=1) == net(clean).argmax(dim=1)).sum())
+
+    before = kept()
+    objective = repeating_objective(
+        front, net, tiny_data.train.images, batch=8, degradation=NOISE, fidelity=0.1, loss=LOSS
+    )
+    training = Training(
+        front, objective, optimization=OneCycleAdam(learning_rate=3e-3), steps=30,
+        generator=torch.Generator().manual_seed(1),
+    )  # fmt: skip
+    for _progress in training.run():
+        pass
+    assert before <= 40
+    assert kept() >= 56, "of 64"
+
+
+def test_slight_noise_and_clean_images_are_added_to_the_noise_of_the_recipe() -> None:
+    noise = Repeating(slight_share=0.25, clean_share=0.1).noise(replace(NOISE, versions=2))
+    assert noise.families[1:] == NOISE.families
+    assert noise.weights[0] / sum(noise.weights) == pytest.approx(0.25)
+    assert (noise.clean_share, noise.versions) == (0.1, 2)
+    drawn = noise.draw(torch.rand(400, 3, 2, 2), generator=torch.Generator().manual_seed(2))
+    assert 0.17 < float((drawn.family == 0).float().mean()) < 0.28
+    assert float(drawn.strength_grey[drawn.family == 0].max()) <= 6
+
+
+def test_a_recipe_that_shows_more_clean_images_keeps_them() -> None:
+    assert Repeating(clean_share=0.1).noise(replace(NOISE, clean_share=0.5)).clean_share == 0.5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Repeating(slight_share=1.0),
+        lambda: Repeating(clean_share=-0.1),
+        lambda: Repeating(fidelity=-1.0),
+    ],
+)
+def test_settings_that_are_none_are_refused(make: Callable[[], Repeating]) -> None:
+    with pytest.raises(SettingError, match=r"shares must lie in \[0, 1\), a weight must be at least 0"):
+        make()
+
+
+def test_the_classifier_stays_bit_for_bit_what_it_is(tiny_data: Dataset, tmp_path: Path) -> None:
+    net = classifier()
+    net.get_parameter("body.1.bias").requires_grad_(False)
+    before, modes = state(net), [part.training for part in net.modules()]
+    wishes = [parameter.requires_grad for parameter in net.parameters()]
+    front = restorer()
+    moved = state(front)
+    tuned = tune_restorer(run_of(tiny_data), front, net, tmp_path / "tuned.safetensors", name="pair")
+    assert tuned is front
+    assert not equal(moved, state(front))
+    assert equal(before, state(net))
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert modes == [part.training for part in net.modules()]
+    assert wishes == [parameter.requires_grad for parameter in net.parameters()]
+
+
+def test_the_file_holds_the_restorer_and_how_often_answers_were_kept(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    notebook = Notebook()
+    path = tmp_path / "tuned.safetensors"
+    front = tune_restorer(run_of(tiny_data, notebook), restorer(), classifier(), path, name="pair")
+    loaded, about = load_model(path)
+    assert isinstance(loaded, RestorationNet)
+    assert equal(state(loaded), state(front))
+    assert about["stage"] == "label-free tuning pair"
+    assert about["samples"] == 4 * 2
+    assert about["validation"].keys() == {"kept_before", "kept", "images"}
+    assert notebook.updates[-1].note.endswith("of the answers kept on noisy validation images")
+
+
+def test_the_rate_is_that_of_a_restorer_not_of_the_recipe(tiny_data: Dataset, tmp_path: Path) -> None:
+    abouts = []
+    for rate in (1e-3, 1e-5):
+        repeating = Repeating(optimization=OneCycleAdam(learning_rate=rate))
+        path = tmp_path / f"{rate}.safetensors"
+        tune_restorer(run_of(tiny_data), restorer(), classifier(), path, name="pair", repeating=repeating)
+        abouts.append(load_model(path)[1])
+    highest = [max(rate for _, _, rate in about["curve"]) for about in abouts]
+    assert highest == [pytest.approx(1e-3), pytest.approx(1e-5)]
+
+
+def test_a_tuning_that_was_interrupted_ends_as_if_it_had_not_been(tiny_data: Dataset, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    tune_restorer(run_of(tiny_data), restorer(), classifier(), whole, name="pair")
+    with pytest.raises(KeyboardInterrupt):
+        tune_restorer(run_of(tiny_data, Notebook(limit=3)), restorer(), classifier(), cut, name="pair")
+    notebook = Notebook()
+    for _ in range(2):
+        tune_restorer(run_of(tiny_data, notebook), restorer(), classifier(), cut, name="pair")
+    assert [update.state for update in notebook.updates if update.state != "advanced"] == [
+        "resumed", "finished", "skipped"
+    ]  # fmt: skip
+    (one, about), (other, other_about) = load_model(whole), load_model(cut)
+    assert equal(state(one), state(other))
+    assert about["validation"] == other_about["validation"]
+
+
+@pytest.mark.parametrize("other", ["restorer", "classifier"])
+def test_a_file_of_other_nets_is_refused(other: str, tiny_data: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "tuned.safetensors"
+    tune_restorer(run_of(tiny_data), restorer(), classifier(), path, name="pair")
+    front, net = restorer(), classifier()
+    with torch.no_grad():
+        next((front if other == "restorer" else net).parameters()).mul_(1.1)
+    with pytest.raises(SettingError, match="was made with other data, settings or seed"):
+        tune_restorer(run_of(tiny_data), front, net, path, name="pair")
+
+
+def test_a_restorer_without_weights_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="1 trainable parameter"):
+        tune_restorer(
+            run_of(tiny_data), GaussianSmoothing(), classifier(), tmp_path / "tuned.safetensors", name="pair"
+        )
+
+
+def test_a_recipe_without_noise_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:
+    quiet = replace(TINY, fine_tuning=replace(TUNING, degradation=None))
+    with pytest.raises(SettingError, match="recipe tiny fine-tunes without noise"):
+        tune_restorer(
+            run_of(tiny_data, recipe=quiet),
+            restorer(),
+            classifier(),
+            tmp_path / "tuned.safetensors",
+            name="pair",
+        )
+
+
+def pair_run(data: Dataset, news: list[Update]) -> Run:
+    recipe = replace(SMOKE, fine_tuning=replace(SMOKE.fine_tuning, steps=2, batch=2))
+    return Run(data=data, recipe=recipe, seed=0, device=torch.device("cpu"), observe=news.append)
+
+
+def nets() -> tuple[RestorationNet, PreparedClassifier]:
+    """Returns the same restorer and foreign classifier each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return RestorationNet(depth=3), timm_classifier("test_resnet", classes=4, size=48)
+
+
+def test_a_pair_as_it_is_comes_back_from_its_file(tiny_data: Dataset, tmp_path: Path) -> None:
+    restorer, classifier = nets()
+    before = state(FusedClassifier(restorer, classifier))
+    path = tmp_path / "pair.safetensors"
+    fused = fuse_as_they_are(pair_run(tiny_data, []), restorer, classifier, path, name="pair", seconds=3.5)
+    loaded, about = load_model(path)
+    assert equal(before, state(fused))
+    assert equal(before, state(loaded))
+    assert about["classes"] == list(tiny_data.class_names)
+    assert (about["stage"], about["seconds"]) == ("fusing pair", 3.5)
+
+
+def test_a_pair_is_not_written_twice_and_not_over_another(tiny_data: Dataset, tmp_path: Path) -> None:
+    news: list[Update] = []
+    path = tmp_path / "pair.safetensors"
+    for _ in range(2):
+        fuse_as_they_are(pair_run(tiny_data, news), *nets(), path, name="pair")
+    assert [update.state for update in news] == ["finished", "skipped"]
+    with pytest.raises(SettingError, match="was made with other data, settings or seed"):
+        fuse_as_they_are(pair_run(tiny_data, news), GaussianSmoothing(), nets()[1], path, name="pair")
+
+
+def test_label_free_tuning_writes_the_pair_and_the_restorer_beside(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    news: list[Update] = []
+    restorer, classifier = nets()
+    before = state(classifier)
+    fused = fuse_label_free(
+        pair_run(tiny_data, news), restorer, classifier, tmp_path / "pair.safetensors", name="pair"
+    )
+    (pair, about), (alone, alone_about) = (
+        load_model(tmp_path / name) for name in ("pair.safetensors", "pair-restorer.safetensors")
+    )
+    assert isinstance(pair, FusedClassifier)
+    assert equal(before, state(pair.classifier))
+    assert equal(state(alone), state(pair.restorer))
+    assert not equal(state(alone), state(nets()[0]))
+    assert equal(state(pair), state(fused))
+    assert about["seconds"] == alone_about["seconds"] > 0
+    fuse_label_free(pair_run(tiny_data, news), *nets(), tmp_path / "pair.safetensors", name="pair")
+    assert [update.state for update in news[-2:]] == ["skipped", "skipped"]
+
+
+def test_a_pair_that_cannot_be_saved_is_refused_before_it_is_trained(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    own = PreparedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 4)), size=48)
+    with pytest.raises(SettingError, match="save the restorer alone"):
+        fuse_label_free(pair_run(tiny_data, []), nets()[0], own, tmp_path / "pair.safetensors", name="pair")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sign_net_can_be_paired_too(tiny_data: Dataset, tmp_path: Path) -> None:
+    fuse_as_they_are(
+        pair_run(tiny_data, []), nn.Identity(), SignNet(classes=4), tmp_path / "pair.safetensors", name="pair"
+    )
+    loaded, _ = load_model(tmp_path / "pair.safetensors")
+    assert isinstance(loaded, FusedClassifier)
+
+
+def test_the_card_of_a_pair_that_was_only_put_together_names_no_training(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "pair.safetensors"
+    fuse_as_they_are(pair_run(tiny_data, []), *nets(), path, name="pair")
+    text = card_of(*load_model(path), name="pair").markdown()
+    assert "It was trained" not in text
+    assert "The training data are not known." in text
+    assert tiny_data.source not in text
+
+
+def test_a_foreign_file_in_the_place_of_a_pair_is_refused_before_it_is_trained(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "pair.safetensors"
+    save_model(path, GaussianSmoothing(), about={})
+    with pytest.raises(SettingError, match="no tuning has written it; choose another place"):
+        fuse_label_free(pair_run(tiny_data, []), *nets(), path, name="pair")
+    assert list(tmp_path.iterdir()) == [path]

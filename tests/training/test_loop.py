@@ -1,0 +1,660 @@
+"""The optimizers against the update rules written out, and the courses of their rates.
+
+A training can be cut anywhere and goes on the same; its objectives are the paper's.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from steadylens.checkpoints.checkpoint import load_state, save_state
+from steadylens.data.datasets import Dataset
+from steadylens.errors import CheckpointError, DivergenceError, SettingError
+from steadylens.images.tensors import to_float
+from steadylens.nets.classification import FusedClassifier, SignNet
+from steadylens.nets.restoration import DongNet, RestorationNet, initialize_xavier
+from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.training import objectives as objectives_module
+from steadylens.training.loop import CURVE_POINTS, MomentumSgd, OneCycleAdam, Optimization, Training
+from steadylens.training.objectives import (
+    Augmentation,
+    LogSquaredError,
+    Objective,
+    RestorationLoss,
+    SquaredError,
+    classifying_objective,
+    restoring_objective,
+)
+
+IMAGES = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def small_net() -> nn.Sequential:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.01), nn.Conv2d(4, 2, 1)).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in net.parameters():
+            tensor.uniform_(-0.5, 0.5, generator=generator)
+    return net
+
+
+def data_loss(net: nn.Module) -> Tensor:
+    loss: Tensor = (net(IMAGES) - 1).square().sum()
+    return loss
+
+
+def train(net: nn.Module, optimization: Optimization, steps: int) -> None:
+    """Takes the steps of a training: the course's factor multiplies the full rate of each group."""
+    optimizer = optimization.optimizer(net)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["full_lr"] * optimization.factor(step, steps)
+        optimizer.zero_grad()
+        torch.autograd.backward(data_loss(net))
+        optimizer.step()
+
+
+def test_momentum_sgd_equals_the_rule_written_out_with_the_term_of_eq_3() -> None:
+    rates = {"0.weight": 1e-3, "0.bias": 2e-3, "2.weight": 1e-4, "2.bias": 2e-4}
+    trained, plain = small_net(), small_net()
+    velocities = {name: torch.zeros_like(tensor) for name, tensor in plain.named_parameters()}
+    for step in range(6):
+        # Eq. (3) is differentiated as it stands, so the factor 2 of the penalty's gradient is not assumed.
+        penalty = torch.stack([tensor.square().sum() for tensor in plain.parameters()]).sum()
+        gradients = torch.autograd.grad(data_loss(plain) + 0.03 * penalty, list(plain.parameters()))
+        with torch.no_grad():
+            for (name, tensor), gradient in zip(plain.named_parameters(), gradients, strict=True):
+                velocities[name] = 0.9 * velocities[name] + gradient
+                tensor.sub_(rates[name] * 0.8**step * velocities[name])
+    train(
+        trained,
+        MomentumSgd(learning_rate=1e-3, decay=0.8, l2=0.03, last_layer_factor=0.1, bias_factor=2),
+        steps=6,
+    )
+    for ours, expected in zip(trained.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("l2", [0.0, 1e-6, 0.5])
+def test_where_the_data_say_nothing_a_step_shrinks_the_weights_by_twice_lambda(l2: float) -> None:
+    net = small_net()
+    before = [tensor.clone() for tensor in net.parameters()]
+    optimizer = MomentumSgd(learning_rate=0.1, l2=l2).optimizer(net)
+    for tensor in net.parameters():
+        tensor.grad = torch.zeros_like(tensor)
+    optimizer.step()
+    for tensor, old in zip(net.parameters(), before, strict=True):
+        torch.testing.assert_close(tensor, old * (1 - 0.1 * 2 * l2))
+
+
+def rates_by_name(net: nn.Module, optimization: Optimization) -> dict[str, float]:
+    names = {id(tensor): name for name, tensor in net.named_parameters()}
+    groups = optimization.optimizer(net).param_groups
+    assert all(group["lr"] == group["full_lr"] for group in groups)
+    return {names[id(tensor)]: group["lr"] for group in groups for tensor in group["params"]}
+
+
+def test_the_papers_last_layer_learns_at_a_tenth_of_the_rate() -> None:
+    rates = rates_by_name(small_net(), MomentumSgd(learning_rate=1e-3, last_layer_factor=0.1))
+    assert rates == pytest.approx({"0.weight": 1e-3, "0.bias": 1e-3, "2.weight": 1e-4, "2.bias": 1e-4})
+
+
+def test_biases_can_learn_at_twice_the_rate() -> None:
+    rates = rates_by_name(small_net(), MomentumSgd(learning_rate=0.02, bias_factor=2))
+    assert rates == pytest.approx({"0.weight": 0.02, "0.bias": 0.04, "2.weight": 0.02, "2.bias": 0.04})
+
+
+@pytest.mark.parametrize(
+    "optimization",
+    [MomentumSgd(learning_rate=0.1, l2=0.1), OneCycleAdam(learning_rate=0.1, weight_decay=0.1)],
+    ids=["SGD", "Adam"],
+)
+def test_what_is_frozen_does_not_move(optimization: Optimization) -> None:
+    net = FusedClassifier(nn.Conv2d(3, 3, 1).double(), small_net())
+    frozen = [tensor.clone() for tensor in net.restorer.parameters()]
+    assert all(name.startswith("classifier.") for name in rates_by_name(net, optimization))
+    train(net, optimization, steps=3)
+    assert all(map(torch.equal, frozen, net.restorer.parameters()))
+
+
+@given(decay=st.floats(0.5, 1), step=st.integers(0, 200))
+def test_the_rate_decays_geometrically(decay: float, step: int) -> None:
+    optimization = MomentumSgd(learning_rate=1, decay=decay)
+    assert optimization.factor(step, 1000) == pytest.approx(math.prod([decay] * step))
+
+
+def test_the_papers_rate_ends_at_a_fiftieth() -> None:
+    assert MomentumSgd(learning_rate=1e-3, decay=0.99996).factor(100_000, 100_000) == pytest.approx(
+        math.exp(-4), rel=1e-3
+    )
+
+
+def test_adam_equals_the_rule_written_out_with_decoupled_decay() -> None:
+    optimization = OneCycleAdam(learning_rate=0.01, warmup_share=0.5, weight_decay=0.1)
+    trained, plain = small_net(), small_net()
+    first = [torch.zeros_like(tensor) for tensor in plain.parameters()]
+    second = [torch.zeros_like(tensor) for tensor in plain.parameters()]
+    for step in range(4):
+        rate = 0.01 * [0.5, 1.0, 1.0, 0.5][step]
+        gradients = torch.autograd.grad(data_loss(plain), list(plain.parameters()))
+        with torch.no_grad():
+            for tensor, gradient, mean, square in zip(
+                plain.parameters(), gradients, first, second, strict=True
+            ):
+                mean.mul_(0.9).add_(0.1 * gradient)
+                square.mul_(0.999).add_(0.001 * gradient**2)
+                tensor.mul_(1 - rate * 0.1)
+                unbiased = (square / (1 - 0.999 ** (step + 1))).sqrt()
+                tensor.sub_(rate * mean / (1 - 0.9 ** (step + 1)) / (unbiased + 1e-8))
+    train(trained, optimization, steps=4)
+    for ours, expected in zip(trained.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@settings(deadline=None)
+@given(steps=st.integers(1, 3000), share=st.floats(0, 0.999))
+def test_the_cycle_stays_above_0_and_rises_before_it_falls(steps: int, share: float) -> None:
+    optimization = OneCycleAdam(learning_rate=1, warmup_share=share)
+    factors = [optimization.factor(step, steps) for step in range(steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    peak = factors.index(max(factors))
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.37, 0.9])
+def test_the_cycle_rises_in_its_share_of_the_steps_to_1_and_falls_to_almost_nothing(share: float) -> None:
+    factors = [OneCycleAdam(learning_rate=1, warmup_share=share).factor(step, 1000) for step in range(1000)]
+    assert max(factors) == 1
+    assert factors.index(1) == max(0, round(share * 1000) - 1)
+    assert factors[-1] < 1e-3
+
+
+def test_the_cycle_rises_along_a_line_and_falls_along_half_a_cosine() -> None:
+    factors = [OneCycleAdam(learning_rate=1, warmup_share=0.2).factor(step, 10) for step in range(10)]
+    fall = [0.5 + 0.5 * math.cos(math.pi * eighth / 8) for eighth in range(8)]
+    assert factors == pytest.approx([0.5, 1.0, *fall])
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, math.inf, math.nan])
+def test_a_rate_that_cannot_train_is_refused(rate: float) -> None:
+    for build in (MomentumSgd, OneCycleAdam):
+        with pytest.raises(SettingError, match=f"learning_rate is {rate}, it must be a positive number"):
+            build(learning_rate=rate)
+
+
+@pytest.mark.parametrize("decay", [0.0, -0.5, 1.01, math.nan])
+def test_a_decay_that_is_no_share_is_refused(decay: float) -> None:
+    with pytest.raises(SettingError, match=rf"decay is {decay}, it must lie in \(0, 1\]"):
+        MomentumSgd(learning_rate=0.1, decay=decay)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, math.nan])
+def test_a_warmup_that_leaves_nothing_is_refused(share: float) -> None:
+    with pytest.raises(SettingError, match=rf"warmup_share is {share}, it must lie in \[0, 1\)"):
+        OneCycleAdam(learning_rate=0.1, warmup_share=share)
+
+
+SGD = MomentumSgd(learning_rate=0.01, decay=0.9, l2=1e-4, last_layer_factor=0.5, bias_factor=2.0)
+
+
+ADAM = OneCycleAdam(learning_rate=1e-3, weight_decay=0.01)
+
+
+STEPS = 5
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def sign_training(data: Dataset, optimization: Optimization, *, seed: int = 1, weights: int = 1) -> Training:
+    """Returns a training in which everything is random: batch, pose, noise and dropout."""
+    net = SignNet(classes=4)
+    initialize_xavier(net, generator=seeded(weights))
+    objective = classifying_objective(
+        net,
+        data.train.images,
+        data.train.labels,
+        batch=4,
+        augmentation=Augmentation(),
+        degradation=Degradation(),
+    )
+    return Training(
+        net, objective, optimization=optimization, steps=STEPS, generator=seeded(seed), clip_norm=5.0
+    )
+
+
+def point_training(
+    losses: list[float], *, steps: int, optimization: Optimization = SGD, clip_norm: float | None = None
+) -> Training:
+    """Returns a training of one linear layer whose losses are those given, one after the other."""
+    layer = nn.Linear(1, 1)
+    values = iter(losses)
+
+    def draw(generator: torch.Generator) -> Iterator[Tensor]:
+        yield layer.weight.sum() * 0 + next(values)
+
+    return Training(
+        layer, draw, optimization=optimization, steps=steps, generator=seeded(0), clip_norm=clip_norm
+    )
+
+
+def advance(training: Training, steps: int) -> None:
+    for _ in islice(training.run(), steps):
+        pass
+
+
+def assert_same_state(training: Training, other: Training) -> None:
+    tensors, plain = training.state()
+    other_tensors, other_plain = other.state()
+    assert tensors.keys() == other_tensors.keys()
+    assert [name for name, value in tensors.items() if not torch.equal(value, other_tensors[name])] == []
+    assert {**plain, "seconds": 0} == {**other_plain, "seconds": 0}
+
+
+@pytest.mark.parametrize("optimization", [SGD, ADAM], ids=["momentum SGD", "one-cycle Adam"])
+@pytest.mark.parametrize("cut", [1, 3])
+def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(
+    tiny_data: Dataset, tmp_path: Path, optimization: Optimization, cut: int
+) -> None:
+    whole = sign_training(tiny_data, optimization)
+    advance(whole, STEPS)
+    first = sign_training(tiny_data, optimization)
+    advance(first, cut)
+    save_state(tmp_path / "a.training", *first.state())
+    torch.manual_seed(cut)  # another process has another global generator
+    second = sign_training(tiny_data, optimization, seed=7, weights=7)
+    second.resume(*load_state(tmp_path / "a.training"))
+    assert second.step == cut
+    assert second.seconds == first.seconds
+    advance(second, STEPS)
+    assert second.step == STEPS
+    assert_same_state(second, whole)
+
+
+def test_a_cut_in_the_middle_of_a_curve_point_does_not_show(tmp_path: Path) -> None:
+    losses = [float(number) for number in range(300)]
+    whole = point_training(losses, steps=300)
+    advance(whole, 300)
+    first = point_training(losses, steps=300)
+    advance(first, 100)  # a point is made every three steps
+    save_state(tmp_path / "a.training", *first.state())
+    second = point_training(losses[100:], steps=300)
+    second.resume(*load_state(tmp_path / "a.training"))
+    advance(second, 300)
+    assert second.curve == whole.curve
+
+
+def test_training_leaves_the_global_generator_as_it_was(tiny_data: Dataset) -> None:
+    training = sign_training(tiny_data, ADAM)
+    before = torch.get_rng_state()
+    advance(training, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_global_generator_has_no_influence_and_ours_has(tiny_data: Dataset) -> None:
+    trainings = []
+    for global_seed, seed in ((1, 1), (2, 1), (1, 2)):
+        torch.manual_seed(global_seed)
+        trainings.append(sign_training(tiny_data, ADAM, seed=seed))
+        advance(trainings[-1], 2)
+    assert_same_state(trainings[0], trainings[1])
+    assert trainings[0].curve != trainings[2].curve
+
+
+def test_progress_tells_step_loss_and_rate() -> None:
+    training = point_training([3.0, 2.0], steps=2, optimization=MomentumSgd(learning_rate=0.1, decay=0.5))
+    told = [(each.step, each.steps, each.loss, each.learning_rate) for each in training.run()]
+    assert told == [(1, 2, 3.0, 0.1), (2, 2, 2.0, 0.05)]
+    assert list(training.run()) == []
+
+
+def test_the_rates_of_all_groups_follow_the_factor() -> None:
+    optimization = MomentumSgd(learning_rate=0.1, decay=0.5, bias_factor=2.0)
+    training = point_training([1.0] * 3, steps=3, optimization=optimization)
+    advance(training, 3)
+    assert [group["lr"] for group in training.optimizer.param_groups] == pytest.approx([0.025, 0.05])
+
+
+@pytest.mark.parametrize("steps", [1, 7, 99, 100, 101, 150, 199, 250])
+def test_the_curve_has_the_documented_number_of_points(steps: int) -> None:
+    losses = torch.rand(steps, generator=seeded(steps)).tolist()
+    training = point_training(losses, steps=steps)
+    advance(training, steps)
+    assert len(training.curve) == min(steps, CURVE_POINTS)
+    ends = [end for end, _, _ in training.curve]
+    assert ends == sorted(set(ends))
+    assert ends[-1] == steps
+    starts = [0, *ends[:-1]]
+    for (end, mean, _), start in zip(training.curve, starts, strict=True):
+        assert mean == pytest.approx(sum(losses[start:end]) / (end - start))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_a_divergence(bad: float) -> None:
+    training = point_training([1.0, bad], steps=5)
+    with pytest.raises(DivergenceError, match=rf"became {bad} at step 2 of 5; lower .* \(0\.01\) or clip"):
+        advance(training, 5)
+
+
+def test_a_rate_beyond_reason_is_a_divergence(tiny_data: Dataset) -> None:
+    training = sign_training(tiny_data, MomentumSgd(learning_rate=1e30))
+    training.clip_norm = None
+    with pytest.raises(DivergenceError, match=r"lower the learning rate \(1e\+30\)"):
+        advance(training, STEPS)
+
+
+def test_clipping_bounds_the_move() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    before = layer.weight.detach().clone()
+
+    def draw(generator: torch.Generator) -> Iterator[Tensor]:
+        yield layer.weight.sum() * 1000
+
+    optimization = MomentumSgd(learning_rate=1.0)
+    advance(Training(layer, draw, optimization=optimization, steps=1, generator=seeded(0), clip_norm=0.5), 1)
+    assert float((layer.weight.detach() - before).norm()) == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_steps_below_one_are_refused(steps: int) -> None:
+    with pytest.raises(SettingError, match=f"at least 1 step.*not {steps} steps"):
+        point_training([], steps=steps)
+
+
+def test_a_net_without_trainable_parameters_is_refused() -> None:
+    frozen = nn.Linear(1, 1).requires_grad_(False)
+    with pytest.raises(SettingError, match="1 trainable parameter"):
+        Training(frozen, lambda generator: iter(()), optimization=SGD, steps=1, generator=seeded(0))
+
+
+def test_the_state_of_another_number_of_steps_is_refused() -> None:
+    state = point_training([1.0], steps=3).state()
+    with pytest.raises(CheckpointError, match="of 3 steps, this one has 4; remove the checkpoint"):
+        point_training([1.0], steps=4).resume(*state)
+
+
+def test_the_state_of_another_net_is_refused(tiny_data: Dataset) -> None:
+    other = sign_training(tiny_data, SGD)
+    advance(other, 1)
+    with pytest.raises(CheckpointError, match=r"another net: the weights lack bias .* to start again$"):
+        point_training([1.0], steps=STEPS).resume(*other.state())
+
+
+@pytest.mark.parametrize("lost", ["generator", "module.weight"])
+def test_a_state_that_lacks_a_tensor_is_refused(lost: str) -> None:
+    tensors, plain = point_training([1.0], steps=3).state()
+    del tensors[lost]
+    with pytest.raises(CheckpointError, match=lost.removeprefix("module.")):
+        point_training([1.0], steps=3).resume(tensors, plain)
+
+
+@pytest.mark.parametrize("lost", ["step", "steps", "curve", "recent_losses", "seconds"])
+def test_a_state_that_lacks_a_number_is_refused(lost: str) -> None:
+    tensors, plain = point_training([1.0], steps=3).state()
+    del plain[lost]
+    with pytest.raises(CheckpointError, match=lost):
+        point_training([1.0], steps=3).resume(tensors, plain)
+
+
+class Recorder:
+    """A restorer that changes nothing but the size, and remembers what it was given."""
+
+    def __init__(self, margin: int = 0) -> None:
+        self.margin = margin
+        self.seen: list[Tensor] = []
+
+    def valid(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        end = images.shape[-1] - self.margin
+        return images[..., self.margin : end, self.margin : end]
+
+
+def total(objective: Objective, *, seed: int = 0) -> float:
+    return sum(float(part.detach()) for part in objective(seeded(seed)))
+
+
+@pytest.mark.parametrize("versions", [1, 3])
+@pytest.mark.parametrize("net", [RestorationNet(depth=3), DongNet()], ids=["L3", "Dong"])
+def test_restoring_is_equation_3(tiny_data: Dataset, net: RestorationNet | DongNet, versions: int) -> None:
+    initialize_xavier(net, generator=seeded(5))
+    images = tiny_data.train.images[:, :, :16, :16]
+    degradation = Degradation(versions=versions)
+    objective = restoring_objective(
+        net, images, degradation=degradation, loss=SquaredError(), batch=2, patch=16
+    )
+    # The same draws, in the same order: which images, then their noise.
+    generator = seeded(3)
+    clean = to_float(images[torch.randint(len(images), (2,), generator=generator)])
+    noisy = degradation(clean, generator=generator)
+    size, margin = 16 - 2 * net.margin, net.margin
+    energy = 0.0
+    with torch.inference_mode():
+        for i in range(2):
+            for j in range(versions):
+                restored = net.valid(noisy[i * versions + j][None])[0].tolist()
+                wanted = clean[i].tolist()
+                energy += sum(
+                    (wanted[c][margin + y][margin + x] - restored[c][y][x]) ** 2
+                    for c in range(3)
+                    for y in range(size)
+                    for x in range(size)
+                )
+    assert total(objective, seed=3) == pytest.approx(energy / (2 * versions), rel=1e-4)
+
+
+def parts_and_gradients(objective: Objective, module: nn.Module) -> tuple[int, float, list[Tensor]]:
+    parts = list(objective(seeded(2)))
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    loss = torch.stack(parts).sum()
+    return len(parts), float(loss.detach()), list(torch.autograd.grad(loss, trained))
+
+
+@pytest.mark.parametrize("task", ["restoring", "classifying"])
+def test_the_loss_in_parts_is_the_loss_of_the_whole_batch(
+    tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    degradation = Degradation(versions=2)
+    if task == "restoring":
+        net: nn.Module = (restorer := RestorationNet(depth=3))
+        objective = restoring_objective(
+            restorer,
+            tiny_data.train.images,
+            degradation=degradation,
+            loss=LogSquaredError(),
+            batch=5,
+            patch=12,
+        )
+    else:
+        net = SignNet(classes=4).eval()
+        train = tiny_data.train
+        objective = classifying_objective(net, train.images, train.labels, batch=5, degradation=degradation)
+    results = []
+    for size in (1000, 3):
+        monkeypatch.setattr(objectives_module, "cache_batch", lambda device, size=size: size)
+        results.append(parts_and_gradients(objective, net))
+    (one, whole, whole_gradients), (four, summed, summed_gradients) = results
+    assert (one, four) == (1, 4)  # ten images as 3 + 3 + 3 + 1
+    assert summed == pytest.approx(whole, rel=1e-5)
+    for expected, found in zip(whole_gradients, summed_gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("margin", [0, 2])
+def test_every_noisy_version_is_compared_with_its_own_clean_centre(tiny_data: Dataset, margin: int) -> None:
+    degradation = Degradation(versions=3, clean_share=1.0, quantize=False)
+    objective = restoring_objective(
+        Recorder(margin),
+        tiny_data.train.images,
+        degradation=degradation,
+        loss=SquaredError(),
+        batch=7,
+        patch=9,
+    )
+    assert total(objective) == 0
+
+
+def test_patches_are_windows_from_everywhere_in_the_images() -> None:
+    rows, columns = torch.arange(6)[:, None] * 10, torch.arange(7)[None, :]
+    images = torch.stack([rows + columns, rows + columns + 100, (rows + columns) * 2]).to(torch.uint8)[None]
+    recorder = Recorder()
+    degradation = Degradation(clean_share=1.0)
+    objective = restoring_objective(
+        recorder, images, degradation=degradation, loss=SquaredError(), batch=400, patch=4
+    )
+    assert total(objective) == 0
+    patches = (torch.cat(recorder.seen) * 255).round().to(torch.uint8)
+    corners = set()
+    for patch in patches:
+        top, left = divmod(int(patch[0, 0, 0]), 10)
+        corners.add((top, left))
+        assert torch.equal(patch, images[0, :, top : top + 4, left : left + 4])
+    assert corners == {(top, left) for top in range(3) for left in range(4)}
+
+
+def test_noise_is_fresh_in_every_step(tiny_data: Dataset) -> None:
+    recorder = Recorder()
+    image = tiny_data.train.images[:1]
+    objective = restoring_objective(
+        recorder, image, degradation=gaussian_degradation(20), loss=SquaredError(), batch=2, patch=48
+    )
+    generator = seeded(0)
+    for _ in range(2):
+        list(objective(generator))
+    first, second = recorder.seen
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("patch", [4, 12, 49])
+def test_a_patch_that_does_not_fit_net_or_images_is_refused(tiny_data: Dataset, patch: int) -> None:
+    with pytest.raises(SettingError, match=rf"patch is {patch} .* margin \(12\) .* size \(48\)"):
+        restoring_objective(
+            RestorationNet(depth=11),
+            tiny_data.train.images,
+            degradation=Degradation(),
+            loss=SquaredError(),
+            batch=1,
+            patch=patch,
+        )
+
+
+@pytest.mark.parametrize("patch", [13, 48])
+def test_the_smallest_and_the_largest_patch_train(tiny_data: Dataset, patch: int) -> None:
+    objective = restoring_objective(
+        RestorationNet(depth=11),
+        tiny_data.train.images,
+        degradation=Degradation(),
+        loss=SquaredError(),
+        batch=1,
+        patch=patch,
+    )
+    assert total(objective) > 0
+
+
+def test_classifying_is_the_mean_cross_entropy(tiny_data: Dataset) -> None:
+    net = SignNet(classes=4).eval()
+    train = tiny_data.train
+    objective = classifying_objective(net, train.images, train.labels, batch=12)
+    chosen = torch.randint(len(train), (12,), generator=seeded(4))
+    with torch.inference_mode():
+        probabilities = net(to_float(train.images[chosen])).double().softmax(dim=1)
+    expected = -sum(
+        float(row[label].log()) for row, label in zip(probabilities, train.labels[chosen], strict=True)
+    )
+    assert total(objective, seed=4) == pytest.approx(expected / 12, rel=1e-5)
+
+
+def pretend_fast_bfloat16(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)
+
+
+def denoising_training(
+    data: Dataset, *, loss: RestorationLoss, batch: int, optimization: Optimization, steps: int
+) -> Training:
+    """Returns a training of L3 on small patches with strong noise."""
+    net = RestorationNet(depth=3)
+    initialize_xavier(net, generator=seeded(1))
+    objective = restoring_objective(
+        net, data.train.images, degradation=gaussian_degradation(40), loss=loss, batch=batch, patch=16
+    )
+    return Training(net, objective, optimization=optimization, steps=steps, generator=seeded(2))
+
+
+def test_bfloat16_hardly_moves_loss_and_gradient_and_leaves_the_weights_in_float32(
+    tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    for fast in (False, True):
+        pretend_fast_bfloat16(monkeypatch, fast)
+        training = denoising_training(tiny_data, loss=SquaredError(), batch=4, optimization=ADAM, steps=1)
+        (progress,) = training.run()
+        gradients = [weights.grad for weights in training.trained if weights.grad is not None]
+        kept, _ = training.state()  # weights and moments
+        kept.pop("generator")
+        assert {tensor.dtype for tensor in (*gradients, *kept.values())} == {torch.float32}
+        steps.append((progress.loss, torch.cat([gradient.flatten() for gradient in gradients])))
+    (loss, gradient), (rounded_loss, rounded_gradient) = steps
+    assert rounded_loss != loss, "bfloat16 was used"
+    assert rounded_loss == pytest.approx(loss, rel=0.02)
+    assert float((rounded_gradient - gradient).norm()) < 0.05 * float(gradient.norm())
+
+
+def test_labels_go_with_their_noisy_versions(tiny_data: Dataset) -> None:
+    class Colour(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            red, green, blue = images.mean(dim=(2, 3)).unbind(dim=1)
+            return 1000 * torch.stack([red - green, green - red, blue, red + green - 0.65], dim=1)
+
+    train = tiny_data.train
+    degradation = Degradation(versions=3, clean_share=1.0)
+    objective = classifying_objective(Colour(), train.images, train.labels, batch=16, degradation=degradation)
+    assert total(objective) < 0.01
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["float32", "bfloat16"])
+def test_a_restorer_learns_to_remove_noise(
+    tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    pretend_fast_bfloat16(monkeypatch, fast)
+    optimization = OneCycleAdam(learning_rate=3e-3)
+    training = denoising_training(
+        tiny_data, loss=LogSquaredError(), batch=8, optimization=optimization, steps=60
+    )
+    losses = [progress.loss for progress in training.run()]
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.7  # half the squared error
+
+
+def test_a_classifier_learns_a_tiny_set_by_heart(tiny_data: Dataset) -> None:
+    net = SignNet(classes=4)
+    initialize_xavier(net, generator=seeded(1))
+    net.fit_mean(tiny_data.train.images)
+    train = tiny_data.train
+    objective = classifying_objective(net, train.images, train.labels, batch=8)
+    advance(Training(net, objective, optimization=ADAM, steps=20, generator=seeded(2), clip_norm=5.0), 20)
+    with torch.inference_mode():
+        answers = net.eval()(to_float(train.images)).argmax(dim=1)
+    assert torch.equal(answers, train.labels)
+
+
+def test_fine_tuning_moves_the_classifier_and_not_the_restorer(tiny_data: Dataset) -> None:
+    fused = FusedClassifier(RestorationNet(depth=3), SignNet(classes=4))
+    before = {name: value.clone() for name, value in fused.state_dict().items()}
+    train = tiny_data.train
+    objective = classifying_objective(
+        fused, train.images, train.labels, batch=4, degradation=Degradation(versions=2)
+    )
+    optimization = MomentumSgd(learning_rate=0.01, l2=0.1)
+    advance(Training(fused, objective, optimization=optimization, steps=2, generator=seeded(2)), 2)
+    moved = {name for name, value in fused.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {f"classifier.{name}" for name, _ in SignNet(classes=4).named_parameters()}
+    assert not fused.restorer.training
+    assert fused.classifier.training

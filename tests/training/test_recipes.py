@@ -1,0 +1,236 @@
+"""PAPER has the paper's numbers, and every recipe can be run."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from steadylens.errors import SettingError
+from steadylens.nets.classification import SIGN_SIZE, SignNet
+from steadylens.nets.restoration import RestorationNet, restorer_named
+from steadylens.noise.degradation import PAPER_FAMILIES, Degradation
+from steadylens.report import paper
+from steadylens.training.loop import MomentumSgd
+from steadylens.training.objectives import LogSquaredError, SquaredError
+from steadylens.training.recipes import FAST, LONG, PAPER, PAPER_QUARTER, QUICK, SMOKE, THOROUGH, recipe_named
+from steadylens.training.settings import ClassifierRecipe, Recipe, RestorerRecipe, Sampling
+
+RECIPES = (PAPER, PAPER_QUARTER, LONG, THOROUGH, FAST, QUICK, SMOKE)
+each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+
+
+def trainings(recipe: Recipe) -> tuple[RestorerRecipe | ClassifierRecipe, ...]:
+    return recipe.restorer, recipe.dong, recipe.classifier, recipe.fine_tuning, recipe.noise_training
+
+
+def noises(recipe: Recipe) -> list[Degradation]:
+    found = [each.degradation for each in trainings(recipe)] + [recipe.evaluation.degradation]
+    return [noise for noise in found if noise is not None]
+
+
+# The paper's numbers.
+
+
+def test_the_paper_trains_restorers_as_in_section_4_1() -> None:
+    settings = PAPER.restorer
+    assert (settings.steps, settings.batch, settings.patch) == (100_000, 50, 48)
+    assert settings.loss == SquaredError()
+    assert settings.clip_norm is None
+    assert not settings.silent_start
+    assert settings.optimization == MomentumSgd(
+        learning_rate=1e-3, momentum=0.9, decay=0.99996, l2=1e-6, last_layer_factor=0.1
+    )
+
+
+def test_the_last_layer_of_the_paper_learns_at_a_tenth_of_the_rate() -> None:
+    net = RestorationNet(depth=11)
+    groups = PAPER.restorer.optimization.optimizer(net).param_groups
+    last = {id(parameter) for parameter in list(net.parameters())[-2:]}
+    assert {id(each) for group in groups for each in group["params"]} == set(map(id, net.parameters()))
+    for group in groups:
+        for parameter in group["params"]:
+            assert group["lr"] == pytest.approx(1e-4 if id(parameter) in last else 1e-3)
+        assert group["momentum"] == 0.9
+        assert group["weight_decay"] == pytest.approx(2e-6)  # the gradient of lambda ||theta||^2
+
+
+def test_the_paper_trains_the_classifier_as_its_authors_published() -> None:
+    settings = PAPER.classifier
+    assert (settings.steps, settings.batch) == (60_000, 50)
+    assert (settings.augmentation, settings.degradation, settings.clip_norm) == (None, None, None)
+    net = SignNet()
+    rates = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in settings.optimization.optimizer(net).param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in net.named_parameters():
+        assert rates.pop(id(parameter)) == pytest.approx((0.04 if name.endswith("bias") else 0.02, 1e-5))
+    assert not rates
+    assert settings.optimization.factor(1000, settings.steps) == pytest.approx(0.9998**1000)
+
+
+def test_the_paper_fine_tunes_as_in_section_4_2() -> None:
+    settings = PAPER.fine_tuning
+    assert (settings.steps, settings.batch, settings.augmentation) == (15_000, 50, None)
+    assert settings.degradation == PAPER.restorer.degradation  # the same module
+
+
+def test_the_dong_net_has_its_own_rates() -> None:
+    assert isinstance(PAPER.dong.optimization, MomentumSgd)
+    assert PAPER.dong.optimization.learning_rate == 1e-4
+    assert PAPER.dong.optimization.last_layer_factor == 0.1
+    assert PAPER.dong.optimization.decay == 1
+    assert replace(PAPER.dong, optimization=PAPER.restorer.optimization) == PAPER.restorer
+
+
+def test_the_paper_draws_its_own_mixture_of_noise() -> None:
+    assert all(noise == Degradation(families=PAPER_FAMILIES) for noise in noises(PAPER))
+    assert len(noises(PAPER)) == 5
+
+
+def test_the_paper_measures_on_its_own_numbers_of_images() -> None:
+    evaluation = PAPER.evaluation
+    assert evaluation.exploration_images == paper.EXPLORATORY_IMAGES == 1263
+    assert evaluation.exploration_versions == paper.NOISY_VERSIONS == 150
+    assert evaluation.sampling == Sampling(versions=150)
+    assert list(evaluation.stability_sigmas_grey) == list(paper.SIGMAS_GREY)
+    assert (evaluation.accuracy_images, evaluation.stability_images) == (None, None)  # all
+
+
+def test_the_paper_compares_the_nets_of_table_1_and_fuses_the_deepest() -> None:
+    assert PAPER.nets == tuple(paper.TABLE_1)
+    assert PAPER.front == "L11"
+
+
+def test_a_quarter_of_the_paper_lets_its_rates_fall_as_far() -> None:
+    for whole, quarter in zip(trainings(PAPER), trainings(PAPER_QUARTER), strict=True):
+        assert quarter.steps * 4 == whole.steps
+        assert quarter.optimization.factor(quarter.steps, quarter.steps) == pytest.approx(
+            whole.optimization.factor(whole.steps, whole.steps)
+        )
+        assert replace(quarter, steps=whole.steps, optimization=whole.optimization) == whole
+
+
+# All recipes.
+
+
+def test_names_are_unique_and_find_their_recipe() -> None:
+    assert [recipe.name for recipe in RECIPES] == [
+        "paper",
+        "paper-quarter",
+        "long",
+        "thorough",
+        "fast",
+        "quick",
+        "smoke",
+    ]
+    assert all(recipe_named(recipe.name) is recipe for recipe in RECIPES)
+
+
+@pytest.mark.parametrize("name", ["Paper", "", "slow"])
+def test_an_unknown_recipe_gives_the_choices(name: str) -> None:
+    choices = "paper, paper-quarter, long, thorough, fast, quick, smoke"
+    with pytest.raises(SettingError, match=f"no recipe '{name}'; choose one of {choices}"):
+        recipe_named(name)
+
+
+def test_a_recipe_that_trains_no_classifier_is_refused() -> None:
+    with pytest.raises(SettingError, match="seeds is 0, a classifier is trained with at least 1"):
+        replace(SMOKE, seeds=0)
+
+
+def test_refinements_go_on_with_what_they_change_and_keep_the_rest() -> None:
+    first, *further = THOROUGH.restorer.parts
+    assert first == FAST.restorer == FAST.restorer.parts[0]
+    assert [part.steps for part in further] == [1500, 600]
+    for before, part in pairwise(THOROUGH.restorer.parts):
+        assert (part.batch, part.patch, part.refinements) == (first.batch, first.patch, ())
+        assert part.degradation.clean_share > before.degradation.clean_share
+        assert isinstance(before.loss, LogSquaredError)
+        assert isinstance(part.loss, LogSquaredError)
+        assert part.loss.floor < before.loss.floor
+
+
+@pytest.mark.parametrize("name", ["L4", "l11", "dong", ""])
+def test_an_unknown_net_gives_the_choices(name: str) -> None:
+    with pytest.raises(SettingError, match=f"no net '{name}'; choose one of L11, L9, L7, L5, L3 or Dong"):
+        restorer_named(name)
+
+
+@pytest.mark.parametrize("name", paper.TABLE_1)
+def test_a_net_by_its_name_is_that_of_table_1(name: str) -> None:
+    net, row = restorer_named(name), paper.TABLE_1[name]
+    assert sum(parameter.numel() for parameter in net.parameters()) == row.parameters
+    assert (net.margin, net.field) == (row.margin, row.field)
+
+
+def test_a_recipe_must_train_the_net_that_it_fuses() -> None:
+    with pytest.raises(SettingError, match=r"front is L11, it must be one of the trained nets \('L3',\)"):
+        replace(SMOKE, nets=("L3",), front="L11")
+
+
+@each_recipe
+def test_only_dong_is_trained_in_its_own_way(recipe: Recipe) -> None:
+    assert {name for name in PAPER.nets if recipe.restorer_recipe(name) is recipe.dong} == {"Dong"}
+
+
+@each_recipe
+def test_the_patch_suits_every_net(recipe: Recipe) -> None:
+    for name in recipe.nets:
+        assert 2 * restorer_named(name).margin < recipe.restorer_recipe(name).patch <= SIGN_SIZE
+
+
+@each_recipe
+def test_every_training_builds_its_optimizer_and_keeps_its_rate_above_zero(recipe: Recipe) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    for settings in trainings(recipe):
+        optimizer = settings.optimization.optimizer(net)
+        assert all(group["full_lr"] > 0 for group in optimizer.param_groups)
+        factors = [settings.optimization.factor(step, settings.steps) for step in range(settings.steps)]
+        assert all(0 < factor <= 1 for factor in factors)
+
+
+@each_recipe
+def test_every_noise_can_be_drawn(recipe: Recipe) -> None:
+    images = torch.full((40, 3, 4, 4), 0.5)
+    for noise in noises(recipe):
+        noisy = noise(images, generator=torch.Generator().manual_seed(1))
+        assert noisy.shape == (40 * noise.versions, 3, 4, 4)
+        assert 0 <= float(noisy.min()) < 0.4
+        assert 0.6 < float(noisy.max()) <= 1
+
+
+@each_recipe
+def test_every_loss_is_finite_for_a_perfect_restoration(recipe: Recipe) -> None:
+    images = torch.rand(2, 3, 4, 4)
+    for settings in (recipe.restorer, recipe.dong):
+        assert all(math.isfinite(loss) for loss in settings.loss(images, images).tolist())
+
+
+@pytest.mark.parametrize("recipe", [PAPER, THOROUGH, FAST, QUICK], ids=lambda recipe: recipe.name)
+def test_the_noise_augmented_baseline_sees_as_many_images_as_its_rival(recipe: Recipe) -> None:
+    stages = recipe.classifier, recipe.fine_tuning
+    seen = recipe.noise_training.steps * recipe.noise_training.batch
+    assert seen == sum(stage.steps * stage.batch for stage in stages)
+    assert recipe.noise_training.degradation == recipe.fine_tuning.degradation
+    assert recipe.noise_training.batch == recipe.classifier.batch
+
+
+@each_recipe
+def test_what_is_measured_is_not_more_than_the_paper_did(recipe: Recipe) -> None:
+    evaluation = recipe.evaluation
+    assert set(evaluation.stability_sigmas_grey) <= set(paper.SIGMAS_GREY)
+    assert 1 <= evaluation.sampling.versions <= paper.NOISY_VERSIONS
+    assert 1 <= evaluation.exploration_images <= paper.EXPLORATORY_IMAGES
+    assert evaluation.psnr_sigmas_grey[0] == 0  # clean images show whether a restorer does harm
+
+
+def test_recipes_grow_from_smoke_to_paper() -> None:
+    for smaller, larger in ((SMOKE, QUICK), (QUICK, FAST), (FAST, PAPER)):
+        for few, many in zip(trainings(smaller), trainings(larger), strict=True):
+            assert few.steps <= many.steps
+            assert few.batch <= many.batch

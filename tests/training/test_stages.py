@@ -1,0 +1,414 @@
+"""A stage that was cut off, even killed, ends with the same file; a finished one is not made again."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from steadylens.checkpoints.checkpoint import load_model, load_state, net_key, save_state
+from steadylens.cli import main
+from steadylens.data.datasets import Dataset, ImageSet, load_dataset
+from steadylens.errors import CheckpointError, DivergenceError, SettingError
+from steadylens.nets.classification import FusedClassifier, SignNet
+from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.training import recipes
+from steadylens.training.fusing import fine_tune
+from steadylens.training.loop import MomentumSgd
+from steadylens.training.objectives import LogSquaredError
+from steadylens.training.recipes import FAST, SMOKE
+from steadylens.training.run import Run
+from steadylens.training.settings import Recipe, Refinement
+from steadylens.training.stages import VALIDATION_IMAGES, _try_classifier, train_classifier, train_restorer
+from tests.tiny_runs import STEPS, TINY, Notebook, run_of
+
+
+def sign_net() -> SignNet:
+    """Returns the same trained classifier, as it were, every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return SignNet(classes=4)
+
+
+Stage = Callable[[Run, Path], nn.Module]
+STAGES: dict[str, Stage] = {
+    "restorer L3": lambda run, path: train_restorer(run, "L3", path),
+    "restorer Dong": lambda run, path: train_restorer(run, "Dong", path),
+    "classifier": train_classifier,
+    "classifier, noise-augmented": lambda run, path: train_classifier(run, path, noisy=True),
+    "fine-tuning smoothed": lambda run, path: fine_tune(
+        run, GaussianSmoothing(), sign_net(), path, name="smoothed"
+    ),
+}
+each_stage = pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+CLASSIFIER = STAGES["classifier"]
+RESTORER = STAGES["restorer L3"]
+
+
+def assert_same_file(path: Path, other: Path) -> None:
+    """Says that two files hold the same net, trained in the same way, whenever and however long."""
+    (net, about), (other_net, other_about) = load_model(path), load_model(other)
+    weights, other_weights = net.state_dict(), other_net.state_dict()
+    assert weights.keys() == other_weights.keys()
+    assert [name for name, value in weights.items() if not torch.equal(value, other_weights[name])] == []
+    for name in ("seconds", "commit"):
+        del about[name], other_about[name]
+    assert about == other_about
+
+
+# Cut off and taken up.
+
+
+@each_stage
+def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(
+    tiny_data: Dataset, tmp_path: Path, stage: Stage
+) -> None:
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    stage(run_of(tiny_data, Notebook(), seconds=1000), whole)
+    with pytest.raises(KeyboardInterrupt):
+        stage(run_of(tiny_data, Notebook(limit=3)), cut)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cut.safetensors.training",
+        "whole.safetensors",
+    ]
+    again = Notebook()
+    stage(run_of(tiny_data, again), cut)
+    assert again.states == ["resumed", "advanced", "advanced", "finished"]
+    assert (again.updates[0].done, again.updates[0].total) == (2, STEPS)
+    assert_same_file(cut, whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
+
+
+def test_a_refinement_goes_on_from_the_first_part_wherever_it_was_cut_off(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    first_part = TINY.restorer
+    refinement = Refinement(
+        steps=3,
+        loss=LogSquaredError(floor=1e-6),
+        optimization=first_part.optimization,
+        degradation=first_part.degradation,
+    )
+    recipe = replace(TINY, restorer=replace(first_part, refinements=(refinement, refinement)))
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    RESTORER(run_of(tiny_data, Notebook(), recipe=recipe), whole)
+    for limit in (STEPS - 1, 2, 2):  # in the first part, then in others
+        with pytest.raises(KeyboardInterrupt):
+            RESTORER(run_of(tiny_data, Notebook(limit=limit), recipe=recipe), cut)
+    RESTORER(run_of(tiny_data, Notebook(), recipe=recipe), cut)
+    assert_same_file(cut, whole)
+    (net, about), (first_net, first_about) = (
+        load_model(whole),
+        load_model(tmp_path / "whole-part-1.safetensors"),
+    )
+    assert about["steps"] == STEPS + 6
+    assert about["samples"] == (STEPS + 6) * first_part.batch
+    assert about["seconds"] > first_about["seconds"]
+    assert [step for step, _, _ in about["curve"]] == list(range(1, STEPS + 7))
+    weights = zip(net.state_dict().values(), first_net.state_dict().values(), strict=True)
+    assert not any(torch.equal(refined, first) for refined, first in weights)
+
+
+def test_a_stage_that_is_interrupted_again_and_again_ends_the_same(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    RESTORER(run_of(tiny_data, Notebook()), whole)
+    for limit in (2, 3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            RESTORER(run_of(tiny_data, Notebook(limit=limit)), cut)
+    RESTORER(run_of(tiny_data, Notebook()), cut)
+    assert_same_file(cut, whole)
+
+
+def test_a_stage_without_a_checkpoint_starts_anew(tiny_data: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        RESTORER(run_of(tiny_data, Notebook(limit=3), seconds=1000), path)
+    assert list(tmp_path.iterdir()) == []
+    again = Notebook()
+    RESTORER(run_of(tiny_data, again, seconds=1000), path)
+    assert again.states == ["started", *["advanced"] * STEPS, "finished"]
+
+
+@each_stage
+def test_a_name_that_other_commands_would_not_know_is_refused_before_the_training(
+    tiny_data: Dataset, tmp_path: Path, stage: Stage
+) -> None:
+    told = Notebook()
+    with pytest.raises(SettingError, match=r"net\.pth is to hold weights; .* ends in \.safetensors"):
+        stage(run_of(tiny_data, told), tmp_path / "net.pth")
+    assert told.states == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"no tensors" * 100])
+def test_a_damaged_checkpoint_is_named(tiny_data: Dataset, tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "a.safetensors.training").write_bytes(damage)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors\.training is damaged"):
+        RESTORER(run_of(tiny_data, Notebook()), tmp_path / "a.safetensors")
+
+
+def test_a_checkpoint_that_lacks_a_part_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        RESTORER(run_of(tiny_data, Notebook(limit=2)), path)
+    tensors, plain = load_state(tmp_path / "a.safetensors.training")
+    del tensors["generator"]
+    for name in ("format", "kind", "sha256"):
+        del plain[name]
+    save_state(tmp_path / "a.safetensors.training", tensors, plain)
+    with pytest.raises(CheckpointError, match="damaged or of another net"):
+        RESTORER(run_of(tiny_data, Notebook()), path)
+
+
+@pytest.mark.parametrize("change", ["seed", "data", "recipe"])
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "unfinished"])
+def test_a_file_of_another_run_is_refused_by_name(
+    tiny_data: Dataset, tmp_path: Path, change: str, finished: bool
+) -> None:
+    path = tmp_path / "a.safetensors"
+    if finished:
+        RESTORER(run_of(tiny_data, Notebook()), path)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            RESTORER(run_of(tiny_data, Notebook(limit=3)), path)
+    other_recipe = replace(TINY, restorer=replace(TINY.restorer, steps=STEPS + 1))
+    run = {
+        "seed": run_of(tiny_data, Notebook(), seed=1),
+        "data": run_of(replace(tiny_data, fingerprint="ba9876543210"), Notebook()),
+        "recipe": run_of(tiny_data, Notebook(), recipe=other_recipe),
+    }[change]
+    (kept,) = tmp_path.iterdir()
+    before = kept.read_bytes()
+    with pytest.raises(SettingError, match=rf"{kept.name} was made with other .* choose another place"):
+        RESTORER(run, path)
+    assert kept.read_bytes() == before
+
+
+def test_a_classifier_of_other_weights_is_not_taken_for_the_same(tiny_data: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    fine_tune(run_of(tiny_data, Notebook()), nn.Identity(), sign_net(), path, name="plain")
+    other = sign_net()
+    other.mean.add_(0.01)
+    with pytest.raises(SettingError, match="was made with other"):
+        fine_tune(run_of(tiny_data, Notebook()), nn.Identity(), other, path, name="plain")
+
+
+# Finished.
+
+
+@each_stage
+def test_a_finished_stage_is_skipped_and_says_so(tiny_data: Dataset, tmp_path: Path, stage: Stage) -> None:
+    path = tmp_path / "a.safetensors"
+    first, second = Notebook(), Notebook()
+    net = stage(run_of(tiny_data, first, seconds=1000), path)
+    before = path.stat()
+    again = stage(run_of(tiny_data, second, seconds=1000), path)
+    assert first.states == ["started", *["advanced"] * STEPS, "finished"]
+    (update,) = second.updates
+    assert (update.state, update.stage) == ("skipped", first.updates[0].stage)
+    assert update.note == f"trained before, {first.updates[-1].note}"
+    assert "on validation images" in update.note
+    after = path.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert net_key(again) == net_key(net) == net_key(load_model(path)[0])
+    assert not net.training
+    assert not again.training
+
+
+def test_validation_images_are_of_all_classes_alike(tiny_data: Dataset, tmp_path: Path) -> None:
+    order = tiny_data.train.labels.argsort()
+    many = tiny_data.train.subset(order.repeat_interleave(2 * VALIDATION_IMAGES // len(order)))
+    data = replace(tiny_data, validation=many)
+    seen: list[torch.Tensor] = []
+
+    class Watching(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images.mean(dim=(2, 3)))
+            return images
+
+    net = FusedClassifier(Watching(), sign_net())
+    _try_classifier(run_of(data, Notebook()), net)
+    assert len(torch.cat(seen)) == VALIDATION_IMAGES
+    assert len(set(map(tuple, torch.cat(seen).tolist()))) == len(tiny_data.train)
+
+
+def test_a_net_without_validation_images_is_not_validated(tiny_data: Dataset, tmp_path: Path) -> None:
+    data = replace(tiny_data, validation=tiny_data.validation.subset([]))
+    notebook = Notebook()
+    train_restorer(run_of(data, notebook), "L3", tmp_path / "a.safetensors")
+    assert notebook.updates[-1].note == "not validated"
+
+
+@each_stage
+def test_the_stage_bears_its_name_and_tells_every_step(
+    tiny_data: Dataset, tmp_path: Path, stage: Stage, request: pytest.FixtureRequest
+) -> None:
+    notebook = Notebook()
+    stage(run_of(tiny_data, notebook), tmp_path / "a.safetensors")
+    names = {update.stage for update in notebook.updates}
+    assert names == {request.node.callspec.id}
+    steps = [(update.done, update.total) for update in notebook.updates if update.state == "advanced"]
+    assert steps == [(step, STEPS) for step in range(1, STEPS + 1)]
+
+
+def about_of(data: Dataset, path: Path, stage: Stage, *, recipe: Recipe = TINY) -> dict[str, Any]:
+    stage(run_of(data, Notebook(), recipe=recipe), path)
+    return load_model(path)[1]
+
+
+def test_a_file_tells_where_its_weights_come_from(tiny_data: Dataset, tmp_path: Path) -> None:
+    about = about_of(tiny_data, tmp_path / "a.safetensors", CLASSIFIER)
+    assert about["stage"] == "classifier"
+    assert (about["recipe"], about["seed"], about["data"]) == ("tiny", 0, "coloured")
+    assert about["classes"] == ["red", "green", "blue", "yellow"]
+    assert (about["steps"], about["samples"]) == (STEPS, STEPS * 2)
+    assert len(about["curve"]) == STEPS
+    assert about["seconds"] > 0
+    assert "torch" in about["versions"]
+    assert 0 <= about["validation"]["accuracy"] <= 1
+    assert about["validation"]["images"] == len(tiny_data.validation)
+
+
+@pytest.mark.parametrize(("net", "kind"), [("L3", RestorationNet), ("Dong", DongNet)])
+def test_a_restorer_is_trained_with_validation_numbers(
+    tiny_data: Dataset, tmp_path: Path, net: str, kind: type[nn.Module]
+) -> None:
+    path = tmp_path / "a.safetensors"
+    trained = train_restorer(run_of(tiny_data, Notebook()), net, path)
+    assert isinstance(trained, kind)
+    validation = load_model(path)[1]["validation"]
+    assert 10 < validation["noisy_db"] < 60
+    assert 0 < validation["restored_db"] < 60
+    assert 1 <= validation["images"] <= len(tiny_data.validation)
+
+
+def test_a_silent_start_begins_as_the_identity(tiny_data: Dataset, tmp_path: Path) -> None:
+    still = replace(TINY.restorer, steps=1, optimization=MomentumSgd(learning_rate=1e-12))
+    recipe = replace(TINY, restorer=replace(still, silent_start=True))
+    validation = about_of(tiny_data, tmp_path / "a.safetensors", RESTORER, recipe=recipe)["validation"]
+    assert validation["restored_db"] == pytest.approx(validation["noisy_db"])
+    recipe = replace(TINY, restorer=replace(still, silent_start=False))
+    validation = about_of(tiny_data, tmp_path / "b.safetensors", RESTORER, recipe=recipe)["validation"]
+    assert validation["restored_db"] < validation["noisy_db"] - 1
+
+
+def test_samples_count_the_noisy_versions(tiny_data: Dataset, tmp_path: Path) -> None:
+    noisy = replace(TINY.restorer.degradation, versions=3)
+    recipe = replace(TINY, restorer=replace(TINY.restorer, degradation=noisy))
+    assert about_of(tiny_data, tmp_path / "a.safetensors", RESTORER, recipe=recipe)["samples"] == STEPS * 6
+
+
+def test_all_nets_are_validated_on_the_same_noise(tiny_data: Dataset, tmp_path: Path) -> None:
+    noisy = {
+        about_of(tiny_data, tmp_path / f"{index}.safetensors", STAGES[name])["validation"]["noisy_db"]
+        for index, name in enumerate(("restorer L3", "restorer Dong"))
+    }
+    assert len(noisy) == 1
+
+
+def test_both_classifiers_start_from_the_same_weights(tiny_data: Dataset, tmp_path: Path) -> None:
+    still = replace(
+        TINY.classifier, steps=1, optimization=MomentumSgd(learning_rate=1e-20), standardize=False
+    )
+    recipe = replace(
+        TINY, classifier=still, noise_training=replace(still, degradation=FAST.restorer.degradation)
+    )
+    run = run_of(tiny_data, Notebook(), recipe=recipe)
+    clean = train_classifier(run, tmp_path / "clean.safetensors")
+    noisy = train_classifier(run, tmp_path / "noisy.safetensors", noisy=True)
+    torch.testing.assert_close(clean.state_dict(), noisy.state_dict(), rtol=0, atol=1e-12)
+    expected = tiny_data.train.images.float().mean(dim=0) / 255
+    torch.testing.assert_close(clean.mean, expected)
+
+
+def test_a_recipe_says_whether_the_classifier_standardizes(tiny_data: Dataset, tmp_path: Path) -> None:
+    recipe = replace(TINY, classifier=replace(TINY.classifier, standardize=True))
+    path = tmp_path / "standardizing.safetensors"
+    train_classifier(run_of(tiny_data, Notebook(), recipe=recipe), path)
+    net, _ = load_model(path)
+    assert isinstance(net, SignNet)
+    assert net.standardize
+    assert net.mean.eq(0.5).all()  # it subtracts none, so none is taken
+
+
+def test_fine_tuning_leaves_the_restorer_and_moves_the_classifier(tiny_data: Dataset, tmp_path: Path) -> None:
+    restorer, classifier = RestorationNet(depth=3), sign_net()
+    before = net_key(restorer), net_key(classifier)
+    path = tmp_path / "a.safetensors"
+    fused = fine_tune(run_of(tiny_data, Notebook()), restorer, classifier, path, name="L3")
+    assert net_key(fused.restorer) == before[0]
+    assert net_key(fused.classifier) != before[1]
+    assert fused.classifier is classifier
+
+
+def test_a_training_that_diverges_leaves_no_file(tiny_data: Dataset, tmp_path: Path) -> None:
+    wild = replace(TINY.classifier, optimization=MomentumSgd(learning_rate=1e30), clip_norm=None)
+    run = run_of(tiny_data, Notebook(), recipe=replace(TINY, classifier=wild), seconds=1000)
+    with pytest.raises(DivergenceError, match="lower the learning rate"):
+        train_classifier(run, tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_net_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="no net 'L4'; choose one of"):
+        train_restorer(run_of(tiny_data, Notebook()), "L4", tmp_path / "a.safetensors")
+
+
+# A real kill.
+
+PATIENT = replace(SMOKE, classifier=replace(SMOKE.classifier, steps=25, batch=4))
+PATIENT_COMMAND = """
+from dataclasses import replace
+from functools import partial
+import torch
+from steadylens.cli import main
+from steadylens.training import recipes
+from steadylens.training import run
+torch.cpu.get_capabilities = dict  # float32, as in the process that goes on
+recipes.SMOKE = replace(recipes.SMOKE, classifier=replace(recipes.SMOKE.classifier, steps=25, batch=4))
+run.Run = partial(run.Run, checkpoint_seconds=0)
+main.main()
+"""
+"""The command line with a slower recipe that saves its state after every step."""
+
+
+def write_folder(folder: Path, images: ImageSet) -> None:
+    for number, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
+        place = folder / str(int(label)) / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place)
+
+
+def test_a_killed_command_goes_on_and_ends_as_if_it_had_not_been(
+    tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "images", tiny_data.train)
+    path, source, cache = tmp_path / "net" / "killed.safetensors", f"folder:{tmp_path / 'images'}", tmp_path
+    arguments = ["train", "classifier", "--out", str(path), "--data", source, "--recipe", "smoke"]
+    arguments += ["--device", "cpu", "--cache", str(cache)]
+    command = [sys.executable, "-c", PATIENT_COMMAND, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not path.with_name(f"{path.name}.training").exists():
+            assert process.poll() is None, "the training ended without a checkpoint"
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not path.exists()
+    assert load_state(path.with_name(f"{path.name}.training"))[1]["step"] < 25
+
+    monkeypatch.setattr(recipes, "SMOKE", PATIENT)
+    main.app(arguments, standalone_mode=False)
+    assert not path.with_name(f"{path.name}.training").exists()
+    data, whole = load_dataset(source, cache=cache), tmp_path / "whole.safetensors"
+    train_classifier(run_of(data, Notebook(), recipe=PATIENT, seconds=1000), whole)
+    assert_same_file(path, whole)
