@@ -36,7 +36,7 @@ from steadylens.inference.engines import (
     to_openvino,
     to_program,
 )
-from steadylens.inference.signature import interface_of
+from steadylens.inference.signature import signature_of
 from steadylens.metrics import psnr
 from steadylens.nets.restoration import RestorationNet
 from steadylens.training.run import device_name
@@ -68,7 +68,7 @@ def operations(net: nn.Module, tile: Tensor) -> int:
 def engines_of(net: nn.Module, tile: Tensor, dtypes: Sequence[torch.dtype]) -> dict[str, Engine]:
     """Returns a net, for one tile of fixed size, in each engine and precision that the machine is good at."""
     height, width = tile.shape[-2:]
-    form = interface_of(net, size=(height, width), batch=1)
+    form = signature_of(net, size=(height, width), batch=1)
     model = to_onnx(to_program(net, form), form)
     found: dict[str, Engine] = {"ONNX Runtime, float32": OnnxEngine(model, form)}
     for dtype in dtypes:

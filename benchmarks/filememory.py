@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from writing import publish
 
-from steadylens.images.pixels import Levels
+from steadylens.images.pixels import Pixels
 from steadylens.images.reading import ImageContent, Metadata
 from steadylens.images.writing import write_image_file
 
@@ -35,7 +35,7 @@ def write(path: Path, kind: str, megapixels: float) -> None:
     name, dtype, channels = KINDS[kind]
     side = round(1000 * math.sqrt(megapixels))
     row = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (1, side, channels), dtype=dtype)
-    levels: Levels = np.broadcast_to(row, (side, side, channels))
+    levels: Pixels = np.broadcast_to(row, (side, side, channels))
     write_image_file(path, ImageContent(levels=levels, format=name, lossless=True, metadata=Metadata()))
 
 

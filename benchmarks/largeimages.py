@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from writing import publish
 
-from steadylens.inference.autotune import Race, fastest_engine
+from steadylens.inference.autotune import EngineTiming, fastest_engine
 from steadylens.inference.restorer import Restorer, restorer_of
 from steadylens.training.run import device_name
 
@@ -43,7 +43,7 @@ def run(restorer: Restorer, image: Tensor) -> tuple[float, float]:
     return taken, int(status.partition("VmHWM:")[2].split()[0]) * 1024e-6
 
 
-def raced(name: str) -> tuple[Restorer, Race]:
+def raced(name: str) -> tuple[Restorer, EngineTiming]:
     """Returns a packaged net in the engine that runs it fastest here, and the race."""
     restorer = restorer_of(name)
     assert isinstance(restorer.engine, torch.nn.Module)

@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 
 import steadylens
-from steadylens.checkpoints.card import CLASSIFYING, RESTORING, Card, card_of, limits_of, purpose_of
+from steadylens.checkpoints.card import CLASSIFYING, RESTORING, Card, card_of, intended_use, limitations
 from steadylens.checkpoints.checkpoint import sources_of
 from steadylens.checkpoints.loading import PRETRAINED
 from steadylens.errors import CheckpointError
@@ -53,7 +53,7 @@ RESTORED = next(row for row in sample_records() if isinstance(row, Restoring) an
     ids=lambda value: type(value).__name__,
 )
 def test_every_kind_of_net_has_a_purpose_and_a_task(module: nn.Module, task: str, words: str) -> None:
-    text, found = purpose_of(module, {})
+    text, found = intended_use(module, {})
     assert found == task
     assert words in text
     assert text.endswith(".")
@@ -78,13 +78,13 @@ def test_the_sources_are_those_of_the_net_and_of_what_it_began_with(
 
 def test_only_a_pair_that_was_fine_tuned_is_said_to_be() -> None:
     for stage in ("fine-tuning mine", "fusing mine"):
-        text, _ = purpose_of(PAIR, {"stage": stage})
+        text, _ = intended_use(PAIR, {"stage": stage})
         assert ("fine-tuned" in text) == (stage == "fine-tuning mine")
 
 
 @pytest.mark.parametrize("data", ["signs", ""])
 def test_only_a_restorer_that_was_tuned_for_its_classifier_is_said_to_be(data: str) -> None:
-    text, _ = purpose_of(PAIR, {"stage": "fusing mine", "data": data})
+    text, _ = intended_use(PAIR, {"stage": "fusing mine", "data": data})
     assert ("tuned without labels" in text) == bool(data)
 
 
@@ -96,7 +96,7 @@ def test_the_limits_tell_at_which_strengths_restoring_does_harm() -> None:
         replace(RESTORED, sigma_grey=0, noisy_db=float("inf"), restored_db=45.0),
     ]
     sigma = "\N{GREEK SMALL LETTER SIGMA}"
-    limits = list(limits_of({}, RESTORING, rows))
+    limits = list(limitations({}, RESTORING, rows))
     assert (
         "Slight noise becomes worse: the mean PSNR falls from 48.00 to 44.25 dB at "
         f"{sigma} = 1, from 42.00 to 41.50 dB at {sigma} = 2."
@@ -104,7 +104,7 @@ def test_the_limits_tell_at_which_strengths_restoring_does_harm() -> None:
     assert "It changes clean images, too: their PSNR is 45.00 dB afterwards." in limits
     unharmed = [rows[2], replace(rows[3], restored_db=float("inf"))]
     assert not any(
-        "becomes worse" in limit or "clean" in limit for limit in limits_of({}, RESTORING, unharmed)
+        "becomes worse" in limit or "clean" in limit for limit in limitations({}, RESTORING, unharmed)
     )
 
 
@@ -127,7 +127,7 @@ def test_the_limits_tell_at_which_strengths_restoring_does_harm() -> None:
 def test_the_limits_are_those_of_its_data_and_its_task(
     about: dict[str, Any], task: str, words: str, *, told: bool
 ) -> None:
-    assert any(words in limit for limit in limits_of(about, task, [])) == told
+    assert any(words in limit for limit in limitations(about, task, [])) == told
 
 
 PREPARED = PreparedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), size=8)

@@ -23,9 +23,9 @@ from steadylens.checkpoints import checkpoint
 from steadylens.checkpoints.checkpoint import (
     build,
     describe,
+    fingerprint,
     load_model,
     load_state,
-    net_key,
     save_model,
     save_state,
 )
@@ -36,11 +36,11 @@ from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationN
 
 def test_a_key_of_weights_tells_any_change() -> None:
     net = RestorationNet(depth=3)
-    before = net_key(net)
-    assert before == net_key(net.to(memory_format=torch.channels_last))
+    before = fingerprint(net)
+    assert before == fingerprint(net.to(memory_format=torch.channels_last))
     with torch.no_grad():
         next(iter(net.parameters()))[0, 0, 0, 0] += 1e-3
-    assert net_key(net) != before
+    assert fingerprint(net) != before
 
 
 @pytest.mark.parametrize(
@@ -51,19 +51,19 @@ def test_a_key_of_weights_tells_any_change() -> None:
     ],
 )
 def test_nets_without_weights_have_keys_of_their_own(one: nn.Module, other: nn.Module) -> None:
-    assert net_key(one) != net_key(other)
+    assert fingerprint(one) != fingerprint(other)
 
 
 def test_padding_is_part_of_the_key() -> None:
     zeros, reflected = RestorationNet(depth=3), RestorationNet(depth=3, padding="reflect")
     reflected.load_state_dict(zeros.state_dict())
-    assert net_key(zeros) != net_key(reflected)
+    assert fingerprint(zeros) != fingerprint(reflected)
 
 
 def test_the_sign_nets_normalisation_is_part_of_the_key() -> None:
     published, standardizing = SignNet(), SignNet(standardize=True)
     standardizing.load_state_dict(published.state_dict())
-    assert net_key(published) != net_key(standardizing)
+    assert fingerprint(published) != fingerprint(standardizing)
 
 
 def scaling(factor: str, *, compiled_from: str | None = None) -> type[nn.Module]:
@@ -76,8 +76,8 @@ def scaling(factor: str, *, compiled_from: str | None = None) -> type[nn.Module]
 
 
 def test_the_code_of_a_net_of_ones_own_is_part_of_the_key() -> None:
-    assert net_key(scaling("2")()) == net_key(scaling("2")())
-    assert net_key(scaling("2")()) != net_key(scaling("3")())
+    assert fingerprint(scaling("2")()) == fingerprint(scaling("2")())
+    assert fingerprint(scaling("2")()) != fingerprint(scaling("3")())
 
 
 class Own(nn.Module):
@@ -95,9 +95,9 @@ class Own(nn.Module):
 
 
 def test_the_settings_of_a_net_of_ones_own_are_part_of_the_key() -> None:
-    assert net_key(Own(2, 0.5)) == net_key(Own(2, 0.5).train())
+    assert fingerprint(Own(2, 0.5)) == fingerprint(Own(2, 0.5).train())
     keys = {
-        net_key(net)
+        fingerprint(net)
         for net in (Own(2, 0.5), Own(3, 0.5), Own(2, 0.25), PreparedClassifier(Own(2, 0.5), size=8))
     }
     assert len(keys) == 4
@@ -119,20 +119,20 @@ def test_settings_of_any_shape_and_classes_above_are_part_of_the_key() -> None:
         return net
 
     for one, other in ((kept(a=1), kept(a=2)), (below("2"), below("3")), (shifted(1), shifted(2))):
-        assert net_key(one) != net_key(other)
-    assert net_key(kept(a=1, b=[2, {"c"}])) == net_key(kept(b=[2, {"c"}], a=1))
+        assert fingerprint(one) != fingerprint(other)
+    assert fingerprint(kept(a=1, b=[2, {"c"}])) == fingerprint(kept(b=[2, {"c"}], a=1))
 
 
 def test_a_key_is_the_same_in_every_process() -> None:
     code = (
-        "import torch; from torch import nn; from steadylens.checkpoints.checkpoint import net_key\n"
+        "import torch; from torch import nn; from steadylens.checkpoints.checkpoint import fingerprint\n"
         "class Net(nn.Module):\n"
         "    def __init__(self):\n"
         "        super().__init__()\n"
         "        self.acts = [torch.relu, lambda x: x + 1, object(), {'c', 'b', 'a'}]\n"
         "    def forward(self, images):\n"
         "        return images if self.mode in {'aa', 'bb', 'cc'} else [one for one in images]\n"
-        "print(net_key(Net()))"
+        "print(fingerprint(Net()))"
     )
     keys = {
         subprocess.run(
@@ -146,7 +146,7 @@ def test_a_key_is_the_same_in_every_process() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_a_net_of_any_precision_has_a_key(dtype: torch.dtype) -> None:
-    assert net_key(nn.Linear(2, 2).to(dtype)) != net_key(nn.Linear(2, 2).to(dtype))
+    assert fingerprint(nn.Linear(2, 2).to(dtype)) != fingerprint(nn.Linear(2, 2).to(dtype))
 
 
 def test_the_architecture_of_a_classifier_of_a_library_is_part_of_the_key() -> None:
@@ -155,7 +155,7 @@ def test_the_architecture_of_a_classifier_of_a_library_is_part_of_the_key() -> N
         PreparedClassifier(layers, size=8, architecture={"kind": "transformers", "config": {"heads": heads}})
         for heads in (2, 4)
     )
-    assert net_key(two) != net_key(four)
+    assert fingerprint(two) != fingerprint(four)
 
 
 class Program(nn.Module):
@@ -178,8 +178,8 @@ def test_what_an_exported_program_does_is_part_of_the_key(tmp_path: Path) -> Non
         batch = {0: torch.export.Dim("batch", min=1)}
         program = torch.export.export(net.eval(), (torch.rand(2, 3, 8, 8),), dynamic_shapes=(batch,))
         torch.export.save(program, tmp_path / f"{number}.pt2")
-        keys.append(net_key(exported_classifier(tmp_path / f"{number}.pt2")))
-    assert keys[0] == keys[1] == net_key(exported_classifier(tmp_path / "0.pt2"))
+        keys.append(fingerprint(exported_classifier(tmp_path / f"{number}.pt2")))
+    assert keys[0] == keys[1] == fingerprint(exported_classifier(tmp_path / "0.pt2"))
     assert keys[2] != keys[0]
 
 

@@ -26,12 +26,12 @@ from steadylens.checkpoints.card import card
 from steadylens.checkpoints.checkpoint import save_model
 from steadylens.checkpoints.loading import (
     PRETRAINED,
-    Opened,
+    LoadedNet,
     check_classes,
     check_order,
     load,
-    open_classifier,
-    open_restorer,
+    load_classifier,
+    load_restorer,
 )
 from steadylens.errors import CheckpointError, SettingError
 from steadylens.images.preprocessing import Fit
@@ -304,7 +304,7 @@ def body() -> nn.Module:
 
 
 def test_a_restorer_is_opened_by_its_packaged_name() -> None:
-    opened = open_restorer("l3-gtsrb")
+    opened = load_restorer("l3-gtsrb")
     assert isinstance(opened.module, RestorationNet)
     assert (opened.name, opened.module.depth) == ("l3-gtsrb", 3)
     assert opened.seconds > 0
@@ -313,7 +313,7 @@ def test_a_restorer_is_opened_by_its_packaged_name() -> None:
 @pytest.mark.parametrize("name", ["net.safetensors", "net.weights", "net"])
 def test_a_restorer_is_opened_from_a_file_of_any_name(name: str, tmp_path: Path) -> None:
     save_model(tmp_path / name, GaussianSmoothing(), about={"seconds": 3.5})
-    opened = open_restorer(tmp_path / name)
+    opened = load_restorer(tmp_path / name)
     assert isinstance(opened.module, GaussianSmoothing)
     assert (opened.name, opened.seconds) == ("net", 3.5)
 
@@ -323,52 +323,52 @@ def test_an_unknown_name_is_refused_with_what_there_is(source: str) -> None:
     with pytest.raises(
         SettingError, match=r"there is no net '.*'; give a file or one of l11-gtsrb, .*fused-gtsrb$"
     ):
-        open_restorer(source)
+        load_restorer(source)
     for weights in (None, Path("net.pth")):
         with pytest.raises(SettingError, match=r"there is no net '.*'; .*, or timm:NAME"):
-            open_classifier(source, weights=weights)
+            load_classifier(source, weights=weights)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is no file .*absent\.safetensors"):
-        open_restorer(tmp_path / "absent.safetensors")
+        load_restorer(tmp_path / "absent.safetensors")
 
 
 def test_a_classifier_is_no_restorer_and_a_restorer_no_classifier() -> None:
     with pytest.raises(
         SettingError, match="sign-gtsrb holds a SignNet, where a restorer is needed; name one as l11"
     ):
-        open_restorer("sign-gtsrb")
+        load_restorer("sign-gtsrb")
     with pytest.raises(SettingError, match="l3-gtsrb holds a RestorationNet, where a classifier is needed"):
-        open_classifier("l3-gtsrb")
+        load_classifier("l3-gtsrb")
 
 
 def test_a_packaged_classifier_brings_its_size_and_its_classes() -> None:
-    opened = open_classifier("sign-gtsrb")
+    opened = load_classifier("sign-gtsrb")
     assert isinstance(opened.module, SignNet)
     assert (opened.size, len(opened.class_names)) == (48, 43)
 
 
 def test_a_classifier_of_a_library_is_opened_with_weights_and_size(weights: Path) -> None:
-    opened = open_classifier("timm:test_resnet", weights=weights, size=40)
+    opened = load_classifier("timm:test_resnet", weights=weights, size=40)
     assert isinstance(opened.module, PreparedClassifier)
     assert (opened.name, opened.size, opened.class_names) == ("timm:test_resnet", 40, ())
     assert opened.module(torch.rand(1, 3, 40, 40)).shape == (1, 3)
 
 
 def test_a_pair_of_a_library_comes_with_its_size(weights: Path, tmp_path: Path) -> None:
-    alone = open_classifier("timm:test_resnet", weights=weights, size=40)
+    alone = load_classifier("timm:test_resnet", weights=weights, size=40)
     save_model(
         tmp_path / "pair", FusedClassifier(nn.Identity(), alone.module), about={"classes": ["a", "b", "c"]}
     )
-    opened = open_classifier(tmp_path / "pair")
+    opened = load_classifier(tmp_path / "pair")
     assert (opened.size, opened.class_names) == (40, ("a", "b", "c"))
     assert opened.fused() is opened.module
 
 
 def test_a_mean_and_a_deviation_of_ones_own_replace_those_of_the_library(weights: Path) -> None:
-    usual = open_classifier("timm:test_resnet", weights=weights, size=32).module
-    changed = open_classifier(
+    usual = load_classifier("timm:test_resnet", weights=weights, size=32).module
+    changed = load_classifier(
         "timm:test_resnet", weights=weights, size=32, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0)
     ).module
     assert isinstance(usual, PreparedClassifier)
@@ -378,27 +378,27 @@ def test_a_mean_and_a_deviation_of_ones_own_replace_those_of_the_library(weights
 
 
 def test_a_classifier_tells_how_photographs_are_fitted_and_may_be_told(weights: Path) -> None:
-    usual = open_classifier("timm:test_resnet", weights=weights, size=40)
+    usual = load_classifier("timm:test_resnet", weights=weights, size=40)
     assert str(usual.fit) == "crop:42"
     for source, file in (("timm:test_resnet", weights), ("sign-gtsrb", None)):
-        assert open_classifier(source, weights=file, fit=Fit(keeps_shape=True)).fit == Fit(keeps_shape=True)
-    assert open_classifier("sign-gtsrb").fit == Fit()
+        assert load_classifier(source, weights=file, fit=Fit(keeps_shape=True)).fit == Fit(keeps_shape=True)
+    assert load_classifier("sign-gtsrb").fit == Fit()
 
 
 def test_the_fit_stands_in_the_file_of_a_pair(weights: Path, tmp_path: Path) -> None:
-    alone = open_classifier("timm:test_resnet", weights=weights, size=40, fit=Fit(keeps_shape=True))
+    alone = load_classifier("timm:test_resnet", weights=weights, size=40, fit=Fit(keeps_shape=True))
     save_model(tmp_path / "pair", FusedClassifier(nn.Identity(), alone.module), about={})
-    assert open_classifier(tmp_path / "pair").fit == Fit(keeps_shape=True)
-    told = open_classifier(tmp_path / "pair", fit=Fit())
+    assert load_classifier(tmp_path / "pair").fit == Fit(keeps_shape=True)
+    told = load_classifier(tmp_path / "pair", fit=Fit())
     save_model(tmp_path / "again", told.module, about={})
-    assert open_classifier(tmp_path / "again").fit == told.fit == Fit()
+    assert load_classifier(tmp_path / "again").fit == told.fit == Fit()
 
 
 def test_the_fit_of_a_net_of_this_package_stands_in_the_data_about_it(tmp_path: Path) -> None:
     save_model(tmp_path / "net", SignNet(classes=3), about={"fit": "crop:52"})
-    assert open_classifier(tmp_path / "net").fit == Fit(keeps_shape=True, side=52)
+    assert load_classifier(tmp_path / "net").fit == Fit(keeps_shape=True, side=52)
     with pytest.raises(SettingError, match="of which no 48 can be cut out"):
-        open_classifier(tmp_path / "net", fit=Fit(side=40))
+        load_classifier(tmp_path / "net", fit=Fit(side=40))
 
 
 def test_weights_are_wanted_where_there_are_none_and_only_there(weights: Path) -> None:
@@ -406,22 +406,22 @@ def test_weights_are_wanted_where_there_are_none_and_only_there(weights: Path) -
         with pytest.raises(
             SettingError, match=f"{source} has random weights; give its own by --weights FILE"
         ):
-            open_classifier(source)
+            load_classifier(source)
     for source in ("sign-gtsrb", "net.pt2", "transformers:somewhere"):
         with pytest.raises(SettingError, match=rf"{source} brings its own weights; leave out .*net\.pth"):
-            open_classifier(source, weights=weights)
+            load_classifier(source, weights=weights)
 
 
 def test_one_of_mean_and_deviation_is_not_enough(weights: Path) -> None:
     with pytest.raises(SettingError, match="give both a mean and a deviation, or neither"):
-        open_classifier("timm:test_resnet", weights=weights, mean=(0.5, 0.5, 0.5))
+        load_classifier("timm:test_resnet", weights=weights, mean=(0.5, 0.5, 0.5))
 
 
 def test_a_net_of_this_package_takes_no_other_size_or_normalisation() -> None:
     with pytest.raises(
         SettingError, match="sign-gtsrb brings its own size, mean and deviation; leave them out"
     ):
-        open_classifier("sign-gtsrb", size=64)
+        load_classifier("sign-gtsrb", size=64)
 
 
 def test_a_size_that_a_classifier_cannot_read_is_refused_at_once(weights: Path) -> None:
@@ -430,16 +430,16 @@ def test_a_size_that_a_classifier_cannot_read_is_refused_at_once(weights: Path) 
         SettingError,
         match=r"torchvision:squeezenet1_1 does not classify images of 8x8 pixels: .*; give another",
     ):
-        open_classifier("torchvision:squeezenet1_1", weights=weights, size=8)
+        load_classifier("torchvision:squeezenet1_1", weights=weights, size=8)
 
 
-def opened(classes: int, *names: str) -> Opened:
+def opened(classes: int, *names: str) -> LoadedNet:
     layers = nn.Sequential(body(), nn.Linear(3, classes))
-    return Opened(name="mine", module=PreparedClassifier(layers, size=8), size=8, class_names=names)
+    return LoadedNet(name="mine", module=PreparedClassifier(layers, size=8), size=8, class_names=names)
 
 
 def test_a_restorer_before_a_classifier_is_a_pair() -> None:
-    pair = Opened(name="L3", module=RestorationNet(depth=3), seconds=2).before(opened(2, "a", "b"))
+    pair = LoadedNet(name="L3", module=RestorationNet(depth=3), seconds=2).before(opened(2, "a", "b"))
     assert (pair.name, pair.size, pair.class_names, pair.seconds) == ("behind L3", 8, ("a", "b"), 2)
     assert pair.fused()(torch.rand(1, 3, 8, 8)).shape == (1, 2)
     with pytest.raises(SettingError, match="mine holds a PreparedClassifier, no fused classifier"):

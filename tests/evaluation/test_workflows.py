@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steadylens.checkpoints.checkpoint import load_model, save_model
-from steadylens.checkpoints.loading import open_net
+from steadylens.checkpoints.loading import load_net
 from steadylens.data.datasets import Dataset, ImageSet
 from steadylens.errors import SettingError
 from steadylens.evaluation import experiments
@@ -184,7 +184,7 @@ def test_a_file_of_a_pair_tells_the_time_of_all_its_stages(reproduced: Path) -> 
         for row in read_records(reproduced / "records.jsonl")
         if isinstance(row, Cost)
     }
-    opened = open_net(reproduced / "models" / "restored.safetensors")
+    opened = load_net(reproduced / "models" / "restored.safetensors")
     assert opened.seconds == pytest.approx(total[RESTORED])
 
 
@@ -216,7 +216,7 @@ def test_another_seed_does_not_go_on_with_the_files_of_the_first(reproduced: Pat
 def test_nets_from_files_are_measured_under_the_names_of_the_files(
     restorer: Path, classifier: Path, tmp_path: Path
 ) -> None:
-    nets = [open_net(restorer), open_net(classifier)]
+    nets = [load_net(restorer), load_net(classifier)]
     assert evaluate_nets(new_run(), nets, tmp_path) == tmp_path / "report.html"
     records = read_records(tmp_path / "records.jsonl")
     assert {row.network for row in records if isinstance(row, Restoring)} == {"restorer-L5"}
@@ -227,7 +227,7 @@ def test_nets_from_files_are_measured_under_the_names_of_the_files(
 def test_a_classifier_alone_is_measured_as_in_the_whole_run(
     reproduced: Path, classifier: Path, tmp_path: Path
 ) -> None:
-    evaluate_nets(new_run(), [open_net(classifier)], tmp_path)
+    evaluate_nets(new_run(), [load_net(classifier)], tmp_path)
     alone, whole = (
         [
             (row.noise, row.sigma_grey, row.population, row.correct, row.samples)
@@ -242,14 +242,14 @@ def test_a_classifier_alone_is_measured_as_in_the_whole_run(
 @pytest.mark.parametrize("repeats", [0, 2])
 def test_each_net_needs_a_name_of_its_own(restorer: Path, tmp_path: Path, repeats: int) -> None:
     with pytest.raises(SettingError, match=r"the nets are .*; give at least one, each with a name"):
-        evaluate_nets(new_run(), [open_net(restorer)] * repeats, tmp_path)
+        evaluate_nets(new_run(), [load_net(restorer)] * repeats, tmp_path)
 
 
 def test_a_classifier_of_other_classes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "three.safetensors"
     save_model(path, SignNet(classes=3).eval(), about={})
     with pytest.raises(SettingError, match="three tells 3 classes apart, coloured patches has 4"):
-        evaluate_nets(new_run(), [open_net(path)], tmp_path)
+        evaluate_nets(new_run(), [load_net(path)], tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -259,7 +259,7 @@ def test_a_classifier_of_other_images_is_sent_to_compare(size: int, fit: Fit, tm
     save_model(path, timm_classifier("test_resnet", classes=4, size=size, fit=fit), about={})
     message = rf"other reads images of {size} pixels, fitted by {fit}; these .* steadylens compare CLASSIFIER"
     with pytest.raises(SettingError, match=message):
-        evaluate_nets(new_run(), [open_net(path)], tmp_path / "out")
+        evaluate_nets(new_run(), [load_net(path)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -34,7 +34,7 @@ from steadylens.images.decoding import (
 from steadylens.images.reading import ImageContent, read_image_file
 from steadylens.images.tensors import read_image
 from steadylens.serving.demo import read_upload
-from steadylens.serving.payloads import Refusal, decode_image
+from steadylens.serving.payloads import HttpError, decode_image
 
 SCAN, END = b"\xff\xda\0\2", b"\xff\xd9"
 
@@ -297,7 +297,7 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
 def uploaded(path: Path) -> object:
     try:
         return decode_image(path.read_bytes(), most_pixels=MOST_PIXELS)
-    except Refusal as refusal:
+    except HttpError as refusal:
         raise ImageError(refusal.reason) from refusal
 
 

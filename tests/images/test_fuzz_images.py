@@ -73,11 +73,11 @@ WAYS = {
     "file": "from steadylens.images.reading import read_image_file as read",
     "image": "from steadylens.images.tensors import read_image as read",
     "upload": """
-from steadylens.serving.payloads import Refusal, decode_image
+from steadylens.serving.payloads import HttpError, decode_image
 def read(path):
     try:
         return decode_image(path.read_bytes(), most_pixels=200_000_000)
-    except Refusal as refusal:
+    except HttpError as refusal:
         raise ImageError(refusal.reason) from refusal.__cause__
 """,
 }

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from steadylens.images.decoding import opened
-from steadylens.images.pixels import STRIP_BYTES, read_levels, removal_view, strips
+from steadylens.images.pixels import STRIP_BYTES, read_levels, residual_image, strips
 
 
 @given(height=st.integers(1, 3000), width=st.integers(1, 3000))
@@ -62,7 +62,7 @@ def test_an_image_of_many_strips_is_read_whole(tmp_path: Path) -> None:
 def test_the_view_and_its_scale_give_back_what_was_removed(dtype: Any, channels: int, seed: int) -> None:
     top = np.iinfo(dtype).max
     before, after = np.random.default_rng(seed).integers(0, top + 1, (2, 6, 7, channels)).astype(dtype)
-    view, scale = removal_view(before, after)
+    view, scale = residual_image(before, after)
     colours = {2: 1, 4: 3}.get(channels, channels)
     removed = (before[..., :colours].astype(float) - after[..., :colours]) * 255 / top
     assert view.shape == (6, 7, colours)
@@ -72,6 +72,6 @@ def test_the_view_and_its_scale_give_back_what_was_removed(dtype: Any, channels:
 
 def test_nothing_removed_is_grey_of_no_scale() -> None:
     levels = np.full((3, 4, 3), 9, np.uint8)
-    view, scale = removal_view(levels, levels)
+    view, scale = residual_image(levels, levels)
     assert (view == 128).all()
     assert scale == 0

@@ -10,10 +10,10 @@ from torch import nn
 
 from steadylens.errors import SettingError
 from steadylens.inference import autotune
-from steadylens.inference.autotune import TILE, Race, fastest_engine
+from steadylens.inference.autotune import TILE, EngineTiming, fastest_engine
 from steadylens.inference.restorer import restorer_of
 from steadylens.nets.classification import SignNet
-from steadylens.nets.restoration import GaussianSmoothing, RestorationNet, ValidForm, initialize_xavier
+from steadylens.nets.restoration import GaussianSmoothing, RestorationNet, UnpaddedNet, initialize_xavier
 
 EVERY = {"PyTorch", "ONNX Runtime", "OpenVINO", "OpenVINO, 2 tiles at a time"}
 
@@ -34,18 +34,18 @@ def net() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def race(net: nn.Module) -> Race:
+def race(net: nn.Module) -> EngineTiming:
     return fastest_engine(net, seconds=0.01)
 
 
-def test_every_engine_that_is_installed_takes_part_and_the_quickest_wins(race: Race) -> None:
+def test_every_engine_that_is_installed_takes_part_and_the_quickest_wins(race: EngineTiming) -> None:
     assert race.milliseconds.keys() == EVERY
     assert not race.left_out
     assert race.milliseconds[race.engine.name] == min(race.milliseconds.values())
     assert all(value > 0 for value in race.milliseconds.values())
 
 
-def test_the_choice_is_told_in_a_line_from_the_quickest_on(race: Race) -> None:
+def test_the_choice_is_told_in_a_line_from_the_quickest_on(race: EngineTiming) -> None:
     text = str(race)
     assert text.startswith(f"{race.engine.name} is the fastest on {TILE[0]}x{TILE[1]} pixels (")
     ranked = sorted(race.milliseconds.items(), key=lambda pair: pair[1])
@@ -54,7 +54,7 @@ def test_the_choice_is_told_in_a_line_from_the_quickest_on(race: Race) -> None:
     assert "\n" not in text
 
 
-def test_the_winner_answers_as_the_net_does_at_any_size(race: Race, net: nn.Module) -> None:
+def test_the_winner_answers_as_the_net_does_at_any_size(race: EngineTiming, net: nn.Module) -> None:
     images = torch.rand(2, 3, 21, 34, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(race.engine(images), net(images).detach(), rtol=0, atol=1e-5)
 
@@ -62,7 +62,7 @@ def test_the_winner_answers_as_the_net_does_at_any_size(race: Race, net: nn.Modu
 def test_every_engine_runs_the_valid_form_of_a_net(net: nn.Module) -> None:
     assert isinstance(net, RestorationNet)
     restorer = restorer_of(net, tile=24)
-    assert isinstance(restorer.engine, ValidForm)
+    assert isinstance(restorer.engine, UnpaddedNet)
     race = fastest_engine(restorer.engine, seconds=0.01)
     assert race.milliseconds.keys() == EVERY
     images = torch.rand(1, 3, 50, 61, generator=torch.Generator().manual_seed(0))

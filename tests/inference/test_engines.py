@@ -30,7 +30,7 @@ from steadylens.inference.engines import (
     to_program,
 )
 from steadylens.inference.parity import check_parity, noisy_images
-from steadylens.inference.signature import Interface, interface_of
+from steadylens.inference.signature import Signature, signature_of
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, initialize_xavier
 from steadylens.nets.third_party import timm_classifier
@@ -65,7 +65,7 @@ NETS: dict[str, tuple[nn.Module, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", NETS)
 def test_a_net_answers_alike_in_every_runtime(name: str) -> None:
     net, fixed = NETS[name]
-    form = interface_of(net, **fixed)
+    form = signature_of(net, **fixed)
     program = to_program(net, form)
     model = to_onnx(program, form)
     onnx.checker.check_model(model, full_check=True)
@@ -87,7 +87,7 @@ def test_a_net_answers_alike_in_every_runtime(name: str) -> None:
 
 def test_an_onnx_model_tells_its_names_its_opset_and_its_metadata() -> None:
     net = NETS["Gaussian"][0]
-    form = interface_of(net)
+    form = signature_of(net)
     model = to_onnx(to_program(net, form), form, metadata='{"a": 1}')
     assert [value.name for value in (*model.graph.input, *model.graph.output)] == ["images", "restored"]
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
@@ -100,7 +100,7 @@ def test_an_onnx_model_tells_its_names_its_opset_and_its_metadata() -> None:
 
 def test_a_net_stays_as_it_was() -> None:
     net = drawn(SignNet(5))
-    to_program(net, interface_of(net))
+    to_program(net, signature_of(net))
     weight = net.get_parameter("features.1.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert weight.requires_grad
@@ -116,7 +116,7 @@ class Branching(nn.Module):
 def test_what_cannot_be_traced_is_told_in_one_line() -> None:
     net = Branching().eval()
     with pytest.raises(ExportError, match="cannot trace") as caught:
-        to_program(net, Interface())
+        to_program(net, Signature())
     assert "\n" not in str(caught.value)
 
 
@@ -132,7 +132,7 @@ def net() -> RestorationNet:
 
 
 def side_by_side(net: RestorationNet) -> Engine:
-    form = interface_of(net)
+    form = signature_of(net)
     return OpenVinoEngine(to_openvino(to_onnx(to_program(net, form), form), form), form, streams=2)
 
 

@@ -36,7 +36,7 @@ from steadylens.inference.export import (
     read_metadata,
     triton_config,
 )
-from steadylens.inference.signature import Interface, interface_of
+from steadylens.inference.signature import Signature, signature_of
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet, initialize_xavier
 
@@ -317,9 +317,9 @@ def test_a_restorer_has_no_classes_whatever_it_was_trained_on(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "form", [Interface(), Interface(batch=2, size=(3, 4)), Interface(classes=3, size=(3, 3))]
+    "form", [Signature(), Signature(batch=2, size=(3, 4)), Signature(classes=3, size=(3, 3))]
 )
-def test_brackets_are_closed(form: Interface) -> None:
+def test_brackets_are_closed(form: Signature) -> None:
     config = triton_config("net", form, classes=("a", "b", "c"))
     assert config.count("[") == config.count("]")
     assert config.count("{") == config.count("}")
@@ -334,5 +334,5 @@ def test_a_name_that_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
 
 def test_the_page_shows_the_configuration_that_is_written() -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
-    config = triton_config("l11-gtsrb", interface_of(load("l11-gtsrb")))
+    config = triton_config("l11-gtsrb", signature_of(load("l11-gtsrb")))
     assert f"```\n{config}```\n" in page.read_text(encoding="utf-8")

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from steadylens.errors import ExportError
 from steadylens.inference.parity import TOLERANCE, check_parity, noisy_images
-from steadylens.inference.signature import Interface
+from steadylens.inference.signature import Signature
 from steadylens.nets.restoration import RestorationNet
 
-ANY = Interface(minimum_size=3)
-FIXED = Interface(size=(6, 7), classes=5)
+ANY = Signature(minimum_size=3)
+FIXED = Signature(size=(6, 7), classes=5)
 
 
-def images(form: Interface, seed: int = 0) -> list[Tensor]:
+def images(form: Signature, seed: int = 0) -> list[Tensor]:
     return list(noisy_images(form, generator=torch.Generator().manual_seed(seed)))
 
 
@@ -22,9 +22,9 @@ def classify(given: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "form", [ANY, FIXED, Interface(batch=4), Interface(batch=50, size=(3, 3)), Interface(channels=1)]
+    "form", [ANY, FIXED, Signature(batch=4), Signature(batch=50, size=(3, 3)), Signature(channels=1)]
 )
-def test_the_images_fit_the_interface_and_lie_in_the_unit_range(form: Interface) -> None:
+def test_the_images_fit_the_interface_and_lie_in_the_unit_range(form: Signature) -> None:
     for batch in images(form):
         form.check(batch)
         assert batch.min() >= 0
@@ -38,21 +38,21 @@ def test_free_sizes_and_batches_are_varied_down_to_the_smallest() -> None:
     assert any(height % 2 and width % 2 == 0 for _, _, height, width in shapes)
 
 
-@pytest.mark.parametrize("form", [FIXED, Interface(size=(4, 4), batch=1), Interface(size=(4, 4), batch=7)])
-def test_a_net_of_a_fixed_size_sees_at_least_32_images(form: Interface) -> None:
+@pytest.mark.parametrize("form", [FIXED, Signature(size=(4, 4), batch=1), Signature(size=(4, 4), batch=7)])
+def test_a_net_of_a_fixed_size_sees_at_least_32_images(form: Signature) -> None:
     assert sum(map(len, images(form))) >= 32
 
 
 @pytest.mark.parametrize(
     ("form", "counts"),
     [
-        (Interface(size=(480, 640)), [1, 2]),
-        (Interface(size=(384, 384)), [1, 2, 5]),
-        (Interface(size=(1000, 1000), batch=1), [1] * 8),
-        (Interface(size=(3000, 2000), batch=1), [1, 1]),
+        (Signature(size=(480, 640)), [1, 2]),
+        (Signature(size=(384, 384)), [1, 2, 5]),
+        (Signature(size=(1000, 1000), batch=1), [1] * 8),
+        (Signature(size=(3000, 2000), batch=1), [1, 1]),
     ],
 )
-def test_large_images_of_a_fixed_size_are_few(form: Interface, counts: list[int]) -> None:
+def test_large_images_of_a_fixed_size_are_few(form: Signature, counts: list[int]) -> None:
     assert list(map(len, images(form))) == counts
 
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from steadylens.errors import CheckpointError, ImageError, SettingError
-from steadylens.inference.signature import Interface, example_images, interface_of
+from steadylens.inference.signature import Signature, example_images, signature_of
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
-from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, ValidForm
+from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, UnpaddedNet
 
-ANY = Interface(minimum_size=3)
-FIXED = Interface(batch=2, size=(8, 9))
+ANY = Signature(minimum_size=3)
+FIXED = Signature(batch=2, size=(8, 9))
 
 
 def classifier(size: int = 8) -> nn.Module:
@@ -30,7 +30,7 @@ def classifier(size: int = 8) -> nn.Module:
     ids=["zeros", "reflected", "Dong", "Gaussian"],
 )
 def test_a_restorer_reads_every_size_from_its_minimum_on(net: nn.Module, minimum: int) -> None:
-    form = interface_of(net.eval())
+    form = signature_of(net.eval())
     assert (form.input_shape, form.output_shape) == (("batch", 3, "height", "width"),) * 2
     assert (form.output, form.minimum_size) == ("restored", minimum)
     assert net(torch.rand(1, 3, minimum, minimum)).shape == (1, 3, minimum, minimum)
@@ -40,16 +40,16 @@ def test_a_restorer_reads_every_size_from_its_minimum_on(net: nn.Module, minimum
     ("net", "margin"), [(RestorationNet(11, padding="reflect"), 6), (DongNet(), 6), (RestorationNet(3), 2)]
 )
 def test_a_valid_form_loses_its_margin(net: RestorationNet | DongNet, margin: int) -> None:
-    form = interface_of(ValidForm(net).eval())
+    form = signature_of(UnpaddedNet(net).eval())
     assert (form.minimum_size, form.lost, form.classes) == (2 * margin + 1, margin, None)
     assert form.output_shape == ("batch", 3, "centre_height", "centre_width")
-    fixed = interface_of(ValidForm(net).eval(), size=(20, 30), batch=2)
+    fixed = signature_of(UnpaddedNet(net).eval(), size=(20, 30), batch=2)
     assert fixed.output_shape == (2, 3, 20 - 2 * margin, 30 - 2 * margin)
-    assert Interface.of_description(json.loads(json.dumps(fixed.described()))) == fixed
+    assert Signature.of_description(json.loads(json.dumps(fixed.described()))) == fixed
 
 
 def test_a_restorer_of_grey_images_reads_one_channel() -> None:
-    assert interface_of(RestorationNet(3, channels=1).eval()).input_shape == ("batch", 1, "height", "width")
+    assert signature_of(RestorationNet(3, channels=1).eval()).input_shape == ("batch", 1, "height", "width")
 
 
 @pytest.mark.parametrize(
@@ -62,44 +62,44 @@ def test_a_restorer_of_grey_images_reads_one_channel() -> None:
     ids=["sign net", "fused", "prepared"],
 )
 def test_a_classifier_reads_its_own_size_and_no_other(net: nn.Module) -> None:
-    form = interface_of(net.eval())
+    form = signature_of(net.eval())
     assert form.size is not None
     assert (form.output, form.output_shape) == ("logits", ("batch", form.classes))
-    assert interface_of(net, size=form.size) == form
+    assert signature_of(net, size=form.size) == form
     with pytest.raises(SettingError, match="leave the size out"):
-        interface_of(net, size=(form.size[0] + 1, form.size[1]))
+        signature_of(net, size=(form.size[0] + 1, form.size[1]))
 
 
 def test_a_foreign_classifier_is_told_its_size() -> None:
-    assert interface_of(classifier(), size=(8, 8)).output_shape == ("batch", 5)
+    assert signature_of(classifier(), size=(8, 8)).output_shape == ("batch", 5)
     with pytest.raises(SettingError, match="give the size"):
-        interface_of(classifier())
+        signature_of(classifier())
 
 
 def test_a_foreign_classifier_of_any_size_needs_one_all_the_same() -> None:
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     with pytest.raises(SettingError, match="give the size"):
-        interface_of(net)
+        signature_of(net)
 
 
 def test_what_is_neither_restorer_nor_classifier_is_refused() -> None:
     with pytest.raises(SettingError, match="images to logits"):
-        interface_of(nn.AvgPool2d(2).eval())
+        signature_of(nn.AvgPool2d(2).eval())
 
 
 def test_a_net_in_training_mode_is_refused() -> None:
     with pytest.raises(SettingError, match=r"eval\(\)"):
-        interface_of(RestorationNet(3))
+        signature_of(RestorationNet(3))
 
 
 def test_a_size_below_the_margin_is_refused() -> None:
     with pytest.raises(SettingError, match="at least 7x7"):
-        interface_of(RestorationNet(11, padding="reflect").eval(), size=(6, 80))
+        signature_of(RestorationNet(11, padding="reflect").eval(), size=(6, 80))
 
 
 def test_a_batch_of_none_is_refused() -> None:
     with pytest.raises(SettingError, match="at least 1"):
-        interface_of(RestorationNet(3).eval(), batch=0)
+        signature_of(RestorationNet(3).eval(), batch=0)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_a_batch_of_none_is_refused() -> None:
     [
         (ANY, torch.rand(1, 3, 3, 90)),
         (FIXED, torch.rand(2, 3, 8, 9)),
-        (Interface(size=(8, 9)), torch.rand(7, 3, 8, 9)),
+        (Signature(size=(8, 9)), torch.rand(7, 3, 8, 9)),
     ],
 )
-def test_images_that_fit_are_taken(form: Interface, images: Tensor) -> None:
+def test_images_that_fit_are_taken(form: Signature, images: Tensor) -> None:
     form.check(images)
 
 
@@ -124,24 +124,24 @@ def test_images_that_fit_are_taken(form: Interface, images: Tensor) -> None:
         (FIXED, torch.rand(2, 3, 9, 8), "reads 8x9"),
     ],
 )
-def test_images_that_do_not_fit_are_refused(form: Interface, images: Tensor, words: str) -> None:
+def test_images_that_do_not_fit_are_refused(form: Signature, images: Tensor, words: str) -> None:
     with pytest.raises(ImageError, match=words):
         form.check(images)
 
 
-@pytest.mark.parametrize("form", [ANY, FIXED, Interface(size=(48, 48), classes=43)])
-def test_an_interface_survives_json(form: Interface) -> None:
-    assert Interface.of_description(json.loads(json.dumps(form.described()))) == form
+@pytest.mark.parametrize("form", [ANY, FIXED, Signature(size=(48, 48), classes=43)])
+def test_an_interface_survives_json(form: Signature) -> None:
+    assert Signature.of_description(json.loads(json.dumps(form.described()))) == form
 
 
 @pytest.mark.parametrize("plain", [{}, {"size": [1]}, {"size": None, "depth": 11}, {"size": "ab"}])
 def test_a_damaged_description_is_refused(plain: dict[str, object]) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
-        Interface.of_description(plain)
+        Signature.of_description(plain)
 
 
-@pytest.mark.parametrize("form", [ANY, FIXED, Interface(batch=1), Interface(size=(5, 5))])
-def test_an_example_fits_and_is_never_a_single_image_of_a_free_batch(form: Interface) -> None:
+@pytest.mark.parametrize("form", [ANY, FIXED, Signature(batch=1), Signature(size=(5, 5))])
+def test_an_example_fits_and_is_never_a_single_image_of_a_free_batch(form: Signature) -> None:
     images = example_images(form)
     form.check(images)
     assert len(images) == (form.batch or 2)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from steadylens.devices import ProgressCallback
 from steadylens.errors import SettingError
 from steadylens.inference.tiling import Engine, Tiling, from_unit, in_tiles, spans, to_unit
-from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, ValidForm
+from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, UnpaddedNet
 
 CPU = torch.device("cpu")
 
@@ -135,7 +135,7 @@ def test_tiles_give_what_the_whole_image_gives(
         whole = net(images)
     torch.testing.assert_close(tiled(net, images, tiling), whole, rtol=0, atol=2e-6)
     if isinstance(net, RestorationNet | DongNet):
-        form = ValidForm(net)
+        form = UnpaddedNet(net)
         found = tiled(form, images, replace(tiling, surround=form.surround))
         torch.testing.assert_close(found, whole, rtol=0, atol=2e-6)
 
@@ -145,7 +145,7 @@ def test_tiles_give_what_the_whole_image_gives(
 def test_a_tiny_image_is_mirrored_alike_for_either_form_of_a_net(name: str, size: tuple[int, int]) -> None:
     net, margin, smallest = NETS[name]
     assert isinstance(net, RestorationNet | DongNet)
-    form, tiling = ValidForm(net), Tiling(tile=2 * margin + 1, margin=margin, smallest=smallest)
+    form, tiling = UnpaddedNet(net), Tiling(tile=2 * margin + 1, margin=margin, smallest=smallest)
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     found = tiled(form, images, replace(tiling, surround=form.surround))
     torch.testing.assert_close(found, tiled(net, images, tiling), rtol=0, atol=2e-6)

@@ -14,9 +14,9 @@ from steadylens.noise.families import (
     NORMAL,
     UNIFORM,
     Attenuated,
+    Distribution,
     Gaussian,
     Laplacian,
-    Law,
     SaltAndPepper,
     Sparse,
     Strength,
@@ -32,7 +32,7 @@ ORACLES = [
 ]
 
 
-def every_value(law: Law, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+def every_value(law: Distribution, dtype: torch.dtype = torch.int32) -> torch.Tensor:
     values = torch.empty(LEVELS)
     law.fill(values, torch.arange(LEVELS, dtype=torch.int32).to(dtype))
     return values
@@ -40,14 +40,14 @@ def every_value(law: Law, dtype: torch.dtype = torch.int32) -> torch.Tensor:
 
 @pytest.mark.parametrize(("law", "oracle"), ORACLES, ids=lambda value: getattr(value, "name", ""))
 def test_the_table_of_a_law_is_as_close_to_it_as_65536_steps_can_be(
-    law: Law, oracle: scipy.stats.rv_continuous
+    law: Distribution, oracle: scipy.stats.rv_continuous
 ) -> None:
     # A staircase of K equal steps is at best half a step off; the scaling to unit spread costs a few more.
     assert scipy.stats.kstest(every_value(law).double().numpy(), oracle.cdf).statistic < 3 / LEVELS
 
 
 @pytest.mark.parametrize("law", [NORMAL, UNIFORM, LAPLACE], ids=lambda law: law.name)
-def test_an_additive_law_has_mean_0_and_standard_deviation_1(law: Law) -> None:
+def test_an_additive_law_has_mean_0_and_standard_deviation_1(law: Distribution) -> None:
     values = every_value(law).double()
     assert values.mean().item() == pytest.approx(0, abs=1e-6)
     assert values.square().mean().sqrt().item() == pytest.approx(1, abs=1e-6)
@@ -55,7 +55,7 @@ def test_an_additive_law_has_mean_0_and_standard_deviation_1(law: Law) -> None:
 
 @pytest.mark.parametrize(("law", "oracle"), ORACLES, ids=lambda value: getattr(value, "name", ""))
 def test_the_fourth_moment_misses_little_for_want_of_the_farthest_tail(
-    law: Law, oracle: scipy.stats.rv_continuous
+    law: Distribution, oracle: scipy.stats.rv_continuous
 ) -> None:
     expected = 3 + float(oracle.stats(moments="k"))
     assert every_value(law).double().pow(4).mean().item() == pytest.approx(expected, rel=0.01)
@@ -77,7 +77,7 @@ def test_an_impulse_is_black_or_white_equally_often() -> None:
 
 
 @pytest.mark.parametrize("law", [NORMAL, UNIFORM, LAPLACE, IMPULSE], ids=lambda law: law.name)
-def test_bits_may_be_unsigned_words_or_integers(law: Law) -> None:
+def test_bits_may_be_unsigned_words_or_integers(law: Distribution) -> None:
     assert torch.equal(every_value(law, torch.uint16), every_value(law))
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from steadylens.errors import SettingError
-from steadylens.serving.batching import Batcher, Batching, FullError
+from steadylens.serving.batching import Batcher, Batching, QueueFullError
 
 T = TypeVar("T")
 
@@ -146,7 +146,7 @@ def test_one_request_too_many_is_refused_and_the_place_is_free_again_afterwards(
         both = [asyncio.create_task(asked(batcher, image(number))) for number in range(2)]
         await asyncio.sleep(0.02)
         assert batcher.places == 2
-        with pytest.raises(FullError):
+        with pytest.raises(QueueFullError):
             await asked(batcher, image(2))
         net.go.set()
         assert await asyncio.gather(*both) == [0, 2]

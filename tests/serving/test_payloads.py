@@ -23,7 +23,7 @@ from steadylens.images.tensors import read_image
 from steadylens.serving.payloads import (
     FORM_TYPE,
     MEDIA_TYPES,
-    Refusal,
+    HttpError,
     UploadLimits,
     checked_type,
     decode_image,
@@ -77,8 +77,8 @@ def png(width: int, height: int, data: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-def refused(content: bytes) -> Refusal:
-    with pytest.raises(Refusal) as caught:
+def refused(content: bytes) -> HttpError:
+    with pytest.raises(HttpError) as caught:
         decode_image(content, most_pixels=PIXELS)
     return caught.value
 
@@ -87,7 +87,7 @@ def attempted(call: Callable[[], T]) -> T | int:
     """Returns what the call returns, or the status with which it is refused."""
     try:
         return call()
-    except Refusal as refusal:
+    except HttpError as refusal:
         return refusal.status
 
 
@@ -115,7 +115,7 @@ def test_an_upload_too_narrow_to_be_cut_is_refused(length: int, refused: bool) -
 def test_an_image_within_the_limit_is_accepted_and_one_pixel_more_is_not() -> None:
     assert decode_image(FILES["rgb.png"], most_pixels=600).shape == (3, 20, 30)
     with pytest.raises(
-        Refusal, match=r"30x20 pixels.* at most 0\.000599 are read, send a smaller one"
+        HttpError, match=r"30x20 pixels.* at most 0\.000599 are read, send a smaller one"
     ) as caught:
         decode_image(FILES["rgb.png"], most_pixels=599)
     assert caught.value.status == 413
@@ -222,7 +222,7 @@ def test_the_type_of_an_image_is_accepted(declared: str) -> None:
     ],
 )
 def test_another_type_is_refused(headers: dict[str, str]) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(HttpError) as caught:
         checked_type(headers)
     assert caught.value.status == 415
     assert caught.value.closing
@@ -258,7 +258,7 @@ def test_a_form_with_another_number_of_files_is_refused(count: int) -> None:
     boundary = "b" * 10
     part = f'--{boundary}\r\nContent-Disposition: form-data; name="i"; filename="i"\r\n\r\nx\r\n'
     body = f"{part * count}--{boundary}\r\nContent-Disposition: form-data\r\n\r\n\r\n--{boundary}--\r\n"
-    with pytest.raises(Refusal, match=f"holds {count} files") as caught:
+    with pytest.raises(HttpError, match=f"holds {count} files") as caught:
         file_of_form(body.encode(), checked_type({"content-type": f"{FORM_TYPE}; boundary={boundary}"}))
     assert caught.value.status == 400
 
@@ -266,7 +266,7 @@ def test_a_form_with_another_number_of_files_is_refused(count: int) -> None:
 @given(length=st.integers(0, 2**31))
 def test_a_form_that_is_cut_off_is_refused(length: int) -> None:
     body, declared = form([("image", ("a.png", FILES["rgb.png"]))], {})
-    with pytest.raises(Refusal, match="cut off"):
+    with pytest.raises(HttpError, match="cut off"):
         file_of_form(body[: length % (len(body) - 4)], declared)
 
 
@@ -293,7 +293,7 @@ def test_a_boundary_is_found_however_it_is_written(boundary: str) -> None:
     ids=lambda boundary: boundary[:20],
 )
 def test_a_form_without_a_proper_boundary_is_refused(boundary: str) -> None:
-    with pytest.raises(Refusal, match="boundary"):
+    with pytest.raises(HttpError, match="boundary"):
         file_of_form(b"--x--", checked_type({"content-type": f"{FORM_TYPE}; {boundary}"}))
 
 

@@ -20,9 +20,9 @@ from steadylens.nets.classification import FusedClassifier, PreparedClassifier, 
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
 from steadylens.nets.third_party import timm_classifier
 from steadylens.noise.degradation import Degradation, gaussian_degradation
-from steadylens.training.fusing import Repeating, fuse_as_they_are, fuse_label_free, tune_restorer
+from steadylens.training.fusing import ConsistencyTuning, fuse_as_they_are, fuse_label_free, tune_restorer
 from steadylens.training.loop import OneCycleAdam, Training
-from steadylens.training.objectives import LogSquaredError, repeating_objective
+from steadylens.training.objectives import LogSquaredError, consistency_objective
 from steadylens.training.recipes import SMOKE
 from steadylens.training.run import Run, Update
 from steadylens.training.settings import ClassifierRecipe, Recipe
@@ -81,7 +81,7 @@ def test_the_objective_is_the_divergence_from_the_answers_on_clean_images_and_th
 ) -> None:
     net, front = classifier().eval().requires_grad_(False), restorer()
     degradation = Degradation(families=NOISE.families, versions=3)
-    draw = repeating_objective(
+    draw = consistency_objective(
         front, net, tiny_data.train.images, batch=7, degradation=degradation, fidelity=fidelity, loss=LOSS
     )
     parts = list(draw(torch.Generator().manual_seed(5)))
@@ -101,7 +101,7 @@ def test_the_objective_is_the_divergence_from_the_answers_on_clean_images_and_th
 def test_nothing_is_left_to_learn_where_the_classifier_repeats_itself(tiny_data: Dataset) -> None:
     net, front = classifier().eval().requires_grad_(False), nn.Identity()
     clean = replace(NOISE, clean_share=1.0)
-    draw = repeating_objective(
+    draw = consistency_objective(
         front, net, tiny_data.train.images, batch=4, degradation=clean, fidelity=0, loss=LOSS
     )
     assert float(sum(draw(torch.Generator().manual_seed(5)))) == pytest.approx(0, abs=1e-6)
@@ -146,7 +146,7 @@ def test_answers_are_kept_more_often_after_tuning(tiny_data: Dataset) -> None:
             return int((net(front(noisy)).argmax(dim=1) == net(clean).argmax(dim=1)).sum())
 
     before = kept()
-    objective = repeating_objective(
+    objective = consistency_objective(
         front, net, tiny_data.train.images, batch=8, degradation=NOISE, fidelity=0.1, loss=LOSS
     )
     training = Training(
@@ -160,7 +160,7 @@ def test_answers_are_kept_more_often_after_tuning(tiny_data: Dataset) -> None:
 
 
 def test_slight_noise_and_clean_images_are_added_to_the_noise_of_the_recipe() -> None:
-    noise = Repeating(slight_share=0.25, clean_share=0.1).noise(replace(NOISE, versions=2))
+    noise = ConsistencyTuning(slight_share=0.25, clean_share=0.1).noise(replace(NOISE, versions=2))
     assert noise.families[1:] == NOISE.families
     assert noise.weights[0] / sum(noise.weights) == pytest.approx(0.25)
     assert (noise.clean_share, noise.versions) == (0.1, 2)
@@ -170,18 +170,18 @@ def test_slight_noise_and_clean_images_are_added_to_the_noise_of_the_recipe() ->
 
 
 def test_a_recipe_that_shows_more_clean_images_keeps_them() -> None:
-    assert Repeating(clean_share=0.1).noise(replace(NOISE, clean_share=0.5)).clean_share == 0.5
+    assert ConsistencyTuning(clean_share=0.1).noise(replace(NOISE, clean_share=0.5)).clean_share == 0.5
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Repeating(slight_share=1.0),
-        lambda: Repeating(clean_share=-0.1),
-        lambda: Repeating(fidelity=-1.0),
+        lambda: ConsistencyTuning(slight_share=1.0),
+        lambda: ConsistencyTuning(clean_share=-0.1),
+        lambda: ConsistencyTuning(fidelity=-1.0),
     ],
 )
-def test_settings_that_are_none_are_refused(make: Callable[[], Repeating]) -> None:
+def test_settings_that_are_none_are_refused(make: Callable[[], ConsistencyTuning]) -> None:
     with pytest.raises(SettingError, match=r"shares must lie in \[0, 1\), a weight must be at least 0"):
         make()
 
@@ -220,9 +220,9 @@ def test_the_file_holds_the_restorer_and_how_often_answers_were_kept(
 def test_the_rate_is_that_of_a_restorer_not_of_the_recipe(tiny_data: Dataset, tmp_path: Path) -> None:
     abouts = []
     for rate in (1e-3, 1e-5):
-        repeating = Repeating(optimization=OneCycleAdam(learning_rate=rate))
+        tuning = ConsistencyTuning(optimization=OneCycleAdam(learning_rate=rate))
         path = tmp_path / f"{rate}.safetensors"
-        tune_restorer(run_of(tiny_data), restorer(), classifier(), path, name="pair", repeating=repeating)
+        tune_restorer(run_of(tiny_data), restorer(), classifier(), path, name="pair", tuning=tuning)
         abouts.append(load_model(path)[1])
     highest = [max(rate for _, _, rate in about["curve"]) for about in abouts]
     assert highest == [pytest.approx(1e-3), pytest.approx(1e-5)]

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from steadylens.checkpoints.checkpoint import load_model, load_state, net_key, save_state
+from steadylens.checkpoints.checkpoint import fingerprint, load_model, load_state, save_state
 from steadylens.cli import main
 from steadylens.data.datasets import Dataset, ImageSet, load_dataset
 from steadylens.errors import CheckpointError, DivergenceError, SettingError
@@ -220,7 +220,7 @@ def test_a_finished_stage_is_skipped_and_says_so(tiny_data: Dataset, tmp_path: P
     assert "on validation images" in update.note
     after = path.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert net_key(again) == net_key(net) == net_key(load_model(path)[0])
+    assert fingerprint(again) == fingerprint(net) == fingerprint(load_model(path)[0])
     assert not net.training
     assert not again.training
 
@@ -343,11 +343,11 @@ def test_a_recipe_says_whether_the_classifier_standardizes(tiny_data: Dataset, t
 
 def test_fine_tuning_leaves_the_restorer_and_moves_the_classifier(tiny_data: Dataset, tmp_path: Path) -> None:
     restorer, classifier = RestorationNet(depth=3), sign_net()
-    before = net_key(restorer), net_key(classifier)
+    before = fingerprint(restorer), fingerprint(classifier)
     path = tmp_path / "a.safetensors"
     fused = fine_tune(run_of(tiny_data, Notebook()), restorer, classifier, path, name="L3")
-    assert net_key(fused.restorer) == before[0]
-    assert net_key(fused.classifier) != before[1]
+    assert fingerprint(fused.restorer) == before[0]
+    assert fingerprint(fused.classifier) != before[1]
     assert fused.classifier is classifier
 
 

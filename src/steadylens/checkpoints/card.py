@@ -40,7 +40,7 @@ RESTORING, CLASSIFYING = "image-to-image", "image-classification"
 """The tasks, as model hubs call them."""
 
 
-def purpose_of(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:
+def intended_use(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:
     """Returns what a net does, and the name of that task on model hubs."""
     match module:
         case RestorationNet():
@@ -66,7 +66,7 @@ def purpose_of(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:
     return f"{text}.", RESTORING
 
 
-def limits_of(about: dict[str, Any], task: str, figures: Sequence[Measurement]) -> Iterator[str]:
+def limitations(about: dict[str, Any], task: str, figures: Sequence[Measurement]) -> Iterator[str]:
     """Yields what a net is not good for, as far as data and figures tell, a sentence each."""
     learned = [source for source in sources_of(about) if source.startswith("gtsrb")]
     if learned:
@@ -186,7 +186,7 @@ def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
         CheckpointError: If the data do not have the form in which this package writes them.
     """
     try:
-        purpose, task = purpose_of(module, about)
+        purpose, task = intended_use(module, about)
         size, fit, classes = _reading(module, about)
         figures = tuple(decode(row) for row in about.get("figures", ()))
         return Card(
@@ -205,7 +205,7 @@ def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
             samples=_number(about, "samples"),
             seconds=_number(about, "seconds"),
             figures=figures,
-            limits=tuple(limits_of(about, task, figures)),
+            limits=tuple(limitations(about, task, figures)),
             licence=str(about.get("licence", "")),
             origins={
                 str(part): {str(key): str(value) for key, value in origin.items()}

@@ -41,7 +41,7 @@ _OURS = frozenset({"steadylens", "torch"})
 _DEEPEST = 8
 
 
-def net_key(net: nn.Module) -> str:
+def fingerprint(net: nn.Module) -> str:
     """Returns a short key of a net: of its architecture, weights, buffers and settings.
 
     Of parts that are neither PyTorch's nor this package's, it depends on the source of their classes and on
@@ -58,9 +58,9 @@ def net_key(net: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def net_keys(nets: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
+def fingerprints(nets: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
     """Returns the names of some nets, each with the key of its net."""
-    return [(name, net_key(net)) for name, net in nets.items()]
+    return [(name, fingerprint(net)) for name, net in nets.items()]
 
 
 def _untold(part: nn.Module) -> Iterator[str]:

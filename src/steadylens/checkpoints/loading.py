@@ -75,7 +75,7 @@ RESTORERS = (RestorationNet, DongNet, GaussianSmoothing, nn.Identity)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Opened:
+class LoadedNet:
     """A net that is ready for use.
 
     Attributes:
@@ -96,7 +96,7 @@ class Opened:
     seconds: float = 0.0
     origin: Mapping[str, str] = field(default_factory=dict)
 
-    def before(self, classifier: "Opened") -> "Opened":
+    def before(self, classifier: "LoadedNet") -> "LoadedNet":
         """Returns the pair of this restorer and the classifier, as they are."""
         return replace(
             classifier,
@@ -119,14 +119,14 @@ class Opened:
         return self.module
 
 
-def open_restorer(source: str | Path) -> Opened:
+def load_restorer(source: str | Path) -> LoadedNet:
     """Opens a restorer: a packaged one by name, such as l11-gtsrb, or one from a file.
 
     Raises:
         SettingError: If there is no such net, or it is no restorer.
         CheckpointError: If the file cannot be read.
     """
-    opened = open_net(source)
+    opened = load_net(source)
     if not isinstance(opened.module, RESTORERS):
         raise SettingError(
             f"{source} holds a {type(opened.module).__name__}, where a restorer is needed; name one as "
@@ -135,7 +135,7 @@ def open_restorer(source: str | Path) -> Opened:
     return opened
 
 
-def open_net(source: str | Path, *, further: str = "") -> Opened:
+def load_net(source: str | Path, *, further: str = "") -> LoadedNet:
     """Opens any net that this package wrote: a packaged one by name, or one from a file.
 
     Args:
@@ -156,7 +156,7 @@ def open_net(source: str | Path, *, further: str = "") -> Opened:
     return _opened(path.stem, *load_model(path))
 
 
-def open_classifier(
+def load_classifier(
     source: str | Path,
     *,
     weights: Path | None = None,
@@ -164,7 +164,7 @@ def open_classifier(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     fit: Fit | None = None,
-) -> Opened:
+) -> LoadedNet:
     """Opens a classifier, of whatever library.
 
     Args:
@@ -206,7 +206,7 @@ def open_classifier(
         raise SettingError(f"{source} reads images of {module.size} pixels; leave out the size of {size}")
     module = _with_normalization(module, mean=mean, std=std)
     return _checked(
-        Opened(
+        LoadedNet(
             name=str(source),
             module=module,
             size=module.size,
@@ -217,7 +217,7 @@ def open_classifier(
     )
 
 
-def count_classes(opened: Opened) -> int:
+def count_classes(opened: LoadedNet) -> int:
     """Returns how many classes a classifier tells apart."""
     tensors = [*opened.module.parameters(), *opened.module.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
@@ -225,7 +225,7 @@ def count_classes(opened: Opened) -> int:
         return int(opened.module(torch.zeros(1, 3, opened.size, opened.size, device=device)).shape[1])
 
 
-def check_classes(opened: Opened, class_names: Sequence[str], data: str) -> None:
+def check_classes(opened: LoadedNet, class_names: Sequence[str], data: str) -> None:
     """Refuses a classifier that tells another number of classes apart than the data has.
 
     Args:
@@ -243,7 +243,7 @@ def check_classes(opened: Opened, class_names: Sequence[str], data: str) -> None
         )
 
 
-def check_order(opened: Opened, class_names: Sequence[str], data: str) -> None:
+def check_order(opened: LoadedNet, class_names: Sequence[str], data: str) -> None:
     """Refuses a classifier that numbers classes otherwise than the data does.
 
     Names that only one of the two knows say nothing: a library may call a class otherwise than a folder.
@@ -265,8 +265,8 @@ def _refuse_weights(source: str | Path, weights: Path | None) -> None:
         raise SettingError(f"{source} brings its own weights; leave out {weights}")
 
 
-def _own_classifier(source: str | Path, *, changed: bool, fit: Fit | None) -> Opened:
-    opened = open_net(source, further=_LIBRARIES)
+def _own_classifier(source: str | Path, *, changed: bool, fit: Fit | None) -> LoadedNet:
+    opened = load_net(source, further=_LIBRARIES)
     if isinstance(opened.module, RESTORERS):
         raise SettingError(
             f"{source} holds a {type(opened.module).__name__}, where a classifier is needed; name one as "
@@ -284,13 +284,13 @@ def _own_classifier(source: str | Path, *, changed: bool, fit: Fit | None) -> Op
     return replace(opened, fit=fit)
 
 
-def _opened(name: str, module: nn.Module, about: dict[str, object]) -> Opened:
+def _opened(name: str, module: nn.Module, about: dict[str, object]) -> LoadedNet:
     names = known if isinstance(known := about.get("classes"), list) else []
     seconds = [about.get(name, 0.0) for name in ("seconds", "seconds_before")]
     behind = classifier_of(module)
     prepared = behind if isinstance(behind, PreparedClassifier) else None
     stated = {"name": name, "data": ", ".join(sources_of(about)), "licence": str(about.get("licence", ""))}
-    return Opened(
+    return LoadedNet(
         name=name,
         module=module,
         size=SIGN_SIZE if prepared is None else prepared.size,
@@ -319,7 +319,7 @@ def _with_normalization(
     ).eval()
 
 
-def _checked(opened: Opened) -> Opened:
+def _checked(opened: LoadedNet) -> LoadedNet:
     """Tries the classifier on one image, so that what it cannot do is told before anything else is done."""
     try:
         with torch.inference_mode():

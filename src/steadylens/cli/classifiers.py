@@ -33,7 +33,7 @@ from steadylens.cli.console import (
 from steadylens.errors import SettingError
 
 if TYPE_CHECKING:
-    from steadylens.checkpoints.loading import Opened
+    from steadylens.checkpoints.loading import LoadedNet
 
 
 PACKAGED = "l11-gtsrb"
@@ -70,10 +70,10 @@ def compare(
 ) -> None:
     """Compare a classifier alone with itself behind restorers: accuracy, stability under noise, cost."""
     with explaining(debug, goes_on=True):
-        from steadylens.checkpoints.loading import check_classes, check_order, open_classifier
+        from steadylens.checkpoints.loading import check_classes, check_order, load_classifier
         from steadylens.images.preprocessing import Fit
 
-        alone = open_classifier(
+        alone = load_classifier(
             classifier, weights=weights, size=size, mean=mean, std=std, fit=Fit.parse(fit) if fit else None
         )
         pairs = _pairs(alone, restorer or ([] if fused else [PACKAGED]), fused or [])
@@ -94,11 +94,11 @@ def compare(
     say(f"report: {page.resolve()}")
 
 
-def _pairs(alone: "Opened", restorers: list[str], fused: list[Path]) -> "list[Opened]":
-    from steadylens.checkpoints.loading import open_classifier, open_restorer
+def _pairs(alone: "LoadedNet", restorers: list[str], fused: list[Path]) -> "list[LoadedNet]":
+    from steadylens.checkpoints.loading import load_classifier, load_restorer
 
-    pairs = [open_restorer(source).before(alone) for source in restorers]
-    pairs += [open_classifier(path) for path in fused]
+    pairs = [load_restorer(source).before(alone) for source in restorers]
+    pairs += [load_classifier(path) for path in fused]
     for pair in pairs:
         pair.fused()
         if pair.size != alone.size:
@@ -166,13 +166,13 @@ def fuse(
         if class_names is not None and tune is not Part.restorer:
             raise SettingError("--class-names goes with --tune restorer; otherwise the data name the classes")
         from steadylens.checkpoints.checkpoint import describe
-        from steadylens.checkpoints.loading import check_classes, check_order, open_classifier, open_restorer
+        from steadylens.checkpoints.loading import check_classes, check_order, load_classifier, load_restorer
         from steadylens.images.preprocessing import Fit
         from steadylens.training.stages import check_suffix
 
         check_suffix(out)
-        front = open_restorer(restorer)
-        behind = open_classifier(
+        front = load_restorer(restorer)
+        behind = load_classifier(
             classifier, weights=weights, size=size, mean=mean, std=std, fit=Fit.parse(fit) if fit else None
         )
         if not restorer_only:
@@ -204,7 +204,7 @@ def fuse(
     say(f"{'restorer' if restorer_only else 'fused classifier'}: {out.resolve()}")
 
 
-def _class_names(classifier: "Opened", told: Path | None) -> tuple[str, ...]:
+def _class_names(classifier: "LoadedNet", told: Path | None) -> tuple[str, ...]:
     """Returns the classes as the classifier or a file names them: the folders of the data may be others."""
     from steadylens.checkpoints.loading import count_classes
 

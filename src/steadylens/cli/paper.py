@@ -116,10 +116,10 @@ def evaluate(
 ) -> None:
     """Measure trained nets: how well restorers restore, how accurate and steady classifiers are."""
     with explaining(debug, goes_on=True):
-        from steadylens.checkpoints.loading import open_net
+        from steadylens.checkpoints.loading import load_net
         from steadylens.evaluation.workflows import evaluate_nets
 
-        nets = [open_net(model, further="; for others, there is steadylens compare") for model in models]
+        nets = [load_net(model, further="; for others, there is steadylens compare") for model in models]
         with lent_run(data, recipe, seed, device, cache) as run:
             page = evaluate_nets(sampled(run, versions, half_width), nets, out)
     say(f"report: {page.resolve()}")

@@ -17,7 +17,7 @@ from steadylens.cli.console import Debug, Device, Display, device_named, explain
 from steadylens.errors import ImageError, SettingError, StorageError, lacks_memory
 
 if TYPE_CHECKING:
-    from steadylens.inference.image_files import Errand, Plan
+    from steadylens.inference.image_files import RestoreJob, RestorePlan
     from steadylens.inference.restorer import Restorer
 
 
@@ -120,11 +120,11 @@ def _raced(restorer: "Restorer") -> "Restorer":
     return replace(restorer, engine=race.engine)
 
 
-def _is_taken(errand: "Errand", *, in_place: bool) -> bool:
+def _is_taken(errand: "RestoreJob", *, in_place: bool) -> bool:
     return any(path.exists() for path in errand.written if not (in_place and path == errand.target))
 
 
-def _restore_all(errands: "Sequence[Errand]", run: "partial[tuple[str, ...]]") -> list[str]:
+def _restore_all(errands: "Sequence[RestoreJob]", run: "partial[tuple[str, ...]]") -> list[str]:
     """Restores files one after another and returns why some could not be."""
     failures: list[str] = []
     total = STEPS_A_FILE * len(errands)
@@ -168,7 +168,7 @@ def _shown(total: int) -> Iterator[Display]:
             display.show(Step(state="finished"))
 
 
-def _conclude(plan: "Plan", taken: int, failures: Sequence[str]) -> None:
+def _conclude(plan: "RestorePlan", taken: int, failures: Sequence[str]) -> None:
     count = len(plan.errands)
     say(f"restored {count - taken - len(failures)} of {count} images")
     if taken:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from steadylens.checkpoints.checkpoint import net_key, net_keys
+from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
 from steadylens.data.datasets import ImageSet
 from steadylens.devices import ProgressCallback
 from steadylens.evaluation.restoration import explore, restore_by_sigma
@@ -160,7 +160,7 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
         folder: Where the records are kept.
     """
     recipe = run.recipe.evaluation
-    keys = net_keys(restorers)
+    keys = fingerprints(restorers)
     stage = "PSNR by noise strength"
     records = measure(
         run,
@@ -218,7 +218,7 @@ def measure_networks(run: Run, networks: Mapping[str, nn.Module], folder: Path) 
             provenance=run.provenance,
             progress=advancing(run, stage),
         ),
-        key=run.key(stage, recipe.accuracy_images, net_keys(networks)),
+        key=run.key(stage, recipe.accuracy_images, fingerprints(networks)),
     )
     storages = [(recipe.stability_images, recipe.clip, recipe.quantize)]
     if recipe.unclipped_images:
@@ -261,7 +261,7 @@ def _measure_stability(
             provenance=run.provenance,
             progress=advancing(run, stage),
         ),
-        key=run.key(stage, images, sigmas, sampling, quantize, net_key(network)),
+        key=run.key(stage, images, sigmas, sampling, quantize, fingerprint(network)),
     )
 
 
@@ -282,7 +282,7 @@ def measure_costs(
         "cost",
         folder / "cost.jsonl",
         lambda: cost(networks, training_seconds, size=size, device=run.device, provenance=run.provenance),
-        key=run.key("cost", net_keys(networks)),
+        key=run.key("cost", fingerprints(networks)),
     )
 
 
@@ -318,9 +318,9 @@ def take_pictures(
         "pictures",
         run.recipe.evaluation.accuracy_images,
         shown,
-        net_key(net),
-        net_key(original),
-        net_key(fused),
+        fingerprint(net),
+        fingerprint(original),
+        fingerprint(fused),
     )
     return measure(run, "pictures", folder / "pictures.jsonl", pictures, key=key)
 

@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from torch import nn
 
-from steadylens.checkpoints.checkpoint import load_model, net_key, net_keys
-from steadylens.checkpoints.loading import RESTORERS, Opened, check_classes
+from steadylens.checkpoints.checkpoint import fingerprint, fingerprints, load_model
+from steadylens.checkpoints.loading import RESTORERS, LoadedNet, check_classes
 from steadylens.errors import SettingError
 from steadylens.evaluation.experiments import (
     chosen_tests,
@@ -127,12 +127,12 @@ def publish(records: Sequence[Measurement], out: Path) -> Path:
     return out / "report.html"
 
 
-def evaluate_nets(run: Run, nets: Sequence[Opened], out: Path) -> Path:
+def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:
     """Measures trained nets, restorers and classifiers, and reports.
 
     Args:
         run: Data, recipe and seed; the data lies on the run's device.
-        nets: The nets, as `opening.open_net` returns them.
+        nets: The nets, as `opening.load_net` returns them.
         out: The folder of the report.
 
     Returns:
@@ -162,7 +162,7 @@ def evaluate_nets(run: Run, nets: Sequence[Opened], out: Path) -> Path:
     return publish(records, out)
 
 
-def _check_images(net: Opened, run: Run) -> None:
+def _check_images(net: LoadedNet, run: Run) -> None:
     size = run.data.test.images.shape[-1]
     if (net.size, net.fit) != (size, run.data.fit):
         raise SettingError(
@@ -253,6 +253,11 @@ def _take_pictures(
             provenance=run.provenance,
         ),
         key=run.key(
-            "changed answers", images, PICTURED_SIGMA_GREY, PICTURES, net_key(classifier), net_keys(fused)
+            "changed answers",
+            images,
+            PICTURED_SIGMA_GREY,
+            PICTURES,
+            fingerprint(classifier),
+            fingerprints(fused),
         ),
     )

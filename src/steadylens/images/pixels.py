@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from steadylens.errors import ImageError
 from steadylens.images.decoding import opened, zero_is_white
 
-Levels = NDArray[np.unsignedinteger[Any]]
+Pixels = NDArray[np.unsignedinteger[Any]]
 """(H, W, C): C is 1 for grey, 3 for RGB, one more with alpha, which comes last; 8 or 16 bits each."""
 
 STRIP_BYTES = 2**22
@@ -45,7 +45,7 @@ _SWAPPED = {"B": "L", "L": "B"}
 _NATIVE = "L" if sys.byteorder == "little" else "B"
 
 
-def read_levels(path: Path, image: ImageFile) -> tuple[Levels, list[str]]:
+def read_levels(path: Path, image: ImageFile) -> tuple[Pixels, list[str]]:
     """Returns the levels of an opened file, and notes on what had to be converted.
 
     Args:
@@ -58,7 +58,7 @@ def read_levels(path: Path, image: ImageFile) -> tuple[Levels, list[str]]:
     if isinstance(image, TiffImageFile):
         _check_tiff(path, image)
     raw, key, scale = _raw_mode(image), image.info.get("transparency"), key_scale(image)
-    levels: Levels
+    levels: Pixels
     notes: list[str] = []
     if isinstance(image, PpmImageFile) and _highest(image) != 255:
         levels, notes = _portable(path, image)
@@ -101,14 +101,14 @@ def plain_mode(image: Image.Image) -> tuple[str, list[str]] | None:
     return None
 
 
-def strips(levels: Levels) -> Iterator[slice]:
+def strips(levels: Pixels) -> Iterator[slice]:
     """Returns the rows of an image a few at a time."""
     height = levels.shape[0]
     rows = max(1, STRIP_BYTES // max(1, levels[:1].nbytes))
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def _shallow(path: Path, image: ImageFile) -> tuple[Levels, list[str]]:
+def _shallow(path: Path, image: ImageFile) -> tuple[Pixels, list[str]]:
     if (plain := plain_mode(image)) is None:
         raise ImageError(
             f"{path} holds {image.mode} levels, which have no known range; convert it to 8 or 16 bits"
@@ -123,7 +123,7 @@ def _filled(image: Image.Image, levels: Any, mode: str | None = None) -> Any:
     return levels
 
 
-def _decoded(image: Image.Image, levels: Levels, mode: str | None = None) -> Iterator[tuple[slice, Any]]:
+def _decoded(image: Image.Image, levels: Pixels, mode: str | None = None) -> Iterator[tuple[slice, Any]]:
     """Yields strips of an image: a second copy of a large one would cost more memory than all else."""
     image.load()
     for rows in strips(levels):
@@ -131,7 +131,7 @@ def _decoded(image: Image.Image, levels: Levels, mode: str | None = None) -> Ite
         yield rows, np.asarray(strip.convert(mode) if mode and mode != image.mode else strip)
 
 
-def _with_alpha(levels: Levels, key: NDArray[np.int64]) -> Levels:
+def _with_alpha(levels: Pixels, key: NDArray[np.int64]) -> Pixels:
     opaque = np.iinfo(levels.dtype).max
     alpha = np.where((levels == key).all(axis=-1, keepdims=True), 0, opaque).astype(levels.dtype)
     return np.concatenate([levels, alpha], axis=-1)
@@ -145,7 +145,7 @@ def _raw_mode(image: ImageFile) -> str:
     return name[:-1] + _NATIVE if name.endswith(";16N") else name
 
 
-def _deep(path: Path, image: ImageFile, raw: str) -> Levels:
+def _deep(path: Path, image: ImageFile, raw: str) -> Pixels:
     levels = np.zeros((image.height, image.width, _BANDS[raw[:-1]]), np.uint16)
     if raw.startswith("LA"):  # two pairs of bytes: to Pillow, four channels of 8 bits
         _decode_as(image, "RGBA")
@@ -196,7 +196,7 @@ def _highest(image: PpmImageFile) -> int:
     return 65535 if arguments == "I;16B" else 255
 
 
-def _portable(path: Path, image: PpmImageFile) -> tuple[Levels, list[str]]:
+def _portable(path: Path, image: PpmImageFile) -> tuple[Pixels, list[str]]:
     highest, tile = _highest(image), image.tile[0]
     if tile.codec_name == "ppm_plain":
         raise ImageError(f"{path} holds levels of 0 to {highest} as text; store it as a binary portable map")
@@ -215,7 +215,7 @@ def _portable(path: Path, image: PpmImageFile) -> tuple[Levels, list[str]]:
     return levels, [f"levels of 0 to {highest} became 0 to {top}"]
 
 
-def removal_view(before: Levels, after: Levels) -> tuple[NDArray[np.uint8], float]:
+def residual_image(before: Pixels, after: Pixels) -> tuple[NDArray[np.uint8], float]:
     """Returns what was removed, before minus after, stretched so that it can be seen.
 
     Level 128 means that nothing was removed; the largest amount, up or down, becomes 127 levels above or
@@ -239,5 +239,5 @@ def removal_view(before: Levels, after: Levels) -> tuple[NDArray[np.uint8], floa
     return view, largest * 255 / float(np.iinfo(before.dtype).max)
 
 
-def _removed(before: Levels, after: Levels, rows: slice, colours: int) -> NDArray[np.int32]:
+def _removed(before: Pixels, after: Pixels, rows: slice, colours: int) -> NDArray[np.int32]:
     return before[rows, :, :colours].astype(np.int32) - after[rows, :, :colours].astype(np.int32)

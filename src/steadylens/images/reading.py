@@ -21,7 +21,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from steadylens.images.decoding import MOST_PIXELS, opened
-from steadylens.images.pixels import Levels, read_levels
+from steadylens.images.pixels import Pixels, read_levels
 
 _ABOUT_PIXELS = frozenset(
     {*range(254, 267), *range(273, 282), 284, *range(288, 294), 297, 301, 317, *range(320, 348)}
@@ -204,7 +204,7 @@ class ImageContent:
         notes: What was converted or left out in reading, a phrase each.
     """
 
-    levels: Levels
+    levels: Pixels
     format: str
     lossless: bool
     metadata: Metadata
@@ -254,7 +254,7 @@ def _read(path: Path, most_pixels: int) -> ImageContent:
         )
 
 
-def _turned(levels: Levels, orientation: int) -> Levels:
+def _turned(levels: Pixels, orientation: int) -> Pixels:
     if orientation in SIDEWAYS:
         levels = levels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from steadylens.errors import ImageError
 from steadylens.files import replacing
-from steadylens.images.pixels import Levels, strips
+from steadylens.images.pixels import Pixels, strips
 from steadylens.images.reading import ImageContent, Metadata, tiff_tags
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -30,7 +30,7 @@ _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 Bytes = NDArray[np.uint8]
 
 
-def write_png(file: BinaryIO, levels: Levels, metadata: Metadata) -> None:
+def write_png(file: BinaryIO, levels: Pixels, metadata: Metadata) -> None:
     """Writes an image as a PNG file.
 
     Args:
@@ -277,14 +277,14 @@ def _write_tiff(file: BinaryIO, content: ImageContent) -> None:
     file.write(b"II*\0" + struct.pack("<I", 8) + tags.tobytes(8))
 
 
-def _differences(levels: Levels) -> bytes:
+def _differences(levels: Pixels) -> bytes:
     """Returns levels as differences from the pixel to the left, which pack better (the predictor of TIFF)."""
     differences = levels.astype(levels.dtype.newbyteorder("<"))
     differences[:, 1:] -= levels[:, :-1]
     return differences.tobytes()
 
 
-def _coloured(levels: Levels) -> Levels:
+def _coloured(levels: Pixels) -> Pixels:
     """Returns grey with alpha as RGB with alpha."""
     return levels[..., [0, 0, 0, 1]]
 
@@ -303,7 +303,7 @@ def _directory(content: ImageContent) -> ImageFileDirectory_v2:
     return tags
 
 
-def _pillow(levels: Levels) -> Image.Image:
+def _pillow(levels: Pixels) -> Image.Image:
     return Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
 
 

@@ -22,7 +22,7 @@ from steadylens.inference.engines import (
     to_program,
 )
 from steadylens.inference.parity import check_parity
-from steadylens.inference.signature import Interface, Size, interface_of
+from steadylens.inference.signature import Signature, Size, signature_of
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +33,7 @@ TILE: Size = (160, 160)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Race:
+class EngineTiming:
     """What a race of engines found.
 
     Attributes:
@@ -56,7 +56,7 @@ class Race:
         return f"{self.engine.name} is the fastest on {self.size[0]}x{self.size[1]} pixels ({times}){others}"
 
 
-def fastest_engine(net: nn.Module, *, seconds: float = 0.5) -> Race:
+def fastest_engine(net: nn.Module, *, seconds: float = 0.5) -> EngineTiming:
     """Returns the engine that runs a net fastest on this machine, of those that are installed.
 
     Each runs the net on one image, in turns, in float32, and its quickest turn counts. Where there are
@@ -75,17 +75,17 @@ def fastest_engine(net: nn.Module, *, seconds: float = 0.5) -> Race:
     if any(parameter.device.type != "cpu" for parameter in net.parameters()):
         reason = "the net is not on the CPU"
         left_out = dict.fromkeys((OnnxEngine.name, openvino_name(1)), reason)
-        return Race(engine=TorchEngine(net), milliseconds={}, left_out=left_out, size=TILE)
-    form = interface_of(net)
+        return EngineTiming(engine=TorchEngine(net), milliseconds={}, left_out=left_out, size=TILE)
+    form = signature_of(net)
     height, width = size = form.size or (max(TILE[0], form.minimum_size), max(TILE[1], form.minimum_size))
     tile = torch.rand(1, form.channels, height, width, generator=torch.Generator().manual_seed(0))
     engines, left_out = _running(net, form, tile)
     taken = _race(engines, tile, seconds)
     fastest = min(engines, key=lambda engine: taken[engine.name])
-    return Race(engine=fastest, milliseconds=taken, left_out=left_out, size=size)
+    return EngineTiming(engine=fastest, milliseconds=taken, left_out=left_out, size=size)
 
 
-def _running(net: nn.Module, form: Interface, tile: Tensor) -> tuple[list[Engine], dict[str, str]]:
+def _running(net: nn.Module, form: Signature, tile: Tensor) -> tuple[list[Engine], dict[str, str]]:
     """Returns the engines that answer as the net does, and why others do not run."""
     engines: list[Engine] = [TorchEngine(net)]
     left_out: dict[str, str] = {}

@@ -19,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from steadylens.errors import ExportError, MissingExtraError
 from steadylens.images.tensors import check_images
-from steadylens.inference.signature import INPUT, Interface, example_images, interface_of
+from steadylens.inference.signature import INPUT, Signature, example_images, signature_of
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +33,7 @@ NAME = "steadylens"
 """Under this name, a file holds the data about the net as JSON."""
 
 
-def to_program(net: nn.Module, form: Interface) -> ExportedProgram:
+def to_program(net: nn.Module, form: Signature) -> ExportedProgram:
     """Returns a net, as it stands in eval mode on the CPU, as a program of torch.export.
 
     Raises:
@@ -57,7 +57,7 @@ def to_program(net: nn.Module, form: Interface) -> ExportedProgram:
         ) from error
 
 
-def to_onnx(program: ExportedProgram, form: Interface, *, metadata: str = "") -> "onnx.ModelProto":
+def to_onnx(program: ExportedProgram, form: Signature, *, metadata: str = "") -> "onnx.ModelProto":
     """Returns a program as an ONNX model with named inputs, outputs and free dimensions.
 
     Args:
@@ -97,7 +97,7 @@ def to_onnx(program: ExportedProgram, form: Interface, *, metadata: str = "") ->
     return model
 
 
-def to_openvino(model: "onnx.ModelProto", form: Interface, *, metadata: str = "") -> "openvino.Model":
+def to_openvino(model: "onnx.ModelProto", form: Signature, *, metadata: str = "") -> "openvino.Model":
     """Returns an ONNX model as one of OpenVINO.
 
     Args:
@@ -125,7 +125,7 @@ def to_openvino(model: "onnx.ModelProto", form: Interface, *, metadata: str = ""
     return converted
 
 
-def _name_dimensions(model: "onnx.ModelProto", form: Interface) -> None:
+def _name_dimensions(model: "onnx.ModelProto", form: Signature) -> None:
     """Calls the free dimensions of input and output by their names; runtimes infer those between again."""
     graph = model.graph
     del graph.value_info[:]
@@ -211,7 +211,7 @@ class ProgramEngine:
 
     name, streams = "PyTorch", 1
 
-    def __init__(self, program: ExportedProgram, form: Interface) -> None:
+    def __init__(self, program: ExportedProgram, form: Signature) -> None:
         self._module, self._form = program.module(), form
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ class OnnxEngine:
 
     name, streams = "ONNX Runtime", 1
 
-    def __init__(self, model: "onnx.ModelProto | bytes", form: Interface) -> None:
+    def __init__(self, model: "onnx.ModelProto | bytes", form: Signature) -> None:
         onnxruntime = onnxruntime_module()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -267,7 +267,7 @@ class OpenVinoEngine:
     def __init__(
         self,
         model: "openvino.Model",
-        form: Interface,
+        form: Signature,
         *,
         dtype: torch.dtype = torch.float32,
         streams: int = 1,
@@ -339,7 +339,7 @@ def openvino_core() -> "openvino.Core":
     return openvino.Core()
 
 
-def onnx_engine(net: nn.Module, *, form: Interface | None = None) -> OnnxEngine:
+def onnx_engine(net: nn.Module, *, form: Signature | None = None) -> OnnxEngine:
     """Returns a net, in eval mode on the CPU, in ONNX Runtime.
 
     Args:
@@ -352,12 +352,12 @@ def onnx_engine(net: nn.Module, *, form: Interface | None = None) -> OnnxEngine:
         ExportError: If it cannot be converted.
     """
     onnxruntime_module()  # tells that it is missing before the long work
-    found = form or interface_of(net)
+    found = form or signature_of(net)
     return OnnxEngine(to_onnx(to_program(net, found), found), found)
 
 
 def openvino_engine(
-    net: nn.Module, *, form: Interface | None = None, dtype: torch.dtype = torch.float32
+    net: nn.Module, *, form: Signature | None = None, dtype: torch.dtype = torch.float32
 ) -> OpenVinoEngine:
     """Returns a net, in eval mode on the CPU, in OpenVINO; it is converted by way of ONNX.
 
@@ -372,6 +372,6 @@ def openvino_engine(
         ExportError: If it cannot be converted.
     """
     openvino_core()  # tells that it is missing before the long work
-    found = form or interface_of(net)
+    found = form or signature_of(net)
     model = to_openvino(to_onnx(to_program(net, found), found), found)
     return OpenVinoEngine(model, found, dtype=dtype)

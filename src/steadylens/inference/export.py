@@ -42,7 +42,7 @@ from steadylens.inference.engines import (
     to_program,
 )
 from steadylens.inference.parity import Parity, check_parity, noisy_images
-from steadylens.inference.signature import INPUT, Interface, Size, interface_of
+from steadylens.inference.signature import INPUT, Signature, Size, signature_of
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, read_program
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Format(Protocol):
     def files(self, path: Path) -> tuple[Path, ...]:
         """Returns all the files that belong to `path`, itself first."""
 
-    def convert(self, program: ExportedProgram, form: Interface) -> Any:
+    def convert(self, program: ExportedProgram, form: Signature) -> Any:
         """Returns the program in the form that this format writes."""
 
     def write(self, converted: Any, files: Files, metadata: str) -> None:
@@ -76,7 +76,7 @@ class Format(Protocol):
     def metadata(self, files: Files) -> str | None:
         """Returns the JSON that the file holds, or None if another program wrote it."""
 
-    def open(self, files: Files, form: Interface) -> Engine:
+    def open(self, files: Files, form: Signature) -> Engine:
         """Returns the file's net in the runtime that it is made for."""
 
 
@@ -92,7 +92,7 @@ class TorchFormat:
         """Returns the file alone."""
         return (path,)
 
-    def convert(self, program: ExportedProgram, form: Interface) -> ExportedProgram:
+    def convert(self, program: ExportedProgram, form: Signature) -> ExportedProgram:
         """Returns the program itself."""
         del form
         return program
@@ -107,7 +107,7 @@ class TorchFormat:
             found = [name for name in archive.namelist() if name.endswith(f"/extra/{NAME}")]
             return archive.read(found[0]).decode() if found else None
 
-    def open(self, files: Files, form: Interface) -> Engine:
+    def open(self, files: Files, form: Signature) -> Engine:
         """Returns the program in PyTorch."""
         return ProgramEngine(read_program(files[0]), form)
 
@@ -121,7 +121,7 @@ class OnnxFormat:
         """Returns the file alone."""
         return (path,)
 
-    def convert(self, program: ExportedProgram, form: Interface) -> "onnx.ModelProto":
+    def convert(self, program: ExportedProgram, form: Signature) -> "onnx.ModelProto":
         """Returns the model."""
         onnxruntime_module()  # tells that it is missing before the long work
         return to_onnx(program, form)
@@ -140,7 +140,7 @@ class OnnxFormat:
         found: str | None = session.get_modelmeta().custom_metadata_map.get(NAME)
         return found
 
-    def open(self, files: Files, form: Interface) -> Engine:
+    def open(self, files: Files, form: Signature) -> Engine:
         """Returns the model in ONNX Runtime."""
         return OnnxEngine(files[0].read_bytes(), form)
 
@@ -154,7 +154,7 @@ class OpenVinoFormat:
         """Returns the file and that of the weights."""
         return (path, path.with_suffix(".bin"))
 
-    def convert(self, program: ExportedProgram, form: Interface) -> Any:
+    def convert(self, program: ExportedProgram, form: Signature) -> Any:
         """Returns the model, made by way of ONNX."""
         openvino_core()  # tells that it is missing before the long work
         return to_openvino(to_onnx(program, form), form)
@@ -171,7 +171,7 @@ class OpenVinoFormat:
         model = openvino_core().read_model(*files)
         return str(model.get_rt_info([NAME]).value) if model.has_rt_info([NAME]) else None
 
-    def open(self, files: Files, form: Interface) -> Engine:
+    def open(self, files: Files, form: Signature) -> Engine:
         """Returns the model in OpenVINO."""
         return OpenVinoEngine(openvino_core().read_model(*files), form)
 
@@ -225,7 +225,7 @@ def open_engine(path: str | Path) -> Engine:
         MissingExtraError: If its runtime is not installed.
     """
     path = Path(path)
-    form = Interface.of_description(read_metadata(path)["interface"])
+    form = Signature.of_description(read_metadata(path)["interface"])
     one = format_of(path)
     with _damage_told(path):
         return one.open(one.files(path), form)
@@ -255,7 +255,7 @@ class Exported:
     """
 
     path: Path
-    form: Interface
+    form: Signature
     parity: Parity
 
 
@@ -293,7 +293,7 @@ def export_net(
         check_place(file)
     if any(parameter.device.type != "cpu" for parameter in net.parameters()):
         raise SettingError("the net is not on the CPU, where it is compared; move it with net.cpu()")
-    form = interface_of(net, size=size, batch=batch)
+    form = signature_of(net, size=size, batch=batch)
     converted = target.convert(to_program(net, form), form)
     metadata = _metadata(net, form, name=name, about=about or {}, target=target)
     with ExitStack() as stack:
@@ -307,7 +307,7 @@ def export_net(
     return Exported(path=path, form=form, parity=parity)
 
 
-def _compare(net: nn.Module, target: Format, files: Files, form: Interface) -> Parity:
+def _compare(net: nn.Module, target: Format, files: Files, form: Signature) -> Parity:
     """Runs the files in their runtime beside the net."""
     try:
         engine = target.open(files, form)
@@ -330,7 +330,7 @@ def _read_again(target: Format, files: Files, metadata: dict[str, Any]) -> None:
 
 
 def _metadata(
-    net: nn.Module, form: Interface, *, name: str, about: Mapping[str, Any], target: Format
+    net: nn.Module, form: Signature, *, name: str, about: Mapping[str, Any], target: Format
 ) -> dict[str, Any]:
     """Returns what the file tells about itself, but for the comparison."""
     return {
@@ -414,7 +414,7 @@ def export_triton(
     return exported
 
 
-def triton_config(name: str, form: Interface, *, classes: Sequence[str] = ()) -> str:
+def triton_config(name: str, form: Signature, *, classes: Sequence[str] = ()) -> str:
     """Returns the config.pbtxt of a model whose file is an ONNX export.
 
     Args:

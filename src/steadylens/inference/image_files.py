@@ -13,7 +13,7 @@ from torch import Tensor
 from steadylens.devices import ProgressCallback
 from steadylens.errors import ImageError, SettingError
 from steadylens.files import check_folder
-from steadylens.images.pixels import Levels, removal_view
+from steadylens.images.pixels import Pixels, residual_image
 from steadylens.images.reading import ImageContent, Metadata, read_image_file
 from steadylens.images.tensors import IMAGE_SUFFIXES
 from steadylens.images.writing import write_image_file
@@ -24,7 +24,7 @@ VIEW_ENDING = ".pattern.png"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Errand:
+class RestoreJob:
     """One file to restore.
 
     Attributes:
@@ -44,7 +44,7 @@ class Errand:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class RestorePlan:
     """What is to be done with some paths.
 
     Attributes:
@@ -53,14 +53,14 @@ class Plan:
         unread: Why folders could not be looked into, a sentence each.
     """
 
-    errands: tuple[Errand, ...]
+    errands: tuple[RestoreJob, ...]
     others: tuple[Path, ...] = ()
     unread: tuple[str, ...] = ()
 
 
 def planned(
     paths: Sequence[Path], out: Path | None, *, suffix: str | None = None, view: bool = False
-) -> Plan:
+) -> RestorePlan:
     """Returns what to read and where to write it; nothing is touched.
 
     A file becomes the file of its name in `out`. A folder is searched with its subfolders for image files,
@@ -78,7 +78,7 @@ def planned(
             one would be written over a source while `out` is given.
         StorageError: If `out` is no folder and cannot become one.
     """
-    errands: dict[tuple[Path, Path], Errand] = {}
+    errands: dict[tuple[Path, Path], RestoreJob] = {}
     others: list[Path] = []
     unread: list[str] = []
     for path in paths:
@@ -97,7 +97,7 @@ def planned(
     _check(found, in_place=out is None)
     if out is not None:
         check_folder(out)
-    return Plan(errands=found, others=tuple(others), unread=tuple(unread))
+    return RestorePlan(errands=found, others=tuple(others), unread=tuple(unread))
 
 
 def _found(path: Path, out: Path | None, unread: list[str]) -> Iterator[tuple[Path, Path]]:
@@ -122,15 +122,15 @@ def _found(path: Path, out: Path | None, unread: list[str]) -> Iterator[tuple[Pa
                 yield here / name, (here / name).relative_to(path)
 
 
-def _errand(source: Path, place: Path, out: Path | None, suffix: str | None, *, view: bool) -> Errand:
+def _errand(source: Path, place: Path, out: Path | None, suffix: str | None, *, view: bool) -> RestoreJob:
     target = source.resolve() if out is None else out / (place.with_suffix(suffix) if suffix else place)
     beside = target.with_name(f"{target.name}{VIEW_ENDING}")
-    return Errand(source=source, target=target, view=beside if view else None)
+    return RestoreJob(source=source, target=target, view=beside if view else None)
 
 
-def _check(errands: Sequence[Errand], *, in_place: bool) -> None:
+def _check(errands: Sequence[RestoreJob], *, in_place: bool) -> None:
     sources = {errand.source.resolve(): errand.source for errand in errands}
-    takers: dict[Path, Errand] = {}
+    takers: dict[Path, RestoreJob] = {}
     for errand in errands:
         for path in errand.written:
             place = path.resolve()
@@ -193,8 +193,8 @@ def restore_file(
         raise
 
 
-def _write_view(path: Path, before: Levels, after: Levels) -> str:
-    view, scale = removal_view(before, after)
+def _write_view(path: Path, before: Pixels, after: Pixels) -> str:
+    view, scale = residual_image(before, after)
     write_image_file(path, ImageContent(levels=view, format="PNG", lossless=True, metadata=Metadata()))
     return (
         f"{path.name} shows what was removed: nothing at 128, {scale:.3g} grey levels at 255, minus that at 1"

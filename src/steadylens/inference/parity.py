@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from steadylens.errors import ExportError
 from steadylens.images.tensors import GREY_LEVELS
-from steadylens.inference.signature import Interface
+from steadylens.inference.signature import Signature
 
 TOLERANCE = 1e-4
 """Largest difference that rounding may make, as a share of the largest value that the net writes, at least 1:
@@ -94,7 +94,7 @@ def check_parity(
     return parity
 
 
-def noisy_images(form: Interface, *, generator: torch.Generator) -> Iterator[Tensor]:
+def noisy_images(form: Signature, *, generator: torch.Generator) -> Iterator[Tensor]:
     """Yields batches of smooth colour gradients under noise, in [0, 1], of the shapes that a net may get."""
     for number, (batch, height, width) in enumerate(_shapes(form)):
         coarse = torch.rand(batch, form.channels, 4, 4, generator=generator)
@@ -104,7 +104,7 @@ def noisy_images(form: Interface, *, generator: torch.Generator) -> Iterator[Ten
         yield (smooth + noise).clamp(0, 1)
 
 
-def _shapes(form: Interface) -> list[tuple[int, int, int]]:
+def _shapes(form: Signature) -> list[tuple[int, int, int]]:
     """Returns (N, H, W) of the batches: one and more images, the smallest size, odd and even ones."""
     least = form.minimum_size
     if form.size is None:

@@ -17,7 +17,7 @@ from steadylens.errors import ImageError, SettingError
 from steadylens.images.pixels import key_scale, plain_mode
 from steadylens.inference.tiling import Engine, Tiling, in_tiles
 from steadylens.nets.classification import FusedClassifier, SignNet
-from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, ValidForm
+from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, UnpaddedNet
 
 TILE_ON_CPU = 272
 """Side of a tile in pixels, overlap included; `benchmarks/largeimages.py` says what other sides cost."""
@@ -93,7 +93,7 @@ def restorer_of(
     usual = max(TILE_ON_CPU if place.type == "cpu" else TILE_ON_GPU, 4 * reach.margin + 1)
     side, surround = usual if tile is None else tile, None
     if isinstance(net, RestorationNet | DongNet) and reach.margin == net.margin:
-        net = ValidForm(net)
+        net = UnpaddedNet(net)
         surround = net.surround
     tiling = Tiling(tile=side, margin=reach.margin, smallest=reach.smallest, surround=surround)
     return Restorer(engine=net, channels=reach.channels, tiling=tiling, device=place)

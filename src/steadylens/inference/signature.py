@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from steadylens.errors import CheckpointError, ImageError, SettingError, reason_of
 from steadylens.images.tensors import check_images
 from steadylens.nets.classification import SIGN_SIZE, FusedClassifier, PreparedClassifier, SignNet
-from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, ValidForm
+from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, UnpaddedNet
 
 INPUT = "images"
 """Name of the input of every exported net."""
@@ -23,7 +23,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Interface:
+class Signature:
     """What a net reads, float32 (N, C, H, W) RGB in [0, 1], and what it writes.
 
     Attributes:
@@ -33,7 +33,7 @@ class Interface:
         minimum_size: The smallest height and width in pixels. A net that reflects its border needs one pixel
             more than its margin: 7 for L11.
         classes: Number of classes of a classifier, None for a restorer.
-        lost: Pixels that a restorer's output lacks on each side: none, or the margin of a `ValidForm`.
+        lost: Pixels that a restorer's output lacks on each side: none, or the margin of a `UnpaddedNet`.
     """
 
     channels: int = 3
@@ -107,7 +107,7 @@ class Interface:
             raise CheckpointError(f"the description of input and output is damaged: {error}") from error
 
 
-def interface_of(net: nn.Module, *, size: Size | None = None, batch: int | None = None) -> Interface:
+def signature_of(net: nn.Module, *, size: Size | None = None, batch: int | None = None) -> Signature:
     """Returns what a net reads and writes; a restorer reads any size, a classifier its own.
 
     Args:
@@ -130,21 +130,21 @@ def interface_of(net: nn.Module, *, size: Size | None = None, batch: int | None 
     chosen = size or own
     if chosen is not None and min(chosen) < minimum:
         raise SettingError(f"size is {_times(chosen)}, this net reads at least {minimum}x{minimum} pixels")
-    form = Interface(channels=_channels(net), batch=batch, size=chosen, minimum_size=minimum)
+    form = Signature(channels=_channels(net), batch=batch, size=chosen, minimum_size=minimum)
     return _with_output(net, form)
 
 
-def example_images(form: Interface) -> Tensor:
+def example_images(form: Signature) -> Tensor:
     """Returns images (N, C, H, W) that fit, two where their number is free: one would be taken for fixed."""
     return torch.full(_example_shape(form), 0.5)
 
 
-def _example_shape(form: Interface) -> tuple[int, int, int, int]:
+def _example_shape(form: Signature) -> tuple[int, int, int, int]:
     height, width = form.size or (form.minimum_size + 15, form.minimum_size + 22)
     return form.batch or 2, form.channels, height, width
 
 
-def _with_output(net: nn.Module, form: Interface) -> Interface:
+def _with_output(net: nn.Module, form: Signature) -> Signature:
     """Returns the interface with what the net writes, found by trying."""
     try:
         images = example_images(form)
@@ -158,7 +158,7 @@ def _with_output(net: nn.Module, form: Interface) -> Interface:
     shape = tuple(written.shape) if isinstance(written, Tensor) else ()
     if shape == tuple(images.shape):
         return form
-    if isinstance(net, ValidForm):
+    if isinstance(net, UnpaddedNet):
         return replace(form, lost=net.net.margin)
     if len(shape) != 2 or shape[0] != len(images):
         raise SettingError(
@@ -187,7 +187,7 @@ def _minimum_size(net: nn.Module) -> int:
             return _minimum_size(net.restorer)
         case RestorationNet() | DongNet() if net.padding == "reflect":
             return net.margin + 1
-        case ValidForm():
+        case UnpaddedNet():
             return net.net.field
         case GaussianSmoothing():
             return net.radius + 1
@@ -200,7 +200,7 @@ def _channels(net: nn.Module) -> int:
             return _channels(net.restorer)
         case RestorationNet() | DongNet():
             return net.channels
-        case ValidForm():
+        case UnpaddedNet():
             return net.net.channels
     return 3
 

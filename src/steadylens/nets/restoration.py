@@ -313,7 +313,7 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:-1])) + f" or {numbers[-1]}"
 
 
-class ValidForm(nn.Module):
+class UnpaddedNet(nn.Module):
     """A net's valid form as a module of its own, which engines can be made of.
 
     Args:
@@ -321,7 +321,7 @@ class ValidForm(nn.Module):
 
     Example:
         >>> import torch
-        >>> ValidForm(RestorationNet(depth=5))(torch.rand(1, 3, 20, 30)).shape
+        >>> UnpaddedNet(RestorationNet(depth=5))(torch.rand(1, 3, 20, 30)).shape
         torch.Size([1, 3, 14, 24])
     """
 

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from steadylens.errors import SettingError
 from steadylens.images.tensors import GREY_LEVELS, check_images, quantize
-from steadylens.noise.families import LEVELS, Attenuated, Family, Gaussian, Law, Sparse, Strength, Uniform
+from steadylens.noise.families import (
+    LEVELS,
+    Attenuated,
+    Distribution,
+    Family,
+    Gaussian,
+    Sparse,
+    Strength,
+    Uniform,
+)
 
 PAPER_FAMILIES: tuple[Family, ...] = (
     Gaussian(),
@@ -221,7 +230,9 @@ class _Rows:
 
 
 @cache
-def _ranges(families: tuple[Family, ...]) -> tuple[tuple[Law, ...], NDArray[np.int64], NDArray[np.float32]]:
+def _ranges(
+    families: tuple[Family, ...],
+) -> tuple[tuple[Distribution, ...], NDArray[np.int64], NDArray[np.float32]]:
     """Returns the distinct laws, each family's index into them, and the ends of its ranges (8, families)."""
     laws = tuple(dict.fromkeys(family.law for family in families))
     ranges = [
@@ -256,7 +267,7 @@ class _Bits:
 
 
 def _add_noise(
-    noisy: Tensor, planes: int, rows: _Rows, laws: tuple[Law, ...], bits: _Bits, *, clip: bool
+    noisy: Tensor, planes: int, rows: _Rows, laws: tuple[Distribution, ...], bits: _Bits, *, clip: bool
 ) -> None:
     """Adds noise in place to samples whose noise has `planes` planes; thinned ones stand last."""
     samples, _, height, width = noisy.shape

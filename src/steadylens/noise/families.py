@@ -24,7 +24,7 @@ Range = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
+class Distribution:
     """The law of one noise value, given by its quantile function.
 
     It is tabulated at the middles of 65,536 equally probable cells and scaled to mean 0 and standard
@@ -50,7 +50,7 @@ class Law:
         torch.index_select(quantiles(self, values.device), 0, bits.to(torch.int32), out=values)
 
 
-class UniformLaw(Law):
+class UniformLaw(Distribution):
     """The uniform law, whose quantiles need no table."""
 
     __slots__ = ()
@@ -61,7 +61,7 @@ class UniformLaw(Law):
 
 
 @cache
-def quantiles(law: Law, device: torch.device) -> Tensor:
+def quantiles(law: Distribution, device: torch.device) -> Tensor:
     """Returns the 65,536 equally probable values of a law in rising order, float32 (65536,)."""
     values = law.quantile((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
     if not law.replaces:
@@ -75,13 +75,13 @@ def _laplace_quantile(probabilities: Tensor) -> Tensor:
     return -centred.sign() * torch.log1p(-2 * centred.abs())
 
 
-NORMAL = Law("normal", torch.special.ndtri)
+NORMAL = Distribution("normal", torch.special.ndtri)
 
 UNIFORM = UniformLaw("uniform", torch.clone)
 
-LAPLACE = Law("Laplace", _laplace_quantile)
+LAPLACE = Distribution("Laplace", _laplace_quantile)
 
-IMPULSE = Law("impulse", torch.round, replaces=True)
+IMPULSE = Distribution("impulse", torch.round, replaces=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +135,7 @@ class Family(Protocol):
         """The family's name in the field."""
 
     @property
-    def law(self) -> Law:
+    def law(self) -> Distribution:
         """The law of one value."""
 
     @property
@@ -217,7 +217,7 @@ class _Thinned:
             )
 
     @property
-    def law(self) -> Law:
+    def law(self) -> Distribution:
         """The law of the wrapped noise."""
         return self.noise.law
 
@@ -294,7 +294,7 @@ class SaltAndPepper:
     density: Range = (0.005, 0.2)
     shared: float = 0.5
     name: ClassVar[str] = "salt and pepper"
-    law: ClassVar[Law] = IMPULSE
+    law: ClassVar[Distribution] = IMPULSE
     strength: ClassVar[Strength] = Strength.fixed(GREY_LEVELS)
     factor: ClassVar[Range] = (0.0, 0.0)
 

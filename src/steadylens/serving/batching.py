@@ -45,7 +45,7 @@ class Batching:
             raise SettingError(f"wait_seconds is {self.wait_seconds}, it must be at least 0 and finite")
 
 
-class FullError(Exception):
+class QueueFullError(Exception):
     """All places are taken."""
 
 
@@ -85,10 +85,10 @@ class Batcher:
         """Lends a place, which is free again when the block ends.
 
         Raises:
-            FullError: If all places are taken.
+            QueueFullError: If all places are taken.
         """
         if self._places >= self._batching.places:
-            raise FullError
+            raise QueueFullError
         self._places += 1
         place = Place(self)
         self._arriving(1)

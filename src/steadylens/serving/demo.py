@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from steadylens.checkpoints.loading import Opened, count_classes, open_classifier, open_restorer
+from steadylens.checkpoints.loading import LoadedNet, count_classes, load_classifier, load_restorer
 from steadylens.data.synthetic_signs import draw_track
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.decoding import opened
@@ -166,9 +166,9 @@ class Nets:
         device: Where they are.
     """
 
-    restorer: Opened
-    classifier: Opened
-    fused: Opened
+    restorer: LoadedNet
+    classifier: LoadedNet
+    fused: LoadedNet
     device: torch.device
 
     @classmethod
@@ -196,7 +196,7 @@ class Nets:
                 other classes apart.
             CheckpointError: If a file is missing or damaged.
         """
-        pair, alone = open_classifier(fused), open_classifier(classifier, weights=weights)
+        pair, alone = load_classifier(fused), load_classifier(classifier, weights=weights)
         pair.fused()  # refuses a classifier without a restorer
         counts = count_classes(alone), count_classes(pair)
         if counts[0] != counts[1]:
@@ -204,7 +204,7 @@ class Nets:
                 f"{alone.name} tells {counts[0]} classes apart and {pair.name} {counts[1]}; to compare their "
                 "answers, name a --classifier and a --fused pair of the same classes"
             )
-        nets = cls(restorer=open_restorer(restorer), classifier=alone, fused=pair, device=device)
+        nets = cls(restorer=load_restorer(restorer), classifier=alone, fused=pair, device=device)
         for net in (nets.restorer, nets.classifier, nets.fused):
             net.module.to(device)
         return nets
@@ -349,13 +349,13 @@ def _levels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def _answers(net: Opened, clean: Image.Image, noisy: Image.Image, device: torch.device) -> Answers:
+def _answers(net: LoadedNet, clean: Image.Image, noisy: Image.Image, device: torch.device) -> Answers:
     read = torch.stack([_levels(resized(image, net.size, fit=net.fit)) for image in (clean, noisy)])
     first, second = net.module(to_float(read).to(device)).softmax(dim=1).cpu()
     return Answers(name=net.name, clean=_top(net, first), noisy=_top(net, second))
 
 
-def _top(net: Opened, probabilities: Tensor) -> tuple[Answer, ...]:
+def _top(net: LoadedNet, probabilities: Tensor) -> tuple[Answer, ...]:
     names = net.class_names
     values, numbers = probabilities.topk(min(TOP, len(probabilities)))
     return tuple(

@@ -39,7 +39,7 @@ _BOUNDARY = re.compile(
 )
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, no failure of ours
+class HttpError(Exception):
     """A request that gets no answer but the reason.
 
     Args:
@@ -83,12 +83,12 @@ def checked_type(headers: Mapping[str, str]) -> str:
         headers: The headers of the request; names are in lower case, or compared without regard to it.
 
     Raises:
-        Refusal: 415 if it is another, or if the body is compressed once more.
+        HttpError: 415 if it is another, or if the body is compressed once more.
     """
     declared, _, parameters = headers.get("content-type", "").partition(";")
     kind = declared.strip().lower()
     if kind not in (*MEDIA_TYPES, FORM_TYPE):
-        raise Refusal(
+        raise HttpError(
             415,
             f"the content type is {kind[:80] or 'not given'}; send an image as "
             f"{', '.join(MEDIA_TYPES)}, or as the only file of {FORM_TYPE}",
@@ -96,7 +96,7 @@ def checked_type(headers: Mapping[str, str]) -> str:
         )
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
-        raise Refusal(415, f"the content encoding is {encoding}; send the image as it is", closing=True)
+        raise HttpError(415, f"the content encoding is {encoding}; send the image as it is", closing=True)
     return f"{kind};{parameters}"
 
 
@@ -108,22 +108,22 @@ def file_of_form(body: bytes, declared: str) -> bytes:
         declared: Its content type, which names the boundary of the parts.
 
     Raises:
-        Refusal: 400 if the form is cut off or damaged, or has no file or several.
+        HttpError: 400 if the form is cut off or damaged, or has no file or several.
     """
     found = _BOUNDARY.search(declared)
     if found is None:
-        raise Refusal(400, "the form has no boundary of 1 to 70 ASCII characters; send an ordinary form")
+        raise HttpError(400, "the form has no boundary of 1 to 70 ASCII characters; send an ordinary form")
     boundary = found[1] or found[2]
     first, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode())
     if len(parts) < 2 or first or not parts[-1].startswith(b"--"):
-        raise Refusal(400, "the form is cut off or does not fit its boundary; send it again")
+        raise HttpError(400, "the form is cut off or does not fit its boundary; send it again")
     files = []
     for part in parts[:-1]:
         head, ended, content = part.partition(b"\r\n\r\n")
         if ended and b"; filename" in head:
             files.append(content)
     if len(files) != 1:
-        raise Refusal(400, f"the form holds {len(files)} files; send exactly one image")
+        raise HttpError(400, f"the form holds {len(files)} files; send exactly one image")
     return files[0]
 
 
@@ -140,10 +140,10 @@ def decode_image(content: bytes, *, most_pixels: int, size: int | None = None, f
         The image, uint8 (3, H, W).
 
     Raises:
-        Refusal: 400 if there is nothing, 413 if the image is too large, 422 if it cannot be decoded.
+        HttpError: 400 if there is nothing, 413 if the image is too large, 422 if it cannot be decoded.
     """
     if not content:
-        raise Refusal(400, "the image is empty; send the content of an image file")
+        raise HttpError(400, "the image is empty; send the content of an image file")
     try:
         with opened_stream(
             BytesIO(content),
@@ -154,13 +154,13 @@ def decode_image(content: bytes, *, most_pixels: int, size: int | None = None, f
         ) as opened:
             image = to_rgb(opened)
     except ImageError as error:
-        raise Refusal(413 if isinstance(error, ImageSizeError) else 422, str(error)) from error
+        raise HttpError(413 if isinstance(error, ImageSizeError) else 422, str(error)) from error
     if size is not None:
         try:
             usual = MOST_TIMES_A_SQUARE * (fit.side or size) ** 2
             image = fit.fitted(image, size, most_pixels=max(most_pixels, usual))
         except ImageError as error:
-            raise Refusal(422, str(error)) from error
+            raise HttpError(422, str(error)) from error
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
@@ -197,7 +197,7 @@ class Predictor(Protocol):
         """Returns what makes a result the answer that a query asks for.
 
         Raises:
-            Refusal: 422 if the query cannot be understood; it closes, for the body is not read yet.
+            HttpError: 422 if the query cannot be understood; it closes, for the body is not read yet.
         """
 
 
@@ -240,7 +240,7 @@ class Classifying:
         asked = query.get("top", "5")
         if not (asked.isascii() and asked.isdecimal() and 1 <= len(asked) <= 6 and int(asked) >= 1):
             reason = f"top is {asked[:20]!r}, it must be a number of classes, at least 1"
-            raise Refusal(422, reason, closing=True)
+            raise HttpError(422, reason, closing=True)
         return lambda probabilities: self._listed(probabilities, int(asked))
 
     def _listed(self, probabilities: Tensor, top: int) -> Reply:
@@ -287,4 +287,4 @@ def _check_names(query: Mapping[str, str], known: set[str]) -> None:
     if unknown := sorted(query.keys() - known):
         there_is = f"there is {', '.join(sorted(known))}" if known else "there is none"
         reason = f"the query parameter {unknown[0][:40]!r} is unknown; {there_is}"
-        raise Refusal(422, reason, closing=True)
+        raise HttpError(422, reason, closing=True)

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from steadylens.checkpoints.card import Card
 from steadylens.errors import ImageError, MissingExtraError
-from steadylens.serving.batching import Batcher, Batching, FullError
+from steadylens.serving.batching import Batcher, Batching, QueueFullError
 from steadylens.serving.payloads import (
     FORM_TYPE,
     FORMATS,
     MEDIA_TYPES,
+    HttpError,
     Predictor,
-    Refusal,
     Reply,
     UploadLimits,
     checked_type,
@@ -191,7 +191,7 @@ class Service:
     async def _answer(self, request: Request) -> Response:
         try:
             content, media_type = await self._predicted(request)
-        except Refusal as refusal:
+        except HttpError as refusal:
             return _error(refusal.status, refusal.reason, closing=refusal.closing)
         except ClientDisconnect:
             return Response(status_code=CLIENT_LEFT)
@@ -213,11 +213,11 @@ class Service:
                 result = await _unless_left(request, place.answer(image))
                 del image
                 return await self._coded(partial(encode, result))
-        except FullError:
+        except QueueFullError:
             reason = f"{self._batching.places} requests are being answered; try again in a second"
-            raise Refusal(503, reason, closing=True) from None
+            raise HttpError(503, reason, closing=True) from None
         except ImageError as error:  # the net itself refuses the image
-            raise Refusal(422, str(error)) from error
+            raise HttpError(422, str(error)) from error
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()
@@ -229,12 +229,12 @@ class Service:
                         raise self._too_large()
         except TimeoutError:
             reason = f"the body did not end within {self._limits.seconds:g} s; send a smaller image"
-            raise Refusal(408, reason, closing=True) from None
+            raise HttpError(408, reason, closing=True) from None
         return bytes(body)
 
-    def _too_large(self) -> Refusal:
+    def _too_large(self) -> HttpError:
         reason = f"the body is larger than {self._limits.bytes} bytes; send a smaller image"
-        return Refusal(413, reason, closing=True)
+        return HttpError(413, reason, closing=True)
 
     def _image(self, body: bytes, declared: str) -> Tensor:
         content = file_of_form(body, declared) if declared.startswith(FORM_TYPE) else body

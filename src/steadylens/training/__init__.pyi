@@ -4,7 +4,7 @@ from .fusing import fuse_label_free as fuse_label_free
 from .fusing import tune_restorer as tune_restorer
 from .loop import Training as Training
 from .objectives import classifying_objective as classifying_objective
-from .objectives import repeating_objective as repeating_objective
+from .objectives import consistency_objective as consistency_objective
 from .objectives import restoring_objective as restoring_objective
 from .recipes import recipe_named as recipe_named
 from .run import Run as Run
@@ -13,11 +13,11 @@ __all__ = [
     "Run",
     "Training",
     "classifying_objective",
+    "consistency_objective",
     "fine_tune",
     "fuse_as_they_are",
     "fuse_label_free",
     "recipe_named",
-    "repeating_objective",
     "restoring_objective",
     "tune_restorer",
 ]

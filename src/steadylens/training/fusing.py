@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from steadylens.checkpoints.checkpoint import describe, load_model, net_key, save_model
+from steadylens.checkpoints.checkpoint import describe, fingerprint, load_model, save_model
 from steadylens.devices import forward_in_batches
 from steadylens.errors import SettingError
 from steadylens.images.tensors import to_float
@@ -24,7 +24,7 @@ from steadylens.nets.classification import FusedClassifier
 from steadylens.noise.degradation import Degradation
 from steadylens.randomness import derived_generator
 from steadylens.training.loop import OneCycleAdam, Optimization
-from steadylens.training.objectives import LogSquaredError, RestorationLoss, repeating_objective
+from steadylens.training.objectives import LogSquaredError, RestorationLoss, consistency_objective
 from steadylens.training.recipes import SLIGHT
 from steadylens.training.run import Run, Update
 from steadylens.training.stages import (
@@ -74,14 +74,14 @@ def fine_tune(
     stage = f"fine-tuning {name}"
     fused = FusedClassifier(restorer, classifier).to(run.device)
     describe(fused)  # what cannot be saved is refused before hours are spent
-    key = run.key(stage, settings, net_key(fused))
+    key = run.key(stage, settings, fingerprint(fused))
     return train_on_labels(
         run, stage, fused, settings, Path(path), key=key, seconds_before=seconds_before, origins=origins
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Repeating:
+class ConsistencyTuning:
     """How a restorer is tuned for a classifier, beside what the recipe says of fine-tuning.
 
     Attributes:
@@ -122,7 +122,7 @@ class Repeating:
         )
 
 
-REPEATING = Repeating()
+CONSISTENCY = ConsistencyTuning()
 """What was found to keep most answers without harming any strength of noise."""
 
 
@@ -133,7 +133,7 @@ def tune_restorer(
     path: str | Path,
     *,
     name: str,
-    repeating: Repeating = REPEATING,
+    tuning: ConsistencyTuning = CONSISTENCY,
     seconds_before: float = 0.0,
     origins: Origins = NO_ORIGINS,
 ) -> Net:
@@ -148,7 +148,7 @@ def tune_restorer(
         classifier: The classifier, from images to logits.
         path: The file to write; it holds the restorer alone.
         name: Short name of the pair, for progress and for the draws.
-        repeating: What the recipe does not say.
+        tuning: What the recipe does not say.
         seconds_before: Time that training the restorer took, for the file to tell.
         origins: What is known of the two nets, likewise.
 
@@ -166,22 +166,22 @@ def tune_restorer(
         raise SettingError(
             f"recipe {run.recipe.name} fine-tunes without noise; give its fine_tuning a degradation"
         )
-    settings = replace(settings, optimization=repeating.optimization)
-    noise = repeating.noise(degradation)
+    settings = replace(settings, optimization=tuning.optimization)
+    noise = tuning.noise(degradation)
     restorer.to(run.device).requires_grad_(True)
     classifier.to(run.device)
-    key = run.key(stage, settings, repeating, net_key(restorer), net_key(classifier))
+    key = run.key(stage, settings, tuning, fingerprint(restorer), fingerprint(classifier))
     before = copy.deepcopy(restorer).eval()
     with _frozen(classifier):
-        objective = repeating_objective(
+        objective = consistency_objective(
             restorer,
             classifier,
             run.data.train.images,
             batch=settings.batch,
             degradation=noise,
             augmentation=settings.augmentation,
-            fidelity=repeating.fidelity,
-            loss=repeating.loss,
+            fidelity=tuning.fidelity,
+            loss=tuning.loss,
         )
         training = training_of(run, stage, restorer, objective, settings)
         return finish(
@@ -278,7 +278,7 @@ def fuse_label_free(
     path: str | Path,
     *,
     name: str,
-    repeating: Repeating = REPEATING,
+    tuning: ConsistencyTuning = CONSISTENCY,
     seconds_before: float = 0.0,
     origins: Origins = NO_ORIGINS,
 ) -> FusedClassifier:
@@ -292,7 +292,7 @@ def fuse_label_free(
         classifier: The trained classifier; it stays as it is.
         path: The file to write.
         name: Short name of the pair, for progress and for the draws.
-        repeating: What the recipe does not say of the tuning.
+        tuning: What the recipe does not say of the tuning.
         seconds_before: Time that training the two took, for the file to tell.
         origins: What is known of the two, likewise.
 
@@ -313,7 +313,7 @@ def fuse_label_free(
         raise SettingError(
             f"{path} is there and no tuning has written it; choose another place, or remove it"
         )
-    tuned = tune_restorer(run, restorer, classifier, beside, name=name, repeating=repeating, origins=origins)
+    tuned = tune_restorer(run, restorer, classifier, beside, name=name, tuning=tuning, origins=origins)
     seconds = seconds_before + load_model(beside)[1]["seconds"]
     return _fused(run, tuned, classifier, path, name=name, seconds=seconds, origins=origins)
 
@@ -332,7 +332,7 @@ def _fused(
     """Writes a pair; of one that was not trained, the file leaves unsaid how it was."""
     fused = FusedClassifier(restorer, classifier).to(run.device).eval()
     check_suffix(path)
-    stage, key = f"fusing {name}", run.key("fusing", net_key(fused))
+    stage, key = f"fusing {name}", run.key("fusing", fingerprint(fused))
     if path.exists():
         _, about = load_model(path)
         check_key(path, about.get("key"), key)

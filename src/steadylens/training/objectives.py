@@ -206,7 +206,7 @@ def _draw_patches(images: Tensor, batch: int, patch: int, generator: torch.Gener
     return images[chosen[:, None, None, None], channels, rows, columns]
 
 
-def repeating_objective(
+def consistency_objective(
     restorer: nn.Module,
     classifier: nn.Module,
     images: Tensor,
