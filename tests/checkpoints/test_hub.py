@@ -19,8 +19,9 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
 
 import steadylens
+from steadylens.checkpoints.card import card_of
 from steadylens.checkpoints.checkpoint import build, describe, load_model, save_model
-from steadylens.checkpoints.hub import from_pretrained, push_to_hub, save_pretrained
+from steadylens.checkpoints.hub import from_pretrained, push_to_hub, readme_of, save_pretrained
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError, SteadylensError, StorageError
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
@@ -108,7 +109,9 @@ def test_a_packaged_net_keeps_its_card_in_a_folder(tmp_path: Path) -> None:
     net, card = steadylens.load("l3-gtsrb"), steadylens.card("l3-gtsrb")
     save_pretrained("l3-gtsrb", tmp_path, name=card.name)
     assert same(from_pretrained(tmp_path), net)
-    assert (tmp_path / "README.md").read_text() == card.markdown(loader="from_pretrained")
+    text = (tmp_path / "README.md").read_text()
+    assert text == readme_of(card)
+    assert text.endswith("\n---\n\n" + card.markdown(loader="from_pretrained"))
     assert steadylens.card(tmp_path / "model.safetensors").about == card.about
 
 
@@ -409,8 +412,11 @@ def test_without_the_extra_folders_work_and_the_hub_names_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     net = NETS["fused"]()
-    save_pretrained(net, tmp_path)
+    save_pretrained(net, tmp_path, name="net")
     assert same(from_pretrained(tmp_path), net)
+    card = (tmp_path / "README.md").read_text()
+    assert card == card_of(net, {}, name="net").markdown(loader="from_pretrained")
+    assert card.startswith("# net\n")  # huggingface_hub writes the header: without it there is none
     for call in (lambda: from_pretrained("someone/net"), lambda: push_to_hub(net, "someone/net")):
         with pytest.raises(MissingExtraError, match=r"pip install 'steadylens\[hub\]'"):
             call()

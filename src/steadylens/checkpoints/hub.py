@@ -6,18 +6,22 @@ that library is only needed to download and to upload.
 """
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from steadylens.checkpoints.card import card_of, load_with_card
+from steadylens.checkpoints.card import CLASSIFYING, Card, card_of, load_with_card
 from steadylens.checkpoints.checkpoint import describe, load_model, save_model
 from steadylens.errors import CheckpointError, InputError, MissingExtraError, SettingError, StorageError
 from steadylens.files import replacing
+from steadylens.records import Accuracy, Restoring
+from steadylens.report.tables import select
 
 WEIGHTS = "model.safetensors"
 
@@ -57,7 +61,7 @@ def save_pretrained(
     card = card_of(module, known, name=name or place.resolve().name)
     texts = {
         "config.json": json.dumps(describe(module), indent=2) + "\n",
-        "README.md": card.markdown(loader="from_pretrained"),
+        "README.md": readme_of(card),
     }
     save_model(place / WEIGHTS, module, about=known)
     for file, text in texts.items():
@@ -145,6 +149,50 @@ def push_to_hub(
             api.create_repo(repository, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     return str(commit.commit_url)
+
+
+def readme_of(card: Card) -> str:
+    """Returns the model card as a README.md for the hub.
+
+    With huggingface_hub installed it starts with a YAML header: licence, task, tags and measured results.
+    Without it, it is the text of the card alone.
+    """
+    text = card.markdown(loader="from_pretrained")
+    try:
+        from huggingface_hub import EvalResult, ModelCardData  # noqa: PLC0415 - an extra
+    except ImportError:
+        return text
+    result = partial(
+        EvalResult, task_type=card.task, dataset_type=card.data.split(":")[0], dataset_name=card.data
+    )
+    results = [
+        result(
+            metric_type="accuracy",
+            metric_value=round(top.correct / top.samples, 4),
+            metric_name=f"top-1 on {top.samples:,} clean test images",
+        )
+        for top in select(card.figures, Accuracy)
+        if top.k == 1
+    ] + [
+        result(
+            metric_type="psnr",
+            metric_value=round(row.restored_db, 2),
+            metric_name=f"mean PSNR in dB at sigma {row.sigma_grey:g}, before {row.noisy_db:.2f}",
+        )
+        for row in select(card.figures, Restoring)
+        if math.isfinite(row.noisy_db)
+    ]
+    signs = ["traffic-signs"] if card.shows_signs else []
+    header = ModelCardData(
+        license=card.licence.lower() or None,
+        library_name="steadylens",
+        pipeline_tag=card.task,
+        tags=["image-restoration", "denoising", "robustness", *signs, "pytorch", "safetensors"],
+        metrics=["accuracy"] if card.task == CLASSIFYING else ["psnr"],
+        model_name=card.name if results else None,  # the hub knows it as part of the results alone
+        eval_results=results or None,
+    )
+    return f"---\n{header.to_yaml()}\n---\n\n{text}"
 
 
 def _with_about(
