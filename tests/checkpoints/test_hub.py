@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import socket
 import sys
 import threading
@@ -231,8 +232,11 @@ class HubHandler(BaseHTTPRequestHandler):
             self.server.repositories.setdefault(name, {})
             self.answer(json.dumps({"url": f"{self.server.address}/{name}"}).encode())
         elif path == "validate-yaml":
-            self.server.headers.append(json.loads(body)["content"])
-            self.answer(b"{}")
+            content = json.loads(body)["content"]
+            self.server.headers.append(content)
+            wrong = re.search("^license: (?!mit$).*$", content, re.MULTILINE)
+            told = {"errors": [{"message": '"license" must be one of [mit]'}]} if wrong else {}
+            self.answer(json.dumps(told).encode(), status=400 if wrong else 200)
         elif "/preupload/" in path:
             asked = [file["path"] for file in json.loads(body)["files"]]
             modes = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in asked]
@@ -385,6 +389,12 @@ def test_a_refused_upload_is_reported_in_one_line(hub: Hub, status: int, way_out
     said = one_line(StorageError, lambda: push_to_hub(DongNet(), "someone/net"))
     assert said.startswith("cannot upload the net to the repository 'someone/net': ")
     assert way_out in said
+
+
+def test_an_upload_with_a_licence_that_the_hub_does_not_know_is_reported_in_one_line(hub: Hub) -> None:
+    said = one_line(StorageError, lambda: push_to_hub(DongNet(), "someone/net", licence="none"))
+    assert '"license" must be one of [mit]; choose a licence that the hub knows' in said
+    assert hub.repositories == {"someone/net": {}}
 
 
 def test_an_unreachable_hub_is_reported_in_one_line(closed: str) -> None:

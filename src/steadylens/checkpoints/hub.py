@@ -225,6 +225,10 @@ def _hub_errors(repository: str, action: str, kind: type[CheckpointError | Stora
             case errors.HfHubHTTPError():
                 code = error.response.status_code
                 reason = f"the hub answered {code}; {log_in if code in {401, 403} else 'try again later'}"
+            case ValueError() if "README.md" in str(error):
+                reason = (
+                    f"{' '.join(str(error).split())}; choose a licence that the hub knows, for instance MIT"
+                )
             case _:
                 reason = f"{reason_of(error)}; check the connection"
         raise kind(f"cannot {action} the repository {repository!r}: {reason}") from error
