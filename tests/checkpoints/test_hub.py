@@ -369,6 +369,26 @@ def test_a_missing_revision_or_file_is_reported_in_one_line(hub: Hub) -> None:
     assert "it holds no model.safetensors; choose one that push_to_hub wrote" in said
 
 
+@pytest.mark.parametrize(
+    ("status", "way_out"),
+    [(403, "pass a token that may do this, or run: hf auth login"), (503, "try again later")],
+)
+def test_a_refused_download_is_reported_with_the_hubs_answer(hub: Hub, status: int, way_out: str) -> None:
+    hub.status = status
+    said = one_line(CheckpointError, lambda: from_pretrained("someone/net"))
+    assert said.endswith(f"'someone/net': the hub answered {status}; {way_out}")
+
+
+def test_an_unusable_cache_folder_is_reported_in_one_line(hub: Hub, tmp_path: Path) -> None:
+    push_to_hub(DongNet(), "someone/net")
+    (tmp_path / "file").touch()
+    said = one_line(
+        CheckpointError, lambda: from_pretrained("someone/net", cache=tmp_path / "file" / "cache")
+    )
+    assert "Not a directory: " in said
+    assert said.endswith("; choose another cache folder")
+
+
 def test_a_downloaded_file_of_another_format_is_refused(hub: Hub) -> None:
     hub.repositories["someone/else"] = {"model.safetensors": b"\x80\x04 like a pickle"}
     assert "damaged or no safetensors file" in one_line(
@@ -400,7 +420,7 @@ def test_an_upload_with_a_licence_that_the_hub_does_not_know_is_reported_in_one_
 def test_an_unreachable_hub_is_reported_in_one_line(closed: str) -> None:
     said = one_line(CheckpointError, lambda: from_pretrained("someone/net"))
     assert said.startswith("cannot download the net from the repository 'someone/net': ")
-    assert "the hub was not reached; check the connection" in said
+    assert "earlier download of it; check the connection to the hub" in said
     said = one_line(StorageError, lambda: push_to_hub(DongNet(), "someone/net"))
     assert said.startswith("cannot upload the net to the repository 'someone/net': ")
     assert said.endswith("check the connection")
@@ -410,7 +430,7 @@ def test_an_unreachable_hub_is_reported_in_one_line(closed: str) -> None:
 @pytest.mark.parametrize("name", ["a/b/c", "runs/none/net", "someone/..net", "../net"])
 def test_a_source_that_is_neither_folder_nor_repository_name_is_refused(closed: str, name: str) -> None:
     assert closed
-    wanted = f"{name!r} is neither a local folder nor the name of a repository, OWNER/NAME"
+    wanted = f"{name!r} is neither a folder nor a repository name, OWNER/NAME"
     assert one_line(SettingError, lambda: from_pretrained(name)) == wanted
     assert one_line(SettingError, lambda: push_to_hub(DongNet(), name)) == wanted
 

@@ -162,16 +162,13 @@ def readme_of(card: Card) -> str:
         from huggingface_hub import EvalResult, ModelCardData  # noqa: PLC0415 - an extra
     except ImportError:
         return text
+    psnr = "mean PSNR in dB at sigma {:g}, before {:.2f}"
     measured = [
         ("accuracy", round(row.correct / row.samples, 4), f"top-1 on {row.samples:,} clean test images")
         for row in select(card.figures, Accuracy)
         if row.k == 1
     ] + [
-        (
-            "psnr",
-            round(row.restored_db, 2),
-            f"mean PSNR in dB at sigma {row.sigma_grey:g}, before {row.noisy_db:.2f}",
-        )
+        ("psnr", round(row.restored_db, 2), psnr.format(row.sigma_grey, row.noisy_db))
         for row in select(card.figures, Restoring)
         if math.isfinite(row.noisy_db)
     ]
@@ -209,26 +206,27 @@ def _hub_errors(repository: str, action: str, kind: type[CheckpointError | Stora
     try:
         yield
     except errors.HFValidationError as error:
-        rule = "is neither a local folder nor the name of a repository, OWNER/NAME"
-        raise SettingError(f"{repository!r} {rule}") from error
+        raise SettingError(f"{repository!r} is neither a folder nor a repository name, OWNER/NAME") from error
     except Exception as error:  # the client also raises what its HTTP library and its transfer library raise
         match error:
             case errors.RepositoryNotFoundError():
                 reason = f"it does not exist or is private; check the name, {log_in}"
             case errors.RevisionNotFoundError():
                 reason = "it has no such revision; check the revision or leave it out"
-            case errors.LocalEntryNotFoundError():
-                reason = "there is no local folder or earlier download of it"
-                reason = f"{reason}, and the hub was not reached; check the connection"
-            case errors.EntryNotFoundError():
+            case errors.RemoteEntryNotFoundError():
                 reason = f"it holds no {WEIGHTS}; choose one that push_to_hub wrote"
-            case errors.HfHubHTTPError():
-                code = error.response.status_code
-                reason = f"the hub answered {code}; {log_in if code in {401, 403} else 'try again later'}"
+            case (
+                errors.HfHubHTTPError(response=answer)
+                | errors.LocalEntryNotFoundError(__cause__=errors.HfHubHTTPError(response=answer))
+            ):
+                way_out = log_in if answer.status_code in {401, 403} else "try again later"
+                reason = f"the hub answered {answer.status_code}; {way_out}"
+            case errors.LocalEntryNotFoundError():
+                reason = "there is no local folder or earlier download of it; check the connection to the hub"
+            case OSError() if error.filename:
+                reason = f"{error.strerror}: {error.filename}; choose another cache folder"
             case ValueError() if "README.md" in str(error):
-                reason = (
-                    f"{' '.join(str(error).split())}; choose a licence that the hub knows, for instance MIT"
-                )
+                reason = f"{' '.join(str(error).split())}; choose a licence that the hub knows, such as MIT"
             case _:
                 reason = f"{reason_of(error)}; check the connection"
         raise kind(f"cannot {action} the repository {repository!r}: {reason}") from error
