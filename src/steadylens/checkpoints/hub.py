@@ -183,7 +183,7 @@ def readme_of(card: Card) -> str:
         pipeline_tag=card.task,
         tags=["image-restoration", "denoising", "robustness", *signs, "pytorch", "safetensors"],
         metrics=["accuracy"] if card.task == CLASSIFYING else ["psnr"],
-        model_name=card.name if results else None,  # it is part of the results
+        model_name=card.name if results else None,  # without results the header holds no name
         eval_results=results or None,
     )
     return f"---\n{header.to_yaml()}\n---\n\n{text}"
