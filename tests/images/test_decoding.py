@@ -343,11 +343,11 @@ def spoiled(path: Path) -> None:
     ("make", "message"),
     [
         (tiles, "tiles of 16,384x16,384 pixels"),
-        (progressive, "more than 100 progressive"),
+        (progressive, "more than 100 scans"),
         (floats, "F levels, which have no known range"),
         (whole_numbers, "I levels, which have no known range"),
         (giant, "20,000x20,000 pixels"),
-        (spoiled, "spoiled|cannot be read"),
+        (spoiled, "damaged|cannot be read"),
         (lambda path: path.write_bytes(b"GIF89a"), "not an image of a known format"),
     ],
 )
