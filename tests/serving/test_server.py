@@ -32,7 +32,6 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import steadylens
-from steadylens.checkpoints import card as card_module
 from steadylens.checkpoints.card import load_with_card
 from steadylens.checkpoints.checkpoint import save_model
 from steadylens.cli.deploy import _loaded, serve
@@ -637,7 +636,8 @@ def test_a_served_restorer_lies_in_memory_as_convolutions_run_fastest(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     net, card = load_with_card(name)
-    monkeypatch.setattr(card_module, "load_with_card", {name: (net, card)}.__getitem__)
+    module = sys.modules["steadylens.checkpoints.card"]  # the package has a function of the same name
+    monkeypatch.setattr(module, "load_with_card", {name: (net, card)}.__getitem__)
     _loaded(name, torch.device("cpu"))
     (restorer,) = [part for part in net.modules() if isinstance(part, RestorationNet)]
     large = [weight for weight in restorer.parameters() if weight.ndim == 4 and weight.shape[-1] > 1]
