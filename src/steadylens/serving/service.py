@@ -7,8 +7,6 @@ answered with a status and a reason, as JSON; no request reaches the file system
 import asyncio
 import dataclasses
 import time
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -35,95 +33,88 @@ from steadylens.serving.payloads import (
 )
 
 try:
+    from prometheus_client import (
+        CONTENT_TYPE_PLAIN_0_0_4,
+        CollectorRegistry,
+        Counter,
+        Gauge,
+        Histogram,
+        Metric,
+        generate_latest,
+    )
+    from prometheus_client.registry import Collector
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 except ImportError as error:
-    raise MissingExtraError("starlette", "serve") from error
+    raise MissingExtraError((error.name or "starlette").partition(".")[0], "serve") from error
 
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Upper bounds of the buckets for times."""
+"""Upper bounds of the histogram buckets for times."""
 
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-"""Upper bounds of the buckets for numbers of images."""
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""The content type of the text format."""
-
-
-class Histogram:
-    """Counts values in buckets.
-
-    Args:
-        bounds: Upper bounds of the buckets, inclusive, rising; one without a bound is added.
-    """
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Counts a value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._total += value
-
-    def lines(self, name: str) -> Iterator[str]:
-        """Yields the samples: how many values are at most each bound, their sum and their number."""
-        count = 0
-        for bound, inside in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
-            count += inside
-            yield f'{name}_bucket{{le="{bound}"}} {count}'
-        yield f"{name}_sum {self._total}"
-        yield f"{name}_count {count}"
+"""Upper bounds of the histogram buckets for batch sizes."""
 
 
 class Monitor:
-    """The figures of a service; not to be shared by threads.
+    """The Prometheus metrics of one service, in a registry of their own.
 
     Args:
-        requests: Returns how many requests are in the house.
+        in_flight: Returns the number of requests in flight.
     """
 
-    def __init__(self, requests: Callable[[], int]) -> None:
-        self._requests = requests
-        self._answers: Counter[int] = Counter()
-        self._seconds = Histogram(SECONDS)
-        self._batches = Histogram(SIZES)
+    def __init__(self, in_flight: Callable[[], int]) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "steadylens_requests",
+            "Answered requests for a prediction, by HTTP status.",
+            ["status"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "steadylens_request_seconds",
+            "Time from a request's headers to its answer.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._batches = Histogram(
+            "steadylens_batch_images", "Images in a batch.", buckets=SIZES, registry=registry
+        )
+        queue = Gauge(
+            "steadylens_queue_requests", "Requests being read, waiting or in the net.", registry=registry
+        )
+        queue.set_function(in_flight)
 
     def answered(self, status: int, seconds: float) -> None:
         """Counts an answer to a request for a prediction, and the time from its headers to its answer."""
-        self._answers[status] += 1
+        self._requests.labels(str(status)).inc()
         self._seconds.observe(seconds)
 
     def batched(self, images: int) -> None:
         """Counts a batch that goes to the net."""
         self._batches.observe(images)
 
-    def text(self) -> str:
-        """Returns all figures in the text format."""
-        answers = [
-            f'steadylens_requests_total{{status="{status}"}} {count}'
-            for status, count in sorted(self._answers.items())
-        ]
-        lines = (
-            "# HELP steadylens_requests_total Answered requests for a prediction, by HTTP status.",
-            "# TYPE steadylens_requests_total counter",
-            *answers,
-            "# HELP steadylens_request_seconds Time from a request's headers to its answer.",
-            "# TYPE steadylens_request_seconds histogram",
-            *self._seconds.lines("steadylens_request_seconds"),
-            "# HELP steadylens_batch_images Images in a batch.",
-            "# TYPE steadylens_batch_images histogram",
-            *self._batches.lines("steadylens_batch_images"),
-            "# HELP steadylens_queue_requests Requests being read, waiting or in the net.",
-            "# TYPE steadylens_queue_requests gauge",
-            f"steadylens_queue_requests {self._requests()}",
-        )
-        return "\n".join(lines) + "\n"
+    def text(self) -> bytes:
+        """Returns all metrics in the Prometheus text format."""
+        return generate_latest(_WithoutCreated(self._registry))
+
+
+class _WithoutCreated(Collector):
+    """A registry without the `_created` series, which would only repeat when the process began.
+
+    The library can switch them off only for all registries of a process at once.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [each for each in metric.samples if not each.name.endswith("_created")]
+            yield metric
 
 
 T = TypeVar("T")
@@ -254,7 +245,7 @@ class Service:
         return JSONResponse({"status": "ok"})
 
     async def _metrics(self, _: Request) -> Response:
-        return Response(self._monitor.text(), headers={"content-type": CONTENT_TYPE})
+        return Response(self._monitor.text(), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def _info(self, _: Request) -> Response:
         return JSONResponse(self.description())
