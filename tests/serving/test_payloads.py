@@ -4,11 +4,9 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import httpx
 import numpy as np
 import pytest
 import torch
@@ -21,14 +19,12 @@ from steadylens.images.decoding import MOST_SCANS
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import read_image
 from steadylens.serving.payloads import (
-    FORM_TYPE,
     MEDIA_TYPES,
     HttpError,
     UploadLimits,
     checked_type,
     decode_image,
     encode_png,
-    file_of_form,
 )
 
 T = TypeVar("T")
@@ -226,75 +222,6 @@ def test_another_type_is_refused(headers: dict[str, str]) -> None:
         checked_type(headers)
     assert caught.value.status == 415
     assert caught.value.closing
-
-
-def read_form(headers: dict[str, str]) -> bytes:
-    return file_of_form(b"", checked_type(headers))
-
-
-@given(declared=st.text(max_size=80), encoding=st.text(max_size=10))
-def test_any_headers_are_accepted_or_refused_and_nothing_else(declared: str, encoding: str) -> None:
-    for kind in (declared, f"{FORM_TYPE}; {declared}"):
-        headers = {"content-type": kind, "content-encoding": encoding}
-        status = attempted(partial(read_form, headers))
-        assert isinstance(status, int)
-        assert status in (400, 415)
-
-
-def form(files: list[tuple[str, tuple[str, bytes]]], data: dict[str, str]) -> tuple[bytes, str]:
-    """Returns a form as a common client writes it, and its content type."""
-    request = httpx.Request("POST", "http://localhost", files=files, data=data)
-    return request.read(), checked_type(request.headers)
-
-
-@given(content=st.binary(max_size=300), name=st.text("abcdé \"'/;", min_size=1, max_size=20))
-def test_the_file_of_a_form_comes_through_unchanged(content: bytes, name: str) -> None:
-    body, declared = form([("image", (name, content))], {"note": "filename", "other": "x\r\n\r\ny"})
-    assert file_of_form(body, declared) == content
-
-
-@pytest.mark.parametrize("count", [0, 2])
-def test_a_form_with_another_number_of_files_is_refused(count: int) -> None:
-    boundary = "b" * 10
-    part = f'--{boundary}\r\nContent-Disposition: form-data; name="i"; filename="i"\r\n\r\nx\r\n'
-    body = f"{part * count}--{boundary}\r\nContent-Disposition: form-data\r\n\r\n\r\n--{boundary}--\r\n"
-    with pytest.raises(HttpError, match=f"holds {count} files") as caught:
-        file_of_form(body.encode(), checked_type({"content-type": f"{FORM_TYPE}; boundary={boundary}"}))
-    assert caught.value.status == 400
-
-
-@given(length=st.integers(0, 2**31))
-def test_a_form_that_is_cut_off_is_refused(length: int) -> None:
-    body, declared = form([("image", ("a.png", FILES["rgb.png"]))], {})
-    with pytest.raises(HttpError, match="cut off"):
-        file_of_form(body[: length % (len(body) - 4)], declared)
-
-
-@pytest.mark.parametrize(
-    "boundary", ["boundary=x", 'Boundary="x"', "charset=utf-8; boundary=x; a=b", 'boundary="x" ']
-)
-def test_a_boundary_is_found_however_it_is_written(boundary: str) -> None:
-    body = b'--x\r\nContent-Disposition: form-data; name="i"; filename="i"\r\n\r\ncontent\r\n--x--\r\n'
-    assert file_of_form(body, checked_type({"content-type": f"{FORM_TYPE}; {boundary}"})) == b"content"
-
-
-@pytest.mark.parametrize(
-    "boundary",
-    [
-        "",
-        "boundary=",
-        f"boundary={'x' * 71}",
-        "boundary*=x; boundary*0=y",
-        f"boundary*{'9' * 5000}=x",
-        "boundary*=\0''x",
-        "boundary=\u00e9",
-        ";" * 60_000,
-    ],
-    ids=lambda boundary: boundary[:20],
-)
-def test_a_form_without_a_proper_boundary_is_refused(boundary: str) -> None:
-    with pytest.raises(HttpError, match="boundary"):
-        file_of_form(b"--x--", checked_type({"content-type": f"{FORM_TYPE}; {boundary}"}))
 
 
 @pytest.mark.parametrize(

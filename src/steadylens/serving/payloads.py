@@ -6,7 +6,6 @@ read: one whose reader is a Python loop could hold up everybody. Nothing is writ
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -33,10 +32,6 @@ FORM_TYPE = "multipart/form-data"
 
 MOST_TIMES_A_SQUARE = 16
 """How many times longer than broad an image may be in any case, though it be enlarged beyond the limit."""
-
-_BOUNDARY = re.compile(
-    r';\s*boundary=(?:"([ !#-\[\]-~]{1,70})"|([!#-:<-~]{1,70}))\s*(?:;|$)', re.ASCII | re.IGNORECASE
-)
 
 
 class HttpError(Exception):
@@ -98,33 +93,6 @@ def checked_type(headers: Mapping[str, str]) -> str:
     if encoding != "identity":
         raise HttpError(415, f"the content encoding is {encoding}; send the image as it is", closing=True)
     return f"{kind};{parameters}"
-
-
-def file_of_form(body: bytes, declared: str) -> bytes:
-    """Returns the only file of a form (RFC 7578).
-
-    Args:
-        body: The body of the request.
-        declared: Its content type, which names the boundary of the parts.
-
-    Raises:
-        HttpError: 400 if the form is cut off or damaged, or has no file or several.
-    """
-    found = _BOUNDARY.search(declared)
-    if found is None:
-        raise HttpError(400, "the form has no boundary of 1 to 70 ASCII characters; send an ordinary form")
-    boundary = found[1] or found[2]
-    first, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode())
-    if len(parts) < 2 or first or not parts[-1].startswith(b"--"):
-        raise HttpError(400, "the form is cut off or does not fit its boundary; send it again")
-    files = []
-    for part in parts[:-1]:
-        head, ended, content = part.partition(b"\r\n\r\n")
-        if ended and b"; filename" in head:
-            files.append(content)
-    if len(files) != 1:
-        raise HttpError(400, f"the form holds {len(files)} files; send exactly one image")
-    return files[0]
 
 
 def decode_image(content: bytes, *, most_pixels: int, size: int | None = None, fit: Fit = SQUASHED) -> Tensor:

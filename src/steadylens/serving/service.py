@@ -19,6 +19,7 @@ from torch import Tensor
 from steadylens.checkpoints.card import Card
 from steadylens.errors import ImageError, MissingExtraError
 from steadylens.serving.batching import Batcher, Batching, QueueFullError
+from steadylens.serving.forms import file_of_form
 from steadylens.serving.payloads import (
     FORM_TYPE,
     FORMATS,
@@ -29,7 +30,6 @@ from steadylens.serving.payloads import (
     UploadLimits,
     checked_type,
     decode_image,
-    file_of_form,
 )
 
 try:
