@@ -1,4 +1,4 @@
-"""Whoever asks gets the result of their own image, in batches of one shape, within the bounds."""
+"""Each request gets the result of its own image, in batches of one shape, within the limits."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ def image(number: int, side: int = 2) -> Tensor:
 
 @dataclass
 class Doubling:
-    """A net that doubles; it can be held up, and notes what it was called with."""
+    """A net that doubles; it can be made to wait, and notes the shapes that it was called with."""
 
     go: threading.Event = field(default_factory=threading.Event)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
@@ -38,8 +38,8 @@ class Doubling:
 
 
 async def asked(batcher: Batcher, what: Tensor) -> float:
-    with batcher.place() as place:
-        return float(await place.answer(what))
+    with batcher.slot() as slot:
+        return float(await slot.answer(what))
 
 
 def running(net: Doubling, batching: Batching, scene: Callable[[Batcher], Awaitable[T]]) -> T:
@@ -64,7 +64,7 @@ def running(net: Doubling, batching: Batching, scene: Callable[[Batcher], Awaita
     pixels=st.integers(1, 40),
     wait=st.sampled_from([0.0, 0.001]),
 )
-def test_everybody_gets_their_own_result_whatever_the_sizes_and_the_bounds(
+def test_each_request_gets_its_own_result_whatever_the_sizes_and_the_limits(
     sides: list[int], images: int, pixels: int, wait: float
 ) -> None:
     net = Doubling()
@@ -74,8 +74,8 @@ def test_everybody_gets_their_own_result_whatever_the_sizes_and_the_bounds(
         asking = (asked(batcher, image(number, side)) for number, side in enumerate(sides))
         return await asyncio.gather(*asking)
 
-    bounds = Batching(images=images, pixels=pixels, wait_seconds=wait)
-    assert running(net, bounds, scene) == [2.0 * number for number in range(len(sides))]
+    limits = Batching(images=images, pixels=pixels, wait_seconds=wait)
+    assert running(net, limits, scene) == [2.0 * number for number in range(len(sides))]
     assert sum(shape[0] for shape in net.shapes) == len(sides)
     for count, _, height, width in net.shapes:
         assert count <= images
@@ -97,12 +97,12 @@ def test_requests_that_come_while_the_net_works_share_the_next_batch() -> None:
     assert [shape[0] for shape in net.shapes] == [1, 4, 1]
 
 
-def test_an_image_waits_for_one_that_is_on_its_way_and_for_no_other() -> None:
+def test_an_image_waits_for_a_request_that_is_being_read_and_for_no_other() -> None:
     net = Doubling()
     net.go.set()
 
     async def scene(batcher: Batcher) -> None:
-        with batcher.place() as late:
+        with batcher.slot() as late:
             early = asyncio.create_task(asked(batcher, image(1)))
             await asyncio.sleep(0.05)
             assert not early.done()
@@ -110,17 +110,17 @@ def test_an_image_waits_for_one_that_is_on_its_way_and_for_no_other() -> None:
             assert await early == 2
         assert await asked(batcher, image(3)) == 6
 
-    # If anything but the requests on their way were waited for, this would last an hour.
+    # If it waited for anything but requests that are being read, this would last an hour.
     running(net, Batching(wait_seconds=3600), scene)
     assert [shape[0] for shape in net.shapes] == [2, 1]
 
 
-def test_a_request_that_gives_its_place_up_is_waited_for_no_longer() -> None:
+def test_a_request_that_frees_its_slot_is_waited_for_no_longer() -> None:
     net = Doubling()
     net.go.set()
 
     async def scene(batcher: Batcher) -> None:
-        with batcher.place():
+        with batcher.slot():
             early = asyncio.create_task(asked(batcher, image(1)))
             await asyncio.sleep(0.02)
         assert await early == 2
@@ -133,30 +133,30 @@ def test_an_image_waits_no_longer_than_it_is_told() -> None:
     net.go.set()
 
     async def scene(batcher: Batcher) -> None:
-        with batcher.place():
+        with batcher.slot():
             assert await asked(batcher, image(1)) == 2
 
     running(net, Batching(wait_seconds=0.01), scene)
 
 
-def test_one_request_too_many_is_refused_and_the_place_is_free_again_afterwards() -> None:
+def test_one_request_too_many_is_refused_and_the_slot_is_free_again_afterwards() -> None:
     net = Doubling()
 
     async def scene(batcher: Batcher) -> None:
         both = [asyncio.create_task(asked(batcher, image(number))) for number in range(2)]
         await asyncio.sleep(0.02)
-        assert batcher.places == 2
+        assert batcher.in_flight == 2
         with pytest.raises(QueueFullError):
             await asked(batcher, image(2))
         net.go.set()
         assert await asyncio.gather(*both) == [0, 2]
-        assert batcher.places == 0
+        assert batcher.in_flight == 0
         assert await asked(batcher, image(3)) == 6
 
-    running(net, Batching(places=2), scene)
+    running(net, Batching(slots=2), scene)
 
 
-def test_an_error_of_the_net_reaches_those_in_the_batch_and_nobody_else() -> None:
+def test_an_error_of_the_net_reaches_the_requests_in_the_batch_and_no_other() -> None:
     net = Doubling()
     net.go.set()
 
@@ -188,7 +188,7 @@ def test_a_net_that_loses_a_result_fails_on_that_batch_and_goes_on() -> None:
     running(net, Batching(), scene)
 
 
-def test_an_image_whose_asker_left_is_not_given_to_the_net() -> None:
+def test_an_image_whose_request_was_cancelled_is_not_given_to_the_net() -> None:
     net = Doubling()
 
     async def scene(batcher: Batcher) -> None:
@@ -207,8 +207,8 @@ def test_an_image_whose_asker_left_is_not_given_to_the_net() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"places": 0}, {"images": 0}, {"pixels": 0}, {"wait_seconds": -1.0}, {"wait_seconds": float("inf")}],
+    [{"slots": 0}, {"images": 0}, {"pixels": 0}, {"wait_seconds": -1.0}, {"wait_seconds": float("inf")}],
 )
-def test_a_bound_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+def test_a_limit_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingError, match=next(iter(wrong))):
         Batching(**wrong)  # type: ignore[arg-type]

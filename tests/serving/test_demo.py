@@ -1,6 +1,6 @@
-"""The noise that one chooses is the noise that an image gets.
+"""The image gets the noise that was chosen.
 
-A trial shows what the nets themselves make of an image, and refuses what is none.
+The result is what the nets themselves return, and a file that is not an image is refused.
 """
 
 import math
@@ -26,18 +26,18 @@ from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Laplacian, Strength
 from steadylens.serving.demo import (
     HIGHEST_SEED,
-    KINDS,
     MOST_PIXELS,
     MOST_SIDE,
+    NOISE_TYPES,
     Answer,
     Answers,
-    Nets,
-    Noise,
+    DemoNets,
+    NoiseSettings,
     draw_sign,
     fitted,
     read_upload,
     resized,
-    try_out,
+    run_demo,
 )
 
 GREY = torch.full((1, 3, 128, 128), 128 / 255)
@@ -46,12 +46,12 @@ GREY = torch.full((1, 3, 128, 128), 128 / 255)
 def added(**settings: Any) -> Tensor:
     """Returns the noise on a grey image, in grey levels, (3, 128, 128)."""
     name = settings.pop("name")
-    return ((Noise(kind=KINDS[name], **settings).add(GREY) - GREY) * 255)[0]
+    return ((NoiseSettings(noise_type=NOISE_TYPES[name], **settings).add(GREY) - GREY) * 255)[0]
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_a_kind_is_called_what_its_family_is_called(name: str) -> None:
-    assert KINDS[name].family(Strength.fixed(10), 0.5, 0.0).name == name
+@pytest.mark.parametrize("name", NOISE_TYPES)
+def test_a_noise_type_has_the_name_of_its_family(name: str) -> None:
+    assert NOISE_TYPES[name].family(Strength.fixed(10), 0.5, 0.0).name == name
 
 
 @pytest.mark.parametrize("name", ["Gaussian", "uniform", "Laplacian"])
@@ -78,7 +78,7 @@ def test_salt_and_pepper_are_black_and_white_whatever_the_strength() -> None:
     assert set(noise.round().flatten().tolist()) == {-128, 0, 127}
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", NOISE_TYPES)
 def test_shared_noise_is_grey_and_other_noise_is_not(name: str) -> None:
     red, green, blue = added(name=name, shared=True)
     assert red.equal(green)
@@ -88,7 +88,7 @@ def test_shared_noise_is_grey_and_other_noise_is_not(name: str) -> None:
     assert not red.equal(blue)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", NOISE_TYPES)
 def test_a_seed_gives_its_noise_every_time(name: str) -> None:
     noise = added(name=name, seed=5)
     assert added(name=name, seed=5).equal(noise)
@@ -99,7 +99,11 @@ def test_noise_is_that_of_the_degradation() -> None:
     images = torch.rand(2, 3, 20, 30, generator=torch.Generator().manual_seed(1))
     degrade = Degradation(families=(Laplacian(strength=Strength.fixed(7), shared=0.0),))
     expected = degrade(images, generator=torch.Generator().manual_seed(3))
-    assert Noise(kind=KINDS["Laplacian"], strength_grey=7, seed=3).add(images).equal(expected)
+    assert (
+        NoiseSettings(noise_type=NOISE_TYPES["Laplacian"], strength_grey=7, seed=3)
+        .add(images)
+        .equal(expected)
+    )
 
 
 def test_no_strength_is_no_noise() -> None:
@@ -123,18 +127,18 @@ def test_no_strength_is_no_noise() -> None:
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match="choose"):
-        Noise(kind=KINDS["Gaussian"], **wrong)
+        NoiseSettings(noise_type=NOISE_TYPES["Gaussian"], **wrong)
 
 
 CPU = torch.device("cpu")
 
 
-NOISE = Noise(kind=KINDS["Gaussian"], strength_grey=30, seed=4)
+NOISE = NoiseSettings(noise_type=NOISE_TYPES["Gaussian"], strength_grey=30, seed=4)
 
 
 @pytest.fixture(scope="module")
-def nets() -> Nets:
-    return Nets.named("l3-gtsrb", "sign-gtsrb", "fused-gtsrb", device=CPU)
+def nets() -> DemoNets:
+    return DemoNets.named("l3-gtsrb", "sign-gtsrb", "fused-gtsrb", device=CPU)
 
 
 def photograph(width: int, height: int) -> Image.Image:
@@ -151,9 +155,9 @@ def answers(first: int, second: int) -> Answers:
     return Answers(name="net", clean=(clean,), noisy=(noisy,))
 
 
-def test_a_trial_is_what_the_nets_say(nets: Nets) -> None:
+def test_a_result_is_what_the_nets_return(nets: DemoNets) -> None:
     sign = draw_sign(18, 0)
-    trial = try_out(sign, NOISE, nets)
+    result = run_demo(sign, NOISE, nets)
     clean = steadylens.to_float(levels(sign))[None]
     noisy = NOISE.add(clean)
     with torch.inference_mode():
@@ -161,15 +165,15 @@ def test_a_trial_is_what_the_nets_say(nets: Nets) -> None:
         alone = steadylens.load("sign-gtsrb")(torch.cat([clean, noisy])).softmax(dim=1)
         fused = steadylens.load("fused-gtsrb")(torch.cat([clean, noisy])).softmax(dim=1)
     restored = (noisy[0] + pattern).clamp(0, 1).mul(255).round()
-    assert trial.clean.equal(levels(sign))
-    assert trial.noisy.equal(noisy[0].mul(255).round().byte())
-    assert (trial.restored.float() - restored).abs().max() <= 1
+    assert result.clean.equal(levels(sign))
+    assert result.noisy.equal(noisy[0].mul(255).round().byte())
+    assert (result.restored.float() - restored).abs().max() <= 1
     stretched = 255 * (pattern - pattern.min()) / (pattern.max() - pattern.min())
-    assert (trial.pattern.float() - stretched).abs().max() <= 1
-    for found, picture in ((trial.noisy_db, trial.noisy), (trial.restored_db, trial.restored)):
-        error = (picture.double() - trial.clean.double()).square().mean()
+    assert (result.pattern.float() - stretched).abs().max() <= 1
+    for found, picture in ((result.noisy_db, result.noisy), (result.restored_db, result.restored)):
+        error = (picture.double() - result.clean.double()).square().mean()
         assert found == pytest.approx(10 * math.log10(255**2 / error), abs=0.01)
-    for given_, expected in ((trial.classifier, alone), (trial.fused, fused)):
+    for given_, expected in ((result.classifier, alone), (result.fused, fused)):
         for listed, probabilities in zip((given_.clean, given_.noisy), expected, strict=True):
             order = probabilities.argsort(descending=True)[:5].tolist()
             assert [answer.number for answer in listed] == order
@@ -184,28 +188,30 @@ def test_an_answer_is_changed_when_its_first_class_is_another() -> None:
     assert not answers(3, 3).changed
 
 
-def test_without_noise_nothing_changes(nets: Nets) -> None:
-    trial = try_out(draw_sign(14, 0), Noise(kind=KINDS["Gaussian"], strength_grey=0), nets)
-    assert trial.noisy.equal(trial.clean)
-    assert trial.noisy_db == math.inf
+def test_without_noise_nothing_changes(nets: DemoNets) -> None:
+    result = run_demo(
+        draw_sign(14, 0), NoiseSettings(noise_type=NOISE_TYPES["Gaussian"], strength_grey=0), nets
+    )
+    assert result.noisy.equal(result.clean)
+    assert result.noisy_db == math.inf
     # A batch may be summed in another order.
-    for noisy, clean in zip(trial.classifier.noisy, trial.classifier.clean, strict=True):
+    for noisy, clean in zip(result.classifier.noisy, result.classifier.clean, strict=True):
         assert (noisy.number, noisy.label) == (clean.number, clean.label)
         assert noisy.probability == pytest.approx(clean.probability, rel=1e-4)
-    assert not trial.classifier.changed
+    assert not result.classifier.changed
 
 
-def test_the_same_settings_give_the_same_trial(nets: Nets) -> None:
-    first, second = (try_out(photograph(60, 50), NOISE, nets) for _ in range(2))
+def test_the_same_settings_give_the_same_result(nets: DemoNets) -> None:
+    first, second = (run_demo(photograph(60, 50), NOISE, nets) for _ in range(2))
     assert first.noisy.equal(second.noisy)
     assert first.restored.equal(second.restored)
     assert first.fused == second.fused
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 90), (200, 7)])
-def test_images_of_any_shape_are_restored(size: tuple[int, int], nets: Nets) -> None:
-    trial = try_out(photograph(*size), NOISE, nets)
-    assert trial.restored.shape == trial.pattern.shape == trial.noisy.shape == (3, size[1], size[0])
+def test_images_of_any_shape_are_restored(size: tuple[int, int], nets: DemoNets) -> None:
+    result = run_demo(photograph(*size), NOISE, nets)
+    assert result.restored.shape == result.pattern.shape == result.noisy.shape == (3, size[1], size[0])
 
 
 def test_classifiers_read_images_resized_as_for_training(tmp_path: Path) -> None:
@@ -242,7 +248,7 @@ def test_a_drawing_is_made_from_its_seed() -> None:
         draw_sign(0, -1)
 
 
-def test_drawn_classes_are_the_photographed_ones_in_the_same_order() -> None:
+def test_synthetic_signs_have_the_classes_of_the_photographs_in_the_same_order() -> None:
     assert len(synthetic_signs.CLASS_NAMES) == len(sources.CLASS_NAMES)
     telling = re.compile(
         r"limit.(\d+)|left|right$|stop|yield|no entry|priority road|no vehicles|road work|ahead only"
@@ -259,14 +265,14 @@ def test_drawn_classes_are_the_photographed_ones_in_the_same_order() -> None:
         ]
 
 
-def test_about_a_quarter_of_drawn_signs_are_misread() -> None:
+def test_about_a_quarter_of_synthetic_signs_are_misread() -> None:
     drawn = torch.stack([levels(draw_sign(label, 0)) for label in range(43)])
     with torch.inference_mode():
         found = steadylens.load("sign-gtsrb")(steadylens.to_float(drawn)).argmax(dim=1)
     assert 0.15 < (found != torch.arange(43)).float().mean() < 0.35
 
 
-def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "holiday.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(ImageError, match=r"^holiday\.png is damaged") as refusal:
@@ -285,20 +291,20 @@ def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
         read_upload(tmp_path / "map.png")
 
 
-def test_nets_that_do_something_else_are_refused(tmp_path: Path) -> None:
+def test_nets_of_another_task_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="restorer"):
-        Nets.named("sign-gtsrb", "sign-gtsrb", "fused-gtsrb", device=CPU)
+        DemoNets.named("sign-gtsrb", "sign-gtsrb", "fused-gtsrb", device=CPU)
     with pytest.raises(SettingError, match="classifier"):
-        Nets.named("l3-gtsrb", "l3-gtsrb", "fused-gtsrb", device=CPU)
+        DemoNets.named("l3-gtsrb", "l3-gtsrb", "fused-gtsrb", device=CPU)
     with pytest.raises(SettingError, match="fused"):
-        Nets.named("l3-gtsrb", "sign-gtsrb", "sign-gtsrb", device=CPU)
+        DemoNets.named("l3-gtsrb", "sign-gtsrb", "sign-gtsrb", device=CPU)
     with pytest.raises(SettingError, match="there is no net 'l12-gtsrb'"):
-        Nets.named("l12-gtsrb", "sign-gtsrb", "fused-gtsrb", device=CPU)
+        DemoNets.named("l12-gtsrb", "sign-gtsrb", "fused-gtsrb", device=CPU)
     pair = FusedClassifier(RestorationNet(depth=3), steadylens.SignNet(classes=3))
     steadylens.save_model(tmp_path / "three.safetensors", pair, about={})
     three = str(tmp_path / "three.safetensors")
-    with pytest.raises(SettingError, match="sign-gtsrb tells 43 classes apart and three 3; to compare"):
-        Nets.named("l3-gtsrb", "sign-gtsrb", three, device=CPU)
+    with pytest.raises(SettingError, match="sign-gtsrb has 43 classes and three 3; to compare"):
+        DemoNets.named("l3-gtsrb", "sign-gtsrb", three, device=CPU)
 
 
 def test_nets_of_files_without_names_of_classes_answer_with_numbers(tmp_path: Path) -> None:
@@ -308,6 +314,6 @@ def test_nets_of_files_without_names_of_classes_answer_with_numbers(tmp_path: Pa
     steadylens.save_model(tmp_path / "alone.safetensors", classifier, about={})
     steadylens.save_model(tmp_path / "pair.safetensors", FusedClassifier(net, classifier), about={})
     paths = (str(tmp_path / f"{name}.safetensors") for name in ("net", "alone", "pair"))
-    trial = try_out(photograph(40, 40), NOISE, Nets.named(*paths, device=CPU))
-    assert {answer.label for answer in trial.fused.noisy} == {f"class {number}" for number in range(4)}
-    assert sum(answer.probability for answer in trial.classifier.clean) == pytest.approx(1)
+    result = run_demo(photograph(40, 40), NOISE, DemoNets.named(*paths, device=CPU))
+    assert {answer.label for answer in result.fused.noisy} == {f"class {number}" for number in range(4)}
+    assert sum(answer.probability for answer in result.classifier.clean) == pytest.approx(1)

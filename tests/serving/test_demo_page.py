@@ -1,6 +1,6 @@
-"""The page shows the trial, in words that fit, and a sentence where there can be none.
+"""The page shows the result of a run, or the reason why there is none.
 
-The page in a real browser: every input has its effect, nothing overflows, and nobody else is asked.
+In a real browser, every input has its effect, nothing overflows, and nothing is loaded from elsewhere.
 """
 
 import io
@@ -30,13 +30,13 @@ from selenium.webdriver.remote.webelement import WebElement
 from typer.testing import CliRunner
 
 from steadylens.cli.main import app
-from steadylens.serving.demo import Nets, try_out
+from steadylens.serving.demo import DemoNets, run_demo
 from steadylens.serving.demo_page import Choice, answer
 
 
 @pytest.fixture(scope="module")
-def nets() -> Nets:
-    return Nets.named("l3-gtsrb", "sign-gtsrb", "fused-gtsrb", device=torch.device("cpu"))
+def nets() -> DemoNets:
+    return DemoNets.named("l3-gtsrb", "sign-gtsrb", "fused-gtsrb", device=torch.device("cpu"))
 
 
 def saved(path: Path, width: int, height: int) -> str:
@@ -44,56 +44,56 @@ def saved(path: Path, width: int, height: int) -> str:
     return str(path)
 
 
-def test_the_page_holds_the_pictures_and_figures_of_the_trial(nets: Nets) -> None:
+def test_the_page_holds_the_images_and_figures_of_the_result(nets: DemoNets) -> None:
     choice = Choice(sign=14, strength_grey=25)
     html = answer(choice, nets)
-    trial = try_out(choice.image(), choice.noise(), nets)
+    result = run_demo(choice.image(), choice.noise(), nets)
     sources = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    pictures = (trial.clean, trial.noisy, trial.pattern, trial.restored)
-    for source, picture in zip(sources, pictures, strict=True):
+    images = (result.clean, result.noisy, result.pattern, result.restored)
+    for source, image in zip(sources, images, strict=True):
         found = np.array(Image.open(io.BytesIO(b64decode(source))))
-        assert torch.from_numpy(found).permute(2, 0, 1).equal(picture)
-    assert f"PSNR {trial.noisy_db:.1f} dB" in html
-    assert f"PSNR {trial.restored_db:.1f} dB" in html
-    for listed in (trial.classifier.noisy, trial.fused.noisy):
+        assert torch.from_numpy(found).permute(2, 0, 1).equal(image)
+    assert f"PSNR {result.noisy_db:.1f} dB" in html
+    assert f"PSNR {result.restored_db:.1f} dB" in html
+    for listed in (result.classifier.noisy, result.fused.noisy):
         for each in listed:
             assert re.search(rf">{re.escape(each.label)}.*>{100 * each.probability:.1f} %<", html)
-    assert html.count("<em>drawn</em>") == 2
+    assert html.count("<em>true class</em>") == 2
 
 
-def test_the_page_starts_with_an_answer_that_restoring_saves(nets: Nets) -> None:
+def test_the_page_starts_with_an_answer_that_restoring_keeps(nets: DemoNets) -> None:
     html = answer(Choice(), nets)
-    assert "The noise changed the answer of the classifier alone, not of the fused one." in html
+    assert "The noise changed the answer of the classifier alone, but not of the fused classifier." in html
     assert html.count("Changed by the noise") == html.count("Unchanged by the noise") == 1
-    assert "This example was chosen for its change" in html
-    assert "about one drawn sign in four is misread" in html
+    assert "This example was selected because the noise changes an answer" in html
+    assert "misreads about one synthetic sign in four" in html
     own = replace(nets, classifier=replace(nets.classifier, name="mine"))
-    assert not re.search("chosen for its change|is misread", answer(Choice(), own)), "what is known of ours"
-    assert "chosen for its change" not in answer(Choice(seed=1), nets)
+    assert not re.search("example was selected|misreads", answer(Choice(), own)), "what is known of ours"
+    assert "example was selected" not in answer(Choice(seed=1), nets)
 
 
-def test_without_noise_the_page_says_so(nets: Nets) -> None:
+def test_without_noise_the_page_says_so(nets: DemoNets) -> None:
     html = answer(Choice(strength_grey=0), nets)
     assert "identical to the clean image" in html
     assert "The noise changed neither answer." in html
 
 
-def test_a_file_is_worked_on_at_the_size_of_the_classifier_or_at_its_own(nets: Nets, tmp_path: Path) -> None:
+def test_a_file_is_resized_for_the_classifier_or_keeps_its_size(nets: DemoNets, tmp_path: Path) -> None:
     small = Choice(file=saved(tmp_path / "small.png", 90, 60))
     assert "small.png, 48x48" in answer(small, nets)
     whole = answer(small._replace(own_size=True), nets)
     assert "small.png, 90x60" in whole
     assert "averages much of the noise away" in whole
-    assert "drawn sign" not in whole.lower()
+    assert "synthetic sign" not in whole.lower()
 
 
-def test_a_large_file_is_made_smaller_and_the_page_says_so(nets: Nets, tmp_path: Path) -> None:
+def test_a_large_file_is_made_smaller_and_the_page_says_so(nets: DemoNets, tmp_path: Path) -> None:
     html = answer(Choice(file=saved(tmp_path / "large.png", 1200, 100), own_size=True), nets)
     assert "large.png, 384x32" in html
     assert "The image has 1,200x100 pixels" in html
 
 
-def test_a_problem_is_told_in_a_sentence(nets: Nets, tmp_path: Path) -> None:
+def test_an_error_is_told_in_a_sentence(nets: DemoNets, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff\xe0 nothing")
     html = answer(Choice(file=str(broken)), nets)
@@ -110,13 +110,13 @@ def test_a_problem_is_told_in_a_sentence(nets: Nets, tmp_path: Path) -> None:
         assert told in answer(Choice()._replace(**wrong), nets)
 
 
-def test_the_name_of_a_file_cannot_smuggle_in_markup(nets: Nets, tmp_path: Path) -> None:
+def test_the_name_of_a_file_is_escaped(nets: DemoNets, tmp_path: Path) -> None:
     html = answer(Choice(file=saved(tmp_path / "<b onload=x>.png", 20, 20)), nets)
     assert "<b onload" not in html
     assert "&lt;b onload=x&gt;.png" in html
 
 
-# The command itself, on a machine that has no other machine to talk to.
+# The command itself, without a network.
 ALONE = """
 import socket, sys
 
@@ -156,21 +156,21 @@ class Page:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         self.browser.get(self.address)
-        self.wait_for(lambda: len(self.pictures()) == 4)
+        self.wait_for(lambda: len(self.images()) == 4)
 
     def find(self, selector: str) -> WebElement:
         return self.browser.find_element(By.CSS_SELECTOR, selector)
 
-    def text(self, selector: str = "#trial") -> str:
-        """Returns what is written in a part of the page; reading it at once cannot meet a part that goes."""
+    def text(self, selector: str = "#result") -> str:
+        """Returns the text of a part of the page, read at once, so that no element can vanish meanwhile."""
         found: str = self.browser.execute_script(
             "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('|')", selector
         )
         return found
 
-    def pictures(self) -> list[str]:
+    def images(self) -> list[str]:
         found: list[str] = self.browser.execute_script(
-            "return [...document.querySelectorAll('#trial img')].map(image => image.src)"
+            "return [...document.querySelectorAll('#result img')].map(image => image.src)"
         )
         return found
 
@@ -184,11 +184,11 @@ class Page:
             time.sleep(0.05)
 
     def renewed(self, act: Callable[[], Any]) -> tuple[list[str], list[str]]:
-        """Does something, and returns the pictures before it and those that take their place."""
-        before = self.pictures()
+        """Does something, and returns the images before it and those after it."""
+        before = self.images()
         act()
-        self.wait_for(lambda: self.pictures() != before and self.pictures())
-        return before, self.pictures()
+        self.wait_for(lambda: self.images() != before and self.images())
+        return before, self.images()
 
     def choose(self, selector: str, name: str) -> None:
         self.find(f"{selector} input").click()
@@ -253,35 +253,35 @@ def photograph(path: Path, width: int, height: int) -> Path:
     return path
 
 
-def test_a_drawn_sign_is_shown_restored_and_answered(page: Page) -> None:
+def test_a_synthetic_sign_is_shown_restored_and_classified(page: Page) -> None:
     page.open()
-    assert page.text("#trial .card h3") == "Classifier alone sign-gtsrb|Fused classifier fused-gtsrb"
+    assert page.text("#result .card h3") == "Classifier alone sign-gtsrb|Fused classifier fused-gtsrb"
     before, after = page.renewed(lambda: page.choose("#sign", "Yield"))
     assert all(old != new for old, new in zip(before, after, strict=True))
-    assert "Yield\ndrawn" in page.text("#trial .card").replace(" drawn", "\ndrawn")
+    assert "Yield\ntrue class" in page.text("#result .card").replace(" true class", "\ntrue class")
     page.renewed(page.find("#redraw").click)
 
 
 def test_the_slider_changes_noise_restored_image_and_answers(page: Page) -> None:
     page.open()
-    assert "Changed by the noise" in page.text("#trial .card:first-child")
+    assert "Changed by the noise" in page.text("#result .card:first-child")
     slider = page.find("#strength input[type=range]")
     before, after = page.renewed(lambda: slider.send_keys(Keys.HOME))
     assert before[0] == after[0]
     assert before[3] != after[3]
     page.wait_for(lambda: "identical to the clean image" in page.text())
-    assert page.text("#trial .verdict") == "Unchanged by the noise|Unchanged by the noise"
+    assert page.text("#result .verdict") == "Unchanged by the noise|Unchanged by the noise"
     page.renewed(lambda: slider.send_keys(Keys.ARROW_RIGHT * 10))
-    page.wait_for(lambda: "28." in page.text("#trial figure:nth-child(2)"))
+    page.wait_for(lambda: "28." in page.text("#result figure:nth-child(2)"))
 
 
-def test_a_kind_of_noise_shows_the_settings_that_it_has(page: Page) -> None:
+def test_a_noise_type_shows_the_settings_that_it_has(page: Page) -> None:
     page.open()
     assert page.shown("#strength")
     assert not page.shown("#percent")
-    page.renewed(lambda: page.choose("#kind", "salt and pepper"))
+    page.renewed(lambda: page.choose("#noise-type", "salt and pepper"))
     page.wait_for(lambda: page.shown("#percent") and not page.shown("#strength"))
-    page.renewed(lambda: page.choose("#kind", "sparse uniform"))
+    page.renewed(lambda: page.choose("#noise-type", "sparse uniform"))
     page.wait_for(lambda: page.shown("#percent") and page.shown("#strength"))
 
 
@@ -294,7 +294,7 @@ def test_noise_is_drawn_again_with_the_next_seed(page: Page) -> None:
     page.wait_for(lambda: page.shown("#seed input"))
     assert page.find("#seed input").get_attribute("value") == "1"
     _, again = page.renewed(lambda: page.find("#seed input").send_keys(Keys.BACKSPACE, "0"))
-    page.wait_for(lambda: page.pictures() == before)
+    page.wait_for(lambda: page.images() == before)
     assert again
 
 
@@ -304,11 +304,11 @@ def test_a_file_is_taken_and_a_broken_one_explained(page: Page, tmp_path: Path) 
     page.wait_for(lambda: "street.png, 48x48" in page.text())
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
     page.upload(tmp_path / "broken.png")
-    page.wait_for(lambda: "broken.png is damaged or cut off" in page.text("#trial [role=alert]"))
+    page.wait_for(lambda: "broken.png is damaged or cut off" in page.text("#result [role=alert]"))
     assert "Traceback" not in page.text("body")
-    assert not page.pictures()
+    assert not page.images()
     page.choose("#sign", "Stop")
-    page.wait_for(lambda: len(page.pictures()) == 4 and "drawn sign" in page.text())
+    page.wait_for(lambda: len(page.images()) == 4 and "synthetic sign" in page.text())
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -322,12 +322,12 @@ def test_nothing_overflows(width: int, page: Page, tmp_path: Path) -> None:
     page.wait_for(lambda: "The image has 700x500 pixels" in page.text())
     assert page.overflow() <= 0
     stacked = page.browser.execute_script(
-        "const [a, b] = document.querySelectorAll('#trial .card'); return a.offsetTop < b.offsetTop"
+        "const [a, b] = document.querySelectorAll('#result .card'); return a.offsetTop < b.offsetTop"
     )
     assert stacked == (width < 800)
 
 
-def test_everything_comes_from_this_machine(page: Page) -> None:
+def test_everything_is_loaded_from_this_machine(page: Page) -> None:
     page.open()
     page.renewed(page.find("#again").click)
     asked: list[str] = page.browser.execute_script(
@@ -335,12 +335,12 @@ def test_everything_comes_from_this_machine(page: Page) -> None:
     )
     assert len(asked) > 10
     assert [url for url in asked if not url.startswith((page.address, "data:", "blob:"))] == []
-    # What the policy has kept the browser from asking for would stand here.
+    # The browser's log would hold what the policy has blocked.
     entries: list[dict[str, Any]] = page.browser.get_log("browser")  # type: ignore[no-untyped-call]
     assert [entry for entry in entries if "Content Security Policy" in entry["message"]] == []
 
 
-def test_it_stops_when_it_is_told_to_and_has_asked_nobody(page: Page) -> None:
+def test_it_stops_at_a_signal_and_has_asked_no_other_machine(page: Page) -> None:
     page.process.send_signal(signal.SIGINT)
     out, _ = page.process.communicate(timeout=60)
     assert page.process.returncode == 0
@@ -348,7 +348,7 @@ def test_it_stops_when_it_is_told_to_and_has_asked_nobody(page: Page) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_comes_with_the_address_stops_it_too(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_right_after_the_address_stops_it_too(number: signal.Signals, tmp_path: Path) -> None:
     with started(tmp_path) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("open http://127.0.0.1:")
@@ -365,7 +365,7 @@ def test_a_signal_that_comes_with_the_address_stops_it_too(number: signal.Signal
         (("--port", "70000"), "choose another --port"),
     ],
 )
-def test_what_cannot_be_opened_is_told_in_one_line(arguments: tuple[str, str], told: str) -> None:
+def test_what_cannot_be_loaded_is_told_in_one_line(arguments: tuple[str, str], told: str) -> None:
     result = CliRunner().invoke(app, ["app", "--port", "0", *arguments])
     assert result.exit_code == 2
     assert told in result.stderr

@@ -1,4 +1,4 @@
-"""An upload is the image that reading a file gives, or is refused with a reason; nothing else can come."""
+"""An upload is decoded as reading the file would, or refused with a reason; there is no third way."""
 
 import io
 import struct

@@ -1,7 +1,7 @@
-"""A served net answers as the net itself, refuses what it must, and stops in good order.
+"""A served net answers as the net itself, refuses what it must, and stops in an orderly way.
 
-The servers are processes with sockets on the loopback address, and the clients are real ones. Tests share a
-server where they leave it as they found it; what is counted is compared with what was counted before.
+The servers are processes with sockets on the loopback address, and the clients are real. Tests share a server
+where they leave it as they found it; counts are compared with the counts before.
 """
 
 import asyncio
@@ -44,9 +44,9 @@ from steadylens.serving.server import address_of, listening
 PNG = {"content-type": "image/png"}
 QUEUE = "steadylens_queue_requests"
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
-MOST_BYTES, MOST_PIXELS, PLACES = 100_000, 40_000, 8
+MOST_BYTES, MOST_PIXELS, SLOTS = 100_000, 40_000, 8
 
-# The command itself, with a net that fails on black images, refuses narrow ones, and is held up by white ones
+# The command itself, with a net that fails on black images, refuses narrow ones, and waits at white ones
 # until a file appears.
 HELD = """
 import pathlib, sys, time
@@ -117,7 +117,7 @@ class Server:
             time.sleep(0.02)
 
     def together(self, contents: list[bytes], meanwhile: Callable[[], None]) -> list[httpx.Response]:
-        """Posts images at once, does something when all are in the house, and returns the replies."""
+        """Posts images at once, does something when all are in flight, and returns the replies."""
 
         async def ask() -> list[httpx.Response]:
             async with httpx.AsyncClient(base_url=self.address, timeout=60) as client:
@@ -163,7 +163,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def shared_restorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    bounds = ("--max-queue", str(PLACES), "--max-wait-ms", "20", "--upload-seconds", "2")
+    bounds = ("--max-queue", str(SLOTS), "--max-wait-ms", "20", "--upload-seconds", "2")
     with serving(tmp_path_factory.mktemp("restorer"), "l3-gtsrb", *bounds) as server:
         yield server
 
@@ -171,7 +171,7 @@ def shared_restorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 @pytest.fixture
 def restorer(shared_restorer: Server) -> Iterator[Server]:
     yield shared_restorer
-    shared_restorer.release.touch()  # whatever is held up
+    shared_restorer.release.touch()  # whatever is waiting
     shared_restorer.wait_until_idle()
     shared_restorer.release.unlink()
 
@@ -329,7 +329,7 @@ def test_a_bomb_is_refused_and_costs_no_memory(classifier: Server) -> None:
         ("GET", "/%2e%2e/etc", 404),
     ],
 )
-def test_another_path_or_method_is_told_what_there_is(
+def test_another_path_or_method_is_refused_with_a_list_of_those_that_exist(
     classifier: Server, method: str, path: str, status: int
 ) -> None:
     reply = httpx.request(method, classifier.address + path)
@@ -337,7 +337,7 @@ def test_another_path_or_method_is_told_what_there_is(
     assert "POST /predict" in reply.json()["error"]
 
 
-def test_noise_on_the_wire_does_no_harm(classifier: Server) -> None:
+def test_bytes_that_are_no_http_do_no_harm(classifier: Server) -> None:
     for noise in (b"\0\xff" * 500, b"POST /predict HTTP/1.1\r\nContent-Length: -5\r\n\r\n", b"GET"):
         with socket.create_connection(("127.0.0.1", classifier.port), timeout=10) as client:
             client.sendall(noise)
@@ -414,10 +414,10 @@ def test_a_restorer_answers_as_the_net_itself_whatever_the_sizes(restorer: Serve
 
     async def ask_all() -> list[list[httpx.Response]]:
         async with httpx.AsyncClient(base_url=restorer.address, timeout=60) as client:
-            return await asyncio.gather(*(ask(client, range(i, 24, PLACES)) for i in range(PLACES)))
+            return await asyncio.gather(*(ask(client, range(i, 24, SLOTS)) for i in range(SLOTS)))
 
     for first, replies in enumerate(asyncio.run(ask_all())):
-        for levels, reply in zip(images[first::PLACES], replies, strict=True):
+        for levels, reply in zip(images[first::SLOTS], replies, strict=True):
             assert reply.status_code == 200, reply.text
             assert reply.headers["content-type"] == "image/png"
             got = np.asarray(Image.open(io.BytesIO(reply.content)))
@@ -444,7 +444,7 @@ def test_a_tiny_image_and_one_of_many_tiles_are_restored(restorer: Server) -> No
             assert np.abs(got - expected).max() <= 1
 
 
-def test_an_error_of_the_net_is_told_without_its_traceback_which_the_log_holds(tmp_path: Path) -> None:
+def test_an_error_of_the_net_is_told_without_its_traceback_which_goes_to_the_log(tmp_path: Path) -> None:
     with serving(tmp_path, "l3-gtsrb") as server:
         reply = server.post(plain(0))
         assert reply.status_code == 500
@@ -457,7 +457,7 @@ def test_an_error_of_the_net_is_told_without_its_traceback_which_the_log_holds(t
     assert err.count("SECRET") == 1
 
 
-def test_a_slow_client_is_told_so_and_delays_nobody(restorer: Server) -> None:
+def test_a_slow_client_is_refused_and_delays_no_other(restorer: Server) -> None:
     with socket.create_connection(("127.0.0.1", restorer.port), timeout=30) as slow:
         slow.sendall(HEAD % 9 + b"ab")
         assert restorer.post(plain(9)).status_code == 200
@@ -470,7 +470,10 @@ def test_the_image_of_a_client_that_left_is_not_given_to_the_net(restorer: Serve
     left, batches = 'steadylens_requests_total{status="499"}', "steadylens_batch_images_count"
     before, left_before = restorer.figure(batches), restorer.figure(left)
     request = HEAD % len(plain(255)) + plain(255)
-    for number, busy in ((1, batches), (2, QUEUE)):  # the first leaves while in the net, the second before
+    for number, busy in (
+        (1, batches),
+        (2, QUEUE),
+    ):  # the first disconnects while in the net, the second before
         with socket.create_connection(("127.0.0.1", restorer.port), timeout=30) as client:
             client.sendall(request)
             restorer.wait_for(busy, before + 1 if busy == batches else 1)
@@ -480,17 +483,17 @@ def test_the_image_of_a_client_that_left_is_not_given_to_the_net(restorer: Serve
     assert restorer.figure(batches) == before + 2
 
 
-def test_who_finds_no_place_is_told_to_come_back_and_the_others_are_answered(restorer: Server) -> None:
+def test_a_request_without_a_slot_is_told_to_come_back_and_the_others_are_answered(restorer: Server) -> None:
     turned_away = []
 
     def one_more() -> None:
         turned_away.append(restorer.post(plain(9)))
         restorer.release.touch()
 
-    replies = restorer.together([plain(255)] * PLACES, one_more)
-    assert [reply.status_code for reply in replies] == [200] * PLACES
+    replies = restorer.together([plain(255)] * SLOTS, one_more)
+    assert [reply.status_code for reply in replies] == [200] * SLOTS
     assert (turned_away[0].status_code, turned_away[0].headers["retry-after"]) == (503, "1")
-    assert f"{PLACES} requests" in turned_away[0].json()["error"]
+    assert f"{SLOTS} requests" in turned_away[0].json()["error"]
 
 
 def test_a_service_that_is_told_to_stop_answers_what_it_has_accepted_and_no_more(tmp_path: Path) -> None:
@@ -502,21 +505,21 @@ def test_a_service_that_is_told_to_stop_answers_what_it_has_accepted_and_no_more
                 time.sleep(0.02)
             server.release.touch()
 
-        replies = server.together([plain(255)] * PLACES, stop)
+        replies = server.together([plain(255)] * SLOTS, stop)
         code, out, err = server.ended()
-    assert [reply.status_code for reply in replies] == [200] * PLACES
+    assert [reply.status_code for reply in replies] == [200] * SLOTS
     assert {reply.headers["connection"] for reply in replies} == {"close"}, "or clients would send one more"
     assert code == 0
     assert "every accepted request was answered" in out
     assert "Traceback" not in err
 
 
-def test_a_service_whose_time_to_stop_runs_out_says_so_and_leaves(tmp_path: Path) -> None:
+def test_a_service_that_cannot_stop_in_time_says_so_and_ends(tmp_path: Path) -> None:
     with serving(tmp_path, "l3-gtsrb", "--stop-seconds", "1", "--max-batch", "2") as server:
         replies = server.together([plain(255)] * 3, lambda: server.process.send_signal(signal.SIGTERM))
         code, out, err = server.ended()
     assert [reply.status_code for reply in replies] == [503] * 3
-    assert all("stops" in reply.json()["error"] for reply in replies)
+    assert all("stopping" in reply.json()["error"] for reply in replies)
     assert code == 1
     assert "3 requests were not answered within 1 s" in out
     assert "Traceback" not in err
@@ -528,7 +531,7 @@ def test_a_service_whose_time_to_stop_runs_out_says_so_and_leaves(tmp_path: Path
         (["sign-gtsrb"], "Address already in use"),
         (["sign-gtsrb", "--host", "no.such.host.invalid"], "cannot listen"),
         (["no-such-net"], "choose one of"),
-        (["sign-gtsrb", "--max-queue", "0"], "places is 0"),
+        (["sign-gtsrb", "--max-queue", "0"], "slots is 0"),
         (["sign-gtsrb", "--max-pixels", "0"], "pixels is 0"),
     ],
 )
@@ -542,7 +545,7 @@ def test_a_service_that_cannot_start_says_why_in_one_line(arguments: list[str], 
 
 
 def named(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
-    """Lets any name stand for addresses of this machine."""
+    """Makes any name resolve to the given addresses."""
 
     def found(_: str, port: int, **__: object) -> list[tuple[Any, ...]]:
         families = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]

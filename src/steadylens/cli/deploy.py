@@ -1,4 +1,4 @@
-"""The commands that put a net to work: export it, serve it over HTTP, show it on a demo page."""
+"""The commands that deploy a net: export it, serve it over HTTP, show it on a demo page."""
 
 import os
 from enum import StrEnum
@@ -19,34 +19,44 @@ if TYPE_CHECKING:
     from steadylens.serving.payloads import Predictor
 
 
+Host = Annotated[
+    str,
+    typer.Option(
+        help="Address or host name to listen on; there is no login, so keep it local or behind a proxy."
+    ),
+]
+
+Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")]
+
+
 def serve_page(
     net: Annotated[
-        str, typer.Option(help="Restorer to show, a packaged one or a .safetensors file.")
+        str, typer.Option(help="Restorer whose output is shown: a packaged net or a .safetensors file.")
     ] = "l11-gtsrb",
-    fused: Annotated[str, typer.Option(help="Fused classifier, packaged or a file.")] = "fused-gtsrb",
+    fused: Annotated[
+        str, typer.Option(help="Fused classifier: a packaged net or a .safetensors file.")
+    ] = "fused-gtsrb",
     classifier: Annotated[
-        str, typer.Option(help="Classifier alone: as for compare, such as sign-gtsrb, timm:NAME or a file.")
+        str,
+        typer.Option(help="Classifier alone: named as for compare, such as sign-gtsrb, timm:NAME or a file."),
     ] = "sign-gtsrb",
     weights: Weights = None,
-    host: Annotated[
-        str,
-        typer.Option(help="Address, or name of some, to listen on; beyond this machine nothing protects it."),
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 7860,
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Try the nets in a browser: put noise on an image, see it restored, and compare answers."""
+    """Serve a demo page: add noise to an image, see it restored, and compare the classifiers' answers."""
     with explaining(debug):
-        from steadylens.serving.demo import Nets
+        from steadylens.serving.demo import DemoNets
         from steadylens.serving.demo_page import application, serve
         from steadylens.serving.server import address_of, listening
 
         with listening(host, port) as listeners:
             place = device_named(device)
-            page = application(Nets.named(net, classifier, fused, device=place, weights=weights))
-            told = f"open {address_of(listeners[0])} in a browser; Ctrl+C stops"
-            serve(page, listeners, ready=partial(say, told))
+            page = application(DemoNets.named(net, classifier, fused, device=place, weights=weights))
+            message = f"open {address_of(listeners[0])} in a browser; Ctrl+C stops"
+            serve(page, listeners, ready=partial(say, message))
     say("stopped")
 
 
@@ -129,25 +139,26 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="A packaged net, as fused-gtsrb, or a .safetensors file.")],
-    host: Annotated[
-        str,
-        typer.Option(help="Address, or name of some, to listen on; beyond this machine nothing protects it."),
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
-    max_batch: Annotated[int, typer.Option(help="Images in a batch.")] = 32,
-    max_wait_ms: Annotated[float, typer.Option(help="Time that an image waits for others.")] = 2.0,
-    max_queue: Annotated[int, typer.Option(help="Requests at a time; one more is told to come back.")] = 128,
-    max_bytes: Annotated[int, typer.Option(help="Size of a request.")] = 2**23,
-    max_pixels: Annotated[int, typer.Option(help="Width times height of an image.")] = 2**21,
-    upload_seconds: Annotated[float, typer.Option(help="Time that the body of a request may take.")] = 10.0,
+    model: Annotated[
+        str, typer.Argument(help="A packaged net, such as fused-gtsrb, or a .safetensors file.")
+    ],
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    max_batch: Annotated[int, typer.Option(help="Most images in a batch.")] = 32,
+    max_wait_ms: Annotated[float, typer.Option(help="Longest time that an image waits for others.")] = 2.0,
+    max_queue: Annotated[int, typer.Option(help="Most requests in flight; further ones get 503.")] = 128,
+    max_bytes: Annotated[int, typer.Option(help="Largest size of a request's body.")] = 2**23,
+    max_pixels: Annotated[int, typer.Option(help="Largest width times height of an image.")] = 2**21,
+    upload_seconds: Annotated[
+        float, typer.Option(help="Longest time for the body of a request to arrive.")
+    ] = 10.0,
     stop_seconds: Annotated[
-        int, typer.Option(min=1, help="Time to answer what was accepted, once told to stop.")
+        int, typer.Option(min=1, help="Longest time to answer accepted requests after Ctrl+C or SIGTERM.")
     ] = 30,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Answer images over HTTP: their classes, or the images restored."""
+    """Serve a net over HTTP: post an image, get its classes or the restored image."""
     with explaining(debug):
         from steadylens.serving.batching import Batching
         from steadylens.serving.payloads import UploadLimits
@@ -156,17 +167,17 @@ def serve(
         from steadylens.serving.service import Service
 
         limits = UploadLimits(bytes=max_bytes, pixels=max_pixels, seconds=upload_seconds)
-        batching = Batching(places=max_queue, images=max_batch, wait_seconds=max_wait_ms / 1000)
+        batching = Batching(slots=max_queue, images=max_batch, wait_seconds=max_wait_ms / 1000)
         with listening(host, port) as listeners:
             predictor, card = _loaded(model, device_named(device))
             service = Service(predictor, card, limits=limits, batching=batching)
-            places = [address_of(listener) for listener in listeners]
-            way = f"POST an image to {places[0]}/predict; Ctrl+C stops"
-            told = f"serving {card.name} at {' and '.join(places)} - {way}"
-            serve_over_http(service, listeners, stop_seconds=stop_seconds, ready=partial(say, told))
+            urls = [address_of(listener) for listener in listeners]
+            usage = f"POST an image to {urls[0]}/predict; Ctrl+C stops"
+            message = f"serving {card.name} at {' and '.join(urls)} - {usage}"
+            serve_over_http(service, listeners, stop_seconds=stop_seconds, ready=partial(say, message))
     if service.abandoned:
         say(f"stopped; {service.abandoned} requests were not answered within {stop_seconds} s")
-        os._exit(1)  # the net may still be busy with them, and an orderly exit would wait for it
+        os._exit(1)  # a normal exit would wait for the net, which may still be busy
     say("stopped; every accepted request was answered")
 
 

@@ -1,7 +1,7 @@
-"""Concurrent requests -> batches for the net, and each result back to whoever asked.
+"""Collects concurrent requests into batches for the net, and hands each result back to its request.
 
-The number of requests in the house is bounded. A batch holds images of one shape, the oldest first; it is
-put together while the net works on the one before, and waits a moment only if somebody is on the way.
+The number of requests in flight is limited. A batch holds images of one shape, the oldest first. It is put
+together while the net works on the previous batch, and waits a moment only if another request is being read.
 """
 
 import asyncio
@@ -20,25 +20,25 @@ from steadylens.errors import SettingError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batching:
-    """How requests are gathered.
+    """How requests are collected into batches.
 
     Attributes:
-        places: Requests in the house at a time: being read, waiting, or in the net.
-        images: Images in a batch.
-        pixels: Pixels in a batch (width times height, summed); an image above it has a batch of its own.
-        wait_seconds: How long an image waits for others that are being read, at most.
+        slots: The most requests in flight: being read, waiting, or in the net.
+        images: The most images in a batch.
+        pixels: The most pixels in a batch (width times height, summed); a larger image is a batch by itself.
+        wait_seconds: The longest time that an image waits for requests that are still being read.
 
     Raises:
-        SettingError: If a number is below 1, or the time is below 0 or without end.
+        SettingError: If a number is below 1, or the time is negative or not finite.
     """
 
-    places: int = 128
+    slots: int = 128
     images: int = 32
     pixels: int = 2**18
     wait_seconds: float = 0.002
 
     def __post_init__(self) -> None:
-        for name in ("places", "images", "pixels"):
+        for name in ("slots", "images", "pixels"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}, it must be at least 1")
         if not 0 <= self.wait_seconds < math.inf:
@@ -46,7 +46,7 @@ class Batching:
 
 
 class QueueFullError(Exception):
-    """All places are taken."""
+    """All slots are taken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,13 +57,13 @@ class _Waiting:
 
 
 class Batcher:
-    """Calls a net on batches of the images that concurrent tasks bring.
+    """Runs a net on batches of the images that concurrent tasks bring.
 
     Args:
-        call: Maps a batch (N, C, H, W) to one result for each image, (N, ...). It runs in a thread of its
-            own, never twice at a time.
-        batching: How requests are gathered.
-        observe: Told the size of each batch.
+        call: The net: maps a batch (N, C, H, W) to one result for each image, (N, ...). It runs in its own
+            thread, one call at a time.
+        batching: How requests are collected.
+        observe: Called with the size of each batch.
     """
 
     def __init__(
@@ -71,36 +71,36 @@ class Batcher:
     ) -> None:
         self._call, self._batching, self._observe = call, batching, observe
         self._waiting: deque[_Waiting] = deque()
-        self._places = self._on_the_way = 0
+        self._in_flight = self._being_read = 0
         self._changed = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="net")
 
     @property
-    def places(self) -> int:
-        """Places that are taken."""
-        return self._places
+    def in_flight(self) -> int:
+        """The number of requests in flight, which is that of the slots taken."""
+        return self._in_flight
 
     @contextmanager
-    def place(self) -> Iterator["Place"]:
-        """Lends a place, which is free again when the block ends.
+    def slot(self) -> Iterator["Slot"]:
+        """Takes a slot for one request, and frees it when the block ends.
 
         Raises:
-            QueueFullError: If all places are taken.
+            QueueFullError: If all slots are taken.
         """
-        if self._places >= self._batching.places:
+        if self._in_flight >= self._batching.slots:
             raise QueueFullError
-        self._places += 1
-        place = Place(self)
-        self._arriving(1)
+        self._in_flight += 1
+        slot = Slot(self)
+        self._count_reading(1)
         try:
-            yield place
+            yield slot
         finally:
-            self._places -= 1
-            if not place.used:
-                self._arriving(-1)
+            self._in_flight -= 1
+            if not slot.used:
+                self._count_reading(-1)
 
     async def run(self) -> None:
-        """Makes batches and has them answered, until it is cancelled."""
+        """Puts batches together and runs the net on them, until it is cancelled."""
         try:
             while True:
                 await self._gather()
@@ -111,11 +111,11 @@ class Batcher:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def enqueue(self, image: Tensor) -> Tensor:
-        """Returns the net's result for an image; `Place.answer` is the way to it."""
+        """Returns the net's result for an image. Call `Slot.answer` instead, which keeps count."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(image=image, result=loop.create_future(), since=loop.time())
         self._waiting.append(waiting)
-        self._arriving(-1)
+        self._count_reading(-1)
         return await waiting.result
 
     async def _answer(self, batch: list[_Waiting]) -> None:
@@ -124,34 +124,35 @@ class Batcher:
         try:
             results = await loop.run_in_executor(self._thread, self._called, images)
             answers = list(zip(batch, results, strict=True))
-        except Exception as error:  # it belongs to those who asked
+        except Exception as error:  # every request in the batch gets it
             for waiting in batch:
                 if not waiting.result.done():
                     waiting.result.set_exception(error)
             return
         for waiting, result in answers:
-            if not waiting.result.done():  # a client may have left
+            if not waiting.result.done():  # a client may have disconnected
                 waiting.result.set_result(result)
 
     def _called(self, images: list[Tensor]) -> Tensor:
         return self._call(torch.stack(images))
 
-    def _arriving(self, change: int) -> None:
-        self._on_the_way += change
+    def _count_reading(self, change: int) -> None:
+        self._being_read += change
         self._changed.set()
 
     async def _gather(self) -> None:
+        """Waits for an image, and then for the requests that are being read, as long as is allowed."""
         while not self._waiting:
             self._changed.clear()
             await self._changed.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._waiting[0].since + self._batching.wait_seconds):
-                while self._on_the_way and len(self._waiting) < self._batching.images:
+                while self._being_read and len(self._waiting) < self._batching.images:
                     self._changed.clear()
                     await self._changed.wait()
 
     def _next_batch(self) -> list[_Waiting]:
-        """Takes out the oldest image and those of its shape, as many as fit a batch."""
+        """Removes the oldest image and others of its shape from the queue, as many as fit a batch."""
         present = [waiting for waiting in self._waiting if not waiting.result.done()]
         if not present:
             self._waiting.clear()
@@ -164,15 +165,15 @@ class Batcher:
         return batch
 
 
-class Place:
-    """A place in the house of a `Batcher`; it can be used once."""
+class Slot:
+    """One request's place among the requests in flight of a `Batcher`; it can be used once."""
 
     def __init__(self, batcher: Batcher) -> None:
         self._batcher = batcher
         self.used = False
 
     async def answer(self, image: Tensor) -> Tensor:
-        """Returns the net's result for an image (C, H, W); if the caller is cancelled, it leaves the queue.
+        """Returns the net's result for an image (C, H, W); if the caller is cancelled, the image is dropped.
 
         Raises:
             Exception: Whatever the net raised on the batch.

@@ -1,4 +1,4 @@
-"""The nets on one image: noise of a chosen type, what is restored, and what classifiers answer."""
+"""One run of the demo: an image gets noise, is restored, and is classified with and without a restorer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,54 +32,52 @@ from steadylens.noise.families import (
 )
 
 ATTENUATION = 0.25
-"""The factor on the noise of those values that attenuated noise does not keep."""
+"""In attenuated noise, only some values get the full noise; that of the others is multiplied by this."""
 
 HIGHEST_SEED = 2**53
-"""The highest seed; up to it, a page's numbers are exact."""
+"""The highest seed: up to it, a browser's numbers are exact."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kind:
-    """A kind of noise, and which of the settings it has.
+class NoiseType:
+    """A type of noise, and which of the settings it has.
 
     Attributes:
-        family: Makes the family from the strength, the share of noisy values, and the probability that the
-            channels share one pattern.
+        family: Makes the noise family from the strength, the share of noisy values, and the probability that
+            the three channels share one pattern.
         has_strength: Whether it depends on the strength.
         has_share: Whether it depends on the share.
-        note: What else there is to know of it.
     """
 
     family: Callable[[Strength, float, float], Family]
     has_strength: bool = True
     has_share: bool = False
-    note: str = ""
 
 
-def _dense(noise: type[Gaussian | Uniform | Laplacian]) -> Kind:
-    return Kind(family=lambda strength, _, shared: noise(strength=strength, shared=shared))
+def _dense(noise: type[Gaussian | Uniform | Laplacian]) -> NoiseType:
+    return NoiseType(family=lambda strength, _, shared: noise(strength=strength, shared=shared))
 
 
-def _sparse(noise: type[Gaussian | Uniform]) -> Kind:
+def _sparse(noise: type[Gaussian | Uniform]) -> NoiseType:
     def family(strength: Strength, share: float, shared: float) -> Family:
         return Sparse(noise=noise(strength=strength, shared=shared), density=(share, share))
 
-    return Kind(family=family, has_share=True, note="the other values stay clean")
+    return NoiseType(family=family, has_share=True)
 
 
-def _attenuated(noise: type[Gaussian | Uniform]) -> Kind:
+def _attenuated(noise: type[Gaussian | Uniform]) -> NoiseType:
     def family(strength: Strength, share: float, shared: float) -> Family:
         wrapped = noise(strength=strength, shared=shared)
         return Attenuated(noise=wrapped, density=(share, share), factor=(ATTENUATION, ATTENUATION))
 
-    return Kind(family=family, has_share=True, note="the other values get a quarter of the noise")
+    return NoiseType(family=family, has_share=True)
 
 
-def _impulses(strength: Strength, share: float, shared: float) -> Family:
+def _salt_and_pepper(_: Strength, share: float, shared: float) -> Family:
     return SaltAndPepper(density=(share, share), shared=shared)
 
 
-KINDS: Mapping[str, Kind] = {
+NOISE_TYPES: Mapping[str, NoiseType] = {
     "Gaussian": _dense(Gaussian),
     "uniform": _dense(Uniform),
     "Laplacian": _dense(Laplacian),
@@ -87,29 +85,28 @@ KINDS: Mapping[str, Kind] = {
     "sparse uniform": _sparse(Uniform),
     "attenuated Gaussian": _attenuated(Gaussian),
     "attenuated uniform": _attenuated(Uniform),
-    "salt and pepper": Kind(
-        family=_impulses, has_strength=False, has_share=True, note="black and white equally often"
-    ),
+    "salt and pepper": NoiseType(family=_salt_and_pepper, has_strength=False, has_share=True),
 }
-"""The kinds of noise, by the names that their families have."""
+"""The types of noise, by the names of their families."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Noise:
-    """What noise an image gets.
+class NoiseSettings:
+    """The noise that an image gets.
 
     Attributes:
-        kind: Its kind, one of `KINDS`.
+        noise_type: One of `NOISE_TYPES`.
         strength_grey: Standard deviation of the noisy values, in grey levels, from 0 to 255.
-        share: Share of the values that are noisy, for kinds that thin the noise, from 0 to 1.
+        share: Share of the values that are noisy, from 0 to 1; only sparse and attenuated noise and salt and
+            pepper have it.
         shared: Whether the three channels share one pattern, so that the noise is grey.
-        seed: What the noise is drawn from; the same settings and the same image give the same noise.
+        seed: Seed of the noise; the same settings give the same image the same noise.
 
     Raises:
         SettingError: If a setting is out of its range.
     """
 
-    kind: Kind
+    noise_type: NoiseType
     strength_grey: float = 20.0
     share: float = 0.2
     shared: bool = False
@@ -123,18 +120,18 @@ class Noise:
         check_seed(self.seed)
 
     def add(self, images: Tensor) -> Tensor:
-        """Returns the noisy images, float (N, C, H, W), clipped and rounded to 8 bits as a camera does.
+        """Returns the noisy images, float (N, C, H, W), clipped and rounded to 8 bits as by a camera.
 
         Args:
             images: Clean images, float (N, C, H, W) in [0, 1], on the CPU.
         """
-        family = self.kind.family(Strength.fixed(self.strength_grey), self.share, float(self.shared))
+        family = self.noise_type.family(Strength.fixed(self.strength_grey), self.share, float(self.shared))
         generator = torch.Generator().manual_seed(self.seed)
         return Degradation(families=(family,))(images, generator=generator)
 
 
 def check_seed(seed: int | None) -> None:
-    """Refuses what is no seed.
+    """Refuses what is not a seed.
 
     Raises:
         SettingError: If it is not an integer from 0 to `HIGHEST_SEED`.
@@ -144,26 +141,26 @@ def check_seed(seed: int | None) -> None:
 
 
 MOST_SIDE = 384
-"""Height and width in pixels that an image keeps at most; L11 spends seconds on such a square."""
+"""The largest height and width in pixels of an image in the demo; L11 needs seconds for such a square."""
 
 MOST_PIXELS = 50_000_000
-"""Width times height of an image file that is refused if it is exceeded, before anything is decoded."""
+"""The largest width times height of an uploaded image; checked before anything is decoded."""
 
 TOP = 5
-"""How many classes an answer lists."""
+"""How many classes of a classifier are shown."""
 
 _SIGN_SIDE = 48
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Nets:
-    """The nets of a trial, all on one device.
+class DemoNets:
+    """The nets of the demo, all on one device.
 
     Attributes:
-        restorer: Its output is what is shown as restored.
+        restorer: The net whose output is shown as the restored image.
         classifier: The classifier alone.
-        fused: A classifier behind a restorer, maybe behind another one than is shown.
-        device: Where they are.
+        fused: A classifier behind a restorer, which need not be the one above.
+        device: The device of all three.
     """
 
     restorer: LoadedNet
@@ -181,19 +178,19 @@ class Nets:
         device: torch.device,
         weights: Path | None = None,
     ) -> Self:
-        """Opens nets, each a packaged one by its name or one from a file.
+        """Loads the nets, each a packaged one by its name or one from a file.
 
         Args:
-            restorer: The restorer to show.
-            classifier: The classifier alone, of whatever library.
-            fused: The pair to compare it with.
-            device: Where they compute.
+            restorer: The restorer whose output is shown.
+            classifier: The classifier alone, from any supported library.
+            fused: The fused classifier to compare it with.
+            device: The device to run them on.
             weights: Local file of the classifier's weights, for timm and torchvision.
 
         Raises:
             MissingExtraError: If a library that a classifier needs is not installed.
-            SettingError: If there is no net of a name, it does something else, or classifier and pair tell
-                other classes apart.
+            SettingError: If there is no net of a name, it has another task, or the classifier and the fused
+                classifier differ in their number of classes.
             CheckpointError: If a file is missing or damaged.
         """
         pair, alone = load_classifier(fused), load_classifier(classifier, weights=weights)
@@ -201,8 +198,8 @@ class Nets:
         counts = count_classes(alone), count_classes(pair)
         if counts[0] != counts[1]:
             raise SettingError(
-                f"{alone.name} tells {counts[0]} classes apart and {pair.name} {counts[1]}; to compare their "
-                "answers, name a --classifier and a --fused pair of the same classes"
+                f"{alone.name} has {counts[0]} classes and {pair.name} {counts[1]}; to compare their "
+                "answers, choose a --classifier and a --fused classifier with the same classes"
             )
         nets = cls(restorer=load_restorer(restorer), classifier=alone, fused=pair, device=device)
         for net in (nets.restorer, nets.classifier, nets.fused):
@@ -210,7 +207,7 @@ class Nets:
         return nets
 
     def restore(self, images: Tensor) -> Tensor:
-        """Returns images (N, 3, H, W) restored, of any size, a tile at a time; they are not clipped."""
+        """Restores images (N, 3, H, W) of any size, a tile at a time; the result is not clipped."""
         return restorer_of(self.restorer.module, device=self.device)(images)
 
 
@@ -219,9 +216,9 @@ class Answer:
     """A class and its probability.
 
     Attributes:
-        number: The class's number.
-        label: Its name.
-        probability: What the classifier gives it, in [0, 1].
+        number: The class as an index.
+        label: The name of the class.
+        probability: In [0, 1].
     """
 
     number: int
@@ -231,12 +228,12 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """What a classifier answers.
+    """A classifier's answers for the clean and for the noisy image.
 
     Attributes:
-        name: The classifier's name.
-        clean: The most probable classes of the clean image, in falling order.
-        noisy: Those of the noisy image.
+        name: The name of the classifier.
+        clean: The classes of the clean image, the most probable first.
+        noisy: The classes of the noisy image, the most probable first.
     """
 
     name: str
@@ -245,19 +242,19 @@ class Answers:
 
     @property
     def changed(self) -> bool:
-        """Whether the noise changed the answer."""
+        """Whether the noise changed the most probable class."""
         return self.clean[0].number != self.noisy[0].number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
-    """What became of an image. Pictures are uint8 (3, H, W).
+class DemoResult:
+    """The images and answers of one run. Images are uint8 (3, H, W).
 
     Attributes:
-        clean: The image.
+        clean: The image without noise.
         noisy: The image with noise.
-        pattern: What the restorer added to the noisy image, stretched to all grey levels.
-        restored: The noisy image restored.
+        pattern: What the restorer added to the noisy image, scaled to use all grey levels.
+        restored: The noisy image, restored.
         noisy_db: PSNR of the noisy image in decibels; infinite if it equals the clean one.
         restored_db: PSNR of the restored image.
         classifier: Answers of the classifier alone.
@@ -274,22 +271,22 @@ class Trial:
     fused: Answers
 
 
-def try_out(image: Image.Image, noise: Noise, nets: Nets) -> Trial:
-    """Adds noise to an image, restores it, and asks the classifiers.
+def run_demo(image: Image.Image, settings: NoiseSettings, nets: DemoNets) -> DemoResult:
+    """Adds noise to an image, restores it, and classifies it.
 
     Each classifier reads the clean and the noisy image resized to its own size, as in training.
 
     Args:
-        image: RGB, of any size; `fitted` makes it one that is worked on quickly.
-        noise: The noise to add.
-        nets: What restores and classifies.
+        image: RGB, of any size; large ones take long, so pass them through `fitted` first.
+        settings: The noise to add.
+        nets: The restorer and the classifiers.
     """
     clean = to_float(_levels(image))[None]
     with torch.inference_mode():
-        noisy = noise.add(clean)
+        noisy = settings.add(clean)
         found = nets.restore(noisy)
         shown = Image.fromarray(to_uint8(noisy[0]).permute(1, 2, 0).numpy())
-        return Trial(
+        return DemoResult(
             clean=_levels(image),
             noisy=to_uint8(noisy[0]),
             pattern=to_uint8(normalize_pattern(found - noisy)[0]),
@@ -302,14 +299,14 @@ def try_out(image: Image.Image, noise: Noise, nets: Nets) -> Trial:
 
 
 def draw_sign(label: int, seed: int) -> Image.Image:
-    """Draws a traffic sign, RGB, of the size that classifiers read.
+    """Draws a synthetic traffic sign, RGB, of the size that the packaged classifiers read.
 
     Args:
-        label: The class, a place in `CLASS_NAMES`.
-        seed: What the drawing is made from.
+        label: The class, an index into `CLASS_NAMES`.
+        seed: Seed of the drawing.
 
     Raises:
-        SettingError: If the label names no class, or the seed is negative.
+        SettingError: If there is no such class, or the seed is negative.
     """
     check_seed(seed)
     rng = np.random.default_rng([seed, label])
@@ -317,27 +314,27 @@ def draw_sign(label: int, seed: int) -> Image.Image:
 
 
 def read_upload(path: Path) -> Image.Image:
-    """Reads an image file that somebody handed in, as 8-bit RGB, upright.
+    """Reads an uploaded image file as 8-bit RGB, rotated as its EXIF orientation says.
 
     Raises:
-        ImageError: If it is no image, is damaged or too large; the message names the file without its folder.
+        ImageError: If it is not an image, is damaged or is too large; the message omits the file's folder.
     """
     try:
         with opened(path, most_pixels=MOST_PIXELS, way_out="choose a smaller image") as found:
             return to_rgb(found)
     except ImageError as error:
-        if error.__cause__ is not None:  # the reader's own words, which help nobody here
+        if error.__cause__ is not None:  # the reader's own message, which helps nobody here
             raise ImageError(f"{path.name} is damaged or cut off; choose another image") from error
         raise ImageError(str(error).replace(str(path), path.name)) from error
 
 
 def resized(image: Image.Image, size: int, *, fit: Fit = SQUASHED) -> Image.Image:
-    """Returns the image at the size that a classifier reads, fitted as in training unless it has it."""
+    """Returns the image at the size that a classifier reads, resized as in training if necessary."""
     return image if image.size == (size, size) else fit.fitted(image, size)
 
 
 def fitted(image: Image.Image) -> Image.Image:
-    """Returns the image at its own size, or smaller where its longer side is above `MOST_SIDE`."""
+    """Returns the image, made smaller if its longer side is above `MOST_SIDE`."""
     scale = MOST_SIDE / max(image.size)
     if scale >= 1:
         return image

@@ -1,7 +1,7 @@
-"""A web page to try the nets: choose an image and noise, see what is restored and what is answered.
+"""The demo page: choose an image and noise, see the restored image and the answers of the classifiers.
 
-It works offline: all that the page needs comes from its own server, and browsers are told to ask nobody
-else.
+The page works offline. All that it needs comes from its own server, and it tells browsers to load nothing
+from elsewhere.
 """
 
 import math
@@ -21,16 +21,16 @@ from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import MissingExtraError, SettingError, SteadylensError
 from steadylens.serving.demo import (
     HIGHEST_SEED,
-    KINDS,
     MOST_SIDE,
-    Nets,
-    Noise,
-    Trial,
+    NOISE_TYPES,
+    DemoNets,
+    DemoResult,
+    NoiseSettings,
     draw_sign,
     fitted,
     read_upload,
     resized,
-    try_out,
+    run_demo,
 )
 from steadylens.serving.payloads import encode_png
 from steadylens.serving.server import run_until_stopped
@@ -42,41 +42,43 @@ try:
     from starlette.datastructures import MutableHeaders
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError as error:
-    raise MissingExtraError("gradio", "app") from error
+    raise MissingExtraError((error.name or "gradio").partition(".")[0], "app") from error
 
 
-SEEN_PIXELS = 128
-"""Height and width up to which a picture is enlarged without smoothing."""
+PIXELATED_SIDE = 128
+"""Images up to this height and width are enlarged without smoothing, so that their pixels can be seen."""
 
-_DRAWN = (
-    "Drawn signs are no photographs, from which these nets learned: about one drawn sign in four is misread "
-    "even without noise."
+_SYNTHETIC = (
+    "Synthetic signs are drawn by a program, but these nets were trained on photographs: the classifier "
+    "misreads about one synthetic sign in four even without noise."
 )
 
-_CHOSEN = "This example was chosen for its change: the noise changes no answer for most drawn signs."
+_CHOSEN = (
+    "This example was selected because the noise changes an answer. For most synthetic signs it changes none."
+)
 
 _READ_SMALL = (
-    "The classifiers read every picture resized to {0}x{0} pixels, which averages much of the noise away."
+    "The classifiers read each image resized to {0}x{0} pixels, which averages much of the noise away."
 )
 
-_SHRUNK = "The image has {0:,}x{1:,} pixels; to be quick, the page works on at most {2} a side."
+_SHRUNK = "The image has {0:,}x{1:,} pixels. To stay fast, the page shrinks it to at most {2} pixels a side."
 
 _SUMMARIES = {
     (False, False): "The noise changed neither answer.",
-    (True, False): "The noise changed the answer of the classifier alone, not of the fused one.",
-    (False, True): "The noise changed the answer of the fused classifier, not of the one alone.",
+    (True, False): "The noise changed the answer of the classifier alone, but not of the fused classifier.",
+    (False, True): "The noise changed the answer of the fused classifier, but not of the classifier alone.",
     (True, True): "The noise changed both answers.",
 }
 
 
 class Choice(NamedTuple):
-    """What somebody has chosen, in the order of the page's inputs.
+    """The user's choices, in the order of the page's inputs.
 
     Attributes:
-        file: Path of an uploaded image, or None for a drawn sign.
-        sign: Class of the drawn sign.
-        drawing: Seed of the drawing.
-        kind: Name of the kind of noise, one of `KINDS`.
+        file: Path of an uploaded image, or None for a synthetic sign.
+        sign: Class of the synthetic sign.
+        drawing: Seed of the synthetic sign.
+        noise_type: Name of the noise type, one of `NOISE_TYPES`.
         strength_grey: Strength of the noise in grey levels.
         percent: Share of the values that are noisy, in percent.
         shared: Whether the channels share the noise.
@@ -87,7 +89,7 @@ class Choice(NamedTuple):
     file: str | None = None
     sign: int = 18
     drawing: int = 0
-    kind: str = "Gaussian"
+    noise_type: str = "Gaussian"
     strength_grey: float = 30
     percent: float = 20
     shared: bool = False
@@ -95,13 +97,13 @@ class Choice(NamedTuple):
     own_size: bool = False
 
     def image(self) -> Image.Image:
-        """Returns the chosen image, at its own size."""
+        """Returns the chosen image, not resized."""
         return draw_sign(self.sign, self.drawing) if self.file is None else read_upload(Path(self.file))
 
-    def noise(self) -> Noise:
+    def noise(self) -> NoiseSettings:
         """Returns the chosen noise."""
-        return Noise(
-            kind=KINDS[self.kind],
+        return NoiseSettings(
+            noise_type=NOISE_TYPES[self.noise_type],
             strength_grey=_number("strength", self.strength_grey),
             share=_number("share", self.percent) / 100,
             shared=self.shared,
@@ -109,28 +111,28 @@ class Choice(NamedTuple):
         )
 
 
-def answer(choice: Choice, nets: Nets) -> str:
-    """Returns what the page shows, as HTML; a problem that can be mended becomes its message."""
+def answer(choice: Choice, nets: DemoNets) -> str:
+    """Returns the result for a choice as HTML. An error that the user can correct is shown as its message."""
     try:
         image = choice.image()
         small = resized(image, nets.classifier.size, fit=nets.classifier.fit)
-        trial = try_out(fitted(image) if choice.own_size else small, choice.noise(), nets)
+        result = run_demo(fitted(image) if choice.own_size else small, choice.noise(), nets)
     except SteadylensError as problem:
         return _render(problem=str(problem))
     return _render(
         problem="",
-        summary=_SUMMARIES[trial.classifier.changed, trial.fused.changed],
-        trial=trial,
-        views={name: _View.of(getattr(trial, name)) for name in ("clean", "noisy", "pattern", "restored")},
-        origin="drawn sign" if choice.file is None else Path(choice.file).name,
-        drawn=choice.sign if choice.file is None else None,
+        summary=_SUMMARIES[result.classifier.changed, result.fused.changed],
+        result=result,
+        views={name: _View.of(getattr(result, name)) for name in ("clean", "noisy", "pattern", "restored")},
+        origin="synthetic sign" if choice.file is None else Path(choice.file).name,
+        true_class=choice.sign if choice.file is None else None,
         restorer=nets.restorer.name,
-        notes=list(_notes(choice, image, trial, nets)),
+        notes=list(_notes(choice, image, result, nets)),
     )
 
 
 class _View(NamedTuple):
-    """A picture as an HTML page holds it."""
+    """An image embedded in an HTML page."""
 
     source: str
     width: int
@@ -138,23 +140,23 @@ class _View(NamedTuple):
 
     @property
     def small(self) -> bool:
-        """Whether its pixels shall be seen."""
-        return max(self.width, self.height) <= SEEN_PIXELS
+        """Whether it is enlarged without smoothing."""
+        return max(self.width, self.height) <= PIXELATED_SIDE
 
     @classmethod
-    def of(cls, picture: Tensor) -> Self:
-        source = f"data:image/png;base64,{b64encode(encode_png(picture)).decode()}"
-        return cls(source=source, width=picture.shape[2], height=picture.shape[1])
+    def of(cls, image: Tensor) -> Self:
+        source = f"data:image/png;base64,{b64encode(encode_png(image)).decode()}"
+        return cls(source=source, width=image.shape[2], height=image.shape[1])
 
 
-def _notes(choice: Choice, image: Image.Image, trial: Trial, nets: Nets) -> Iterator[str]:
+def _notes(choice: Choice, image: Image.Image, result: DemoResult, nets: DemoNets) -> Iterator[str]:
     if choice.file is None and {nets.classifier.name, nets.fused.name} <= {*PRETRAINED}:
-        yield _DRAWN
-        if choice == Choice() and trial.classifier.changed:
+        yield _SYNTHETIC
+        if choice == Choice() and result.classifier.changed:
             yield _CHOSEN
     if choice.own_size and max(image.size) > MOST_SIDE:
         yield _SHRUNK.format(*image.size, MOST_SIDE)
-    if max(trial.clean.shape) > nets.classifier.size:
+    if max(result.clean.shape) > nets.classifier.size:
         yield _READ_SMALL.format(nets.classifier.size)
 
 
@@ -178,22 +180,22 @@ def _render(**content: Any) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(decibels=_decibels, percent=_percent)
-    return environment.get_template("trial.html").render(content)
+    return environment.get_template("demo.html").render(content)
 
 
 MOST_BYTES = 2**25
-"""Size of an image file that the page takes."""
+"""The largest image file that the page accepts."""
 
 STRONGEST_GREY = 80
-"""The strongest noise that the page offers, in grey levels."""
+"""The end of the slider for the strength, in grey levels."""
 
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
-"""What browsers may load: only what comes from this server."""
+"""The content security policy: browsers may load only what comes from this server."""
 
 _INTRO = """
 <h1>Steadylens</h1>
-<p>Slight noise can change what an image classifier answers. Put noise on a traffic sign, see what a
-restoration net makes of it, and compare a classifier alone with one behind such a net.</p>
+<p>Noise in an image can change the answer of a classifier. Add noise to a traffic sign, see how a small
+network restores it, and compare a classifier alone with a fused one, which has such a network in front.</p>
 """
 
 _FIRST = Choice()
@@ -201,14 +203,10 @@ _FIRST = Choice()
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 
 
-def application(nets: Nets) -> FastAPI:
-    """Returns the page as an application for a server.
-
-    Args:
-        nets: What restores and classifies.
-    """
+def application(nets: DemoNets) -> FastAPI:
+    """Returns the page as an ASGI application."""
     application = FastAPI(openapi_url=None)
-    application.add_middleware(_Confined)
+    application.add_middleware(_ContentPolicy)
     mounted: FastAPI = gr.mount_gradio_app(
         application,
         page(nets),
@@ -218,25 +216,25 @@ def application(nets: Nets) -> FastAPI:
         ssr_mode=False,
         max_file_size=MOST_BYTES,
         theme=gr.themes.Base(font=_FONTS, font_mono=("ui-monospace", "monospace"), radius_size="lg"),
-        css=(files("steadylens.serving") / "templates" / "app.css").read_text(),
+        css=(files("steadylens.serving") / "templates" / "demo.css").read_text(),
     )
     return mounted
 
 
 def serve(application: FastAPI, listeners: Sequence[socket.socket], *, ready: Callable[[], None]) -> None:
-    """Answers until SIGINT or SIGTERM.
+    """Serves the page until SIGINT or SIGTERM.
 
     Args:
-        application: What `application` returned.
-        listeners: The sockets that `listening` lent.
+        application: The page, from `application`.
+        listeners: Bound sockets, from `listening`.
         ready: Called as soon as browsers can connect.
     """
     config = uvicorn.Config(application, log_config=None, log_level="critical", timeout_graceful_shutdown=1)
     run_until_stopped(uvicorn.Server(config), listeners, ready=ready)
 
 
-def page(nets: Nets) -> gr.Blocks:
-    """Returns the page: its inputs, its result, and what follows from what."""
+def page(nets: DemoNets) -> gr.Blocks:
+    """Returns the page: its inputs, its result, and how they are connected."""
     blocks: gr.Blocks = gr.Blocks(title="Steadylens", analytics_enabled=False, delete_cache=(3600, 86400))
     with blocks:
         gr.HTML(_INTRO, elem_id="intro")
@@ -244,7 +242,7 @@ def page(nets: Nets) -> gr.Blocks:
             with gr.Column(scale=2, min_width=280):
                 parts = _image_parts() | _noise_parts() | _further_parts(nets.classifier.size)
             with gr.Column(scale=5, min_width=320):
-                shown = gr.HTML(elem_id="trial")
+                shown = gr.HTML(elem_id="result")
         _connect(parts)
         inputs = [parts[name] for name in Choice._fields]
         gr.on(
@@ -264,17 +262,23 @@ def _image_parts() -> dict[str, Any]:
         sign = gr.Dropdown(
             [(name, number) for number, name in enumerate(CLASS_NAMES)],
             value=_FIRST.sign,
-            label="Drawn sign",
+            label="Synthetic sign",
             elem_id="sign",
         )
         redraw = gr.Button("Draw another", size="sm", elem_id="redraw")
-    file = gr.File(label="Or an image of yours", file_types=["image"], height=140, elem_id="file")
+    file = gr.File(label="Or your own image", file_types=["image"], height=140, elem_id="file")
     return {"sign": sign, "redraw": redraw, "file": file}
 
 
 def _noise_parts() -> dict[str, Any]:
     with gr.Group():
-        kind = gr.Dropdown(list(KINDS), value=_FIRST.kind, label="Noise", filterable=False, elem_id="kind")
+        noise_type = gr.Dropdown(
+            list(NOISE_TYPES),
+            value=_FIRST.noise_type,
+            label="Noise type",
+            filterable=False,
+            elem_id="noise-type",
+        )
         strength = gr.Slider(
             0,
             STRONGEST_GREY,
@@ -289,27 +293,27 @@ def _noise_parts() -> dict[str, Any]:
             value=_FIRST.percent,
             step=1,
             label="Noisy values in percent",
-            visible=KINDS[_FIRST.kind].has_share,
+            visible=NOISE_TYPES[_FIRST.noise_type].has_share,
             elem_id="percent",
         )
-        again = gr.Button("Draw the noise again", size="sm", elem_id="again")
-    return {"kind": kind, "strength_grey": strength, "percent": percent, "again": again}
+        again = gr.Button("New noise", size="sm", elem_id="again")
+    return {"noise_type": noise_type, "strength_grey": strength, "percent": percent, "again": again}
 
 
 def _further_parts(size: int) -> dict[str, Any]:
     with gr.Accordion("More settings", open=False, elem_id="more"):
-        shared = gr.Checkbox(_FIRST.shared, label="Grey noise: the same in red, green and blue")
+        shared = gr.Checkbox(_FIRST.shared, label="Grey noise (the same in red, green and blue)")
         own_size = gr.Radio(
             [
-                (f"{size}x{size} pixels, as the classifier reads", False),
-                (f"its own, at most {MOST_SIDE} pixels a side", True),
+                (f"{size}x{size} pixels, as the classifier reads it", False),
+                (f"unchanged, up to {MOST_SIDE} pixels a side", True),
             ],
             value=_FIRST.own_size,
-            label="Size of your image",
+            label="Size of your own image",
             elem_id="size",
         )
         with gr.Row():
-            drawing = _seed("Drawing seed", _FIRST.drawing, "drawing")
+            drawing = _seed("Sign seed", _FIRST.drawing, "drawing")
             seed = _seed("Noise seed", _FIRST.seed, "seed")
     return {"shared": shared, "own_size": own_size, "drawing": drawing, "seed": seed}
 
@@ -321,13 +325,13 @@ def _seed(label: str, value: int, name: str) -> gr.Number:
 
 
 def _connect(parts: dict[str, Any]) -> None:
-    """Lets buttons draw anew, a chosen sign replace the file, and a kind of noise show what it has."""
+    """Connects the buttons with the seeds, the sign with the file, and the noise type with its sliders."""
     on = {"show_progress": "hidden", "api_visibility": "private"}
     file, drawing, seed = parts["file"], parts["drawing"], parts["seed"]
     parts["redraw"].click(_next, drawing, drawing, **on).then(_nothing, None, file, **on)
     parts["sign"].input(_nothing, None, file, **on)
     parts["again"].click(_next, seed, seed, **on)
-    parts["kind"].input(_visible, parts["kind"], [parts["strength_grey"], parts["percent"]], **on)
+    parts["noise_type"].input(_visible, parts["noise_type"], [parts["strength_grey"], parts["percent"]], **on)
 
 
 def _next(seed: int | None) -> int:
@@ -338,18 +342,19 @@ def _nothing() -> None:
     return None
 
 
-def _visible(kind: str) -> list[dict[str, Any]]:
-    return [gr.update(visible=KINDS[kind].has_strength), gr.update(visible=KINDS[kind].has_share)]
+def _visible(name: str) -> list[dict[str, Any]]:
+    chosen = NOISE_TYPES[name]
+    return [gr.update(visible=chosen.has_strength), gr.update(visible=chosen.has_share)]
 
 
-class _Confined:
-    """Sends the policy of what browsers may load with every answer."""
+class _ContentPolicy:
+    """Adds the content security policy to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request."""
+        """Handles a request as ASGI prescribes."""
 
         async def send_confined(message: Message) -> None:
             if message["type"] == "http.response.start":

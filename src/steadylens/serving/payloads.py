@@ -1,7 +1,7 @@
-"""What comes in and what goes out: untrusted uploads to images, nets' results to answers.
+"""Untrusted uploads become images, and the results of a net become responses.
 
-The content decides what an image is, not its declared type. Only formats whose readers are compiled code are
-read: one whose reader is a Python loop could hold up everybody. Nothing is written to disk.
+The format of an image is found from its content, not from its declared type. Only formats with a compiled
+decoder are read, because one written in Python could block all other requests. Nothing is written to disk.
 """
 
 import json
@@ -22,7 +22,7 @@ from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED, to_float, to_rgb
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
-"""The image formats that are read, as Pillow calls them."""
+"""The image formats that are read, by their names in Pillow."""
 
 MEDIA_TYPES = ("image/jpeg", "image/png", "image/tiff", "image/webp")
 """The content types of a body that is an image."""
@@ -31,16 +31,16 @@ FORM_TYPE = "multipart/form-data"
 """The content type of a body that is a form with an image as its only file."""
 
 MOST_TIMES_A_SQUARE = 16
-"""How many times longer than broad an image may be in any case, though it be enlarged beyond the limit."""
+"""An image may always be resized if its sides have at most this ratio, even to more pixels than the limit."""
 
 
 class HttpError(Exception):
-    """A request that gets no answer but the reason.
+    """A request is refused with an HTTP status and a reason.
 
     Args:
         status: The HTTP status, 4xx or 503.
         reason: The value, the rule and the way out; it is sent to the client.
-        closing: Whether the connection must close, because the rest of the body is not read.
+        closing: Whether the connection must be closed, because the rest of the body is not read.
     """
 
     def __init__(self, status: int, reason: str, *, closing: bool = False) -> None:
@@ -50,15 +50,15 @@ class HttpError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UploadLimits:
-    """How large an upload may be, and how slow.
+    """The largest and the slowest upload that is accepted.
 
     Attributes:
         bytes: Size of a request's body.
-        pixels: Width times height of an image; known, and checked, before anything is decoded.
+        pixels: Width times height of an image, which is checked before the image is decoded.
         seconds: Time from a request's headers to the end of its body.
 
     Raises:
-        SettingError: If a limit is not a positive, finite number.
+        SettingError: If a limit is not positive or not finite.
     """
 
     bytes: int = 2**23
@@ -75,10 +75,10 @@ def checked_type(headers: Mapping[str, str]) -> str:
     """Returns the content type of a request, one of `MEDIA_TYPES` or `FORM_TYPE`, with its parameters.
 
     Args:
-        headers: The headers of the request; names are in lower case, or compared without regard to it.
+        headers: The headers of the request. Names are in lower case, or the mapping ignores case.
 
     Raises:
-        HttpError: 415 if it is another, or if the body is compressed once more.
+        HttpError: 415 if the content type is another one, or the body has a content encoding such as gzip.
     """
     declared, _, parameters = headers.get("content-type", "").partition(";")
     kind = declared.strip().lower()
@@ -96,19 +96,19 @@ def checked_type(headers: Mapping[str, str]) -> str:
 
 
 def decode_image(content: bytes, *, most_pixels: int, size: int | None = None, fit: Fit = SQUASHED) -> Tensor:
-    """Decodes an image as `read_image` reads a file: 8-bit RGB, turned as EXIF says, resized if asked.
+    """Decodes an image just as `read_image` reads a file, to 8-bit RGB.
 
     Args:
-        content: The file's content, of one of `FORMATS`.
-        most_pixels: Width times height that is refused if it is exceeded, before decoding.
-        size: The height and width in pixels to make of it, or None to leave the size.
+        content: The content of an image file in one of `FORMATS`.
+        most_pixels: The largest width times height; a larger image is refused before it is decoded.
+        size: The height and width in pixels to resize it to, or None to keep its size.
         fit: How it becomes a square of that size.
 
     Returns:
         The image, uint8 (3, H, W).
 
     Raises:
-        HttpError: 400 if there is nothing, 413 if the image is too large, 422 if it cannot be decoded.
+        HttpError: 400 if the content is empty, 413 if the image is too large, 422 if it cannot be decoded.
     """
     if not content:
         raise HttpError(400, "the image is empty; send the content of an image file")
@@ -133,51 +133,52 @@ def decode_image(content: bytes, *, most_pixels: int, size: int | None = None, f
 
 
 def encode_png(image: Tensor) -> bytes:
-    """Returns an image, uint8 (3, H, W), as a PNG file; packed quickly rather than tightly."""
+    """Returns an image, uint8 (3, H, W), as a PNG file, compressed fast rather than well."""
     buffer = BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 Reply = tuple[bytes, str]
-"""The content of an answer and its content type."""
+"""The content of a response and its content type."""
 
 
 class Predictor(Protocol):
-    """A net with the two ends that a service needs."""
+    """A net together with how a service prepares its images and writes its results."""
 
     @property
     def size(self) -> int | None:
-        """Height and width that images are resized to, or None if they keep their size."""
+        """Height and width that images are resized to, or None to keep their size."""
 
     @property
     def fit(self) -> Fit:
-        """How they become squares of that size."""
+        """How images become squares of that size."""
 
     @property
     def output(self) -> str:
-        """What the answers are, for people."""
+        """A description of the responses, for people."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Returns one result for each image, on the CPU, for stored images, uint8 (N, 3, H, W)."""
+        """Returns one result for each image of a batch, uint8 (N, 3, H, W), on the CPU."""
 
     def encoder(self, query: Mapping[str, str]) -> Callable[[Tensor], Reply]:
-        """Returns what makes a result the answer that a query asks for.
+        """Returns a function that turns one result into the reply that the query asks for.
 
         Raises:
-            HttpError: 422 if the query cannot be understood; it closes, for the body is not read yet.
+            HttpError: 422 if the query has an unknown parameter or a wrong value. It closes the connection,
+                because the body is not read yet.
         """
 
 
 class Classifying:
-    """Answers with the most probable classes, as JSON.
+    """Replies with the most probable classes, as JSON.
 
     Args:
-        net: Images (N, 3, H, W) in [0, 1] -> logits (N, classes).
-        device: Where the net is.
-        size: Height and width of the images that it reads.
-        classes: The classes' names, by number; the number stands for a name that is missing.
-        fit: How photographs become squares before it reads them.
+        net: Maps images (N, 3, H, W) in [0, 1] to logits (N, classes).
+        device: The device of the net.
+        size: Height and width of the images that the net reads.
+        classes: Names of the classes; a class without a name is called by its index.
+        fit: How images become squares of that size.
     """
 
     def __init__(
@@ -194,8 +195,8 @@ class Classifying:
 
     @property
     def output(self) -> str:
-        """What the answers are, for people."""
-        return "application/json: the most probable classes, by default 5; ?top=N asks for N"
+        """A description of the responses, for people."""
+        return "application/json: the 5 most probable classes, or N of them with ?top=N"
 
     def __call__(self, images: Tensor) -> Tensor:
         """Returns probabilities (N, classes)."""
@@ -203,7 +204,7 @@ class Classifying:
             return self._net(to_float(images.to(self._device))).softmax(dim=1).cpu()
 
     def encoder(self, query: Mapping[str, str]) -> Callable[[Tensor], Reply]:
-        """Returns what lists the `top` most probable classes, 5 if the query does not say."""
+        """Returns a function that lists the most probable classes, `top` of them, 5 by default."""
         _check_names(query, {"top"})
         asked = query.get("top", "5")
         if not (asked.isascii() and asked.isdecimal() and 1 <= len(asked) <= 6 and int(asked) >= 1):
@@ -224,10 +225,10 @@ class Classifying:
 
 
 class Restoring:
-    """Answers with the restored image, as PNG.
+    """Replies with the restored image, as PNG.
 
     Args:
-        restore: Stored images, uint8 (N, 3, H, W) -> such images, both on the CPU.
+        restore: Restores images, uint8 (N, 3, H, W), on the CPU.
     """
 
     size, fit = None, SQUASHED
@@ -237,8 +238,8 @@ class Restoring:
 
     @property
     def output(self) -> str:
-        """What the answers are, for people."""
-        return "image/png: the restored image, 8-bit RGB, of the size that it came in"
+        """A description of the responses, for people."""
+        return "image/png: the restored image, 8-bit RGB, of the same size"
 
     def __call__(self, images: Tensor) -> Tensor:
         """Returns restored images, uint8 (N, 3, H, W)."""
@@ -246,7 +247,7 @@ class Restoring:
             return self._restore(images)
 
     def encoder(self, query: Mapping[str, str]) -> Callable[[Tensor], Reply]:
-        """Returns what writes PNG; there is nothing to ask for."""
+        """Returns a function that writes PNG; the query must be empty."""
         _check_names(query, set())
         return lambda image: (encode_png(image), "image/png")
 

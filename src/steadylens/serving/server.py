@@ -1,7 +1,6 @@
-"""A service on a port, from the first connection to an orderly stop.
+"""Runs a service on a port, from its first connection until it has stopped in an orderly way.
 
-One process, one net, one thread that runs it: start more behind a proxy for more. There is neither
-encryption nor a login.
+One process serves one net on one device. There is neither encryption nor a login.
 """
 
 import errno
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than clients and proxies keep theirs (5 to 60 s), so that
-none is closed while a request is on its way."""
+none is closed just when a client sends its next request."""
 
 HIGHEST_PORT = 65535
 
@@ -34,17 +33,18 @@ _Found = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[list[socket.socket]]:
-    """Lends a socket for each address that a name stands for; nobody can connect before they listen.
+    """Binds a socket to each address of a host, and closes them when the block ends.
 
-    A name as localhost may stand for one address of IPv4 and one of IPv6, and clients choose either. All
-    sockets have the same port. An address that this machine lacks is left out where another one is left.
+    Clients cannot connect until the sockets listen. A name such as localhost may have an IPv4 and an IPv6
+    address, and clients may use either. All sockets have the same port. An address that this machine does not
+    have is skipped, unless it is the only one.
 
     Args:
         host: A name or an address of this machine.
         port: The port; 0 takes a free one.
 
     Raises:
-        SettingError: If an address cannot be had.
+        SettingError: If there is no such port or address, or it is in use.
     """
     if not 0 <= port <= HIGHEST_PORT:
         raise SettingError(f"there is no port {port}; choose another --port, from 0 to {HIGHEST_PORT}")
@@ -67,14 +67,14 @@ def _bound(host: str, port: int) -> list[socket.socket]:
     for left in reversed(range(_TRIES)):
         try:
             return _bound_alike(found, port)
-        except OSError as error:  # what was free at one address need not be free at the next
+        except OSError as error:  # a port that is free at one address may be in use at the next
             if port or error.errno != errno.EADDRINUSE or not left:
                 raise
     raise AssertionError
 
 
 def _bound_alike(found: Sequence[_Found], port: int) -> list[socket.socket]:
-    """Returns sockets at all addresses that there are, with one port."""
+    """Returns sockets for all addresses that this machine has, with one port."""
     bound: list[socket.socket] = []
     unavailable: OSError | None = None
     with ExitStack() as failing:
@@ -95,11 +95,11 @@ def _bound_alike(found: Sequence[_Found], port: int) -> list[socket.socket]:
 
 
 def _bound_one(family: socket.AddressFamily, address: tuple[Any, ...], *, alone: bool) -> socket.socket:
-    # asyncio lets a reply leave at once only through a socket whose protocol is named; else it waits 40 ms.
+    # asyncio turns off Nagle's algorithm only if the protocol is given; with it, a reply may wait for 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6 and not alone:  # else it might take the place of IPv4's
+        if family == socket.AF_INET6 and not alone:  # or it would take the port at the IPv4 address, too
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
     except BaseException:
@@ -109,7 +109,7 @@ def _bound_one(family: socket.AddressFamily, address: tuple[Any, ...], *, alone:
 
 
 def address_of(listener: socket.socket) -> str:
-    """Returns the address of a socket's service, for a client on this machine or for people."""
+    """Returns the URL of a bound socket, for example http://127.0.0.1:8000."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -117,12 +117,12 @@ def address_of(listener: socket.socket) -> str:
 def serve(
     service: Service, listeners: Sequence[socket.socket], *, stop_seconds: int, ready: Callable[[], None]
 ) -> None:
-    """Answers until SIGTERM or SIGINT; then accepts no more, and answers what it has accepted.
+    """Serves until SIGTERM or SIGINT; then accepts no more requests, and answers those it has accepted.
 
     Args:
-        service: What to serve.
-        listeners: The sockets that `listening` lent.
-        stop_seconds: How long accepted requests may take when it stops; then they are given up.
+        service: The service.
+        listeners: Bound sockets, from `listening`.
+        stop_seconds: How long it may take to answer accepted requests after the signal.
         ready: Called as soon as clients can connect.
 
     Raises:
@@ -146,51 +146,53 @@ def serve(
         timeout_graceful_shutdown=stop_seconds,
     )
     server = uvicorn.Server(config)
-    config.app = _Parting(application, lambda: server.should_exit)  # it knows the server, made of the config
+    # Set afterwards, because it needs the server, which needs the config.
+    config.app = _ClosingConnections(application, lambda: server.should_exit)
     run_until_stopped(server, listeners, ready=ready)
 
 
 def run_until_stopped(
     server: "uvicorn.Server", listeners: Sequence[socket.socket], *, ready: Callable[[], None]
 ) -> None:
-    """Runs a server until SIGTERM or SIGINT, which stop it from the moment on that it is said to be ready.
+    """Runs a server until SIGTERM or SIGINT, even if the signal comes as soon as `ready` is called.
 
     Args:
         server: The server.
-        listeners: The sockets that `listening` lent.
+        listeners: Bound sockets, from `listening`.
         ready: Called as soon as clients can connect.
     """
     for listener in listeners:
         listener.listen(server.config.backlog)
-    with _stopping(server):
+    with _stopped_by_signals(server):
         ready()
         server.run(sockets=list(listeners))
 
 
-class _Parting:
-    """Tells clients, once the service is to stop, that their connections end with the answer.
+class _ClosingConnections:
+    """Tells clients, once the service is stopping, that their connections are closed after the response.
 
-    Otherwise they would send their next request just when it is closed, and could not know what became of it.
+    Otherwise a client might send its next request just when the connection is closed, and could not know
+    whether it was handled.
     """
 
-    def __init__(self, app: "ASGIApp", stops: Callable[[], bool]) -> None:
-        self._app, self._stops = app, stops
+    def __init__(self, app: "ASGIApp", stopping: Callable[[], bool]) -> None:
+        self._app, self._stopping = app, stopping
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Answers a request."""
+        """Handles a request as ASGI prescribes."""
 
-        async def parting(message: "Message") -> None:
-            if message["type"] == "http.response.start" and self._stops():
+        async def send_closing(message: "Message") -> None:
+            if message["type"] == "http.response.start" and self._stopping():
                 others = [each for each in message.get("headers", ()) if each[0].lower() != b"connection"]
                 message = {**message, "headers": [*others, (b"connection", b"close")]}
             await send(message)
 
-        await self._app(scope, receive, parting)
+        await self._app(scope, receive, send_closing)
 
 
 @contextmanager
-def _stopping(server: "uvicorn.Server") -> Iterator[None]:
-    """Lets signals stop the server; uvicorn raises them again afterwards, which must not end the process."""
+def _stopped_by_signals(server: "uvicorn.Server") -> Iterator[None]:
+    """Makes signals stop the server, but not the process; uvicorn raises them again when it has stopped."""
 
     def stop(*_: object) -> None:
         server.should_exit = True

@@ -1,7 +1,7 @@
 """A net behind HTTP: images in, classes or restored images out, in batches, with metrics for Prometheus.
 
-Starlette with a batcher of ours; docs/serving.md says why no larger framework. Whatever a client may send is
-answered with a status and a reason, as JSON; no request reaches the file system.
+It is built on Starlette with a batcher of its own; docs/serving.md says why not on a larger framework. Every
+request that cannot be answered gets a status and a reason, as JSON. No request reads or writes a file.
 """
 
 import asyncio
@@ -120,28 +120,28 @@ class _WithoutCreated(Collector):
 T = TypeVar("T")
 
 CLIENT_LEFT = 499
-"""What is counted as the status where the client left before its answer; nobody receives it."""
+"""The status that the metrics count if a client disconnects before its answer; it is never sent."""
 
 CODERS = 2
-"""Threads that decode and encode images."""
+"""How many threads decode and encode images."""
 
 
 class Service:
     """A net behind the paths /predict, /health, /metrics and /info.
 
     Args:
-        predictor: The net, and what it answers with.
-        card: What is known of the net.
-        limits: How large an upload may be, and how slow.
-        batching: How requests are gathered.
+        predictor: The net, and how its results become replies.
+        card: The model card of the net, for /info.
+        limits: The largest and the slowest upload.
+        batching: How requests are collected into batches.
 
     Attributes:
-        abandoned: Requests that were accepted and, because the time to stop ran out, not answered.
+        abandoned: The number of accepted requests that were not answered in the time allowed for stopping.
     """
 
     def __init__(self, predictor: Predictor, card: Card, *, limits: UploadLimits, batching: Batching) -> None:
         self._predictor, self._card, self._limits, self._batching = predictor, card, limits, batching
-        self._monitor = Monitor(lambda: self._batcher.places)
+        self._monitor = Monitor(lambda: self._batcher.in_flight)
         self._batcher = Batcher(predictor, batching, observe=self._monitor.batched)
         self._coders = ThreadPoolExecutor(CODERS, thread_name_prefix="coder")
         self._running: asyncio.Task[None] | None = None
@@ -182,13 +182,13 @@ class Service:
     async def _answer(self, request: Request) -> Response:
         try:
             content, media_type = await self._predicted(request)
-        except HttpError as refusal:
-            return _error(refusal.status, refusal.reason, closing=refusal.closing)
+        except HttpError as error:
+            return _error(error.status, error.reason, closing=error.closing)
         except ClientDisconnect:
             return Response(status_code=CLIENT_LEFT)
-        except asyncio.CancelledError:  # the time to stop has run out
+        except asyncio.CancelledError:  # the time allowed for stopping is over
             self.abandoned += 1
-            return _error(503, "the service stops; try again later", closing=True)
+            return _error(503, "the service is stopping; try again later", closing=True)
         return Response(content, media_type=media_type)
 
     async def _predicted(self, request: Request) -> Reply:
@@ -197,17 +197,17 @@ class Service:
         if int(request.headers.get("content-length", "0")) > self._limits.bytes:
             raise self._too_large()
         try:
-            with self._batcher.place() as place:
+            with self._batcher.slot() as slot:
                 body = await self._body(request)
-                image = await self._coded(partial(self._image, body, declared))
-                del body  # it would stay for as long as the request waits
-                result = await _unless_left(request, place.answer(image))
+                image = await self._in_thread(partial(self._image, body, declared))
+                del body  # or it would take memory for as long as the request waits
+                result = await _unless_disconnected(request, slot.answer(image))
                 del image
-                return await self._coded(partial(encode, result))
+                return await self._in_thread(partial(encode, result))
         except QueueFullError:
-            reason = f"{self._batching.places} requests are being answered; try again in a second"
+            reason = f"{self._batching.slots} requests are being answered; try again in a second"
             raise HttpError(503, reason, closing=True) from None
-        except ImageError as error:  # the net itself refuses the image
+        except ImageError as error:  # the net refuses the image
             raise HttpError(422, str(error)) from error
 
     async def _body(self, request: Request) -> bytes:
@@ -236,12 +236,12 @@ class Service:
             fit=self._predictor.fit,
         )
 
-    async def _coded(self, function: Callable[[], T]) -> T:
+    async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._coders, function)
 
     async def _health(self, _: Request) -> Response:
         if self._running is None or self._running.done():
-            return _error(503, "the net is not running; start the service again")
+            return _error(503, "the net is not running; restart the service")
         return JSONResponse({"status": "ok"})
 
     async def _metrics(self, _: Request) -> Response:
@@ -251,7 +251,7 @@ class Service:
         return JSONResponse(self.description())
 
     def description(self) -> dict[str, Any]:
-        """Returns what the net is, what it reads and what it answers, as plain data."""
+        """Returns what /info tells: the net, its input and its output, as plain data."""
         card, size = self._card, self._predictor.size
         return {
             "model": card.name,
@@ -275,14 +275,14 @@ class Service:
         }
 
 
-async def _unless_left(request: Request, answer: Awaitable[T]) -> T:
-    """Returns the answer; gives it up if the client leaves before."""
+async def _unless_disconnected(request: Request, answer: Awaitable[T]) -> T:
+    """Returns the answer, or cancels it if the client disconnects before."""
 
-    async def left() -> None:
+    async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(left())
+    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
@@ -301,11 +301,11 @@ def _error(status: int, reason: str, *, closing: bool = False) -> Response:
 
 
 async def _refused(_: Request, error: Any) -> Response:
-    reason = f"{error.detail}; there are POST /predict, GET /health, /metrics and /info"
+    reason = f"{error.detail}; use POST /predict, GET /health, GET /metrics or GET /info"
     response = _error(error.status_code, reason)
     response.headers.update(error.headers or {})
     return response
 
 
 async def _failed(_: Request, __: Exception) -> Response:
-    return _error(500, "an error of the service, not of the request; its log says more")
+    return _error(500, "the service failed, through no fault of the request; see its log")
