@@ -372,9 +372,19 @@ def test_what_cannot_be_loaded_is_told_in_one_line(arguments: tuple[str, str], t
     assert result.stderr.count("\n") == 1
 
 
-def test_without_gradio_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("module", ["gradio", "fastapi", "starlette.datastructures", "uvicorn"])
+def test_without_the_extra_the_command_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
     monkeypatch.delitem(sys.modules, "steadylens.serving.demo_page", raising=False)
-    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setitem(sys.modules, module, None)
     result = CliRunner().invoke(app, ["app"])
     assert result.exit_code == 2
-    assert "gradio is not installed; install it with: pip install 'steadylens[app]'" in result.stderr
+    library = module.partition(".")[0]
+    told = f"{library} is not installed; install it with: pip install 'steadylens[app]'"
+    assert told in result.stderr
+
+
+def test_the_page_needs_no_library_of_the_service_alone() -> None:
+    code = "import sys; sys.modules['prometheus_client'] = None; import steadylens.serving.demo_page"
+    subprocess.run((sys.executable, "-c", code), timeout=120, check=True)

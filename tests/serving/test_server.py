@@ -649,13 +649,25 @@ def test_a_served_restorer_lies_in_memory_as_convolutions_run_fastest(
     assert not any(weight.is_contiguous() for weight in large)
 
 
-def test_without_the_extra_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "starlette.applications", None)
-    monkeypatch.delitem(sys.modules, "steadylens.serving.service", raising=False)
-    monkeypatch.delitem(sys.modules, "steadylens.serving.server", raising=False)
+@pytest.mark.parametrize(
+    ("module", "library"),
+    [
+        ("starlette.applications", "starlette"),
+        ("prometheus_client", "prometheus_client"),
+        ("python_multipart", "python-multipart"),
+        ("uvicorn", "uvicorn"),
+    ],
+)
+def test_without_the_extra_the_command_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, module: str, library: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    for name in ("forms", "service"):
+        monkeypatch.delitem(sys.modules, f"steadylens.serving.{name}", raising=False)
     result = CliRunner().invoke(app, ["serve", "sign-gtsrb", "--port", "0"])
     assert result.exit_code == 2
-    assert "pip install 'steadylens[serve]'" in result.stderr
+    told = f"{library} is not installed; install it with: pip install 'steadylens[serve]'"
+    assert told in result.stderr
     assert result.stderr.count("\n") == 1
 
 

@@ -11,11 +11,12 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from steadylens.errors import MissingExtraError, SettingError
-from steadylens.serving.service import Service
 
 if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from steadylens.serving.service import Service
 
 
 KEEP_ALIVE_SECONDS = 75
@@ -115,7 +116,7 @@ def address_of(listener: socket.socket) -> str:
 
 
 def serve(
-    service: Service, listeners: Sequence[socket.socket], *, stop_seconds: int, ready: Callable[[], None]
+    service: "Service", listeners: Sequence[socket.socket], *, stop_seconds: int, ready: Callable[[], None]
 ) -> None:
     """Serves until SIGTERM or SIGINT; then accepts no more requests, and answers those it has accepted.
 
