@@ -15,7 +15,15 @@ from steadylens.data.synthetic_signs import draw_track
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.decoding import opened
 from steadylens.images.preprocessing import Fit
-from steadylens.images.tensors import GREY_LEVELS, SQUASHED, to_float, to_rgb, to_uint8
+from steadylens.images.tensors import (
+    GREY_LEVELS,
+    SQUASHED,
+    pil_to_tensor,
+    tensor_to_pil,
+    to_float,
+    to_rgb,
+    to_uint8,
+)
 from steadylens.inference.restorer import restorer_of
 from steadylens.metrics import psnr
 from steadylens.nets.restoration import normalize_pattern
@@ -281,13 +289,13 @@ def run_demo(image: Image.Image, settings: NoiseSettings, nets: DemoNets) -> Dem
         settings: The noise to add.
         nets: The restorer and the classifiers.
     """
-    clean = to_float(_levels(image))[None]
+    clean = to_float(pil_to_tensor(image))[None]
     with torch.inference_mode():
         noisy = settings.add(clean)
         found = nets.restore(noisy)
-        shown = Image.fromarray(to_uint8(noisy[0]).permute(1, 2, 0).numpy())
+        shown = tensor_to_pil(to_uint8(noisy[0]))
         return DemoResult(
-            clean=_levels(image),
+            clean=pil_to_tensor(image),
             noisy=to_uint8(noisy[0]),
             pattern=to_uint8(normalize_pattern(found - noisy)[0]),
             restored=to_uint8(found[0]),
@@ -342,12 +350,8 @@ def fitted(image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def _levels(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-
-
 def _answers(net: LoadedNet, clean: Image.Image, noisy: Image.Image, device: torch.device) -> Answers:
-    read = torch.stack([_levels(resized(image, net.size, fit=net.fit)) for image in (clean, noisy)])
+    read = torch.stack([pil_to_tensor(resized(image, net.size, fit=net.fit)) for image in (clean, noisy)])
     first, second = net.module(to_float(read).to(device)).softmax(dim=1).cpu()
     return Answers(name=net.name, clean=_top(net, first), noisy=_top(net, second))
 

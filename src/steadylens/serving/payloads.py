@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from steadylens.errors import ImageError, ImageSizeError, SettingError
 from steadylens.images.decoding import opened_stream
 from steadylens.images.preprocessing import Fit
-from steadylens.images.tensors import SQUASHED, to_float, to_rgb
+from steadylens.images.tensors import SQUASHED, pil_to_tensor, tensor_to_pil, to_float, to_rgb
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 """The image formats that are read, by their names in Pillow."""
@@ -129,13 +127,13 @@ def decode_image(content: bytes, *, most_pixels: int, size: int | None = None, f
             image = fit.fitted(image, size, most_pixels=max(most_pixels, usual))
         except ImageError as error:
             raise HttpError(422, str(error)) from error
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return pil_to_tensor(image)
 
 
 def encode_png(image: Tensor) -> bytes:
     """Returns an image, uint8 (3, H, W), as a PNG file, compressed fast rather than well."""
     buffer = BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", compress_level=1)
+    tensor_to_pil(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
