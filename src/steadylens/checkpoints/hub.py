@@ -14,10 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from steadylens.checkpoints.card import card_of, load_with_card
-from steadylens.checkpoints.checkpoint import describe, load_model, save_model
+from steadylens.checkpoints.card import card_of
+from steadylens.checkpoints.checkpoint import load_model, save_model
+from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.loading import LoadedNet, load_net
 from steadylens.errors import CheckpointError, InputError, MissingExtraError, SettingError, StorageError
 from steadylens.files import replacing
+from steadylens.nets.architecture import describe
 
 WEIGHTS = "model.safetensors"
 
@@ -54,7 +57,8 @@ def save_pretrained(
     place = Path(folder)
     module, told = _with_about(net, about)
     known = told | ({} if licence is None else {"licence": licence})
-    card = card_of(module, known, name=name or place.resolve().name)
+    title = name or place.resolve().name
+    card = card_of(LoadedNet(name=title, module=module, info=TrainingInfo.of_plain(known, name=title)))
     texts = {
         "config.json": json.dumps(describe(module), indent=2) + "\n",
         "README.md": card.markdown(loader="from_pretrained"),
@@ -152,8 +156,8 @@ def _with_about(
 ) -> tuple[nn.Module, dict[str, Any]]:
     if isinstance(net, nn.Module):
         return net, about or {}
-    module, card = load_with_card(net)
-    return module, card.about if about is None else about
+    loaded = load_net(net)
+    return loaded.module, dict(loaded.info.plain) if about is None else about
 
 
 @contextmanager

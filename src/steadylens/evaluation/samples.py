@@ -13,7 +13,7 @@ from steadylens.data.datasets import ImageSet
 from steadylens.devices import forward_in_batches
 from steadylens.images.tensors import GREY_LEVELS, to_float, to_uint8
 from steadylens.nets.classification import FusedClassifier
-from steadylens.nets.restoration import DongNet, RestorationNet, normalize_pattern
+from steadylens.nets.restoration import normalize_pattern, pattern_of
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.randomness import derived_generator
 from steadylens.records import Density, Picture, Provenance
@@ -47,7 +47,7 @@ def noise_densities(
 
 
 def restored_samples(
-    net: RestorationNet | DongNet,
+    net: nn.Module,
     images: ImageSet,
     class_names: Sequence[str],
     degradation: Degradation,
@@ -68,7 +68,7 @@ def restored_samples(
     firsts = [int((images.labels == label).nonzero()[0]) for label in sorted(set(images.labels.tolist()))]
     clean = to_float(images.images[firsts])
     noisy = degradation(clean, generator=derived_generator(seed, "pictures", device=clean.device))
-    pattern = forward_in_batches(net.pattern, noisy)
+    pattern = forward_in_batches(lambda images: pattern_of(net, images), noisy)
     columns = {
         "clean": clean,
         "noisy": noisy,
