@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from steadylens.errors import CheckpointError
@@ -23,8 +22,6 @@ Making = Literal[
     "other",
 ]
 """How a net was made."""
-
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,17 +60,17 @@ class TrainingInfo:
     fit: Fit = field(default_factory=Fit)
     commit: str = ""
     versions: tuple[tuple[str, str], ...] = ()
-    origins: Origins = _NOTHING
+    origins: Origins = field(default_factory=dict)
     steps: int = 0
     samples: int | None = None
     seconds: float | None = None
     seconds_before: float = 0.0
     curve: tuple[tuple[int, float, float], ...] = ()
-    validation: Mapping[str, float] = _NOTHING
+    validation: Mapping[str, float] = field(default_factory=dict)
     licence: str = ""
     figures: tuple[Measurement, ...] = field(default=(), repr=False)
     stored_as: str = ""
-    plain: Mapping[str, Any] = field(default=_NOTHING, repr=False)
+    plain: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of_plain(cls, plain: Mapping[str, Any], *, name: str) -> Self:

@@ -6,9 +6,8 @@ on from its last checkpoint, with the same result as if it had not been.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -54,7 +53,7 @@ class Stage:
     name: str
     path: Path
     key: str
-    made_from: Mapping[str, LoadedNet] = MappingProxyType({})
+    made_from: Mapping[str, LoadedNet] = field(default_factory=dict)
     before: TrainingInfo | None = None
 
     @property
