@@ -27,6 +27,7 @@ from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, S
 from steadylens.randomness import derived_generator
 from steadylens.records import Cost, Curve, Measurement, Provenance, read_records, write_records
 from steadylens.training.run import Run, Update, device_name
+from steadylens.training.settings import GaussianNoise
 
 
 def multiplications(module: nn.Module, *, channels: int, size: int) -> int:
@@ -163,10 +164,9 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
         lambda: restore_by_sigma(
             restorers,
             chosen_tests(run, recipe.psnr_images).images,
-            sigmas_grey=recipe.psnr_sigmas_grey,
-            clip=recipe.clip,
-            quantize=recipe.quantize,
-            seed=run.seed,
+            noise=GaussianNoise(
+                sigmas_grey=recipe.psnr_sigmas_grey, clip=recipe.clip, quantize=recipe.quantize
+            ),
             provenance=run.provenance,
             progress=advancing(run, stage),
         ),
@@ -182,7 +182,6 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
             chosen_tests(run, recipe.exploration_images).images,
             recipe.degradation,
             versions=recipe.exploration_versions,
-            seed=run.seed,
             provenance=run.provenance,
             progress=advancing(run, exploring),
         ),
@@ -247,11 +246,8 @@ def _measure_stability(
             name,
             network,
             chosen_tests(run, images),
-            sigmas_grey=sigmas,
+            noise=GaussianNoise(sigmas_grey=sigmas, clip=clip, quantize=quantize),
             sampling=sampling,
-            clip=clip,
-            quantize=quantize,
-            seed=run.seed,
             provenance=run.provenance,
             progress=advancing(run, stage),
         ),
@@ -303,8 +299,8 @@ def take_samples(
 
     def pictures() -> list[Measurement]:
         return [
-            *noise_densities(example_densities(), seed=run.seed, provenance=run.provenance),
-            *restored_samples(net, test, names, shown, seed=run.seed, provenance=run.provenance),
+            *noise_densities(example_densities(), provenance=run.provenance),
+            *restored_samples(net, test, names, shown, provenance=run.provenance),
             *saved_answers(original, fused, test, names, most=SAVED_ANSWERS, provenance=run.provenance),
         ]
 

@@ -249,7 +249,6 @@ def _take_samples(
             run.data.class_names,
             sigma_grey=PICTURED_SIGMA_GREY,
             most=PICTURES,
-            seed=run.seed,
             provenance=run.provenance,
         ),
         key=run.key(
