@@ -55,11 +55,15 @@ def describe(net: nn.Module) -> dict[str, Any]:
         SettingError: If the net is of a kind that cannot be described.
     """
     kind, config = facts_of(net).kind, getattr(net, "config", dict)
-    if kind not in KINDS:
+    if kind is None:
         raise SettingError(f"a {type(net).__name__} cannot be saved; save its state_dict yourself")
     parts = {
         name: describe(value) if isinstance(value, nn.Module) else value for name, value in config().items()
     }
+    if kind not in KINDS:
+        raise SettingError(
+            f"a {type(net).__name__} cannot be saved: its kind {kind!r} is unknown; use register_net"
+        )
     return {"kind": kind, **parts}
 
 
@@ -72,7 +76,10 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
     """
     kind = architecture["kind"]
     if kind not in KINDS:
-        raise SettingError(f"the architecture {kind!r} is unknown to this version; update steadylens")
+        raise SettingError(
+            f"the architecture {kind!r} is unknown to this version; update steadylens, or import the "
+            "module that registers it"
+        )
     settings = {
         name: build(value) if _is_architecture(value) else value
         for name, value in architecture.items()

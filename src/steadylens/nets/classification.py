@@ -43,6 +43,9 @@ class FusedClassifier(nn.Module):
         frozen: Whether the restorer stays as it is while the pair is trained; can be changed later by the
             attribute of that name.
 
+    Raises:
+        SettingError: If one of the two is no module.
+
     Example:
         >>> import torch
         >>> from steadylens import GaussianSmoothing, SignNet
@@ -57,6 +60,10 @@ class FusedClassifier(nn.Module):
 
     def __init__(self, restorer: nn.Module, classifier: nn.Module, *, frozen: bool = True) -> None:
         super().__init__()
+        parts: tuple[object, ...] = (restorer, classifier)
+        for part in parts:  # a damaged file may give anything
+            if not isinstance(part, nn.Module):
+                raise SettingError(f"a {type(part).__name__} is no part of a pair; wrap it in an nn.Module")
         self.restorer, self.classifier, self.frozen = restorer, classifier, frozen
 
     @property
@@ -77,7 +84,7 @@ class FusedClassifier(nn.Module):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classifier's classes by number, if it knows them."""
-        return facts_of(self.classifier).class_names
+        return facts_of(self.classifier).class_names or names_of(self.classifier)
 
     @property
     def preprocessing(self) -> Preprocessing | None:
