@@ -65,7 +65,7 @@ class TrainingInfo:
     samples: int | None = None
     seconds: float | None = None
     seconds_before: float = 0.0
-    curve: tuple[tuple[int, float, float], ...] = ()
+    curve: tuple[tuple[int, float, float], ...] = field(default=(), repr=False)
     validation: Mapping[str, float] = field(default_factory=dict)
     licence: str = ""
     figures: tuple[Measurement, ...] = field(default=(), repr=False)
@@ -115,15 +115,15 @@ class TrainingInfo:
     @property
     def making(self) -> Making:
         """How the net was made, as far as its stage and its data tell."""
-        if not self.data:
-            return "pair as it is" if self.origins else "unknown"
         if self.stage == "classifier":
             return "clean classifier"
+        if self.stage.startswith("fine-tuning"):
+            return "fine-tuned pair"
+        if not self.data:  # a file names the data of whatever was trained
+            return "pair as it is" if self.origins else "unknown"
         if self.stage.startswith("fusing"):
             return "pair tuned without labels"
-        if self.stage.startswith("label-free"):
-            return "restorer tuned without labels"
-        return "fine-tuned pair" if self.stage.startswith("fine-tuning") else "other"
+        return "restorer tuned without labels" if self.stage.startswith("label-free") else "other"
 
 
 _TEXTS = ("stage", "key", "recipe", "data", "commit", "licence", "stored_as")

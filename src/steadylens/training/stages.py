@@ -144,14 +144,14 @@ def finish(
     module.eval()
     earlier = stage.before or TrainingInfo()
     before = stage.seconds_before
-    curve = [(earlier.steps + step, loss, rate) for step, loss, rate in training.curve]
+    curve = [*earlier.curve, *((earlier.steps + step, loss, rate) for step, loss, rate in training.curve)]
     about = {
         **provenance_of(run, stage),
         "steps": earlier.steps + training.steps,
         "samples": (earlier.samples or 0) + training.steps * images_per_step,
         "seconds": (earlier.seconds or 0.0) + training.seconds,
         **({"seconds_before": before} if before else {}),
-        "curve": [*earlier.curve, *curve],
+        "curve": [list(point) for point in curve],
         "validation": (outcome := validate()),
     }
     save_model(path, module, about=about)
