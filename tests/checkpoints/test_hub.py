@@ -19,9 +19,10 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
 
 import steadylens
-from steadylens.checkpoints.checkpoint import build, describe, load_model, save_model
+from steadylens.checkpoints.checkpoint import load_model, save_model
 from steadylens.checkpoints.hub import from_pretrained, push_to_hub, save_pretrained
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError, SteadylensError, StorageError
+from steadylens.nets.architecture import build, describe
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
 
@@ -109,7 +110,7 @@ def test_a_packaged_net_keeps_its_card_in_a_folder(tmp_path: Path) -> None:
     save_pretrained("l3-gtsrb", tmp_path, name=card.name)
     assert same(from_pretrained(tmp_path), net)
     assert (tmp_path / "README.md").read_text() == card.markdown(loader="from_pretrained")
-    assert steadylens.card(tmp_path / "model.safetensors").about == card.about
+    assert steadylens.card(tmp_path / "model.safetensors").info == card.info
 
 
 def test_a_net_given_by_its_file_takes_along_what_is_known_of_it(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_net_given_by_its_file_takes_along_what_is_known_of_it(tmp_path: Path)
 
 
 def test_a_name_that_is_no_nets_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="there is no trained net 'l12-gtsrb'; choose one of l11-gtsrb"):
+    with pytest.raises(SettingError, match=r"no net 'l12-gtsrb'; give a \.safetensors file or one of l11"):
         save_pretrained("l12-gtsrb", tmp_path / "net")
     assert not (tmp_path / "net").exists()
 
