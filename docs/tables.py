@@ -92,7 +92,8 @@ def glance_tables(records: Sequence[Measurement]) -> list[Table]:
     shown = [known[name, sigma] for name in GLANCE for sigma in GLANCE_SIGMAS]
     lines = []
     for name, title in GLANCE.items():
-        shares = [top1[name], *(known[name, sigma] for sigma in GLANCE_SIGMAS)]
+        shares: list[Accuracy | Stability] = [top1[name]]
+        shares += [known[name, sigma] for sigma in GLANCE_SIGMAS]
         lines.append(line(title, *(f"{row.correct / row.samples:.1%}" for row in shares)))
     table = Table(
         title="How much it helps",

@@ -4,6 +4,7 @@ import doctest
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,11 +53,11 @@ def test_the_first_lines_of_code_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     steadylens.write_image("sign.png", images[0])
-    names = {"images": images, "your_classifier": steadylens.load("sign-gtsrb")}
+    names: dict[str, Any] = {"images": images, "your_classifier": steadylens.load("sign-gtsrb")}
     exec(BLOCKS[0], names)  # noqa: S102 - our own page
-    assert names["restored"].shape == (3, 48, 48)  # type: ignore[attr-defined]
+    assert names["restored"].shape == (3, 48, 48)
     assert names["answers"].shape == (2,)
-    assert names["pair"](images).shape == (2, 43)  # type: ignore[operator]
+    assert names["pair"](images).shape == (2, 43)
 
 
 def test_the_map_names_every_package_once_and_no_other() -> None:
