@@ -35,8 +35,8 @@ def write(path: Path, kind: str, megapixels: float) -> None:
     name, dtype, channels = KINDS[kind]
     side = round(1000 * math.sqrt(megapixels))
     row = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (1, side, channels), dtype=dtype)
-    levels: Pixels = np.broadcast_to(row, (side, side, channels))
-    write_image_file(path, ImageContent(levels=levels, format=name, lossless=True, metadata=Metadata()))
+    pixels: Pixels = np.broadcast_to(row, (side, side, channels))
+    write_image_file(path, ImageContent(pixels=pixels, format=name, lossless=True, metadata=Metadata()))
 
 
 def restored(source: Path, out: Path, net: str) -> dict[str, float]:

@@ -1,8 +1,9 @@
-"""A net goes into a folder or to a hub and comes back bit for bit; what goes wrong is one sentence."""
+"""A net is saved to a folder or a hub and loaded again bit for bit; errors are one line and help the user."""
 
 import base64
 import hashlib
 import json
+import re
 import socket
 import sys
 import threading
@@ -19,8 +20,10 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
 
 import steadylens
+from steadylens.checkpoints.card import card_of
 from steadylens.checkpoints.checkpoint import load_model, save_model
-from steadylens.checkpoints.hub import from_pretrained, push_to_hub, save_pretrained
+from steadylens.checkpoints.hub import from_pretrained, push_to_hub, readme_of, save_pretrained
+from steadylens.checkpoints.loading import LoadedNet
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError, SteadylensError, StorageError
 from steadylens.nets.architecture import build, describe
 from steadylens.nets.classification import FusedClassifier, SignNet
@@ -38,7 +41,7 @@ ABOUT: dict[str, Any] = {"stage": "a stage", "seed": 3, "data": "signs", "recipe
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
-    """Tells whether two nets agree in kind, settings, weights and outputs."""
+    """Returns whether two nets have the same class, settings, weights and outputs."""
     images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     weights, others = first.state_dict(), second.state_dict()
     with torch.inference_mode():
@@ -54,7 +57,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
-def test_a_net_comes_back_from_a_folder_bit_for_bit(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
+def test_a_net_is_loaded_from_a_folder_bit_for_bit(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
     net = make()
     assert save_pretrained(net, tmp_path / "net", about=ABOUT) == tmp_path / "net"
     for source in (tmp_path / "net", str(tmp_path / "net")):
@@ -78,7 +81,7 @@ def test_a_folder_holds_weights_settings_and_card_and_nothing_else(tmp_path: Pat
     assert 'steadylens.from_pretrained("someone/fused")' in card.text
 
 
-def test_the_licence_is_what_the_user_says_and_is_kept(tmp_path: Path) -> None:
+def test_the_licence_is_the_given_one_and_is_kept(tmp_path: Path) -> None:
     save_pretrained(DongNet(), tmp_path / "silent", about=ABOUT)
     save_pretrained(DongNet(), tmp_path / "stated", about=ABOUT, licence="Apache-2.0")
     silent, stated = (ModelCard.load(tmp_path / name / "README.md") for name in ("silent", "stated"))
@@ -89,7 +92,7 @@ def test_the_licence_is_what_the_user_says_and_is_kept(tmp_path: Path) -> None:
     assert ModelCard.load(tmp_path / "again" / "README.md").data.license == "apache-2.0"
 
 
-def test_the_card_bears_the_name_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_card_has_the_name_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_pretrained(DongNet(), "mine")
     save_pretrained(DongNet(), ".")
@@ -109,11 +112,13 @@ def test_a_packaged_net_keeps_its_card_in_a_folder(tmp_path: Path) -> None:
     net, card = steadylens.load("l3-gtsrb"), steadylens.card("l3-gtsrb")
     save_pretrained("l3-gtsrb", tmp_path, name=card.name)
     assert same(from_pretrained(tmp_path), net)
-    assert (tmp_path / "README.md").read_text() == card.markdown(loader="from_pretrained")
+    text = (tmp_path / "README.md").read_text()
+    assert text == readme_of(card)
+    assert text.endswith("\n---\n\n" + card.markdown(loader="from_pretrained"))
     assert steadylens.card(tmp_path / "model.safetensors").info == card.info
 
 
-def test_a_net_given_by_its_file_takes_along_what_is_known_of_it(tmp_path: Path) -> None:
+def test_a_net_given_by_its_file_keeps_the_data_about_its_training(tmp_path: Path) -> None:
     net, file = NETS["fused"](), tmp_path / "net.safetensors"
     save_model(file, net, about=ABOUT)
     for source in (file, str(file)):
@@ -124,21 +129,21 @@ def test_a_net_given_by_its_file_takes_along_what_is_known_of_it(tmp_path: Path)
     assert load_model(tmp_path / "net" / "model.safetensors")[1] == {"seed": 4}
 
 
-def test_a_name_that_is_no_nets_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"no net 'l12-gtsrb'; give a \.safetensors file or one of l11"):
         save_pretrained("l12-gtsrb", tmp_path / "net")
     assert not (tmp_path / "net").exists()
 
 
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
-def test_the_hubs_own_mixin_reads_a_folder(
+def test_the_mixin_of_huggingface_hub_reads_a_folder(
     tmp_path: Path, make: Callable[[], nn.Module], capsys: pytest.CaptureFixture[str]
 ) -> None:
     net = make()
     save_pretrained(net, tmp_path)
     kind = type(net)
 
-    # As somebody would do it who has a class with the mixin; a net within a net is coded by its description.
+    # What a user with a class of the mixin writes; the coders turn a net inside a net into JSON and back.
     class Mixed(kind, PyTorchModelHubMixin, coders={nn.Module: (describe, build)}):  # type: ignore[misc, valid-type]
         pass
 
@@ -148,26 +153,26 @@ def test_the_hubs_own_mixin_reads_a_folder(
     assert same(found, net)
 
 
-def test_the_names_stand_at_the_top_of_the_package() -> None:
+def test_the_package_exports_the_functions() -> None:
     assert steadylens.from_pretrained is from_pretrained
     assert steadylens.push_to_hub is push_to_hub
     assert steadylens.save_pretrained is save_pretrained
 
 
 @pytest.mark.parametrize("module", [nn.Linear(2, 2), FusedClassifier(nn.Identity(), nn.Linear(2, 2))])
-def test_a_foreign_net_is_not_saved(tmp_path: Path, module: nn.Module) -> None:
+def test_a_net_of_another_library_is_not_saved(tmp_path: Path, module: nn.Module) -> None:
     with pytest.raises(SettingError, match="a Linear cannot be saved"):
         save_pretrained(module, tmp_path / "net")
     assert not (tmp_path / "net").exists()
 
 
-def test_data_of_another_form_are_not_saved(tmp_path: Path) -> None:
+def test_malformed_data_about_the_training_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="the data about net are not those of this version"):
         save_pretrained(DongNet(), tmp_path / "net", about={"figures": [{"kind": "Accuracy"}]})
     assert not (tmp_path / "net").exists()
 
 
-def test_a_place_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="choose another place"):
         save_pretrained(DongNet(), tmp_path / "file")
@@ -188,7 +193,7 @@ def test_a_folder_with_damaged_weights_is_refused(tmp_path: Path) -> None:
         from_pretrained(tmp_path)
 
 
-# A hub: the real client, and a server on this machine that speaks the part of the protocol that it needs.
+# A hub: the real client talks to a local server that implements the requests it sends.
 
 
 class Hub(ThreadingHTTPServer):
@@ -209,13 +214,13 @@ class Hub(ThreadingHTTPServer):
 
 
 class HubHandler(BaseHTTPRequestHandler):
-    """Answers the requests that making a repository, one commit and one download need."""
+    """Handles creating a repository, one commit and one download."""
 
     server: Hub
     commit = "c0ffee" * 6 + "c0ff"
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -229,8 +234,11 @@ class HubHandler(BaseHTTPRequestHandler):
             self.server.repositories.setdefault(name, {})
             self.answer(json.dumps({"url": f"{self.server.address}/{name}"}).encode())
         elif path == "validate-yaml":
-            self.server.headers.append(json.loads(body)["content"])
-            self.answer(b"{}")
+            content = json.loads(body)["content"]
+            self.server.headers.append(content)
+            wrong = re.search("^license: (?!mit$).*$", content, re.MULTILINE)
+            told = {"errors": [{"message": '"license" must be one of [mit]'}]} if wrong else {}
+            self.answer(json.dumps(told).encode(), status=400 if wrong else 200)
         elif "/preupload/" in path:
             asked = [file["path"] for file in json.loads(body)["files"]]
             modes = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in asked]
@@ -274,7 +282,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
 
 def use(monkeypatch: pytest.MonkeyPatch, address: str, cache: Path) -> None:
-    """Points the hub's client at an address; it reads its settings from the environment only once."""
+    """Makes the client use an address. It reads its environment variables only once, when it is imported."""
     template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr("time.sleep", lambda _seconds: None)  # the client waits before it tries again
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
@@ -286,7 +294,7 @@ def use(monkeypatch: pytest.MonkeyPatch, address: str, cache: Path) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """Lends a hub that the client speaks to."""
+    """Starts a hub and makes the client use it."""
     with Hub() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -298,7 +306,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """Points the client at an address where nobody listens, and returns it."""
+    """Makes the client use an address where no server listens, and returns it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -306,7 +314,8 @@ def closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     return address
 
 
-def sentence(kind: type[SteadylensError], call: Callable[[], object]) -> str:
+def one_line(kind: type[SteadylensError], call: Callable[[], object]) -> str:
+    """Returns the message of the error that a call raises."""
     with pytest.raises(kind) as caught:
         call()
     assert "\n" not in str(caught.value)
@@ -314,9 +323,7 @@ def sentence(kind: type[SteadylensError], call: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("make", [NETS["restorer"], NETS["fused"]], ids=["restorer", "fused"])
-def test_a_net_goes_to_the_hub_and_comes_back(
-    hub: Hub, tmp_path: Path, make: Callable[[], nn.Module]
-) -> None:
+def test_a_net_is_uploaded_and_downloaded(hub: Hub, tmp_path: Path, make: Callable[[], nn.Module]) -> None:
     net = make()
     url = push_to_hub(net, "someone/net", about=ABOUT, token="hf_x")  # noqa: S106 - no secret
     assert url == f"{hub.address}/someone/net/commit/{HubHandler.commit}"
@@ -328,18 +335,18 @@ def test_a_net_goes_to_the_hub_and_comes_back(
     assert same(from_pretrained("someone/net", revision=HubHandler.commit), net)
 
 
-def test_what_was_downloaded_is_there_offline(hub: Hub, tmp_path: Path) -> None:
+def test_a_downloaded_net_can_be_loaded_offline(hub: Hub, tmp_path: Path) -> None:
     net = NETS["restorer"]()
     push_to_hub(net, "someone/net")
     assert same(from_pretrained("someone/net", cache=tmp_path / "own"), net)
     asked = len(hub.requests)
     assert same(from_pretrained("someone/net", cache=tmp_path / "own", offline=True), net)
     assert len(hub.requests) == asked
-    with pytest.raises(CheckpointError, match="nothing was downloaded before"):
+    with pytest.raises(CheckpointError, match="no local folder or earlier download"):
         from_pretrained("someone/net", offline=True)
 
 
-def test_only_safetensors_are_asked_for(hub: Hub) -> None:
+def test_only_the_safetensors_file_is_requested(hub: Hub) -> None:
     push_to_hub(NETS["restorer"](), "someone/net")
     hub.requests.clear()
     from_pretrained("someone/net")
@@ -347,26 +354,46 @@ def test_only_safetensors_are_asked_for(hub: Hub) -> None:
     assert all(request.endswith("/model.safetensors") for request in hub.requests)
 
 
-def test_a_repository_that_is_not_there_is_one_sentence(hub: Hub) -> None:
-    said = sentence(CheckpointError, lambda: from_pretrained("someone/none"))
+def test_a_missing_repository_is_reported_in_one_line(hub: Hub) -> None:
+    said = one_line(CheckpointError, lambda: from_pretrained("someone/none"))
     assert said.startswith(
-        "the net cannot be downloaded from the repository 'someone/none': there is none of"
+        "cannot download the net from the repository 'someone/none': it does not exist or is private"
     )
     assert hub.requests
 
 
-def test_a_revision_or_a_file_that_is_not_there_is_one_sentence(hub: Hub) -> None:
+def test_a_missing_revision_or_file_is_reported_in_one_line(hub: Hub) -> None:
     push_to_hub(NETS["restorer"](), "someone/net")
-    said = sentence(CheckpointError, lambda: from_pretrained("someone/net", revision="v7"))
-    assert "it has no such revision; leave the revision out" in said
+    said = one_line(CheckpointError, lambda: from_pretrained("someone/net", revision="v7"))
+    assert "it has no such revision; check the revision or leave it out" in said
     del hub.repositories["someone/net"]["model.safetensors"]
-    said = sentence(CheckpointError, lambda: from_pretrained("someone/net"))
-    assert "it holds no model.safetensors, so it was not made by steadylens" in said
+    said = one_line(CheckpointError, lambda: from_pretrained("someone/net"))
+    assert "it holds no model.safetensors; choose one that push_to_hub wrote" in said
 
 
-def test_foreign_weights_from_the_hub_are_refused(hub: Hub) -> None:
-    hub.repositories["someone/else"] = {"model.safetensors": b"\x80\x04pickled, as it were"}
-    assert "damaged or no safetensors file" in sentence(
+@pytest.mark.parametrize(
+    ("status", "way_out"),
+    [(403, "pass a token that may do this, or run: hf auth login"), (503, "try again later")],
+)
+def test_a_refused_download_is_reported_with_the_hubs_answer(hub: Hub, status: int, way_out: str) -> None:
+    hub.status = status
+    said = one_line(CheckpointError, lambda: from_pretrained("someone/net"))
+    assert said.endswith(f"'someone/net': the hub answered {status}; {way_out}")
+
+
+def test_an_unusable_cache_folder_is_reported_in_one_line(hub: Hub, tmp_path: Path) -> None:
+    push_to_hub(DongNet(), "someone/net")
+    (tmp_path / "file").touch()
+    said = one_line(
+        CheckpointError, lambda: from_pretrained("someone/net", cache=tmp_path / "file" / "cache")
+    )
+    assert "Not a directory: " in said
+    assert said.endswith("; choose another cache folder")
+
+
+def test_a_downloaded_file_of_another_format_is_refused(hub: Hub) -> None:
+    hub.repositories["someone/else"] = {"model.safetensors": b"\x80\x04 like a pickle"}
+    assert "damaged or no safetensors file" in one_line(
         CheckpointError, lambda: from_pretrained("someone/else")
     )
 
@@ -374,44 +401,52 @@ def test_foreign_weights_from_the_hub_are_refused(hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("status", "way_out"),
     [
-        (403, "give a token with the right to do this, or run: hf auth login"),
-        (401, "give a token with the right to do this, or run: hf auth login"),
+        (403, "pass a token that may do this, or run: hf auth login"),
+        (401, "pass a token that may do this, or run: hf auth login"),
         (413, "the hub answered 413; try again later"),
     ],
 )
-def test_an_upload_that_is_refused_is_one_sentence(hub: Hub, status: int, way_out: str) -> None:
+def test_a_refused_upload_is_reported_in_one_line(hub: Hub, status: int, way_out: str) -> None:
     hub.status = status
-    said = sentence(StorageError, lambda: push_to_hub(DongNet(), "someone/net"))
-    assert said.startswith("the net cannot be uploaded to the repository 'someone/net': ")
+    said = one_line(StorageError, lambda: push_to_hub(DongNet(), "someone/net"))
+    assert said.startswith("cannot upload the net to the repository 'someone/net': ")
     assert way_out in said
 
 
-def test_a_hub_that_cannot_be_reached_is_one_sentence(closed: str) -> None:
-    said = sentence(CheckpointError, lambda: from_pretrained("someone/net"))
-    assert said.startswith(
-        "the net cannot be downloaded from the repository 'someone/net': the hub cannot be"
-    )
-    said = sentence(StorageError, lambda: push_to_hub(DongNet(), "someone/net"))
-    assert said.startswith("the net cannot be uploaded to the repository 'someone/net': ")
+def test_an_upload_with_a_licence_that_the_hub_does_not_know_is_reported_in_one_line(hub: Hub) -> None:
+    said = one_line(StorageError, lambda: push_to_hub(DongNet(), "someone/net", licence="none"))
+    assert '"license" must be one of [mit]; choose a licence that the hub knows' in said
+    assert hub.repositories == {"someone/net": {}}
+
+
+def test_an_unreachable_hub_is_reported_in_one_line(closed: str) -> None:
+    said = one_line(CheckpointError, lambda: from_pretrained("someone/net"))
+    assert said.startswith("cannot download the net from the repository 'someone/net': ")
+    assert "earlier download of it; check the connection to the hub" in said
+    said = one_line(StorageError, lambda: push_to_hub(DongNet(), "someone/net"))
+    assert said.startswith("cannot upload the net to the repository 'someone/net': ")
     assert said.endswith("check the connection")
     assert closed
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "runs/none/net", "someone/..net", "../net"])
-def test_what_is_neither_a_folder_nor_a_name_is_refused(closed: str, name: str) -> None:
+def test_a_source_that_is_neither_folder_nor_repository_name_is_refused(closed: str, name: str) -> None:
     assert closed
-    wanted = f"{name!r} is neither a folder here nor the name of a repository, OWNER/NAME"
-    assert sentence(SettingError, lambda: from_pretrained(name)) == wanted
-    assert sentence(SettingError, lambda: push_to_hub(DongNet(), name)) == wanted
+    wanted = f"{name!r} is neither a folder nor a repository name, OWNER/NAME"
+    assert one_line(SettingError, lambda: from_pretrained(name)) == wanted
+    assert one_line(SettingError, lambda: push_to_hub(DongNet(), name)) == wanted
 
 
-def test_without_the_extra_folders_work_and_the_hub_names_it(
+def test_without_the_extra_folders_work_and_hub_calls_name_the_extra(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     net = NETS["fused"]()
-    save_pretrained(net, tmp_path)
+    save_pretrained(net, tmp_path, name="net")
     assert same(from_pretrained(tmp_path), net)
+    card = (tmp_path / "README.md").read_text()
+    assert card == card_of(LoadedNet(name="net", module=net)).markdown(loader="from_pretrained")
+    assert card.startswith("# net\n")  # huggingface_hub writes the header: without it there is none
     for call in (lambda: from_pretrained("someone/net"), lambda: push_to_hub(net, "someone/net")):
         with pytest.raises(MissingExtraError, match=r"pip install 'steadylens\[hub\]'"):
             call()

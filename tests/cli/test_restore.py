@@ -67,8 +67,8 @@ def test_an_identity_gives_back_every_file_of_a_folder(folder: Path, tmp_path: P
     assert "restored 4 of 4 images" in outcome.out
     for name in ("a.png", "deep/b.webp", "deep/c.tif", "d.bmp"):
         before, after = read_image_file(folder / name), read_image_file(tmp_path / "out" / name)
-        assert before.levels.dtype == after.levels.dtype
-        assert np.array_equal(before.levels, after.levels)
+        assert before.pixels.dtype == after.pixels.dtype
+        assert np.array_equal(before.pixels, after.pixels)
         assert before.format == after.format
 
 
@@ -86,7 +86,7 @@ def test_files_that_are_left_out_are_counted_by_their_endings(
 def test_a_packaged_net_gives_what_python_gives(folder: Path, tmp_path: Path) -> None:
     assert run(folder / "a.png", "--out", tmp_path / "out", "--net", "l3-gtsrb", "--tile", "16").code == 0
     expected = restore(PIXELS[..., :3], "l3-gtsrb").astype(int)
-    assert abs(read_image_file(tmp_path / "out" / "a.png").levels - expected).max() <= 1
+    assert abs(read_image_file(tmp_path / "out" / "a.png").pixels - expected).max() <= 1
 
 
 def test_the_fastest_engine_is_named_and_gives_what_pytorch_gives(folder: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_fastest_engine_is_named_and_gives_what_pytorch_gives(folder: Path, 
     engines = r"(PyTorch|ONNX Runtime|OpenVINO(, \d+ tiles at a time)?)"
     assert re.match(rf"engine: {engines} is the fastest on 160x160 pixels", outcome.out)
     assert run(*calls, "torch", "--out", tmp_path / "torch").code == 0
-    one, other = (read_image_file(tmp_path / name / "a.png").levels for name in ("fastest", "torch"))
+    one, other = (read_image_file(tmp_path / name / "a.png").pixels for name in ("fastest", "torch"))
     assert abs(one.astype(int) - other).max() <= 1
 
 
@@ -104,12 +104,12 @@ def test_what_was_removed_is_written_and_its_scale_is_said(
     folder: Path, tmp_path: Path, smoothing: Path
 ) -> None:
     outcome = run(folder / "deep" / "c.tif", "--out", tmp_path / "out", "--net", smoothing, "--pattern")
-    before = read_image_file(folder / "deep" / "c.tif").levels.astype(float)
-    after = read_image_file(tmp_path / "out" / "c.tif").levels
+    before = read_image_file(folder / "deep" / "c.tif").pixels.astype(float)
+    after = read_image_file(tmp_path / "out" / "c.tif").pixels
     removed = (before - after) / 257
     scale = float(outcome.out.partition("nothing at 128, ")[2].split()[0])
     assert scale == pytest.approx(abs(removed).max(), rel=0.01)
-    view = read_image_file(tmp_path / "out" / "c.tif.pattern.png").levels
+    view = read_image_file(tmp_path / "out" / "c.tif.pattern.png").pixels
     assert abs((view - 128.0) / 127 * scale - removed).max() < 1.5
 
 
@@ -141,10 +141,10 @@ def test_where_memory_runs_out_the_other_files_are_restored(
 ) -> None:
     plain = image_files.restore_file
 
-    def greedy(source: Path, *arguments: Any, **settings: Any) -> tuple[str, ...]:
-        if source.name == "a.png":
+    def greedy(job: image_files.RestoreJob, **settings: Any) -> tuple[str, ...]:
+        if job.source.name == "a.png":
             torch.empty(2**58, dtype=torch.uint8)  # what PyTorch raises of it on a CPU
-        return plain(source, *arguments, **settings)
+        return plain(job, **settings)
 
     monkeypatch.setattr(image_files, "restore_file", greedy)
     outcome = run(folder, "--out", tmp_path / "out", "--net", "l3-gtsrb")
@@ -196,13 +196,13 @@ def test_what_is_there_stays_unless_it_is_to_be_overwritten(
     assert (out / "a.png").read_text() == "mine"
     assert "restored 0 of 4" in run(folder, "--out", out, "--net", identity).out
     assert "restored 4 of 4" in run(folder, "--out", out, "--net", identity, "--overwrite").out
-    assert np.array_equal(read_image_file(out / "a.png").levels, PIXELS[..., :3])
+    assert np.array_equal(read_image_file(out / "a.png").pixels, PIXELS[..., :3])
 
 
 def test_in_place_replaces_the_files_themselves(folder: Path, smoothing: Path) -> None:
     expected = restore(PIXELS[..., :3], GaussianSmoothing(sigma_pixels=1.0))
     assert run(folder, "--in-place", "--net", smoothing).code == 0
-    assert np.array_equal(read_image_file(folder / "a.png").levels, expected)
+    assert np.array_equal(read_image_file(folder / "a.png").pixels, expected)
     assert len(list(folder.rglob("*.*"))) == 4
 
 
@@ -227,7 +227,10 @@ def test_an_image_above_the_limit_is_refused_and_the_option_is_named(
         (["a.png", "--out", "out", "--max-megapixels", "nan"], "is nan, it must be positive and finite"),
         (["a.png", "--out", "out", "--max-megapixels", "inf"], "is inf, it must be positive and finite"),
         (["a.png", "--out", "out", "--tile", "12"], "a tile of 12 pixels is too small"),
-        (["a.png", "--out", "out", "--net", "l12"], "there is no trained net 'l12'"),
+        (
+            ["a.png", "--out", "out", "--net", "l12"],
+            "there is no net 'l12'; give a .safetensors file or one of",
+        ),
         (["a.png", "--out", "out", "--net", "sign-gtsrb"], "a SignNet answers with classes"),
         (["a.png", "--out", "."], "would be written over"),
         (["none.png", "--out", "out"], "none.png does not exist"),
@@ -270,7 +273,7 @@ def test_an_interrupt_leaves_whole_files_only(tmp_path: Path, smoothing: Path) -
     assert "Traceback" not in err
     files = list((tmp_path / "out").iterdir())
     assert 0 < len(files) < 60
-    assert all(read_image_file(path).levels.shape == large.shape for path in files)
+    assert all(read_image_file(path).pixels.shape == large.shape for path in files)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names are texts here")

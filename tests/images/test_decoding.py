@@ -1,7 +1,7 @@
-"""What the bytes of a file say of its tiles and scans is what decoders find, and no trick hides any.
+"""The tiles and scans counted in the bytes of a file are those that decoders find, whatever tricks hide them.
 
-Libtiff says nothing of its own while images are read, whoever reads them, and speaks again afterwards. Only
-known formats are opened, within limits that are ours and not Pillow's, by whatever way they come.
+Libtiff writes nothing to standard error while images are read, in however many threads, and writes again
+afterwards. Only known formats are opened, with this package's limits instead of Pillow's, from every way in.
 """
 
 import io
@@ -27,9 +27,9 @@ from steadylens.images.decoding import (
     LARGEST_TILE,
     MOST_PIXELS,
     MOST_SCANS,
+    count_jpeg_scans,
     opened,
-    scans_of_jpeg,
-    tile_of_tiff,
+    tiff_tile_size,
 )
 from steadylens.images.reading import ImageContent, read_image_file
 from steadylens.images.tensors import read_image
@@ -44,13 +44,13 @@ COMMENT = b"\xff\xfe\0\6" + SCAN
 
 
 def scans(content: bytes) -> int:
-    return scans_of_jpeg(io.BytesIO(content))
+    return count_jpeg_scans(io.BytesIO(content))
 
 
 def jpeg(**options: object) -> bytes:
     buffer = io.BytesIO()
-    levels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    Image.fromarray(levels).save(buffer, "JPEG", **options)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "JPEG", **options)
     return buffer.getvalue()
 
 
@@ -100,9 +100,9 @@ def test_the_tile_of_a_file_is_found(byteorder: str, bigtiff: bool) -> None:
     pixels = np.zeros((20, 70), np.uint8)
     options: dict[str, Any] = {"byteorder": byteorder, "bigtiff": bigtiff}
     tifffile.imwrite(buffer, pixels, tile=(32, 48), **options)
-    assert tile_of_tiff(buffer) == (48, 32)
+    assert tiff_tile_size(buffer) == (48, 32)
     tifffile.imwrite(plain := io.BytesIO(), pixels, **options)
-    assert tile_of_tiff(plain) == (0, 0)
+    assert tiff_tile_size(plain) == (0, 0)
 
 
 def directory(*entries: tuple[int, int, int]) -> io.BytesIO:
@@ -112,16 +112,16 @@ def directory(*entries: tuple[int, int, int]) -> io.BytesIO:
 
 
 def test_of_tags_that_stand_twice_the_larger_counts() -> None:
-    assert tile_of_tiff(directory((322, 4, 16), (322, 4, 4096), (323, 3, 512), (323, 4, 16))) == (4096, 512)
+    assert tiff_tile_size(directory((322, 4, 16), (322, 4, 4096), (323, 3, 512), (323, 4, 16))) == (4096, 512)
 
 
 def test_a_directory_that_cannot_be_one_is_refused() -> None:
     with pytest.raises(ValueError, match="of type 5"):
-        tile_of_tiff(directory((322, 5, 16)))
+        tiff_tile_size(directory((322, 5, 16)))
     with pytest.raises(ValueError, match=r"claims 1,099,511,627,776 entries"):
-        tile_of_tiff(io.BytesIO(b"II+\0\x08\0\0\0" + struct.pack("<2Q", 16, 2**40)))
+        tiff_tile_size(io.BytesIO(b"II+\0\x08\0\0\0" + struct.pack("<2Q", 16, 2**40)))
     with pytest.raises(struct.error):
-        tile_of_tiff(io.BytesIO(directory((322, 4, 16), (323, 4, 16)).getvalue()[:-3]))
+        tiff_tile_size(io.BytesIO(directory((322, 4, 16), (323, 4, 16)).getvalue()[:-3]))
 
 
 SOUND = """
@@ -130,7 +130,7 @@ from pathlib import Path
 from PIL import Image
 from steadylens.errors import ImageError
 from steadylens.images.decoding import opened
-from steadylens.images.decoding import without_messages
+from steadylens.images.decoding import libtiff_silenced
 
 path = Path(sys.argv[1])
 
@@ -192,7 +192,7 @@ def test_what_pillow_logs_goes_where_the_program_wants_and_not_to_the_standard_e
 def test_of_many_threads_none_lets_libtiff_speak_before_the_last_is_done(damaged: Path) -> None:
     code = """
 threads = [threading.Thread(target=lambda: [fails() for _ in range(30)]) for _ in range(8)]
-with without_messages():
+with libtiff_silenced():
     for thread in threads:
         thread.start()
     loud()
@@ -247,7 +247,7 @@ def test_an_animation_that_leaves_its_canvas_open_is_refused(tmp_path: Path) -> 
     content[16:24] = struct.pack(">2I", 9000, 9000)
     content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(ImageError, match="an animation whose first image does not fill it"):
+    with pytest.raises(ImageError, match="an animation whose first image is smaller than the whole"):
         opened(tmp_path / "a.png").__enter__()
 
 
@@ -263,25 +263,25 @@ def test_a_tiff_whose_tiles_are_far_larger_than_it_is_refused(tmp_path: Path) ->
 def test_a_tiff_of_16_bits_within_the_limit_is_read_though_its_tile_is_larger_than_it(tmp_path: Path) -> None:
     side = 2064
     assert side**2 > LARGEST_TILE
-    levels = np.random.default_rng(0).integers(0, 65536, (9, 9, 3), dtype=np.uint16)
-    tifffile.imwrite(tmp_path / "a.tif", levels, photometric="rgb", tile=(side, side), compression="zlib")
-    assert np.array_equal(read_image_file(tmp_path / "a.tif").levels, levels)
+    pixels = np.random.default_rng(0).integers(0, 65536, (9, 9, 3), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(side, side), compression="zlib")
+    assert np.array_equal(read_image_file(tmp_path / "a.tif").pixels, pixels)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with (
-        pytest.raises(ImageError, match=r"a\.png is no regular file; name one that holds an image"),
+        pytest.raises(ImageError, match=r"a\.png is not a regular file; give an image file"),
         opened(tmp_path / "a.png"),
     ):
         pass
 
 
-def test_levels_that_are_not_read_are_told_from_damage(tmp_path: Path) -> None:
+def test_pixel_values_that_are_not_read_are_told_from_damage(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 6, 3), np.float32), photometric="rgb")
     with (
-        pytest.raises(ImageError, match=r"a\.tif holds levels of a kind that is not read; convert"),
+        pytest.raises(ImageError, match=r"a\.tif holds pixel values of a type that is not read; convert"),
         opened(tmp_path / "a.tif"),
     ):
         pass
@@ -343,11 +343,11 @@ def spoiled(path: Path) -> None:
     ("make", "message"),
     [
         (tiles, "tiles of 16,384x16,384 pixels"),
-        (progressive, "more than 100 progressive"),
-        (floats, "F levels, which have no known range"),
-        (whole_numbers, "I levels, which have no known range"),
+        (progressive, "more than 100 scans"),
+        (floats, "mode F, which have no known range"),
+        (whole_numbers, "mode I, which have no known range"),
         (giant, "20,000x20,000 pixels"),
-        (spoiled, "spoiled|cannot be read"),
+        (spoiled, "damaged|cannot be read"),
         (lambda path: path.write_bytes(b"GIF89a"), "not an image of a known format"),
     ],
 )
@@ -370,18 +370,18 @@ def test_every_way_in_reads_a_tiff_of_any_layout(
     tmp_path: Path, options: dict[str, Any], dtype: type, read: Callable[[Path], object]
 ) -> None:
     top = np.iinfo(dtype).max
-    levels = np.random.default_rng(0).integers(0, top, (40, 50), dtype=dtype, endpoint=True)
-    tifffile.imwrite(tmp_path / "a.tif", levels, **options)
-    expected = (top - levels if "photometric" in options else levels) / top
+    pixels = np.random.default_rng(0).integers(0, top, (40, 50), dtype=dtype, endpoint=True)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    expected = (top - pixels if "photometric" in options else pixels) / top
     assert abs(grey_of(read(tmp_path / "a.tif")) - expected).max() < 0.51 / 255
 
 
 def grey_of(found: object) -> NDArray[np.float64]:
-    """Returns the grey levels of what any of the ways returns, (H, W) in [0, 1]."""
+    """Returns the grey image that any way in returns, (H, W) in [0, 1]."""
     if isinstance(found, ImageContent):
-        levels = found.levels[..., 0]
+        pixels = found.pixels[..., 0]
     else:
         assert isinstance(found, Tensor | Image.Image)
-        levels = np.asarray(found)
-        levels = levels[0] if levels.shape[0] == 3 else levels[..., 0]
-    return levels / np.iinfo(levels.dtype).max
+        pixels = np.asarray(found)
+        pixels = pixels[0] if pixels.shape[0] == 3 else pixels[..., 0]
+    return pixels / np.iinfo(pixels.dtype).max

@@ -136,8 +136,8 @@ def deep_png() -> bytes:
 
 def deep_tiff() -> bytes:
     buffer = io.BytesIO()
-    levels = np.random.default_rng(1).integers(0, 65536, (5, 6, 3), dtype=np.uint16)
-    tifffile.imwrite(buffer, levels, photometric="rgb")
+    pixels = np.random.default_rng(1).integers(0, 65536, (5, 6, 3), dtype=np.uint16)
+    tifffile.imwrite(buffer, pixels, photometric="rgb")
     return buffer.getvalue()
 
 

@@ -1,6 +1,6 @@
-"""Strips cover an image, and levels come in all of their bits; `test_imagefiles` compares whole files.
+"""Strips cover an image, and pixels are read with all of their bits; `test_reading` compares whole files.
 
-The view of what was removed can be turned back into amounts by its scale.
+The view of what was removed and its scale give back the amounts.
 """
 
 import struct
@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from steadylens.images.decoding import opened
-from steadylens.images.pixels import STRIP_BYTES, read_levels, residual_image, strips
+from steadylens.images.pixels import STRIP_BYTES, in_8_bits, read_pixels, residual_image, strips
 
 
 @given(height=st.integers(1, 3000), width=st.integers(1, 3000))
 def test_strips_cover_the_rows_once_and_stay_small(height: int, width: int) -> None:
-    levels = np.broadcast_to(np.uint8(0), (height, width, 3))
-    found = list(strips(levels))
+    pixels = np.broadcast_to(np.uint8(0), (height, width, 3))
+    found = list(strips(pixels))
     assert [row for rows in found for row in range(height)[rows]] == list(range(height))
     assert all((rows.stop - rows.start) * width * 3 <= max(STRIP_BYTES, width * 3) for rows in found)
 
 
 @pytest.mark.parametrize(("bits", "step"), [(1, 255), (2, 85), (4, 17)])
-def test_the_transparent_level_of_few_bits_is_scaled_as_the_levels_are(
+def test_a_transparent_colour_of_few_bits_is_scaled_as_the_pixels_are(
     tmp_path: Path, bits: int, step: int
 ) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -43,19 +43,19 @@ def test_the_transparent_level_of_few_bits_is_scaled_as_the_levels_are(
         + chunk(b"IEND", b"")
     )  # fmt: skip
     with opened(tmp_path / "a.png") as image:
-        levels, notes = read_levels(tmp_path / "a.png", image)
-    assert levels[0, :, 0].tolist() == (values * step).tolist()
-    assert levels[0, :, 1].tolist() == np.where(values == 1, 0, 255).tolist()
+        pixels, notes = read_pixels(tmp_path / "a.png", image)
+    assert pixels[0, :, 0].tolist() == (values * step).tolist()
+    assert pixels[0, :, 1].tolist() == np.where(values == 1, 0, 255).tolist()
     assert "its transparent colour became an alpha channel" in notes
 
 
 def test_an_image_of_many_strips_is_read_whole(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (1200, 1500, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.bmp")
+    expected = np.random.default_rng(0).integers(0, 256, (1200, 1500, 3), dtype=np.uint8)
+    Image.fromarray(expected).save(tmp_path / "a.bmp")
     with opened(tmp_path / "a.bmp") as image:
-        levels, _ = read_levels(tmp_path / "a.bmp", image)
-    assert len(list(strips(levels))) > 1
-    assert np.array_equal(levels, pixels)
+        pixels, _ = read_pixels(tmp_path / "a.bmp", image)
+    assert len(list(strips(pixels))) > 1
+    assert np.array_equal(pixels, expected)
 
 
 @given(dtype=st.sampled_from([np.uint8, np.uint16]), channels=st.integers(1, 4), seed=st.integers(0, 99))
@@ -70,8 +70,13 @@ def test_the_view_and_its_scale_give_back_what_was_removed(dtype: Any, channels:
     assert abs((view - 128.0) / 127 * scale - removed).max() <= scale / 254 + 1e-9
 
 
+def test_every_16_bit_value_is_rounded_to_the_nearest_of_8_bits() -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    assert np.array_equal(in_8_bits(values), (values / 257).round())
+
+
 def test_nothing_removed_is_grey_of_no_scale() -> None:
-    levels = np.full((3, 4, 3), 9, np.uint8)
-    view, scale = residual_image(levels, levels)
+    pixels = np.full((3, 4, 3), 9, np.uint8)
+    view, scale = residual_image(pixels, pixels)
     assert (view == 128).all()
     assert scale == 0

@@ -32,8 +32,8 @@ TORCHVISION = {
 
 
 def photograph(width: int, height: int) -> Image.Image:
-    levels = np.random.default_rng(width * 100 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(levels)
+    pixels = np.random.default_rng(width * 100 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:

@@ -1,4 +1,4 @@
-"""What a file says beside its pixels is read from every format, and no longer says how to turn them.
+"""Metadata are read from every format, and their orientation says upright afterwards.
 
 Files of every format are read with all of their bits, as other libraries read them.
 """
@@ -28,7 +28,7 @@ from steadylens.images.reading import (
     tiff_tags,
 )
 from steadylens.images.tensors import read_image
-from steadylens.images.writing import SIGNATURE
+from steadylens.images.writing import PNG_SIGNATURE
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 
@@ -173,12 +173,12 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def interlaced_png(levels: NDArray[Any]) -> bytes:
+def interlaced_png(pixels: NDArray[Any]) -> bytes:
     """Returns a PNG file in the seven passes of Adam7, for others to read."""
-    height, width, channels = levels.shape
+    height, width, channels = pixels.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">2I5B", width, height, 8 * levels.itemsize, kind, 0, 0, 1)
-    big = levels.astype(levels.dtype.newbyteorder(">"))
+    header = struct.pack(">2I5B", width, height, 8 * pixels.itemsize, kind, 0, 0, 1)
+    big = pixels.astype(pixels.dtype.newbyteorder(">"))
     lines = [
         b"\0" + line.tobytes()
         for top, left, down, across in PASSES
@@ -186,26 +186,26 @@ def interlaced_png(levels: NDArray[Any]) -> bytes:
         if line.size
     ]
     return (
-        SIGNATURE
+        PNG_SIGNATURE
         + chunk(b"IHDR", header)
         + chunk(b"IDAT", zlib.compress(b"".join(lines)))
         + chunk(b"IEND", b"")
     )
 
 
-def saved(path: Path, levels: NDArray[Any], **options: Any) -> Path:
-    Image.fromarray(levels).save(path, **options)
+def saved(path: Path, pixels: NDArray[Any], **options: Any) -> Path:
+    Image.fromarray(pixels).save(path, **options)
     return path
 
 
-def written_by_opencv(path: Path, levels: NDArray[Any], *options: int) -> Path:
-    order = [2, 1, 0, 3][: levels.shape[-1]] if levels.shape[-1] > 1 else [0]
-    assert cv2.imwrite(str(path), levels[..., order], options)
+def written_by_opencv(path: Path, pixels: NDArray[Any], *options: int) -> Path:
+    order = [2, 1, 0, 3][: pixels.shape[-1]] if pixels.shape[-1] > 1 else [0]
+    assert cv2.imwrite(str(path), pixels[..., order], options)
     return path
 
 
-def same(content: ImageContent, levels: NDArray[Any]) -> bool:
-    return content.levels.dtype == levels.dtype and np.array_equal(content.levels, levels)
+def same(content: ImageContent, pixels: NDArray[Any]) -> bool:
+    return content.pixels.dtype == pixels.dtype and np.array_equal(content.pixels, pixels)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -213,11 +213,11 @@ def same(content: ImageContent, levels: NDArray[Any]) -> bool:
 def test_8_bits_are_read_as_they_were_written(tmp_path: Path, suffix: str, channels: int) -> None:
     if (suffix, channels) in {("bmp", 2), ("bmp", 4), ("ppm", 2), ("ppm", 4), ("webp", 1), ("webp", 2)}:
         channels = 3
-    levels = PLAIN[..., :channels]
+    pixels = PLAIN[..., :channels]
     options = {"lossless": True, "exact": True} if suffix == "webp" else {}
-    path = saved(tmp_path / f"a.{suffix}", levels[..., 0] if channels == 1 else levels, **options)
+    path = saved(tmp_path / f"a.{suffix}", pixels[..., 0] if channels == 1 else pixels, **options)
     content = read_image_file(path)
-    assert same(content, levels)
+    assert same(content, pixels)
     assert (content.format.lower(), content.lossless, content.notes) == (suffix, True, ())
 
 
@@ -243,14 +243,14 @@ def test_the_content_counts_and_not_the_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 def test_16_bits_are_read_as_opencv_wrote_them(tmp_path: Path, suffix: str, channels: int) -> None:
-    levels = DEEP[..., :channels]
-    assert same(read_image_file(written_by_opencv(tmp_path / f"a.{suffix}", levels)), levels)
+    pixels = DEEP[..., :channels]
+    assert same(read_image_file(written_by_opencv(tmp_path / f"a.{suffix}", pixels)), pixels)
 
 
 def test_16_bits_of_a_portable_map_are_read_as_opencv_wrote_them(tmp_path: Path) -> None:
     for channels, name in ((1, "a.pgm"), (3, "a.ppm")):
-        levels = DEEP[..., :channels]
-        assert same(read_image_file(written_by_opencv(tmp_path / name, levels)), levels)
+        pixels = DEEP[..., :channels]
+        assert same(read_image_file(written_by_opencv(tmp_path / name, pixels)), pixels)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -260,16 +260,16 @@ def test_16_bits_of_a_portable_map_are_read_as_opencv_wrote_them(tmp_path: Path)
 def test_16_bits_of_any_tiff_are_read_as_tifffile_wrote_them(
     tmp_path: Path, channels: int, byteorder: Any, compression: str | None, tile: tuple[int, int] | None
 ) -> None:
-    levels = np.tile(DEEP, (3, 3, 1))[..., :channels]
+    pixels = np.tile(DEEP, (3, 3, 1))[..., :channels]
     path = tmp_path / "a.tiff"
     photometric = "minisblack" if channels == 1 else "rgb"
     extra = ["unassalpha"] if channels == 4 else None
     planes: Any = "contig" if channels > 1 else None
     tifffile.imwrite(
-        path, levels if channels > 1 else levels[..., 0], byteorder=byteorder, compression=compression,
+        path, pixels if channels > 1 else pixels[..., 0], byteorder=byteorder, compression=compression,
         photometric=photometric, extrasamples=extra, tile=tile, planarconfig=planes,
     )  # fmt: skip
-    assert same(read_image_file(path), levels)
+    assert same(read_image_file(path), pixels)
 
 
 def test_grey_whose_zero_is_white_comes_with_zero_as_black(tmp_path: Path) -> None:
@@ -290,12 +290,12 @@ def test_16_bit_grey_with_alpha_and_interlacing_are_read(tmp_path: Path) -> None
 def test_a_portable_map_is_scaled_to_8_or_16_bits(
     tmp_path: Path, kind: int, highest: int, dtype: Any
 ) -> None:
-    levels = RANDOM.integers(0, highest + 1, (5, 6, 1 if kind == 5 else 3), dtype=np.uint16)
-    stored = levels.astype(np.uint8 if highest < 256 else ">u2")
+    pixels = RANDOM.integers(0, highest + 1, (5, 6, 1 if kind == 5 else 3), dtype=np.uint16)
+    stored = pixels.astype(np.uint8 if highest < 256 else ">u2")
     (tmp_path / "a.pnm").write_bytes(b"P%d\n# a word\n6 5\n%d\n" % (kind, highest) + stored.tobytes())
     content = read_image_file(tmp_path / "a.pnm")
-    assert same(content, np.floor(levels * float(np.iinfo(dtype).max) / highest + 0.5).astype(dtype))
-    assert content.notes == (f"levels of 0 to {highest} became 0 to {np.iinfo(dtype).max}",)
+    assert same(content, np.floor(pixels * float(np.iinfo(dtype).max) / highest + 0.5).astype(dtype))
+    assert content.notes == (f"pixel values of 0 to {highest} became 0 to {np.iinfo(dtype).max}",)
 
 
 def palette(path: Path) -> Path:
@@ -358,7 +358,7 @@ def test_of_several_images_the_first_is_read_and_that_is_said(tmp_path: Path, su
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
     content = read_image_file(tmp_path / f"a.{suffix}")
-    assert (content.levels[..., :3] == [255, 0, 0]).all()
+    assert (content.pixels[..., :3] == [255, 0, 0]).all()
     assert "of several images in the file, the first is restored" in content.notes
 
 
@@ -377,7 +377,7 @@ def test_pixels_come_upright_and_say_so(tmp_path: Path, suffix: str, orientation
     exif[0x0112], exif[0x010F] = orientation, "maker"
     path = saved(tmp_path / f"a.{suffix}", PLAIN[..., :3], exif=exif)
     flat = saved(tmp_path / f"flat.{suffix}", PLAIN[..., :3])
-    content, stored = read_image_file(path), read_image_file(flat).levels
+    content, stored = read_image_file(path), read_image_file(flat).pixels
     mirrored = stored.transpose(1, 0, 2)
     upright = {
         1: stored, 2: np.fliplr(stored), 3: np.rot90(stored, 2), 4: np.flipud(stored), 5: mirrored,
@@ -390,23 +390,22 @@ def test_pixels_come_upright_and_say_so(tmp_path: Path, suffix: str, orientation
     assert kept[0x010F] == "maker"
 
 
-@pytest.mark.parametrize("levels", [PLAIN[..., :1], PLAIN[..., :3], DEEP[..., :1], DEEP[..., :3]])
+@pytest.mark.parametrize("pixels", [PLAIN[..., :1], PLAIN[..., :3], DEEP[..., :1], DEEP[..., :3]])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_plain_pixels_of_a_tiff_come_upright_too(
-    tmp_path: Path, levels: NDArray[Any], orientation: int
+    tmp_path: Path, pixels: NDArray[Any], orientation: int
 ) -> None:
     tags = [(0x0112, 3, 1, orientation, True)]
     tifffile.imwrite(
-        tmp_path / "a.tif", levels.squeeze(), extratags=tags, resolution=(72, 144), resolutionunit=2
+        tmp_path / "a.tif", pixels.squeeze(), extratags=tags, resolution=(72, 144), resolutionunit=2
     )
     content = read_image_file(tmp_path / "a.tif")
-    upright = levels.swapaxes(0, 1) if orientation > 4 else levels
+    upright = pixels.swapaxes(0, 1) if orientation > 4 else pixels
     upright = upright[:, ::-1] if orientation in (2, 3, 6, 7) else upright
     assert same(content, upright[::-1] if orientation in (3, 4, 7, 8) else upright)
     assert content.metadata.dpi == pytest.approx((144, 72) if orientation > 4 else (72, 144))
     rgb = read_image(tmp_path / "a.tif").permute(1, 2, 0).numpy()
-    grey_levels = content.levels / (257 if levels.itemsize == 2 else 1)
-    assert np.abs(rgb - grey_levels).max() <= 1
+    assert np.abs(rgb - content.pixels / (257 if pixels.itemsize == 2 else 1)).max() <= 1
 
 
 def test_an_orientation_that_is_no_number_turns_nothing(tmp_path: Path) -> None:
@@ -433,16 +432,19 @@ def deep_ink(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (floats, "holds F levels, which have no known range; convert it to 8 or 16 bits"),
-        (whole_numbers, "holds I levels"),
+        (
+            floats,
+            "holds pixel values of Pillow's mode F, which have no known range; convert it to 8 or 16 bits",
+        ),
+        (whole_numbers, "holds pixel values of Pillow's mode I"),
         (separate_planes, "separate planes, which are not read"),
-        (deep_ink, "16-bit levels as CMYK;16L, which are not read; use RGB"),
-        (lambda path: path.write_bytes(b"P3 1 1 1000 5 5 5"), "levels of 0 to 1000 as text"),
+        (deep_ink, "16-bit pixels as CMYK;16L, which is not read; use RGB"),
+        (lambda path: path.write_bytes(b"P3 1 1 1000 5 5 5"), "pixel values of 0 to 1000 as text"),
         (lambda path: path.write_bytes(b"P5 2 2 1000 "), "is cut off"),
-        (lambda path: path.write_bytes(b"P5 1 1 100 \xff"), "levels above its highest, 100"),
+        (lambda path: path.write_bytes(b"P5 1 1 100 \xff"), "pixel values above its maximum, 100"),
     ],
 )
-def test_levels_that_cannot_be_kept_are_refused(
+def test_pixel_values_that_cannot_be_kept_are_refused(
     tmp_path: Path, make: Callable[[Path], object], message: str
 ) -> None:
     make(tmp_path / "a.tiff")

@@ -1,4 +1,4 @@
-"""The image contract is kept at its borders: files of any kind in, 8-bit RGB out."""
+"""Files of any kind become 8-bit RGB, and what is not a batch of images is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +15,13 @@ from steadylens.errors import ImageError, SettingError, StorageError
 from steadylens.images.tensors import (
     GREY_LEVELS,
     WRITTEN_SUFFIXES,
+    array_to_tensor,
     check_images,
+    pil_to_tensor,
     quantize,
     read_image,
+    tensor_to_array,
+    tensor_to_pil,
     to_float,
     to_uint8,
     write_image,
@@ -37,11 +41,11 @@ def saved(path: Path, image: Image.Image, **options: Any) -> Path:
     return path
 
 
-# The contract.
+# Batches.
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_float_batches_of_any_range_keep_the_contract(dtype: torch.dtype) -> None:
+def test_float_batches_of_any_range_are_accepted(dtype: torch.dtype) -> None:
     images = torch.full((2, 3, 8, 8), -4.0, dtype=dtype)
     check_images(images, channels=3, minimum_size=8)
     assert (images == -4).all()
@@ -50,13 +54,13 @@ def test_float_batches_of_any_range_keep_the_contract(dtype: torch.dtype) -> Non
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
-        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), {}, "torch.uint8, the contract is float.*to_float"),
-        (torch.zeros(3, 8, 8), {}, r"\(3, 8, 8\), the contract is \(N, C, H, W\).*images\[None\]"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), {}, "torch.uint8, they must be float.*to_float"),
+        (torch.zeros(3, 8, 8), {}, r"\(3, 8, 8\), it must be \(N, C, H, W\).*images\[None\]"),
         (torch.zeros(1, 1, 8, 8), {"channels": 3}, "have 1 channels where 3 are needed"),
         (torch.zeros(1, 3, 8, 7), {"minimum_size": 8}, "8x7 pixels, at least 8x8 are needed"),
     ],
 )
-def test_a_batch_that_breaks_the_contract_is_refused(
+def test_what_is_no_batch_of_images_is_refused(
     images: torch.Tensor, options: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ImageError, match=message):
@@ -66,30 +70,30 @@ def test_a_batch_that_breaks_the_contract_is_refused(
 # Numbers.
 
 
-def test_all_256_levels_survive_the_way_through_float() -> None:
-    levels = torch.arange(256, dtype=torch.uint8)
-    as_float = to_float(levels)
+def test_all_256_pixel_values_survive_the_way_through_float() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8)
+    as_float = to_float(pixels)
     assert as_float.dtype == torch.float32
     assert [as_float.min().item(), as_float.max().item()] == [0, 1]
-    assert torch.equal(to_uint8(as_float), levels)
+    assert torch.equal(to_uint8(as_float), pixels)
     assert torch.equal(quantize(as_float), as_float)
 
 
 def test_to_float_refuses_what_is_not_stored() -> None:
-    with pytest.raises(ImageError, match=r"uint8, these are torch\.float32"):
+    with pytest.raises(ImageError, match=r"images are torch\.float32, only uint8"):
         to_float(torch.zeros(1))
 
 
 @given(value=st.floats(-2, 3, width=32))
 def test_to_uint8_clips_and_rounds_to_nearest(value: float) -> None:
-    level = to_uint8(torch.tensor([value], dtype=torch.float64)).item()
-    assert level == min(max(round(value * GREY_LEVELS), 0), GREY_LEVELS)
+    rounded = to_uint8(torch.tensor([value], dtype=torch.float64)).item()
+    assert rounded == min(max(round(value * GREY_LEVELS), 0), GREY_LEVELS)
 
 
 @given(value=st.floats(-2, 3, width=32))
 def test_quantize_rounds_without_clipping(value: float) -> None:
-    level = quantize(torch.tensor([value], dtype=torch.float64)).item()
-    assert level == round(value * GREY_LEVELS) / GREY_LEVELS
+    rounded = quantize(torch.tensor([value], dtype=torch.float64)).item()
+    assert rounded == round(value * GREY_LEVELS) / GREY_LEVELS
 
 
 @pytest.mark.parametrize("convert", [to_uint8, quantize])
@@ -104,6 +108,25 @@ def test_to_float_leaves_its_input_alone() -> None:
     images = torch.tensor([7, 255], dtype=torch.uint8)
     to_float(images)
     assert images.tolist() == [7, 255]
+
+
+# Arrays and PIL images.
+
+
+def test_an_array_and_its_tensor_share_their_memory() -> None:
+    pixels = PIXELS.copy()
+    image = array_to_tensor(pixels)
+    assert torch.equal(image, planes(RGB))
+    image[0] = 7
+    assert (pixels[..., 0] == 7).all()
+    assert np.array_equal(tensor_to_array(image), pixels)
+
+
+def test_a_pil_image_survives_the_way_through_a_tensor() -> None:
+    image = pil_to_tensor(RGB)
+    assert torch.equal(image, planes(RGB))
+    assert image.is_contiguous()
+    assert np.array_equal(np.asarray(tensor_to_pil(image)), PIXELS)
 
 
 # Reading.
@@ -165,8 +188,8 @@ def test_black_and_white_is_0_and_255(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_16_bits_are_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
-    levels = np.array([[0, 128, 129], [32768, 65534, 65535]], dtype=np.uint16)
-    image = read_image(saved(tmp_path / f"a.{suffix}", Image.fromarray(levels)))
+    pixels = np.array([[0, 128, 129], [32768, 65534, 65535]], dtype=np.uint16)
+    image = read_image(saved(tmp_path / f"a.{suffix}", Image.fromarray(pixels)))
     assert image[0].tolist() == [[0, 0, 1], [128, 255, 255]]
     assert torch.equal(image[0], image[2])
 
@@ -278,7 +301,7 @@ def test_every_image_suffix_can_be_written_and_read(tmp_path: Path, suffix: str)
 
 
 def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"a\.xyz does not end as an image file, use one of \.bmp"):
+    with pytest.raises(SettingError, match=r"a\.xyz does not end like an image file; use one of \.bmp"):
         write_image(tmp_path / "a.xyz", torch.zeros(3, 4, 4))
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,6 @@
-"""PNG files of any depth and number of channels hold what other libraries read from them.
+"""Other libraries read from PNG files of any depth and number of channels what was written.
 
-What is written holds every bit and everything that was said, as the format allows; other readers agree.
+Files keep every bit and all metadata that their format can store, as other readers confirm.
 """
 
 import io
@@ -21,12 +21,12 @@ from PIL import Image, ImageCms, IptcImagePlugin
 from steadylens.errors import ImageError, StorageError
 from steadylens.images.pixels import STRIP_BYTES
 from steadylens.images.reading import ImageContent, Metadata, read_image_file
-from steadylens.images.writing import FORMATS, write_image_file, write_png
+from steadylens.images.writing import WRITABLE_FORMATS, write_image_file, write_png
 
 
-def png(levels: NDArray[Any], metadata: Metadata | None = None) -> bytes:
+def png(pixels: NDArray[Any], metadata: Metadata | None = None) -> bytes:
     file = io.BytesIO()
-    write_png(file, levels, metadata or Metadata())
+    write_png(file, pixels, metadata or Metadata())
     return file.getvalue()
 
 
@@ -40,33 +40,33 @@ def png(levels: NDArray[Any], metadata: Metadata | None = None) -> bytes:
 def test_opencv_reads_what_was_written(
     height: int, width: int, channels: int, dtype: Any, smooth: bool
 ) -> None:
-    levels = (
+    pixels = (
         np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (height, width, channels)).astype(dtype)
     )
     if smooth:  # so that other filters serve best
-        levels = np.cumsum(levels // 60, axis=int(width % 2)).astype(dtype)
-    read = cv2.imdecode(np.frombuffer(png(levels), np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = np.cumsum(pixels // 60, axis=int(width % 2)).astype(dtype)
+    read = cv2.imdecode(np.frombuffer(png(pixels), np.uint8), cv2.IMREAD_UNCHANGED)
     assert read is not None
-    expected = {1: levels[..., 0], 2: levels[..., [0, 0, 0, -1]], 3: levels[..., ::-1]}.get(channels)
+    expected = {1: pixels[..., 0], 2: pixels[..., [0, 0, 0, -1]], 3: pixels[..., ::-1]}.get(channels)
     if channels == 4:
-        expected = levels[..., [2, 1, 0, 3]]
+        expected = pixels[..., [2, 1, 0, 3]]
     assert expected is not None
     assert np.array_equal(read, expected)
 
 
 def test_an_image_of_several_strips_is_read_by_pillow(tmp_path: Path) -> None:
-    levels = np.random.default_rng(0).integers(0, 256, (1100, 1500, 3), dtype=np.uint8)
-    (tmp_path / "a.png").write_bytes(png(levels))
+    pixels = np.random.default_rng(0).integers(0, 256, (1100, 1500, 3), dtype=np.uint8)
+    (tmp_path / "a.png").write_bytes(png(pixels))
     with Image.open(tmp_path / "a.png") as image:
-        assert np.array_equal(np.array(image), levels)
+        assert np.array_equal(np.array(image), pixels)
 
 
 def test_a_smooth_image_packs_about_as_well_as_by_pillow() -> None:
     rows, columns = np.mgrid[:200, :200]
-    levels = np.dstack([rows, columns, (rows + columns) // 2]).astype(np.uint8)
+    pixels = np.dstack([rows, columns, (rows + columns) // 2]).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(levels).save(buffer, "PNG")
-    assert len(png(levels)) < 1.2 * len(buffer.getvalue())
+    Image.fromarray(pixels).save(buffer, "PNG")
+    assert len(png(pixels)) < 1.2 * len(buffer.getvalue())
 
 
 def test_the_metadata_is_read_by_pillow() -> None:
@@ -104,8 +104,8 @@ def exif() -> bytes:
 KNOWN = Metadata(icc_profile=PROFILE, exif=exif(), xmp=b"<x:xmpmeta/>", dpi=(300, 300))
 
 
-def content(levels: NDArray[Any], name: str, metadata: Metadata = KNOWN) -> ImageContent:
-    return ImageContent(levels=levels, format=name, lossless=True, metadata=metadata)
+def content(pixels: NDArray[Any], name: str, metadata: Metadata = KNOWN) -> ImageContent:
+    return ImageContent(pixels=pixels, format=name, lossless=True, metadata=metadata)
 
 
 def random(dtype: Any, channels: int, size: tuple[int, int] = (11, 13)) -> NDArray[Any]:
@@ -121,19 +121,19 @@ def random(dtype: Any, channels: int, size: tuple[int, int] = (11, 13)) -> NDArr
 def test_lossless_formats_give_back_every_bit(
     tmp_path_factory: pytest.TempPathFactory, name: str, size: tuple[int, int], channels: int, deep: bool
 ) -> None:
-    kind = FORMATS[name]
+    kind = WRITABLE_FORMATS[name]
     channels = channels if kind.alpha else {2: 1, 4: 3}.get(channels, channels)
-    levels = random(np.uint16 if deep and kind.deep else np.uint8, channels, size)
+    pixels = random(np.uint16 if deep and kind.bits_16 else np.uint8, channels, size)
     path = tmp_path_factory.mktemp("a") / f"a{kind.suffix}"
-    assert write_image_file(path, content(levels, name, Metadata())) == ()
+    assert write_image_file(path, content(pixels, name, Metadata())) == ()
     read = read_image_file(path)
     becomes_colour = name == "WEBP" or (channels == 2 and (name == "BMP" or (name == "TIFF" and deep)))
     if becomes_colour and channels < 3:
-        levels = levels[..., [0, 0, 0, 1][: channels + 2]]
-    if name == "WEBP" and channels == 4 and (levels[..., 3] == 255).all():
-        levels = levels[..., :3]
-    assert read.levels.dtype == levels.dtype
-    assert np.array_equal(read.levels, levels)
+        pixels = pixels[..., [0, 0, 0, 1][: channels + 2]]
+    if name == "WEBP" and channels == 4 and (pixels[..., 3] == 255).all():
+        pixels = pixels[..., :3]
+    assert read.pixels.dtype == pixels.dtype
+    assert np.array_equal(read.pixels, pixels)
     assert (read.format, read.lossless) == (name, True)
 
 
@@ -141,43 +141,43 @@ def test_lossless_formats_give_back_every_bit(
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_a_tiff_of_several_strips_is_read_by_tifffile(tmp_path: Path, dtype: Any, channels: int) -> None:
     width = 3 * STRIP_BYTES // 2000 // channels // np.dtype(dtype).itemsize
-    levels = random(dtype, channels, (1000, width))
-    write_image_file(tmp_path / "a.tiff", content(levels, "TIFF"))
+    pixels = random(dtype, channels, (1000, width))
+    write_image_file(tmp_path / "a.tiff", content(pixels, "TIFF"))
     if channels == 2 and dtype == np.uint16:  # as RGB, since nearly nothing reads 16-bit grey with alpha
-        levels = levels[..., [0, 0, 0, 1]]
+        pixels = pixels[..., [0, 0, 0, 1]]
     with tifffile.TiffFile(tmp_path / "a.tiff") as file:
         assert len(file.pages[0].dataoffsets) > 1
-        assert np.array_equal(file.asarray().reshape(levels.shape), levels)
+        assert np.array_equal(file.asarray().reshape(pixels.shape), pixels)
 
 
 @pytest.mark.parametrize("name", ["TIFF", "PPM"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bits_are_read_by_opencv(tmp_path: Path, name: str, channels: int) -> None:
-    levels = random(np.uint16, channels)
-    path = tmp_path / f"a{FORMATS[name].suffix}"
-    write_image_file(path, content(levels, name, Metadata()))
+    pixels = random(np.uint16, channels)
+    path = tmp_path / f"a{WRITABLE_FORMATS[name].suffix}"
+    write_image_file(path, content(pixels, name, Metadata()))
     read = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     assert read is not None
-    assert np.array_equal(read.reshape(levels.shape), levels[..., ::-1])
+    assert np.array_equal(read.reshape(pixels.shape), pixels[..., ::-1])
 
 
 def test_a_bitmap_with_alpha_is_read_by_pillow(tmp_path: Path) -> None:
-    levels = random(np.uint8, 4)
-    write_image_file(tmp_path / "a.bmp", content(levels, "BMP"))
+    pixels = random(np.uint8, 4)
+    write_image_file(tmp_path / "a.bmp", content(pixels, "BMP"))
     with Image.open(tmp_path / "a.bmp") as image:
-        assert np.array_equal(np.array(image), levels)
+        assert np.array_equal(np.array(image), pixels)
         assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["JPEG", "WEBP"])
 def test_lossy_formats_are_near(tmp_path: Path, name: str) -> None:
     rows, columns = np.mgrid[:64, :64] * 4
-    levels = np.dstack([rows, columns, 255 - rows]).astype(np.uint8)
+    pixels = np.dstack([rows, columns, 255 - rows]).astype(np.uint8)
     path = tmp_path / "a"
-    write_image_file(path, replace(content(levels, name), lossless=False))
+    write_image_file(path, replace(content(pixels, name), lossless=False))
     read = read_image_file(path)
     assert not read.lossless
-    assert abs(read.levels.astype(int) - levels).mean() < 1
+    assert abs(read.pixels.astype(int) - pixels).mean() < 1
 
 
 def test_jpeg_keeps_its_colours_at_full_resolution(tmp_path: Path) -> None:
@@ -188,11 +188,11 @@ def test_jpeg_keeps_its_colours_at_full_resolution(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["JPEG", "WEBP", "BMP"])
 def test_16_bits_are_rounded_where_8_are_all_and_that_is_said(tmp_path: Path, name: str) -> None:
-    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
-    (note,) = write_image_file(tmp_path / "a", content(levels, name, Metadata()))
+    pixels = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    (note,) = write_image_file(tmp_path / "a", content(pixels, name, Metadata()))
     assert note == f"{name} holds 8 bits, so 16 bits were rounded"
-    read = read_image_file(tmp_path / "a").levels[..., 0]
-    expected = np.rint(levels[..., 0] / 257)
+    read = read_image_file(tmp_path / "a").pixels[..., 0]
+    expected = np.rint(pixels[..., 0] / 257)
     assert abs(read - expected).max() <= (3 if name == "JPEG" else 0)
 
 
@@ -306,7 +306,7 @@ def test_a_profile_for_grey_stays_where_grey_does(
     known = Metadata(icc_profile=GREY_PROFILE)
     notes = write_image_file(tmp_path / "a", content(random(dtype, channels), name, known))
     found = read_image_file(tmp_path / "a")
-    grey = found.levels.shape[-1] < 3
+    grey = found.pixels.shape[-1] < 3
     assert grey == (name != "WEBP" and not (name == "TIFF" and channels == 2 and dtype == np.uint16))
     assert found.metadata.icc_profile == (GREY_PROFILE if grey else b"")
     assert any("so its colour profile was left out" in note for note in notes) != grey

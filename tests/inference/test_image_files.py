@@ -1,6 +1,6 @@
-"""Every file has one place to go, and nothing is written over unawares.
+"""Every file has a place of its own, and none is overwritten by accident.
 
-A file becomes another: restored, in its own format, with all that it said.
+A file is restored into another: in its own format, with all of its metadata.
 """
 
 import errno
@@ -14,7 +14,7 @@ from PIL import Image
 
 from steadylens.errors import ImageError, SettingError, StorageError
 from steadylens.images.decoding import MOST_PIXELS
-from steadylens.inference.image_files import planned, restore_file
+from steadylens.inference.image_files import RestoreJob, plan_jobs, restore_file
 from steadylens.inference.restorer import restorer_of
 from steadylens.nets.restoration import GaussianSmoothing
 
@@ -30,41 +30,41 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_mirrored_in_order(folder: Path, tmp_path: Path) -> None:
-    plan = planned([folder], tmp_path / "out")
-    errands, places = plan.errands, ["a.png", "b.jpg", "deep/er/c.TIF"]
-    assert [errand.source for errand in errands] == [folder / place for place in places]
+    plan = plan_jobs([folder], tmp_path / "out")
+    jobs, places = plan.jobs, ["a.png", "b.jpg", "deep/er/c.TIF"]
+    assert [job.source for job in jobs] == [folder / place for place in places]
     assert plan.others == (folder / "notes.txt",), "what is left out is told, hidden files are not"
-    assert [errand.target for errand in errands] == [tmp_path / "out" / place for place in places]
-    assert [path for errand in errands for path in errand.written] == [errand.target for errand in errands]
+    assert [job.target for job in jobs] == [tmp_path / "out" / place for place in places]
+    assert [path for job in jobs for path in job.written] == [job.target for job in jobs]
     assert not (tmp_path / "out").exists()
 
 
 def test_a_file_keeps_its_name_alone_and_may_have_any(folder: Path, tmp_path: Path) -> None:
-    (errand,) = planned([folder / "notes.txt"], tmp_path).errands
-    assert errand.target == tmp_path / "notes.txt"
+    (job,) = plan_jobs([folder / "notes.txt"], tmp_path).jobs
+    assert job.target == tmp_path / "notes.txt"
 
 
 def test_another_format_has_another_ending(folder: Path, tmp_path: Path) -> None:
-    errands = planned([folder], tmp_path, suffix=".png").errands
-    assert [errand.target.name for errand in errands] == ["a.png", "b.png", "c.png"]
+    jobs = plan_jobs([folder], tmp_path, suffix=".png").jobs
+    assert [job.target.name for job in jobs] == ["a.png", "b.png", "c.png"]
 
 
 def test_what_was_removed_goes_beside(folder: Path, tmp_path: Path) -> None:
-    errands = planned([folder], tmp_path / "out", view=True).errands
-    assert errands[1].written == (tmp_path / "out" / "b.jpg", tmp_path / "out" / "b.jpg.pattern.png")
+    jobs = plan_jobs([folder], tmp_path / "out", view=True).jobs
+    assert jobs[1].written == (tmp_path / "out" / "b.jpg", tmp_path / "out" / "b.jpg.pattern.png")
 
 
 def test_in_place_the_file_behind_a_link_is_meant(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(folder / "a.png")
-    (errand,) = planned([tmp_path / "link.png"], None).errands
-    assert errand.target == (folder / "a.png").resolve()
+    (job,) = plan_jobs([tmp_path / "link.png"], None).jobs
+    assert job.target == (folder / "a.png").resolve()
 
 
 def test_what_lies_in_the_folder_to_write_to_is_not_restored_again(folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "a.png").write_bytes(b"")
-    errands = planned([folder], folder / "out").errands
-    assert [errand.source.name for errand in errands] == ["a.png", "b.jpg", "c.TIF"]
+    jobs = plan_jobs([folder], folder / "out").jobs
+    assert [job.source.name for job in jobs] == ["a.png", "b.jpg", "c.TIF"]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_what_lies_in_the_folder_to_write_to_is_not_restored_again(folder: Path)
             False,
             r"a\.png and .*deep/a\.png would both become .*out/a\.png",
         ),
-        (["a.png", "a.bmp"], "out", ".webp", False, r"both become .*a\.webp; .*leave --format out"),
+        (["a.png", "a.bmp"], "out", ".webp", False, r"both become .*a\.webp; .*omit --format"),
         (["a.png", "a.png.pattern.png"], "out", None, True, r"both become .*out/a\.png\.pattern\.png"),
         (["a.png", "deep"], "deep", None, False, "written over .*deep/a.png, which is to be restored"),
         (["a.png", "a.png.pattern.png"], None, None, True, "written over|both become"),
@@ -93,7 +93,7 @@ def test_what_would_clash_is_refused(
     for name in ("a.png", "a.bmp", "deep/a.png", "a.png.pattern.png"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(SettingError, match=re.compile(message)):
-        planned(
+        plan_jobs(
             [tmp_path / name for name in names],
             None if out is None else tmp_path / out,
             suffix=suffix,
@@ -104,20 +104,20 @@ def test_what_would_clash_is_refused(
 @pytest.mark.parametrize("out", ["a.png", "a.png/deep/er"])
 def test_a_file_is_no_folder_to_write_to(folder: Path, out: str) -> None:
     with pytest.raises(StorageError, match=r"a\.png is no folder; choose another place"):
-        planned([folder / "b.jpg"], folder / out)
+        plan_jobs([folder / "b.jpg"], folder / out)
 
 
 def test_a_folder_that_is_called_as_an_image_might_be_is_no_obstacle(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "image").mkdir(parents=True)
-    assert len(planned([folder], tmp_path / "out").errands) == 3
+    assert len(plan_jobs([folder], tmp_path / "out").jobs) == 3
 
 
 def test_what_is_named_twice_is_done_once(folder: Path, tmp_path: Path) -> None:
-    plan = planned([folder / "a.png", folder, folder / "a.png"], tmp_path / "out")
-    assert [errand.source.name for errand in plan.errands] == ["a.png", "b.jpg", "c.TIF"]
+    plan = plan_jobs([folder / "a.png", folder, folder / "a.png"], tmp_path / "out")
+    assert [job.source.name for job in plan.jobs] == ["a.png", "b.jpg", "c.TIF"]
 
 
-def test_a_folder_that_cannot_be_looked_into_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_searched_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     look = os.scandir
 
     def refusing(path: str) -> object:  # root may look into any
@@ -126,9 +126,9 @@ def test_a_folder_that_cannot_be_looked_into_is_told(folder: Path, monkeypatch: 
         return look(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    plan = planned([folder], folder.parent / "out")
-    assert [errand.source.name for errand in plan.errands] == ["a.png", "b.jpg"]
-    told = f"{folder / 'deep'} cannot be looked into: Permission denied; change its permissions"
+    plan = plan_jobs([folder], folder.parent / "out")
+    assert [job.source.name for job in plan.jobs] == ["a.png", "b.jpg"]
+    told = f"{folder / 'deep'} cannot be searched: Permission denied; change its permissions"
     assert plan.unread == (told,)
 
 
@@ -139,8 +139,10 @@ def test_a_turned_photograph_is_restored_upright_with_its_alpha_and_what_it_said
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif, icc_profile=b"profile" * 30)
     told: list[tuple[int, int]] = []
     notes = restore_file(
-        tmp_path / "a.png", tmp_path / "out" / "b.png", restorer_of(GaussianSmoothing(), tile=13),
-        view=tmp_path / "out" / "view.png", format=None, most_pixels=MOST_PIXELS,
+        RestoreJob(
+            source=tmp_path / "a.png", target=tmp_path / "out" / "b.png", view=tmp_path / "out" / "view.png"
+        ),
+        restorer_of(GaussianSmoothing(), tile=13), format=None, most_pixels=MOST_PIXELS,
         progress=lambda done, total: told.append((done, total)),
     )  # fmt: skip
     with Image.open(tmp_path / "out" / "b.png") as image:
@@ -163,11 +165,13 @@ def test_a_file_of_several_images_is_not_replaced_by_its_first(tmp_path: Path) -
 
     def restored(target: Path) -> tuple[str, ...]:
         return restore_file(
-            path, target, restorer_of(GaussianSmoothing()), view=None, format=None,
+            RestoreJob(source=path, target=target), restorer_of(GaussianSmoothing()), format=None,
             most_pixels=MOST_PIXELS, progress=lambda done, total: None,
         )  # fmt: skip
 
-    with pytest.raises(ImageError, match=r"a\.tif holds several images, of which the first alone would stay"):
+    with pytest.raises(
+        ImageError, match=r"a\.tif holds several images, of which only the first would be kept"
+    ):
         restored(path)
     assert path.read_bytes() == before
     assert restored(tmp_path / "b.tif") == ("of several images in the file, the first is restored",)

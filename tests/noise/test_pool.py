@@ -149,5 +149,5 @@ def test_images_too_large_for_a_block_are_refused_with_the_size_that_would_do() 
 
 def test_what_is_no_batch_of_images_is_refused() -> None:
     pool = NoisePool.fill(replace(Degradation(), clip=False), generator=seeded(), blocks=6)
-    with pytest.raises(ImageError, match="contract"):
+    with pytest.raises(ImageError, match="must be float"):
         pool(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), generator=seeded())

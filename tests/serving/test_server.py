@@ -527,7 +527,7 @@ def test_a_service_whose_time_to_stop_runs_out_says_so_and_leaves(tmp_path: Path
     [
         (["sign-gtsrb"], "Address already in use"),
         (["sign-gtsrb", "--host", "no.such.host.invalid"], "cannot listen"),
-        (["no-such-net"], "choose one of"),
+        (["no-such-net"], "give a .safetensors file or one of"),
         (["sign-gtsrb", "--max-queue", "0"], "places is 0"),
         (["sign-gtsrb", "--max-pixels", "0"], "pixels is 0"),
     ],

@@ -5,14 +5,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from steadylens.checkpoints.info import TrainingInfo
 from steadylens.checkpoints.loading import LICENCE, LoadedNet, load_net
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED
 from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
-from steadylens.records import Accuracy, Cost, Hits, Measurement, Restoring, Stability
+from steadylens.records import Cost, Hits, Measurement, Restoring, Stability
 from steadylens.report.paper import CITATION
 from steadylens.report.paper_tables import accuracy_tables, cost_tables, restoration_tables, stability_tables
 from steadylens.report.tables import SIGMA, Line, Table, decibels, duration, select
@@ -109,13 +108,13 @@ class Card:
         return any(source.startswith(("gtsrb", "signs")) for source in self.info.sources)
 
     def markdown(self, *, loader: str = "load") -> str:
-        """Returns the model card, with a header that model hubs read.
+        """Returns the model card as Markdown; `save_pretrained` adds the header that the hub reads.
 
         Args:
             loader: The function of the package that loads the net by its name.
         """
         sections = (
-            f"---\n{_header(self)}---\n\n# {self.name}\n\n{self.purpose}\n",
+            f"# {self.name}\n\n{self.purpose}\n",
             f"## Use\n\n{_example(self, loader)}",
             f"## Data\n\n{_data(self)}\n",
             f"## Training\n\n{_training(self)}\n",
@@ -139,38 +138,6 @@ def card_of(net: LoadedNet) -> Card:
         limits=tuple(limitations(net)),
         info=net.info,
     )
-
-
-def _header(card: Card) -> str:
-    """Returns the header in YAML; every value is written as JSON, which is YAML."""
-    signs = ["traffic-signs"] if card.shows_signs else []
-    tags = ["image-restoration", "denoising", "robustness", *signs, "pytorch", "safetensors"]
-    fields: dict[str, Any] = {
-        **({"license": card.info.licence.lower()} if card.info.licence else {}),
-        "library_name": "steadylens",
-        "pipeline_tag": card.task,
-        "tags": tags,
-        "metrics": ["accuracy"] if card.task == CLASSIFYING else ["psnr"],
-    }
-    data = card.info.data
-    if results := list(_results(card)):
-        entry = {
-            "task": {"type": card.task},
-            "dataset": {"name": data, "type": data.split(":")[0]},
-        }
-        fields["model-index"] = [{"name": card.name, "results": [{**entry, "metrics": results}]}]
-    return "".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items())
-
-
-def _results(card: Card) -> Iterator[dict[str, Any]]:
-    for top in select(card.info.figures, Accuracy):
-        if top.k == 1:
-            share = round(top.correct / top.samples, 4)
-            yield {"type": "accuracy", "value": share, "name": f"top-1 on {top.samples:,} clean test images"}
-    for row in select(card.info.figures, Restoring):
-        if math.isfinite(row.noisy_db):
-            name = f"mean PSNR in dB at sigma {row.sigma_grey:g}, before {row.noisy_db:.2f}"
-            yield {"type": "psnr", "value": round(row.restored_db, 2), "name": name}
 
 
 def _licence(card: Card) -> str:

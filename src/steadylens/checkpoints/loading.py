@@ -175,7 +175,7 @@ def load_net(source: str | Path, *, task: str | None = None, further: str = "") 
 def load_classifier(
     source: str | Path,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     options: PreprocessingOptions = PreprocessingOptions(),  # noqa: B008 - frozen
 ) -> LoadedNet:
     """Loads a classifier, of whatever library.
@@ -264,7 +264,7 @@ def check_order(opened: LoadedNet, class_names: Sequence[str], data: str) -> Non
         )
 
 
-def _refuse_weights(source: str | Path, weights: Path | None) -> None:
+def _refuse_weights(source: str | Path, weights: str | Path | None) -> None:
     if weights is not None:
         raise SettingError(f"{source} brings its own weights; leave out {weights}")
 

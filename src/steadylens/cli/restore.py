@@ -96,19 +96,20 @@ def restore(
             raise SettingError("--format makes new files, which --in-place does not; use --out")
         if not 0 < max_megapixels < math.inf:
             raise SettingError(f"--max-megapixels is {max_megapixels}, it must be positive and finite")
-        from steadylens.images.writing import FORMATS
-        from steadylens.inference.image_files import planned, restore_file
+        from steadylens.images.writing import WRITABLE_FORMATS
+        from steadylens.inference.image_files import plan_jobs, restore_file
         from steadylens.inference.restorer import restorer_of
 
         kind = None if format_name is None else format_name.value.upper()
-        plan = planned(paths, out, suffix=None if kind is None else FORMATS[kind].suffix, view=pattern)
+        suffix = None if kind is None else WRITABLE_FORMATS[kind].suffix
+        plan = plan_jobs(paths, out, suffix=suffix, view=pattern)
         restorer = restorer_of(net, tile=tile, device=device_named(device))
         if engine is EngineName.fastest:
             restorer = _raced(restorer)
-        free = [each for each in plan.errands if overwrite or not _is_taken(each, in_place=in_place)]
+        free = [each for each in plan.jobs if overwrite or not _is_taken(each, in_place=in_place)]
         run = partial(restore_file, restorer=restorer, format=kind, most_pixels=int(max_megapixels * 1e6))
         failures = _restore_all(free, run)
-        _conclude(plan, len(plan.errands) - len(free), failures)
+        _conclude(plan, len(plan.jobs) - len(free), failures)
 
 
 def _raced(restorer: "Restorer") -> "Restorer":
@@ -120,30 +121,28 @@ def _raced(restorer: "Restorer") -> "Restorer":
     return replace(restorer, engine=race.engine)
 
 
-def _is_taken(errand: "RestoreJob", *, in_place: bool) -> bool:
-    return any(path.exists() for path in errand.written if not (in_place and path == errand.target))
+def _is_taken(job: "RestoreJob", *, in_place: bool) -> bool:
+    return any(path.exists() for path in job.written if not (in_place and path == job.target))
 
 
-def _restore_all(errands: "Sequence[RestoreJob]", run: "partial[tuple[str, ...]]") -> list[str]:
+def _restore_all(jobs: "Sequence[RestoreJob]", run: "partial[tuple[str, ...]]") -> list[str]:
     """Restores files one after another and returns why some could not be."""
     failures: list[str] = []
-    total = STEPS_A_FILE * len(errands)
+    total = STEPS_A_FILE * len(jobs)
     with _shown(total) as display:
-        for number, errand in enumerate(errands):
+        for number, job in enumerate(jobs):
 
             def advance(done: int, tiles: int, first: int = STEPS_A_FILE * number) -> None:
                 display.show(Step(state="advanced", done=first + STEPS_A_FILE * done // tiles, total=total))
 
             try:
-                notes = run(errand.source, errand.target, view=errand.view, progress=advance)
+                notes = run(job, progress=advance)
             except (ImageError, StorageError) as error:
-                failures.append(
-                    str(error) if str(errand.source) in str(error) else f"{errand.source}: {error}"
-                )
+                failures.append(str(error) if str(job.source) in str(error) else f"{job.source}: {error}")
             except (MemoryError, RuntimeError) as error:
                 if not lacks_memory(error):
                     raise
-                failures.append(f"{errand.source}: memory ran out; give a smaller --tile")
+                failures.append(f"{job.source}: memory ran out; give a smaller --tile")
             except KeyboardInterrupt:
                 done = number - len(failures)
                 display.console.print(
@@ -153,7 +152,7 @@ def _restore_all(errands: "Sequence[RestoreJob]", run: "partial[tuple[str, ...]]
             else:
                 for note in notes:
                     display.console.print(
-                        f"  {errand.source}: {note}", markup=False, highlight=False, soft_wrap=True
+                        f"  {job.source}: {note}", markup=False, highlight=False, soft_wrap=True
                     )
     return failures
 
@@ -169,7 +168,7 @@ def _shown(total: int) -> Iterator[Display]:
 
 
 def _conclude(plan: "RestorePlan", taken: int, failures: Sequence[str]) -> None:
-    count = len(plan.errands)
+    count = len(plan.jobs)
     say(f"restored {count - taken - len(failures)} of {count} images")
     if taken:
         say(f"{taken} were there already and stay as they are; --overwrite makes them again")

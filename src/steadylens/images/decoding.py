@@ -1,10 +1,10 @@
-"""Opens image files that a stranger may have made: whatever is wrong with one is an `ImageError`.
+"""Opens image files that may come from a stranger: whatever is wrong with one raises an `ImageError`.
 
-What a file is, its first bytes decide, not its name. Only formats that are read here are tried: Pillow alone
-would also start a PostScript interpreter. Every way into the package, from a path or over the network, leads
-through here, so that all have the same limits. Some limits are read from a file's bytes before anything is
-decoded, because Pillow does not tell: of the tags of a TIFF it may use others than the decoder does, and it
-counts no scans.
+The first bytes of a file decide its format, not its name. Only the formats listed here are tried, because
+Pillow on its own would also start a PostScript interpreter. Every way into the package, from a path or over
+the network, uses this module, so that all have the same limits. Two limits are checked on the bytes of the
+file before anything is decoded, because Pillow does not report them: it may use other tags of a TIFF than the
+decoder does, and it does not count the scans of a JPEG.
 """
 
 import ctypes
@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ExifTags import Base
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -29,152 +30,56 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from steadylens.errors import ImageError, ImageSizeError
 
-_TILE_SIDES = (322, 323)
+READABLE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
+"""The formats that are read, by Pillow's names."""
 
-_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+MOST_PIXELS = 200_000_000
+"""The largest width times height that is read, unless another limit is given."""
 
-_MOST_TAGS = 65_535
+LARGEST_TILE = 2**22
+"""Pixels that a tile of a TIFF may always have, even above a lower limit: a tile is decoded as a whole."""
 
-_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)
+MOST_SCANS = 100
+"""The most scans of a JPEG. Progressive files usually have ten; each costs a pass over all pixels."""
+
+# Numbers from the file formats.
+
+_TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+"""The types of TIFF tags that hold unsigned integers, and the letters of `struct` for them."""
+
+_MOST_TIFF_TAGS = 65_535
+
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)
 
 _SCAN, _END, _FIRST_FRAME = b"\xda", b"\xd9", b"\xc0"
 
-_MOST_MARKERS, _PIECE = 10_000, 2**16
+_MOST_MARKERS, _CHUNK_BYTES = 10_000, 2**16
 
+# What libtiff and Pillow report of damaged TIFF files.
 
-def tile_of_tiff(stream: BinaryIO) -> tuple[int, int]:
-    """Returns the largest width and height of a tile that the first image of a TIFF names; 0 where none is.
+_LIBTIFF_HANDLERS = ("TIFFSetErrorHandler", "TIFFSetWarningHandler")
 
-    Raises:
-        ValueError: If its first directory cannot be one.
-        struct.error: If it is cut off.
-    """
-    stream.seek(0)
-    head = stream.read(16)
-    order = "<" if head.startswith(b"II") else ">"
-    big = head[2:4] == struct.pack(f"{order}H", 43)
-    (start,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", head, 8 if big else 4)
-    stream.seek(start)
-    counted = f"{order}{'Q' if big else 'H'}"
-    (count,) = struct.unpack(counted, stream.read(struct.calcsize(counted)))
-    if count > _MOST_TAGS:
-        raise ValueError(f"its directory claims {count:,} entries")
-    entry = f"{order}HHQ8s" if big else f"{order}HHI4s"
-    sides = dict.fromkeys(_TILE_SIDES, 0)
-    for tag, kind, _, value in struct.iter_unpack(entry, stream.read(count * struct.calcsize(entry))):
-        if tag in sides:
-            if kind not in _NUMBERS:
-                raise ValueError(f"the side of its tiles is of type {kind}")
-            sides[tag] = max(sides[tag], *struct.unpack_from(order + _NUMBERS[kind], value))
-    width, height = sides.values()
-    return width, height
+_TIFF_LOGGER, _NULL_HANDLER = logging.getLogger("PIL.TiffImagePlugin"), logging.NullHandler()
 
+_lock = threading.Lock()
 
-def scans_of_jpeg(stream: BinaryIO) -> int:
-    """Returns how many scans the first image of a JPEG file has; each costs a pass over all pixels.
+_silencers = 0
 
-    Where a decoder may lose its way in a damaged file, whatever looks like a scan counts.
-    """
-    count, place = 0, 0
-    for _ in range(_MOST_MARKERS):
-        marker, end = _next_marker(stream, place)
-        if marker == _END:
-            return count
-        if count and marker < _FIRST_FRAME:
-            break
-        count += marker == _SCAN
-        stream.seek(end)
-        place = end + max(2, int.from_bytes(stream.read(2)))  # past its content; a thumbnail lies in one
-    return count + _count(stream, place)
-
-
-def _next_marker(stream: BinaryIO, place: int) -> tuple[bytes, int]:
-    """Returns the next marker and where it ends; at the end of the file, the end of the image."""
-    while True:
-        stream.seek(place)
-        piece = stream.read(_PIECE)
-        if found := _MARKER.search(piece):
-            return found[1], place + found.end()
-        if len(piece) < 2:
-            return _END, place
-        place += len(piece) - 1
-
-
-def _count(stream: BinaryIO, place: int) -> int:
-    stream.seek(place)
-    count, last = 0, b""
-    while piece := stream.read(_PIECE):
-        count += (last + piece).count(b"\xff" + _SCAN)
-        last = piece[-1:]
-    return count
-
-
-_HANDLERS = ("TIFFSetErrorHandler", "TIFFSetWarningHandler")
-
-_LOGGER, _NOWHERE = logging.getLogger("PIL.TiffImagePlugin"), logging.NullHandler()
-
-_turn = threading.Lock()
-
-_readers = 0
-
-_before: dict[str, int | None] = {}
-
-
-@contextmanager
-def without_messages() -> Iterator[None]:
-    """Silences libtiff within the block, save where Pillow holds it out of reach (Windows)."""
-    global _readers  # noqa: PLW0603 - what libtiff keeps is one for the process, too
-    with _turn:
-        if _readers == 0:
-            _before.update({name: _set(name, None) for name in _HANDLERS})
-            _LOGGER.addHandler(_NOWHERE)
-        _readers += 1
-    try:
-        yield
-    finally:
-        with _turn:
-            _readers -= 1
-            if _readers == 0:
-                _LOGGER.removeHandler(_NOWHERE)
-                for name in _HANDLERS:
-                    _set(name, _before.pop(name))
-
-
-def _set(name: str, handler: int | None) -> int | None:
-    """Sets a handler of the libtiff that Pillow uses, and returns the one before."""
-    library = ctypes.CDLL(_imaging.__file__)
-    function: Any = getattr(library, name, None)
-    if function is None:
-        return None
-    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-    return function(handler)  # type: ignore[no-any-return]
-
-
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
-"""The formats that are read, as Pillow calls them."""
-
-MOST_PIXELS = 200_000_000
-"""Width times height up to which an image is read unless another limit is given."""
-
-LARGEST_TILE = 2**22
-"""Pixels that a tile of a TIFF may have in any case, though the limit be lower: it is decoded whole."""
-
-MOST_SCANS = 100
-"""Scans of a JPEG: progressive ones commonly have ten, and each costs a pass over all pixels."""
+_handlers_before: dict[str, int | None] = {}
 
 
 class _Tiff(TiffImageFile):
-    """A TIFF file: turned in any case, and without the limit that Pillow sets for the whole process."""
+    """A TIFF file whose orientation is always applied, without Pillow's limit for the whole process."""
 
     def load(self) -> Any:
         """Decodes the pixels."""
         if self._tile_size != self._size:
-            self.filename = ""  # else Pillow would map them by the size that the image has once it is turned
+            self.filename = ""  # else Pillow would map the file with the size of the turned image
         return super().load()
 
     def load_prepare(self) -> None:
         if self._im is None:
-            # None leaves memory untouched: a damaged file may claim more than it holds.
+            # None leaves the memory untouched: a damaged file may claim more pixels than it holds.
             self.im = Image.new(self.mode, self._tile_size, None).im
         super().load_prepare()
 
@@ -190,20 +95,24 @@ _READERS: dict[bytes, type[ImageFile]] = {
     b"BM": BmpImageFile,
     **{b"P%d" % kind: PpmImageFile for kind in range(1, 7)},
 }
+"""What reads a file, by its first bytes."""
 
 
 @contextmanager
 def opened(
     path: Path, *, most_pixels: int = MOST_PIXELS, way_out: str = "raise the limit if you trust the file"
 ) -> Iterator[ImageFile]:
-    """Lends an image file that is opened but not decoded yet; see `opened_stream`.
+    """Opens an image file without decoding it yet, and closes it at the end of the block.
+
+    See `opened_stream`.
 
     Raises:
-        ImageError: If the file is missing, too, or cannot be opened.
+        ImageError: Also if the file is missing or cannot be opened.
     """
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # to open a pipe would be to wait for it
-            raise ImageError(f"{path} is no regular file; name one that holds an image")
+        # Opening a pipe would wait until somebody writes to it.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ImageError(f"{path} is not a regular file; give an image file")
         file = path.open("rb")
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist") from error
@@ -223,36 +132,34 @@ def opened_stream(
     name: str,
     most_pixels: int,
     way_out: str,
-    formats: Collection[str] = FORMATS,
+    formats: Collection[str] = READABLE_FORMATS,
     path: Path | None = None,
 ) -> Iterator[ImageFile]:
-    """Lends an image that is opened but not decoded yet.
+    """Opens an image without decoding it yet, and closes it at the end of the block.
 
-    Of a file with several images, it is the first. Whatever goes wrong in the block counts as a fault of
-    the file, for Pillow's readers raise nearly anything on damaged ones. What libtiff would write to the
-    process's standard error meanwhile is left out.
+    If a file holds several images, the first is opened. Every exception within the block counts as a fault
+    of the file, because Pillow's readers raise nearly anything on damaged files. Within the block, libtiff
+    writes nothing to standard error.
 
     Args:
-        stream: The content of an image file, which can be sought in.
-        name: What the errors call it.
-        most_pixels: Width times height that is refused if it is exceeded, before anything is decoded.
-        way_out: What to do about an image that is too large, for the error.
-        formats: Which of `FORMATS` are read.
-        path: Where the content lies as a file, if it does: large plain pixels are then mapped, not copied.
-
-    Yields:
-        The opened image; it is closed at the end of the block.
+        stream: The content of an image file; it must be seekable.
+        name: The name of the image in error messages.
+        most_pixels: Larger images (width times height) are refused before anything is decoded.
+        way_out: What the user can do about an image that is too large, for the error message.
+        formats: Which of `READABLE_FORMATS` are accepted.
+        path: The file that the stream reads, if there is one: large uncompressed pixels are then mapped
+            instead of copied.
 
     Raises:
         ImageSizeError: If the image, or a tile of a TIFF, is too large.
-        ImageError: If it is of no such format, or damaged, or would take too long to decode.
+        ImageError: If the format is not accepted, or the file is damaged or would take too long to decode.
     """
     try:
         reader = _reader_of(stream, name, formats)
         _check_headers(stream, name, reader, most_pixels)
         stream.seek(0)
-        # Not by Image.open, whose limit of pixels is one for the whole process.
-        with without_messages(), reader(stream, None if path is None else str(path)) as image:
+        # Image.open has one pixel limit for the whole process.
+        with libtiff_silenced(), reader(stream, None if path is None else str(path)) as image:
             _check_size(image, name, most_pixels, way_out)
             yield image
     except ImageError:
@@ -261,14 +168,27 @@ def opened_stream(
         reason = " ".join(str(error).split()) or type(error).__name__
         if "unknown pixel mode" in reason:
             raise ImageError(
-                f"{name} holds levels of a kind that is not read; convert it to grey or RGB of 8 or 16 bits"
+                f"{name} holds pixel values of a type that is not read; convert it to grey or RGB with 8 or "
+                "16 bits"
             ) from error
         raise ImageError(f"{name} cannot be read: {reason}; replace the file") from error
 
 
 def zero_is_white(image: Image.Image) -> bool:
-    """Says whether an opened file of 16-bit grey counts from white; Pillow inverts 8-bit ones alone."""
-    return isinstance(image, TiffImageFile) and image.mode.startswith("I;16") and image.tag_v2.get(262) == 0
+    """Says whether 0 is white in an opened 16-bit grey TIFF. Pillow inverts only 8-bit ones."""
+    return (
+        isinstance(image, TiffImageFile)
+        and image.mode.startswith("I;16")
+        and image.tag_v2.get(Base.PhotometricInterpretation) == 0
+    )
+
+
+def unknown_range(name: str, image: Image.Image) -> ImageError:
+    """Returns the error for an image whose pixel values have no known range, such as floating-point ones."""
+    return ImageError(
+        f"{name} holds pixel values of Pillow's mode {image.mode}, which have no known range; convert it to "
+        "8 or 16 bits"
+    )
 
 
 def _reader_of(stream: BinaryIO, name: str, formats: Collection[str]) -> type[ImageFile]:
@@ -282,12 +202,12 @@ def _reader_of(stream: BinaryIO, name: str, formats: Collection[str]) -> type[Im
 
 def _check_headers(stream: BinaryIO, name: str, reader: type[ImageFile], most_pixels: int) -> None:
     if reader is _Tiff:
-        width, height = tile_of_tiff(stream)
+        width, height = tiff_tile_size(stream)
         if width * height > max(most_pixels, LARGEST_TILE):
             raise ImageSizeError(
                 f"{name} has tiles of {width:,}x{height:,} pixels; save it with smaller ones"
             )
-    if reader is JpegImageFile and scans_of_jpeg(stream) > MOST_SCANS:
+    if reader is JpegImageFile and count_jpeg_scans(stream) > MOST_SCANS:
         raise ImageError(f"{name} is a JPEG of more than {MOST_SCANS} scans; save it as a baseline JPEG")
 
 
@@ -300,8 +220,110 @@ def _check_size(image: ImageFile, name: str, most_pixels: int, way_out: str) -> 
     if min(image.size) < 1:
         raise ImageError(f"{name} has no pixels ({image.width}x{image.height}); replace the file")
     if image.mode == "F" or (image.mode == "I" and not isinstance(image, PpmImageFile)):
-        raise ImageError(
-            f"{name} holds {image.mode} levels, which have no known range; convert it to 8 or 16 bits"
-        )
+        raise unknown_range(name, image)
     if isinstance(image, PngImageFile) and image.tile and image.tile[0].extents != (0, 0, *image.size):
-        raise ImageError(f"{name} is an animation whose first image does not fill it; replace the file")
+        raise ImageError(
+            f"{name} is an animation whose first image is smaller than the whole; replace the file"
+        )
+
+
+def tiff_tile_size(stream: BinaryIO) -> tuple[int, int]:
+    """Returns the largest tile width and height in the first directory of a TIFF; 0 if it has no tiles.
+
+    Raises:
+        ValueError: If the directory is not a valid one.
+        struct.error: If it is cut off.
+    """
+    stream.seek(0)
+    head = stream.read(16)
+    order = "<" if head.startswith(b"II") else ">"
+    big = head[2:4] == struct.pack(f"{order}H", 43)
+    (start,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", head, 8 if big else 4)
+    stream.seek(start)
+    counted = f"{order}{'Q' if big else 'H'}"
+    (count,) = struct.unpack(counted, stream.read(struct.calcsize(counted)))
+    if count > _MOST_TIFF_TAGS:
+        raise ValueError(f"its directory claims {count:,} entries")
+    entry = f"{order}HHQ8s" if big else f"{order}HHI4s"
+    sides = dict.fromkeys((Base.TileWidth, Base.TileLength), 0)
+    for tag, kind, _, value in struct.iter_unpack(entry, stream.read(count * struct.calcsize(entry))):
+        if tag in sides:
+            if kind not in _TIFF_NUMBERS:
+                raise ValueError(f"the side of its tiles is of type {kind}")
+            sides[tag] = max(sides[tag], *struct.unpack_from(order + _TIFF_NUMBERS[kind], value))
+    width, height = sides.values()
+    return width, height
+
+
+def count_jpeg_scans(stream: BinaryIO) -> int:
+    """Returns the number of scans of the first image of a JPEG file; each costs a pass over all pixels.
+
+    If the file is damaged, so that decoders may read on at any place, everything that looks like a scan
+    counts.
+    """
+    count, place = 0, 0
+    for _ in range(_MOST_MARKERS):
+        marker, end = _next_marker(stream, place)
+        if marker == _END:
+            return count
+        if count and marker < _FIRST_FRAME:
+            break
+        count += marker == _SCAN
+        stream.seek(end)
+        # Skip the content of the segment, which may hold a thumbnail with scans of its own.
+        place = end + max(2, int.from_bytes(stream.read(2)))
+    return count + _count_scan_marks(stream, place)
+
+
+def _next_marker(stream: BinaryIO, place: int) -> tuple[bytes, int]:
+    """Returns the next marker and the place after it; at the end of the file, the marker of the end."""
+    while True:
+        stream.seek(place)
+        chunk = stream.read(_CHUNK_BYTES)
+        if found := _JPEG_MARKER.search(chunk):
+            return found[1], place + found.end()
+        if len(chunk) < 2:
+            return _END, place
+        place += len(chunk) - 1
+
+
+def _count_scan_marks(stream: BinaryIO, place: int) -> int:
+    stream.seek(place)
+    count, last = 0, b""
+    while chunk := stream.read(_CHUNK_BYTES):
+        count += (last + chunk).count(b"\xff" + _SCAN)
+        last = chunk[-1:]
+    return count
+
+
+@contextmanager
+def libtiff_silenced() -> Iterator[None]:
+    """Keeps libtiff from writing to standard error within the block.
+
+    It has no effect on Windows, where Pillow does not export libtiff's functions.
+    """
+    global _silencers  # noqa: PLW0603 - libtiff's handlers are also one for the whole process
+    with _lock:
+        if _silencers == 0:
+            _handlers_before.update({name: _set_handler(name, None) for name in _LIBTIFF_HANDLERS})
+            _TIFF_LOGGER.addHandler(_NULL_HANDLER)
+        _silencers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _silencers -= 1
+            if _silencers == 0:
+                _TIFF_LOGGER.removeHandler(_NULL_HANDLER)
+                for name in _LIBTIFF_HANDLERS:
+                    _set_handler(name, _handlers_before.pop(name))
+
+
+def _set_handler(name: str, handler: int | None) -> int | None:
+    """Sets a handler of the libtiff within Pillow and returns the previous one."""
+    library = ctypes.CDLL(_imaging.__file__)
+    function: Any = getattr(library, name, None)
+    if function is None:
+        return None
+    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    return function(handler)  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
-"""The pixels of an image file as an array, in all of their bits; and what a restoration removed.
+"""The pixels of an image file as an array with all of their bits, and a view of what a restoration removed.
 
-Pixels are grey or RGB, with or without alpha. Pillow decodes 48-bit and 64-bit colours, but keeps the upper
-byte of each value alone. The lower byte is what it keeps when it is told that the bytes come in the opposite
-order; so such files are decoded twice.
+Pixels are grey or RGB, with or without alpha. Pillow decodes RGB with 16 bits per channel, but keeps only the
+upper byte of each value. If it is told that the bytes come in the opposite order, it keeps the lower byte
+instead; so such files are decoded twice.
 """
 
 import sys
@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ExifTags import Base
 from PIL.ImageFile import ImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from steadylens.errors import ImageError
-from steadylens.images.decoding import opened, zero_is_white
+from steadylens.images.decoding import opened, unknown_range, zero_is_white
 
 Pixels = NDArray[np.unsignedinteger[Any]]
-"""(H, W, C): C is 1 for grey, 3 for RGB, one more with alpha, which comes last; 8 or 16 bits each."""
+"""(H, W, C), uint8 or uint16: C is 1 for grey and 3 for RGB, or one more with alpha, which comes last."""
 
 STRIP_BYTES = 2**22
 """About how many bytes of an image are converted at a time."""
@@ -37,50 +38,52 @@ _CONVERTED = {
     "CMYK": ("RGB", "CMYK became RGB, without a colour profile"),
     "YCbCr": ("RGB", "YCbCr became RGB"),
 }
+"""What Pillow's other 8-bit modes become, and the note that says so."""
 
-_BANDS = {"LA;16": 2, "RGB;16": 3, "RGBA;16": 4, "RGBX;16": 3}
+_CHANNELS_16 = {"LA;16": 2, "RGB;16": 3, "RGBA;16": 4, "RGBX;16": 3}
+"""The 16-bit layouts of which Pillow keeps one byte of each value, and how many channels are kept here."""
 
-_SWAPPED = {"B": "L", "L": "B"}
+_OPPOSITE_ORDER = {"B": "L", "L": "B"}
 
-_NATIVE = "L" if sys.byteorder == "little" else "B"
+_NATIVE_ORDER = "L" if sys.byteorder == "little" else "B"
 
 
-def read_levels(path: Path, image: ImageFile) -> tuple[Pixels, list[str]]:
-    """Returns the levels of an opened file, and notes on what had to be converted.
+def read_pixels(path: Path, image: ImageFile) -> tuple[Pixels, list[str]]:
+    """Returns the pixels of an opened file, and notes on what was converted.
 
     Args:
         path: The file.
-        image: The same, opened and not decoded yet.
+        image: The same file, opened and not decoded yet.
 
     Raises:
-        ImageError: If the levels are of a kind that cannot be kept, as floating-point ones.
+        ImageError: If the pixel values are of a type that cannot be kept, such as floating point.
     """
     if isinstance(image, TiffImageFile):
         _check_tiff(path, image)
-    raw, key, scale = _raw_mode(image), image.info.get("transparency"), key_scale(image)
-    levels: Pixels
+    raw, transparent, scale = _raw_mode(image), image.info.get("transparency"), key_scale(image)
+    pixels: Pixels
     notes: list[str] = []
-    if isinstance(image, PpmImageFile) and _highest(image) != 255:
-        levels, notes = _portable(path, image)
-    elif raw[:-1] in _BANDS:
-        levels = _deep(path, image, raw)
+    if isinstance(image, PpmImageFile) and _ppm_maximum(image) != 255:
+        pixels, notes = _read_ppm(path, image)
+    elif raw[:-1] in _CHANNELS_16:
+        pixels = _read_16_bits(path, image, raw)
         notes = ["the fourth channel, which is no alpha, was dropped"] if raw.startswith("RGBX") else []
     elif image.mode.startswith("I;16"):
-        levels = _filled(image, np.empty((image.height, image.width, 1), np.uint16))
+        pixels = _fill(np.empty((image.height, image.width, 1), np.uint16), image)
         if zero_is_white(image):
-            levels = np.bitwise_not(levels)
+            pixels = np.bitwise_not(pixels)
     else:
-        levels, notes = _shallow(path, image)
-    if key is not None and image.mode not in ("P", "PA") and levels.shape[-1] in (1, 3):
-        levels = _with_alpha(levels, np.array(key) * scale)
+        pixels, notes = _read_8_bits(path, image)
+    if transparent is not None and image.mode not in ("P", "PA") and pixels.shape[-1] in (1, 3):
+        pixels = _with_alpha(pixels, np.array(transparent) * scale)
         notes.append("its transparent colour became an alpha channel")
-    return levels, notes
+    return pixels, notes
 
 
 def key_scale(image: Image.Image) -> int:
-    """Returns what the transparent colour of an opened file, not decoded yet, is to be multiplied by.
+    """Returns the factor for the transparent colour of an opened file that is not decoded yet.
 
-    Pillow spreads the levels of 2 and 4 bits over 8, but leaves that colour as it stands in the file.
+    Pillow scales pixels of 2 and 4 bits up to 8 bits, but leaves the transparent colour as it is in the file.
     """
     return {"L;2": 85, "L;4": 17}.get(_raw_mode(image), 1) if isinstance(image, ImageFile) else 1
 
@@ -88,7 +91,7 @@ def key_scale(image: Image.Image) -> int:
 def plain_mode(image: Image.Image) -> tuple[str, list[str]] | None:
     """Returns the mode L, LA, RGB or RGBA that keeps what an 8-bit image shows, and notes on what changes.
 
-    None stands for levels that have no known range.
+    None means that the pixel values have no known range.
     """
     if image.mode in _PLAIN:
         return image.mode, []
@@ -101,69 +104,75 @@ def plain_mode(image: Image.Image) -> tuple[str, list[str]] | None:
     return None
 
 
-def strips(levels: Pixels) -> Iterator[slice]:
-    """Returns the rows of an image a few at a time."""
-    height = levels.shape[0]
-    rows = max(1, STRIP_BYTES // max(1, levels[:1].nbytes))
+def strips(pixels: Pixels) -> Iterator[slice]:
+    """Returns the rows of an image, a few at a time."""
+    height = pixels.shape[0]
+    rows = max(1, STRIP_BYTES // max(1, pixels[:1].nbytes))
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def _shallow(path: Path, image: ImageFile) -> tuple[Pixels, list[str]]:
+def in_8_bits(pixels: Pixels) -> NDArray[np.uint8]:
+    """Returns 16-bit pixels scaled to 8 bits and rounded to nearest."""
+    rounded = np.empty(pixels.shape, np.uint8)
+    for rows in strips(pixels):
+        rounded[rows] = (pixels[rows].astype(np.uint32) + 128) // 257
+    return rounded
+
+
+def _read_8_bits(path: Path, image: ImageFile) -> tuple[Pixels, list[str]]:
     if (plain := plain_mode(image)) is None:
-        raise ImageError(
-            f"{path} holds {image.mode} levels, which have no known range; convert it to 8 or 16 bits"
-        )
+        raise unknown_range(str(path), image)
     mode, notes = plain
-    return _filled(image, np.empty((image.height, image.width, len(mode)), np.uint8), mode), notes
+    return _fill(np.empty((image.height, image.width, len(mode)), np.uint8), image, mode), notes
 
 
-def _filled(image: Image.Image, levels: Any, mode: str | None = None) -> Any:
-    for rows, strip in _decoded(image, levels, mode):
-        levels[rows] = strip.reshape(levels[rows].shape)
-    return levels
+def _fill(pixels: Any, image: Image.Image, mode: str | None = None) -> Any:
+    for rows, strip in _decoded(image, pixels, mode):
+        pixels[rows] = strip.reshape(pixels[rows].shape)
+    return pixels
 
 
-def _decoded(image: Image.Image, levels: Pixels, mode: str | None = None) -> Iterator[tuple[slice, Any]]:
-    """Yields strips of an image: a second copy of a large one would cost more memory than all else."""
+def _decoded(image: Image.Image, pixels: Pixels, mode: str | None = None) -> Iterator[tuple[slice, Any]]:
+    """Yields an image in strips: a second copy of a large one would take more memory than all the rest."""
     image.load()
-    for rows in strips(levels):
+    for rows in strips(pixels):
         strip = image.crop((0, rows.start, image.width, rows.stop))
         yield rows, np.asarray(strip.convert(mode) if mode and mode != image.mode else strip)
 
 
-def _with_alpha(levels: Pixels, key: NDArray[np.int64]) -> Pixels:
-    opaque = np.iinfo(levels.dtype).max
-    alpha = np.where((levels == key).all(axis=-1, keepdims=True), 0, opaque).astype(levels.dtype)
-    return np.concatenate([levels, alpha], axis=-1)
+def _with_alpha(pixels: Pixels, transparent: NDArray[np.int64]) -> Pixels:
+    opaque = np.iinfo(pixels.dtype).max
+    alpha = np.where((pixels == transparent).all(axis=-1, keepdims=True), 0, opaque).astype(pixels.dtype)
+    return np.concatenate([pixels, alpha], axis=-1)
 
 
 def _raw_mode(image: ImageFile) -> str:
-    """Returns how Pillow names the way in which levels lie in the file, as RGB;16B."""
+    """Returns Pillow's name for the layout of the pixels in the file, such as RGB;16B."""
     arguments = image.tile[0].args if image.tile else None
     name = arguments[0] if isinstance(arguments, tuple) else arguments
     name = name if isinstance(name, str) else ""
-    return name[:-1] + _NATIVE if name.endswith(";16N") else name
+    return name[:-1] + _NATIVE_ORDER if name.endswith(";16N") else name
 
 
-def _deep(path: Path, image: ImageFile, raw: str) -> Pixels:
-    levels = np.zeros((image.height, image.width, _BANDS[raw[:-1]]), np.uint16)
-    if raw.startswith("LA"):  # two pairs of bytes: to Pillow, four channels of 8 bits
+def _read_16_bits(path: Path, image: ImageFile, raw: str) -> Pixels:
+    pixels = np.zeros((image.height, image.width, _CHANNELS_16[raw[:-1]]), np.uint16)
+    if raw.startswith("LA"):  # two pairs of bytes, which Pillow can decode as four channels of 8 bits
         _decode_as(image, "RGBA")
-        for rows, strip in _decoded(image, levels):
-            levels[rows] = strip.view(">u2")
-        return levels
-    _read_lower_bytes(path, raw[:-1] + _SWAPPED[raw[-1]], levels)
+        for rows, strip in _decoded(image, pixels):
+            pixels[rows] = strip.view(">u2")
+        return pixels
+    _read_lower_bytes(path, raw[:-1] + _OPPOSITE_ORDER[raw[-1]], pixels)
     _decode_as(image, raw)
-    for rows, strip in _decoded(image, levels):
-        levels[rows] |= strip.astype(np.uint16) << 8
-    return levels
+    for rows, strip in _decoded(image, pixels):
+        pixels[rows] |= strip.astype(np.uint16) << 8
+    return pixels
 
 
-def _read_lower_bytes(path: Path, raw: str, levels: NDArray[np.uint16]) -> None:
-    with opened(path, most_pixels=sys.maxsize) as again:  # its size was found to be within the limit
+def _read_lower_bytes(path: Path, raw: str, pixels: NDArray[np.uint16]) -> None:
+    with opened(path, most_pixels=sys.maxsize) as again:  # its size is known to be within the limit
         _decode_as(again, raw)
-        for rows, strip in _decoded(again, levels):
-            levels[rows] |= strip
+        for rows, strip in _decoded(again, pixels):
+            pixels[rows] |= strip
 
 
 def _decode_as(image: ImageFile, raw: str) -> None:
@@ -175,69 +184,74 @@ def _decode_as(image: ImageFile, raw: str) -> None:
 
 
 def _check_tiff(path: Path, image: TiffImageFile) -> None:
-    bits = max(image.tag_v2.get(258, (1,)))
-    if bits not in (1, 2, 4, 8, 16, 32, 64):  # the last two are told by their mode
-        raise ImageError(f"{path} has levels of {bits} bits; convert it to 8 or 16 bits")
-    channels = image.tag_v2.get(277, 1)
-    if bits == 16 and channels > 1 and image.tag_v2.get(284) == 2:
+    bits = max(image.tag_v2.get(Base.BitsPerSample, (1,)))
+    if bits not in (1, 2, 4, 8, 16, 32, 64):  # 32 and 64 bits are refused by their mode
+        raise ImageError(f"{path} has pixel values of {bits} bits; convert it to 8 or 16 bits")
+    channels = image.tag_v2.get(Base.SamplesPerPixel, 1)
+    if bits == 16 and channels > 1 and image.tag_v2.get(Base.PlanarConfiguration) == 2:
         raise ImageError(
             f"{path} stores its 16-bit colours in separate planes, which are not read; "
             "store them pixel by pixel"
         )
     raw = _raw_mode(image)
-    if bits == 16 and channels > 1 and raw[:-1] not in _BANDS:
-        raise ImageError(f"{path} holds 16-bit levels as {raw or 'unknown'}, which are not read; use RGB")
+    if bits == 16 and channels > 1 and raw[:-1] not in _CHANNELS_16:
+        raise ImageError(f"{path} holds 16-bit pixels as {raw or 'unknown'}, which is not read; use RGB")
 
 
-def _highest(image: PpmImageFile) -> int:
+def _ppm_maximum(image: PpmImageFile) -> int:
+    """Returns the pixel value that means white, as the header of a portable map says."""
     arguments = image.tile[0].args
     if isinstance(arguments, tuple):
         return int(arguments[1]) if isinstance(arguments[1], int) and arguments[1] else 255
     return 65535 if arguments == "I;16B" else 255
 
 
-def _portable(path: Path, image: PpmImageFile) -> tuple[Pixels, list[str]]:
-    highest, tile = _highest(image), image.tile[0]
+def _read_ppm(path: Path, image: PpmImageFile) -> tuple[Pixels, list[str]]:
+    maximum, tile = _ppm_maximum(image), image.tile[0]
     if tile.codec_name == "ppm_plain":
-        raise ImageError(f"{path} holds levels of 0 to {highest} as text; store it as a binary portable map")
-    bands = 3 if image.mode == "RGB" else 1
-    stored: np.dtype[np.unsignedinteger[Any]] = np.dtype(">u2" if highest > 255 else np.uint8)
-    count = image.height * image.width * bands
+        raise ImageError(
+            f"{path} holds pixel values of 0 to {maximum} as text; store it as a binary portable map"
+        )
+    channels = 3 if image.mode == "RGB" else 1
+    stored: np.dtype[np.unsignedinteger[Any]] = np.dtype(">u2" if maximum > 255 else np.uint8)
+    count = image.height * image.width * channels
     flat = np.fromfile(path, stored, count, offset=tile.offset)
-    if len(flat) < count or flat.max() > highest:
-        raise ImageError(f"{path} is cut off or has levels above its highest, {highest}; replace the file")
-    levels = flat.reshape(image.height, image.width, bands).astype(stored.newbyteorder("="))
-    top = np.iinfo(levels.dtype).max
-    if highest == top:
-        return levels, []
-    for rows in strips(levels):
-        levels[rows] = (levels[rows].astype(np.uint32) * top + highest // 2) // highest
-    return levels, [f"levels of 0 to {highest} became 0 to {top}"]
+    if len(flat) < count or flat.max() > maximum:
+        raise ImageError(
+            f"{path} is cut off or has pixel values above its maximum, {maximum}; replace the file"
+        )
+    pixels = flat.reshape(image.height, image.width, channels).astype(stored.newbyteorder("="))
+    top = np.iinfo(pixels.dtype).max
+    if maximum == top:
+        return pixels, []
+    for rows in strips(pixels):
+        pixels[rows] = (pixels[rows].astype(np.uint32) * top + maximum // 2) // maximum
+    return pixels, [f"pixel values of 0 to {maximum} became 0 to {top}"]
 
 
 def residual_image(before: Pixels, after: Pixels) -> tuple[NDArray[np.uint8], float]:
-    """Returns what was removed, before minus after, stretched so that it can be seen.
+    """Returns an image of the residual, before minus after, stretched so that it can be seen.
 
-    Level 128 means that nothing was removed; the largest amount, up or down, becomes 127 levels above or
-    below. So the amount removed at a pixel is (view - 128) / 127 times the scale.
+    128 means that nothing was removed; the largest amount in either direction becomes 127 above or below. So
+    the amount removed at a pixel is (view - 128) / 127 times the scale.
 
     Args:
-        before: (H, W, C), uint8 or uint16; alpha is left out.
-        after: The same, restored.
+        before: (H, W, C), uint8 or uint16; alpha is ignored.
+        after: The restored image, of the same shape and type.
 
     Returns:
-        The view, uint8 of one or three channels, and its scale: the largest amount in grey levels of 255.
+        The view, uint8 with one or three channels, and its scale: the largest amount, in 8-bit grey levels.
     """
     colours = before.shape[-1] - (before.shape[-1] in (2, 4))
     largest = 0
     for rows in strips(before):
-        largest = max(largest, int(abs(_removed(before, after, rows, colours)).max()))
+        largest = max(largest, int(abs(_residual(before, after, rows, colours)).max()))
     view = np.empty((*before.shape[:2], colours), np.uint8)
     for rows in strips(before):
-        part = _removed(before, after, rows, colours) / max(1, largest)
+        part = _residual(before, after, rows, colours) / max(1, largest)
         view[rows] = np.rint(128 + 127 * part)
     return view, largest * 255 / float(np.iinfo(before.dtype).max)
 
 
-def _removed(before: Pixels, after: Pixels, rows: slice, colours: int) -> NDArray[np.int32]:
+def _residual(before: Pixels, after: Pixels, rows: slice, colours: int) -> NDArray[np.int32]:
     return before[rows, :, :colours].astype(np.int32) - after[rows, :, :colours].astype(np.int32)

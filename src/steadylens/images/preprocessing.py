@@ -1,7 +1,7 @@
-"""How a photograph of any shape becomes a square image: squashed, or resized and cut out of its centre.
+"""How a photograph of any shape becomes a square image: by resizing both sides, or by a centre crop.
 
-Libraries of classifiers mostly resize the shorter side and cut the centre out. A classifier is as accurate as
-it is known to be only on images that were fitted as in its training.
+Most classifier libraries resize the shorter side and crop the centre. A classifier reaches its known accuracy
+only on images that are prepared as in its training.
 """
 
 import math
@@ -11,8 +11,7 @@ from typing import Self
 from PIL import Image
 
 from steadylens.errors import ImageError, SettingError
-
-_MOST_PIXELS = 200_000_000
+from steadylens.images.decoding import MOST_PIXELS
 
 _SHAPES = {"squash": False, "crop": True}
 
@@ -21,20 +20,20 @@ _FLOOR = "floor"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """How an image is fitted into a square of the size that a classifier reads.
+    """How an image is resized and cropped to the square that a classifier takes.
 
-    The plain one squashes the image to that size. As text, in files and at the command line, a fit is
-    `squash` or `crop`, then as far as they are not the usual ones `:SIDE`, `:INTERPOLATION` and `:floor`,
-    for example `crop:256:bicubic`.
+    By default both sides are resized, whatever the aspect ratio. As text, in files and on the command line,
+    a fit is `squash` or `crop`, followed by `:SIDE`, `:INTERPOLATION` and `:floor` if they differ from the
+    defaults, for example `crop:256:bicubic`.
 
     Attributes:
-        keeps_shape: Whether the shorter side is resized to `side`, so that nothing is distorted, instead of
-            both sides.
-        side: What is resized to, in pixels; None for the classifier's own size. What is beyond that size is
-            cut off around the centre.
-        interpolation: How pixels are interpolated; always antialiased.
-        floors: Where the margin is odd, whether the cut begins at the smaller half, as in transformers,
-            instead of the even one, as in torchvision and timm.
+        keeps_shape: Whether to resize the shorter side to `side` and keep the aspect ratio, instead of
+            resizing both sides.
+        side: The side to resize to, in pixels; None for the classifier's own size. What exceeds that size is
+            cropped around the centre.
+        interpolation: The interpolation; it is always antialiased.
+        floors: If the margin is odd, whether the crop starts at half of it rounded down, as in transformers,
+            instead of rounded to even, as in torchvision and timm.
 
     Raises:
         SettingError: If the side is below 1.
@@ -56,10 +55,10 @@ class Fit:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Returns the fit that a text describes.
+        """Returns the fit that a text such as `crop:256:bicubic` describes.
 
         Raises:
-            SettingError: If the text describes none.
+            SettingError: If the text is not valid.
         """
         shape, *words = text.split(":")
         side = int(words.pop(0)) if words and words[0].isdecimal() else None
@@ -81,19 +80,19 @@ class Fit:
         return ":".join([*words, *([_FLOOR] if self.floors else [])])
 
     def is_plain(self, size: int) -> bool:
-        """Says whether images are but squashed, bilinearly, to `size` pixels."""
+        """Says whether images are only resized, bilinearly and on both sides, to `size` pixels."""
         bilinear = self.interpolation is Image.Resampling.BILINEAR
         return not self.keeps_shape and self.side in (None, size) and bilinear
 
     def simplest(self, size: int) -> Self:
-        """Returns the fit as it is, or in its shortest spelling if it is the plain one for `size` pixels."""
+        """Returns `Fit()` if it does the same for `size` pixels, else the fit as it is."""
         return type(self)() if self.is_plain(size) else self
 
     def check_size(self, size: int) -> None:
-        """Refuses a size that is larger than what images are resized to.
+        """Refuses a size that is larger than the side that images are resized to.
 
         Raises:
-            SettingError: If it is.
+            SettingError: If it is larger.
         """
         if self.side is not None and self.side < size:
             raise SettingError(
@@ -101,22 +100,22 @@ class Fit:
                 f"least {size}"
             )
 
-    def fitted(self, image: Image.Image, size: int, *, most_pixels: int = _MOST_PIXELS) -> Image.Image:
+    def fitted(self, image: Image.Image, size: int, *, most_pixels: int = MOST_PIXELS) -> Image.Image:
         """Returns an image as a square of `size` pixels.
 
         Args:
             image: The image.
             size: Height and width of the square.
-            most_pixels: What the image may have, width times height, before the square is cut out of it.
+            most_pixels: The largest width times height of the resized image, before it is cropped.
 
         Raises:
-            SettingError: If the size is larger than what images are resized to.
+            SettingError: If the size is larger than the side that images are resized to.
             ImageError: If the image is so narrow that it would become too large.
         """
         self.check_size(size)
         side = self.side or size
         shorter = min(image.size) if self.keeps_shape else None
-        # The libraries cut fractions of a pixel off the longer side.
+        # Like the libraries, round the longer side down.
         width, height = (int(side * length / (shorter or length)) for length in image.size)
         if width * height > most_pixels:
             raise ImageError(

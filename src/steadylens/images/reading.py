@@ -1,7 +1,7 @@
-"""Reads whole image files: every pixel in all of its bits, and the metadata beside them.
+"""Reads an image file as a whole: all bits of its pixels, and its metadata.
 
-Pixels come upright: they are turned as EXIF says, and the EXIF that is kept says upright, so that nobody
-turns them again. Of a file with several images, the first is read.
+The EXIF orientation is applied to the pixels, and the EXIF that is kept says upright, so that no program
+turns them again. If a file holds several images, the first is read.
 """
 
 import re
@@ -21,18 +21,21 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from steadylens.images.decoding import MOST_PIXELS, opened
-from steadylens.images.pixels import Pixels, read_levels
+from steadylens.images.pixels import Pixels, read_pixels
+
+SIDEWAYS = frozenset({5, 6, 7, 8})
+"""The EXIF orientations that exchange width and height."""
 
 _ABOUT_PIXELS = frozenset(
     {*range(254, 267), *range(273, 282), 284, *range(288, 294), 297, 301, 317, *range(320, 348)}
     | {*range(512, 533), 700, 32997, 32998, 34675}
 )
-"""The TIFF tags that tell how pixels are stored; those of the profile and of XMP, which go another way."""
+"""The TIFF tags that say how pixels are stored, and those of the profile and of XMP, which are kept apart."""
 
 _KEPT_CHUNKS = frozenset({b"cHRM", b"cICP", b"gAMA", b"iTXt", b"pHYs", b"sRGB", b"tEXt", b"zTXt"})
 
 _IPTC = 0x0404
-"""What resource of Photoshop holds IPTC."""
+"""The Photoshop resource that holds IPTC."""
 
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
 
@@ -41,16 +44,16 @@ _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:=\"|>))[1-8]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metadata:
-    """What a file says beside its pixels.
+    """The metadata of an image file. What a file does not have is empty here.
 
     Attributes:
-        icc_profile: The colour profile, or nothing.
-        exif: EXIF as a TIFF directory, without the mark that JPEG puts in front, or nothing.
-        xmp: The XMP packet, or nothing.
-        dpi: Dots per inch across and down, or None.
-        chunks: The chunks of a PNG file that no other format has (gamma, texts), as kind and content.
-        comment: The comment of a JPEG file, or nothing.
-        captions: IPTC of a JPEG file, or nothing.
+        icc_profile: The colour profile.
+        exif: EXIF as a TIFF directory, without the prefix that JPEG has.
+        xmp: The XMP packet.
+        dpi: Dots per inch, horizontal and vertical, or None.
+        chunks: Chunks of a PNG file that no other format has (gamma, texts), as type and content.
+        comment: The comment of a JPEG file.
+        captions: IPTC of a JPEG file.
     """
 
     icc_profile: bytes = b""
@@ -63,18 +66,18 @@ class Metadata:
 
 
 def orientation_of(image: ImageFile) -> int:
-    """Returns how a decoded image has to be turned, 1 to 8 as EXIF counts; TIFF files come turned."""
+    """Returns the EXIF orientation of a decoded image, 1 to 8; 1 for a TIFF, which Pillow turns itself."""
     orientation = image.getexif().get(Base.Orientation, 1)
     return orientation if orientation in range(1, 9) else 1
 
 
 def metadata_of(path: Path, image: ImageFile, *, sideways: bool) -> Metadata:
-    """Returns what a decoded file says beside its pixels; where it tells to turn them, it tells so no longer.
+    """Returns the metadata of a decoded file, with the orientation set to upright.
 
     Args:
         path: The file.
-        image: The same, opened and decoded.
-        sideways: Whether to turn it is to exchange width and height; then so are its resolutions.
+        image: The same file, opened and decoded.
+        sideways: Whether its orientation exchanges width and height; the resolutions are exchanged then, too.
     """
     turned = orientation_of(image) != 1
     exif = _exif_of_tiff(image) if isinstance(image, TiffImageFile) else _bytes(image.info.get("exif"))
@@ -101,7 +104,7 @@ def metadata_of(path: Path, image: ImageFile, *, sideways: bool) -> Metadata:
 
 
 def tiff_tags(exif: bytes) -> Exif:
-    """Returns the tags of EXIF one by one, its parts included; those about the pixels are left out."""
+    """Returns the EXIF tags, sub-directories included, without those about how pixels are stored."""
     source = Exif()
     source.load(exif)
     return _without_pixels(source)
@@ -120,7 +123,7 @@ def _resolution(image: ImageFile) -> tuple[float, float] | None:
 
 
 def _exif_of_tiff(image: TiffImageFile) -> bytes:
-    """Returns the tags of a TIFF file that would stand in the EXIF of another format."""
+    """Returns the tags of a TIFF file that other formats keep in EXIF."""
     kept = _without_pixels(image.getexif())
     return kept.tobytes() if len(kept) else b""
 
@@ -133,7 +136,7 @@ def _without_pixels(source: Exif) -> Exif:
 
 
 def _upright(exif: bytes, *, sideways: bool) -> bytes:
-    """Sets the orientation to upright in place, so that offsets into EXIF stay what they are."""
+    """Sets the orientation to upright by changing single bytes, so that no offset within EXIF changes."""
     if len(exif) < 8:
         return exif
     order = "<" if exif.startswith(b"II") else ">"
@@ -151,7 +154,7 @@ def _upright(exif: bytes, *, sideways: bool) -> bytes:
 
 
 def _entries(exif: bytes, order: str, start: int) -> dict[int, int]:
-    """Returns where the entry of each tag of a directory begins, as far as they lie within EXIF."""
+    """Returns the place of each entry of a directory by its tag, for entries that lie within EXIF."""
     if start + 2 > len(exif):
         return {}
     count = struct.unpack_from(f"{order}H", exif, start)[0]
@@ -167,7 +170,7 @@ def _exchange(exif: bytearray, entries: dict[int, int], one: int, other: int) ->
 
 
 def _lying(physical: bytes) -> bytes:
-    """Returns the content of a pHYs chunk with its two resolutions exchanged."""
+    """Returns the content of a pHYs chunk (pixels per metre) with its two resolutions exchanged."""
     return physical[4:8] + physical[:4] + physical[8:]
 
 
@@ -187,24 +190,20 @@ def _chunks(path: Path) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(found)
 
 
-SIDEWAYS = frozenset({5, 6, 7, 8})
-"""The orientations, as EXIF counts, whose turning exchanges width and height."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageContent:
-    """What an image file holds.
+    """The content of an image file.
 
     Attributes:
-        levels: (H, W, C), uint8 or uint16: grey or RGB, and alpha as the last channel of two or four.
+        pixels: (H, W, C), uint8 or uint16: grey or RGB, with alpha last if there are two or four channels.
         format: PNG, JPEG, WEBP, TIFF, BMP or PPM.
-        lossless: Whether the file keeps every level.
+        lossless: Whether the file stores the exact pixel values.
         metadata: Colour profile, EXIF and the like.
-        first_of_several: Whether the file holds further images, which are not here.
-        notes: What was converted or left out in reading, a phrase each.
+        first_of_several: Whether the file holds further images, which are not included.
+        notes: What reading converted or left out, a phrase each.
     """
 
-    levels: Pixels
+    pixels: Pixels
     format: str
     lossless: bool
     metadata: Metadata
@@ -215,37 +214,37 @@ class ImageContent:
 def read_image_file(path: Path, *, most_pixels: int = MOST_PIXELS) -> ImageContent:
     """Reads an image file with all of its bits and metadata.
 
-    8 and 16 bits a level, grey and RGB, and alpha are kept. Palettes, CMYK and black-and-white are converted
-    to 8-bit RGB or grey, and noted. It changes Python's warning filters while it runs, so it is not for
-    several threads at a time.
+    8 and 16 bits, grey and RGB, and alpha are kept. Palettes, CMYK and black and white are converted to 8-bit
+    RGB or grey, with a note. Call it from one thread at a time: it changes Python's warning filters while it
+    runs.
 
     Args:
-        path: A PNG, JPEG, WebP, TIFF, BMP or PPM file; its content counts, not its name.
-        most_pixels: Width times height that is refused if it is exceeded, before anything is decoded.
+        path: A PNG, JPEG, WebP, TIFF, BMP or PPM file; its content decides, not its name.
+        most_pixels: Larger images (width times height) are refused before anything is decoded.
 
     Raises:
-        ImageError: If the file is missing, damaged, too large, or of a kind that cannot be kept.
+        ImageError: If the file is missing, damaged, too large, or its pixel values cannot be kept.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         content = _read(path, most_pixels)
-    told = {" ".join(str(each.message).split()) for each in caught}
-    return replace(content, notes=(*content.notes, *sorted(told)))
+    warned = {" ".join(str(each.message).split()) for each in caught}
+    return replace(content, notes=(*content.notes, *sorted(warned)))
 
 
 def _read(path: Path, most_pixels: int) -> ImageContent:
     with opened(path, most_pixels=most_pixels) as image:
-        told = image.tag_v2.get(Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
-        levels, notes = read_levels(path, image)
+        # Pillow forgets the orientation of a TIFF once it has turned the pixels.
+        of_tiff = image.tag_v2.get(Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
+        pixels, notes = read_pixels(path, image)
         if further := _has_further_images(image):
             notes.append("of several images in the file, the first is restored")
-        # A TIFF is turned by now, and tells no more.
-        sideways = told in SIDEWAYS or orientation_of(image) in SIDEWAYS
+        sideways = of_tiff in SIDEWAYS or orientation_of(image) in SIDEWAYS
         metadata = metadata_of(path, image, sideways=sideways)
         if image.mode == "CMYK":
             metadata = replace(metadata, icc_profile=b"")
         return ImageContent(
-            levels=_turned(levels, orientation_of(image)),
+            pixels=_turned(pixels, orientation_of(image)),
             format=image.format or "PPM",
             lossless=_is_lossless(path, image),
             metadata=metadata,
@@ -254,14 +253,14 @@ def _read(path: Path, most_pixels: int) -> ImageContent:
         )
 
 
-def _turned(levels: Pixels, orientation: int) -> Pixels:
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
     if orientation in SIDEWAYS:
-        levels = levels.swapaxes(0, 1)
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
-        levels = levels[:, ::-1]
+        pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
-        levels = levels[::-1]
-    return np.ascontiguousarray(levels)
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _has_further_images(image: ImageFile) -> bool:
@@ -270,11 +269,11 @@ def _has_further_images(image: ImageFile) -> bool:
             return bool(image.is_animated)
         case PngImageFile() | WebPImageFile():
             return bool(getattr(image, "n_frames", 1) > 1)
-    return "mp" in image.info  # the index of the images in a JPEG file
+    return "mp" in image.info  # the index of several images in one JPEG file
 
 
 def _is_lossless(path: Path, image: ImageFile) -> bool:
-    """Says whether a file keeps every level; of a WebP file, the chunk of its pixels tells."""
+    """Says whether a file stores exact pixel values; in a WebP file, the type of the pixel chunk tells."""
     if isinstance(image, WebPImageFile):
         with path.open("rb") as file:
             content = file.read()

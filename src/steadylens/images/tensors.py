@@ -1,58 +1,61 @@
-"""The image contract: float, (N, C, H, W), RGB, in [0, 1]. Everything else is converted here, once.
+"""Images as tensors: float, (N, C, H, W), RGB, in [0, 1]. Everything else is converted to that here.
 
-Stored images are 8-bit, uint8 (N, 3, H, W). Noise is given in grey levels of 255 and divided here.
+Stored images are uint8, (N, 3, H, W). Noise strengths are given in grey levels: 255 of them are the range.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from steadylens.errors import ImageError, SettingError
 from steadylens.files import replacing
 from steadylens.images.decoding import opened, zero_is_white
+from steadylens.images.pixels import in_8_bits
 from steadylens.images.preprocessing import Fit
 
 GREY_LEVELS = 255
-"""The highest grey level of an 8-bit image: a strength of sigma grey levels is sigma / 255 in [0, 1]."""
+"""The largest value of an 8-bit pixel: a noise strength of sigma grey levels is sigma / 255 in [0, 1]."""
 
 SQUASHED = Fit()
-"""Squashed to the size, antialiased and bilinear."""
+"""Resizes to the square without keeping the aspect ratio, bilinear and antialiased."""
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
-"""The endings of the files that count as images in a folder (compared in lower case)."""
+"""The endings of image files in a folder, in lower case."""
 
 WRITTEN_SUFFIXES = IMAGE_SUFFIXES - {".pbm", ".pgm"}
-"""Those that a file of an RGB image may have."""
+"""The endings that a file of an RGB image may have."""
 
 Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels; right and bottom are exclusive, as Pillow counts."""
+"""Left, top, right, bottom in pixels; right and bottom are exclusive, as in Pillow."""
 
 
 def check_images(images: Tensor, *, channels: int | None = None, minimum_size: int = 1) -> None:
-    """Refuses a batch that breaks the image contract in type or shape.
+    """Refuses a batch of the wrong type or shape.
 
-    The range is not looked at: noise that is not clipped leaves [0, 1] on purpose.
+    The range is not checked: noise that is not clipped leaves [0, 1] on purpose.
 
     Args:
-        images: The batch to look at.
-        channels: The channel count that is needed, or None if any will do.
-        minimum_size: The smallest height and width that will do, in pixels.
+        images: The batch.
+        channels: The number of channels, or None to accept any.
+        minimum_size: The smallest height and width in pixels.
 
     Raises:
-        ImageError: If the batch is not a float tensor (N, C, H, W) of that many channels and that size.
+        ImageError: If the batch is not a float tensor (N, C, H, W) with these channels and this size.
     """
     if not images.is_floating_point():
         raise ImageError(
-            f"images are {images.dtype}, the contract is float in [0, 1]; convert with steadylens.to_float"
+            f"images are {images.dtype}, they must be float in [0, 1]; convert with steadylens.to_float"
         )
     if images.ndim != 4:
         raise ImageError(
-            f"images have shape {tuple(images.shape)}, the contract is (N, C, H, W); "
+            f"images have shape {tuple(images.shape)}, it must be (N, C, H, W); "
             "add a batch axis with images[None] to a single image"
         )
     if channels is not None and images.shape[1] != channels:
@@ -65,20 +68,41 @@ def check_images(images: Tensor, *, channels: int | None = None, minimum_size: i
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Returns 8-bit images, uint8 of any shape, as float32 in [0, 1]."""
+    """Returns uint8 images of any shape as float32 in [0, 1]."""
     if images.dtype != torch.uint8:
-        raise ImageError(f"stored images are uint8, these are {images.dtype}")
+        raise ImageError(f"images are {images.dtype}, only uint8 is converted to float in [0, 1]")
     return images.to(torch.float32).div_(GREY_LEVELS)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Returns float images as 8-bit ones, uint8 of the same shape: clipped to [0, 1], rounded to nearest."""
+    """Returns float images as uint8 of the same shape: clipped to [0, 1] and rounded to nearest."""
     return images.clamp(0, 1).mul(GREY_LEVELS).round_().to(torch.uint8)
 
 
 def quantize(images: Tensor) -> Tensor:
-    """Returns float images rounded to the nearest of the 256 grey levels, still float; no clipping."""
+    """Returns float images rounded to the nearest 8-bit value, still float and not clipped."""
     return images.mul(GREY_LEVELS).round_().div_(GREY_LEVELS)
+
+
+def array_to_tensor(pixels: NDArray[Any]) -> Tensor:
+    """Returns an image (H, W, C) as a tensor (C, H, W) that shares its memory and is not contiguous."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def tensor_to_array(image: Tensor) -> NDArray[Any]:
+    """Returns an image (C, H, W) as an array (H, W, C), which shares its memory if that is on the CPU."""
+    array: NDArray[Any] = image.permute(1, 2, 0).cpu().numpy()
+    return array
+
+
+def pil_to_tensor(image: Image.Image) -> Tensor:
+    """Returns a PIL image in RGB as uint8 (3, H, W)."""
+    return array_to_tensor(np.array(image)).contiguous()
+
+
+def tensor_to_pil(image: Tensor) -> Image.Image:
+    """Returns an image, uint8 (3, H, W), as a PIL image in RGB."""
+    return Image.fromarray(tensor_to_array(image))
 
 
 def read_image(
@@ -86,22 +110,22 @@ def read_image(
 ) -> Tensor:
     """Reads an image file as 8-bit RGB.
 
-    Palette, grey, CMYK and 16-bit images are converted, transparency is dropped, the EXIF orientation
-    is applied. Of an animation, the first frame is read.
+    Palette, grey, CMYK and 16-bit images are converted, transparency is dropped, and the EXIF orientation is
+    applied. If a file holds several images, the first is read.
 
     Args:
-        path: A PNG, JPEG, WebP, TIFF, BMP or PPM file, of at most 200 megapixels.
-        box: The part to keep, or None for the whole image. It must lie within the image.
-        size: The height and width in pixels to make of it, or None to leave the size.
-        fit: How it becomes a square of that size.
+        path: A PNG, JPEG, WebP, TIFF, BMP or PPM file of at most 200 megapixels.
+        box: The part of the image to keep, or None for all of it.
+        size: Height and width of the result in pixels, or None to keep the size.
+        fit: How the image is resized to a square of that size.
 
     Returns:
         The image, uint8 (3, H, W).
 
     Raises:
-        ImageError: If the file is missing, is no image, is damaged or too narrow, or the box does not lie
-            within it.
-        SettingError: If the size is below 1, or the fit does not reach it.
+        ImageError: If the file is missing, is not an image, is damaged or too narrow, or the box does not
+            lie within the image.
+        SettingError: If the size is below 1, or larger than the side that `fit` resizes to.
     """
     if size is not None and size < 1:
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
@@ -120,26 +144,25 @@ def read_image(
             image = fit.fitted(image, size)
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from error
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return pil_to_tensor(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns an opened image as 8-bit RGB, turned as its EXIF orientation says.
+    """Returns an opened image as 8-bit RGB, with its EXIF orientation applied.
 
-    Palette, grey, CMYK and 16-bit images are converted, transparency is dropped.
+    Palette, grey, CMYK and 16-bit images are converted, and transparency is dropped.
     """
     inverted = zero_is_white(image)
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow would clip at 255 instead of scaling
-        levels = np.asarray(image).astype(np.float64) / 65535 * GREY_LEVELS
-        levels = GREY_LEVELS - levels if inverted else levels
-        image = Image.fromarray(levels.clip(0, GREY_LEVELS).round().astype(np.uint8))
-    image.info.pop("transparency", None)  # Pillow would try to keep it, and warn where it cannot
+    if image.mode.startswith("I"):  # 16 bits: Pillow would clip at 255 instead of scaling
+        pixels = in_8_bits(np.asarray(image).clip(0, 65535).astype(np.uint16))
+        image = Image.fromarray(np.bitwise_not(pixels) if inverted else pixels)
+    image.info.pop("transparency", None)  # Pillow would try to keep it, and warn if it cannot
     return image.convert("RGB")
 
 
 def write_image(path: str | Path, image: Tensor) -> None:
-    """Writes one image, float (3, H, W) in [0, 1], as an 8-bit file of the format that `path` ends with.
+    """Writes one image, float (3, H, W) in [0, 1], as an 8-bit file; the ending of `path` decides the format.
 
     Raises:
         ImageError: If the image is not a float tensor (3, H, W).
@@ -150,7 +173,7 @@ def write_image(path: str | Path, image: Tensor) -> None:
     check_images(image[None], channels=3)
     if path.suffix.lower() not in WRITTEN_SUFFIXES:
         raise SettingError(
-            f"{path} does not end as an image file, use one of {', '.join(sorted(WRITTEN_SUFFIXES))}"
+            f"{path} does not end like an image file; use one of {', '.join(sorted(WRITTEN_SUFFIXES))}"
         )
     with replacing(path) as temporary:
-        Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()).save(temporary)
+        tensor_to_pil(to_uint8(image)).save(temporary)

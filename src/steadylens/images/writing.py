@@ -1,8 +1,8 @@
-"""Writes an image with all of its bits and metadata, in the format it came in or in another.
+"""Writes an image with all of its bits and metadata, in its own format or in another.
 
-PNG, TIFF, BMP and PPM keep every pixel as it is. TIFF is packed by Deflate. JPEG is written at quality 95
-with its colours at full resolution; WebP at quality 95, or lossless where the image came from a lossless
-file. Pillow writes PNG of 16 bits in grey alone, so those in colour are written here.
+PNG, TIFF, BMP and PPM keep every pixel value. TIFF is compressed with Deflate. JPEG is written at quality 95
+with full colour resolution; WebP at quality 95, or lossless if the image came from a lossless file. Pillow
+writes 16-bit PNG only in grey, so PNG and TIFF are encoded here.
 """
 
 import struct
@@ -15,40 +15,135 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffTags
+from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from steadylens.errors import ImageError
 from steadylens.files import replacing
-from steadylens.images.pixels import Pixels, strips
+from steadylens.images.pixels import Pixels, in_8_bits, strips
 from steadylens.images.reading import ImageContent, Metadata, tiff_tags
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+QUALITY = 95
+"""The quality of JPEG and of lossy WebP, 0 to 100."""
+
+_PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+"""The colour types of PNG, by the number of channels."""
+
+_METADATA_NAMES = {
+    "icc_profile": "a colour profile",
+    "exif": "EXIF",
+    "xmp": "XMP",
+    "dpi": "a resolution",
+    "chunks": "texts and gamma as PNG does",
+    "comment": "a comment",
+    "captions": "IPTC",
+}
+"""What notes call the fields of `Metadata`."""
 
 Bytes = NDArray[np.uint8]
 
 
-def write_png(file: BinaryIO, levels: Pixels, metadata: Metadata) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFormat:
+    """What an image format can store.
+
+    Attributes:
+        suffix: The usual ending of its files.
+        largest_side: The largest width and height.
+        bits_16: Whether it stores 16 bits per channel.
+        alpha: Whether it stores an alpha channel.
+        metadata: Which fields of `Metadata` it stores.
+        write: Writes an image to a file.
+    """
+
+    suffix: str
+    largest_side: int
+    bits_16: bool
+    alpha: bool
+    metadata: frozenset[str]
+    write: Callable[[BinaryIO, ImageContent], None]
+
+
+def write_image_file(path: Path, content: ImageContent) -> tuple[str, ...]:
+    """Writes an image to a file of its format; the file appears complete or not at all.
+
+    Args:
+        path: The file; its ending does not matter.
+        content: The image.
+
+    Returns:
+        Notes on what the format cannot store, a phrase each.
+
+    Raises:
+        ImageError: If the format cannot store the image.
+        StorageError: If the file cannot be written.
+    """
+    name, known = content.format, WRITABLE_FORMATS[content.format]
+    height, width, channels = content.pixels.shape
+    if max(height, width) > known.largest_side:
+        raise ImageError(
+            f"the image has {width:,}x{height:,} pixels, {name} holds {known.largest_side:,} "
+            "a side; choose PNG"
+        )
+    if channels in (2, 4) and not known.alpha:
+        raise ImageError(f"the image has alpha, which {name} does not hold; choose PNG")
+    notes: tuple[str, ...] = ()
+    if content.pixels.itemsize == 2 and not known.bits_16:
+        content = replace(content, pixels=in_8_bits(content.pixels))
+        notes = (f"{name} holds 8 bits, so 16 bits were rounded",)
+    if content.metadata.icc_profile[16:20] == b"GRAY" and _becomes_colour(content):
+        content = replace(content, metadata=replace(content.metadata, icc_profile=b""))
+        notes += (f"{name} holds this grey as colours, so its colour profile was left out",)
+    held = {field: text for field, text in _METADATA_NAMES.items() if getattr(content.metadata, field)}
+    if lost := [text for field, text in held.items() if field not in known.metadata]:
+        notes += (f"{name} does not hold {', '.join(lost)}, left out",)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            known.write(file, content)
+        except (ValueError, TypeError, KeyError, struct.error, OverflowError) as error:
+            raise ImageError(
+                f"the image cannot be written as {name}: {error}; choose another format"
+            ) from error
+    return notes
+
+
+def _becomes_colour(content: ImageContent) -> bool:
+    """Says whether grey is written as RGB.
+
+    WebP has no grey, and few programs read a TIFF of 16-bit grey with alpha.
+    """
+    channels, bits_16 = content.pixels.shape[-1], content.pixels.itemsize == 2
+    return channels < 3 and (
+        content.format == "WEBP" or (content.format == "TIFF" and channels == 2 and bits_16)
+    )
+
+
+def _write_png(file: BinaryIO, content: ImageContent) -> None:
+    write_png(file, content.pixels, content.metadata)
+
+
+def write_png(file: BinaryIO, pixels: Pixels, metadata: Metadata) -> None:
     """Writes an image as a PNG file.
 
     Args:
         file: Where to write.
-        levels: (H, W, C), uint8 or uint16, of one to four channels: grey or RGB, alpha last.
-        metadata: What to write beside the levels.
+        pixels: (H, W, C), uint8 or uint16, with one to four channels: grey or RGB, alpha last.
+        metadata: What to write beside the pixels.
     """
-    height, width, channels = levels.shape
-    file.write(SIGNATURE)
-    kind = _COLOUR_TYPES[channels]
-    _write_chunk(file, b"IHDR", struct.pack(">2I5B", width, height, 8 * levels.itemsize, kind, 0, 0, 0))
+    height, width, channels = pixels.shape
+    file.write(PNG_SIGNATURE)
+    kind = _PNG_COLOUR_TYPES[channels]
+    _write_chunk(file, b"IHDR", struct.pack(">2I5B", width, height, 8 * pixels.itemsize, kind, 0, 0, 0))
     _write_metadata(file, metadata)
     packer = zlib.compressobj(6)
-    above = np.zeros(width * channels * levels.itemsize, np.uint8)
-    for rows in strips(levels):
-        strip = np.ascontiguousarray(levels[rows]).astype(levels.dtype.newbyteorder(">"))
+    above = np.zeros(width * channels * pixels.itemsize, np.uint8)
+    for rows in strips(pixels):
+        strip = np.ascontiguousarray(pixels[rows]).astype(pixels.dtype.newbyteorder(">"))
         lines = strip.view(np.uint8).reshape(len(strip), -1)
-        _write_chunk(file, b"IDAT", packer.compress(_filtered(lines, above, channels * levels.itemsize)))
+        _write_chunk(file, b"IDAT", packer.compress(_filtered(lines, above, channels * pixels.itemsize)))
         above = lines[-1]
     _write_chunk(file, b"IDAT", packer.flush())
     _write_chunk(file, b"IEND", b"")
@@ -58,7 +153,7 @@ def _write_metadata(file: BinaryIO, metadata: Metadata) -> None:
     if metadata.icc_profile:
         _write_chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile))
     for kind, content in metadata.chunks:
-        if not (kind == b"sRGB" and metadata.icc_profile):  # one of them may stand in a file
+        if not (kind == b"sRGB" and metadata.icc_profile):  # a PNG may have only one of the two
             _write_chunk(file, kind, content)
     if metadata.dpi is not None and b"pHYs" not in dict(metadata.chunks):
         across, down = (round(dots / 0.0254) for dots in metadata.dpi)
@@ -75,9 +170,9 @@ def _write_chunk(file: BinaryIO, kind: bytes, content: bytes) -> None:
 
 
 def _filtered(lines: Bytes, above: Bytes, step: int) -> bytes:
-    """Returns lines of bytes, each as its differences from what the best of the five filters predicts.
+    """Returns lines of bytes, each filtered by the best of PNG's five filters.
 
-    The best one has the smallest sum of differences, as the specification recommends.
+    As the specification recommends, the best one has the smallest sum of absolute differences.
     """
     up = np.vstack([above, lines[:-1]])
     left, corner = np.zeros_like(lines), np.zeros_like(lines)
@@ -99,121 +194,25 @@ def _cost(differences: Bytes) -> NDArray[np.int64]:
 
 
 def _paeth(left: Bytes, up: Bytes, corner: Bytes) -> Bytes:
-    """Returns whichever neighbour is nearest to left + up - corner; left, then up, where several are."""
+    """Returns the neighbour nearest to left + up - corner; on a tie left comes first, then up."""
     a, b, c = left.astype(np.int16), up.astype(np.int16), corner.astype(np.int16)
     to_left, to_up, to_corner = abs(b - c), abs(a - c), abs(a + b - 2 * c)
     nearest = np.where(to_up <= to_corner, up, corner)
     return np.where((to_left <= to_up) & (to_left <= to_corner), left, nearest)
 
 
-QUALITY = 95
-"""Of JPEG and of lossy WebP, 0 to 100."""
-
-_SAID = {
-    "icc_profile": "a colour profile",
-    "exif": "EXIF",
-    "xmp": "XMP",
-    "dpi": "a resolution",
-    "chunks": "texts and gamma as PNG does",
-    "comment": "a comment",
-    "captions": "IPTC",
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageFormat:
-    """What an image format holds.
-
-    Attributes:
-        suffix: The usual ending of its files.
-        most: Pixels across and down that it holds at most.
-        deep: Whether it holds 16 bits a level.
-        alpha: Whether it holds an alpha channel.
-        says: Which of the fields of `Metadata` it holds.
-        write: Writes the levels and metadata of an image to a file.
-    """
-
-    suffix: str
-    most: int
-    deep: bool
-    alpha: bool
-    says: frozenset[str]
-    write: Callable[[BinaryIO, ImageContent], None]
-
-
-def write_image_file(path: Path, content: ImageContent) -> tuple[str, ...]:
-    """Writes an image to a file of its format; the file appears whole or not at all.
-
-    Args:
-        path: The file; its ending does not matter.
-        content: The image.
-
-    Returns:
-        Notes on what the format cannot keep, a phrase each.
-
-    Raises:
-        ImageError: If the format cannot hold the image.
-        StorageError: If the file cannot be written.
-    """
-    kind = FORMATS[content.format]
-    height, width, channels = content.levels.shape
-    if max(height, width) > kind.most:
-        raise ImageError(
-            f"the image has {width:,}x{height:,} pixels, {content.format} holds {kind.most:,} "
-            "a side; choose PNG"
-        )
-    if channels in (2, 4) and not kind.alpha:
-        raise ImageError(f"the image has alpha, which {content.format} does not hold; choose PNG")
-    notes: tuple[str, ...] = ()
-    if content.levels.itemsize == 2 and not kind.deep:
-        content, notes = _in_8_bits(content), (f"{content.format} holds 8 bits, so 16 bits were rounded",)
-    if content.metadata.icc_profile[16:20] == b"GRAY" and _becomes_colour(content):
-        content = replace(content, metadata=replace(content.metadata, icc_profile=b""))
-        notes += (f"{content.format} holds this grey as colours, so its colour profile was left out",)
-    told = {field: name for field, name in _SAID.items() if getattr(content.metadata, field)}
-    if lost := [name for field, name in told.items() if field not in kind.says]:
-        notes += (f"{content.format} does not hold {', '.join(lost)}, left out",)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        try:
-            kind.write(file, content)
-        except (ValueError, TypeError, KeyError, struct.error, OverflowError) as error:
-            raise ImageError(
-                f"the image cannot be written as {content.format}: {error}; choose another format"
-            ) from error
-    return notes
-
-
-def _in_8_bits(content: ImageContent) -> ImageContent:
-    levels = np.empty(content.levels.shape, np.uint8)
-    for rows in strips(content.levels):
-        levels[rows] = (content.levels[rows].astype(np.uint32) + 128) // 257
-    return replace(content, levels=levels)
-
-
-def _becomes_colour(content: ImageContent) -> bool:
-    """Says whether grey is written as RGB: WebP has none, and a TIFF of 16 bits with alpha few can read."""
-    channels, deep = content.levels.shape[-1], content.levels.itemsize == 2
-    return channels < 3 and (
-        content.format == "WEBP" or (content.format == "TIFF" and channels == 2 and deep)
-    )
-
-
-def _write_png(file: BinaryIO, content: ImageContent) -> None:
-    write_png(file, content.levels, content.metadata)
-
-
 def _write_jpeg(file: BinaryIO, content: ImageContent) -> None:
     known = content.metadata
     options = {"dpi": known.dpi} if known.dpi else {}
     exif = b"Exif\0\0" + known.exif if known.exif else b""
-    _pillow(content.levels).save(
+    _pillow(content.pixels).save(
         file, "JPEG", quality=QUALITY, subsampling=0, icc_profile=known.icc_profile, exif=exif,
         xmp=known.xmp, comment=known.comment, extra=_captions(known.captions), **options,
     )  # fmt: skip
 
 
 def _captions(iptc: bytes) -> bytes:
-    """Returns the segment of a JPEG file that holds IPTC, within a resource of Photoshop."""
+    """Returns the JPEG segment that holds IPTC within a Photoshop resource."""
     if not iptc:
         return b""
     resource = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(iptc)) + iptc + bytes(len(iptc) % 2)
@@ -223,112 +222,144 @@ def _captions(iptc: bytes) -> bytes:
 
 def _write_webp(file: BinaryIO, content: ImageContent) -> None:
     known = content.metadata
-    _pillow(content.levels).save(
+    _pillow(content.pixels).save(
         file, "WEBP", quality=QUALITY, lossless=content.lossless, exact=True, icc_profile=known.icc_profile,
         exif=known.exif, xmp=known.xmp,
     )  # fmt: skip
 
 
 def _write_bmp(file: BinaryIO, content: ImageContent) -> None:
-    levels, known = content.levels, content.metadata
+    pixels, known = content.pixels, content.metadata
     dpi = known.dpi or (96, 96)
-    if levels.shape[-1] in (1, 3):
-        _pillow(levels).save(file, "BMP", dpi=dpi)
+    if pixels.shape[-1] in (1, 3):
+        _pillow(pixels).save(file, "BMP", dpi=dpi)
         return
-    levels = _coloured(levels) if levels.shape[-1] == 2 else levels
-    # With alpha, Pillow leaves out the masks that tell where it lies: a header of version 4 has them.
-    height, width, _ = levels.shape
+    pixels = _as_rgb(pixels) if pixels.shape[-1] == 2 else pixels
+    # With alpha, the header needs masks that say which channel lies where; Pillow does not write them.
+    height, width, _ = pixels.shape
     masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
     dots = [round(each / 0.0254) for each in dpi]
     header = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, 4 * width * height, *dots, 0, 0)
     start = 14 + len(header) + len(masks)
     file.write(b"BM" + struct.pack("<IHHI", start + 4 * width * height, 0, 0, start) + header + masks)
-    for row in levels[::-1]:
+    for row in pixels[::-1]:
         file.write(row[:, [2, 1, 0, 3]].tobytes())
 
 
 def _write_ppm(file: BinaryIO, content: ImageContent) -> None:
-    levels = content.levels
-    height, width, channels = levels.shape
-    top = np.iinfo(levels.dtype).max
+    pixels = content.pixels
+    height, width, channels = pixels.shape
+    top = np.iinfo(pixels.dtype).max
     file.write(b"P%d\n%d %d\n%d\n" % (5 if channels == 1 else 6, width, height, top))
-    for rows in strips(levels):
-        file.write(levels[rows].astype(levels.dtype.newbyteorder(">")).tobytes())
+    for rows in strips(pixels):
+        file.write(pixels[rows].astype(pixels.dtype.newbyteorder(">")).tobytes())
 
 
 def _write_tiff(file: BinaryIO, content: ImageContent) -> None:
-    levels = content.levels
+    pixels = content.pixels
     if _becomes_colour(content):
-        levels = _coloured(levels)
-    height, width, channels = levels.shape
-    tags, parts = _directory(content), list(strips(levels))
-    tags[256], tags[257], tags[258] = width, height, (8 * levels.itemsize,) * channels
-    tags[259], tags[262], tags[284], tags[317] = 8, 1 if channels < 3 else 2, 1, 2
-    tags[277], tags[278] = channels, parts[0].stop
+        pixels = _as_rgb(pixels)
+    height, width, channels = pixels.shape
+    tags, parts = _metadata_tags(content.metadata), list(strips(pixels))
+    tags[Base.ImageWidth], tags[Base.ImageLength] = width, height
+    tags[Base.BitsPerSample], tags[Base.SamplesPerPixel] = (8 * pixels.itemsize,) * channels, channels
+    tags[Base.Compression], tags[Base.Predictor] = 8, 2  # Deflate, of differences
+    tags[Base.PhotometricInterpretation] = 1 if channels < 3 else 2  # grey or RGB
+    tags[Base.PlanarConfiguration], tags[Base.RowsPerStrip] = 1, parts[0].stop
     if channels in (2, 4):
-        tags[338] = 2  # straight alpha
-    tags.tagtype[273] = tags.tagtype[279] = 4
-    tags[273] = tags[279] = (0,) * len(parts)  # not known yet, but as long as they will be
+        tags[Base.ExtraSamples] = 2  # straight alpha
+    tags.tagtype[Base.StripOffsets] = tags.tagtype[Base.StripByteCounts] = TiffTags.LONG
+    # Placeholders that are as long as the real ones.
+    tags[Base.StripOffsets] = tags[Base.StripByteCounts] = (0,) * len(parts)
     file.seek(8 + len(tags.tobytes(8)))
-    counts = [file.write(zlib.compress(_differences(levels[rows]), 6)) for rows in parts]
-    # Pillow counts the offsets of strips from the end of the directory.
-    tags[273], tags[279] = (0, *accumulate(counts[:-1])), tuple(counts)
+    counts = [file.write(zlib.compress(_differences(pixels[rows]), 6)) for rows in parts]
+    # Pillow adds the length of the directory to the offsets.
+    tags[Base.StripOffsets], tags[Base.StripByteCounts] = (0, *accumulate(counts[:-1])), tuple(counts)
     file.seek(0)
     file.write(b"II*\0" + struct.pack("<I", 8) + tags.tobytes(8))
 
 
-def _differences(levels: Pixels) -> bytes:
-    """Returns levels as differences from the pixel to the left, which pack better (the predictor of TIFF)."""
-    differences = levels.astype(levels.dtype.newbyteorder("<"))
-    differences[:, 1:] -= levels[:, :-1]
+def _differences(pixels: Pixels) -> bytes:
+    """Returns pixels as differences from the pixel to the left, which compress better (TIFF's predictor)."""
+    differences = pixels.astype(pixels.dtype.newbyteorder("<"))
+    differences[:, 1:] -= pixels[:, :-1]
     return differences.tobytes()
 
 
-def _coloured(levels: Pixels) -> Pixels:
-    """Returns grey with alpha as RGB with alpha."""
-    return levels[..., [0, 0, 0, 1]]
+def _as_rgb(pixels: Pixels) -> Pixels:
+    """Returns grey with alpha, (H, W, 2), as RGB with alpha."""
+    return pixels[..., [0, 0, 0, 1]]
 
 
-def _directory(content: ImageContent) -> ImageFileDirectory_v2:
-    known, tags = content.metadata, ImageFileDirectory_v2(b"II*\0\0\0\0\0")
+def _metadata_tags(known: Metadata) -> ImageFileDirectory_v2:
+    tags = ImageFileDirectory_v2(b"II*\0\0\0\0\0")
     if known.dpi is not None:
-        tags[282], tags[283], tags[296] = *known.dpi, 2
+        tags[Base.XResolution], tags[Base.YResolution], tags[Base.ResolutionUnit] = *known.dpi, 2  # inches
     if known.exif:
         for tag, value in tiff_tags(known.exif).items():
             tags[tag] = value
-    for tag, packet in ((700, known.xmp), (34675, known.icc_profile)):
-        if packet:
-            tags.tagtype[tag] = 1 if tag == 700 else 7
-            tags[tag] = packet
+    if known.xmp:
+        tags.tagtype[Base.XMLPacket], tags[Base.XMLPacket] = TiffTags.BYTE, known.xmp
+    if known.icc_profile:
+        tags.tagtype[Base.InterColorProfile] = TiffTags.UNDEFINED
+        tags[Base.InterColorProfile] = known.icc_profile
     return tags
 
 
-def _pillow(levels: Pixels) -> Image.Image:
-    return Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
+def _pillow(pixels: Pixels) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-_MOST_SAID = frozenset({"icc_profile", "exif", "xmp"})
+_COMMON_METADATA = frozenset({"icc_profile", "exif", "xmp"})
 
-FORMATS: dict[str, ImageFormat] = {
+WRITABLE_FORMATS: dict[str, ImageFormat] = {
     "PNG": ImageFormat(
-        suffix=".png", most=2**31 - 1, deep=True, alpha=True, says=_MOST_SAID | {"dpi", "chunks"},
+        suffix=".png",
+        largest_side=2**31 - 1,
+        bits_16=True,
+        alpha=True,
+        metadata=_COMMON_METADATA | {"dpi", "chunks"},
         write=_write_png,
     ),
     "JPEG": ImageFormat(
-        suffix=".jpg", most=65_500, deep=False, alpha=False,
-        says=_MOST_SAID | {"dpi", "comment", "captions"}, write=_write_jpeg,
+        suffix=".jpg",
+        largest_side=65_500,
+        bits_16=False,
+        alpha=False,
+        metadata=_COMMON_METADATA | {"dpi", "comment", "captions"},
+        write=_write_jpeg,
     ),
     "WEBP": ImageFormat(
-        suffix=".webp", most=16_383, deep=False, alpha=True, says=_MOST_SAID, write=_write_webp
+        suffix=".webp",
+        largest_side=16_383,
+        bits_16=False,
+        alpha=True,
+        metadata=_COMMON_METADATA,
+        write=_write_webp,
     ),
     "TIFF": ImageFormat(
-        suffix=".tiff", most=2**32 - 1, deep=True, alpha=True, says=_MOST_SAID | {"dpi"}, write=_write_tiff
+        suffix=".tiff",
+        largest_side=2**32 - 1,
+        bits_16=True,
+        alpha=True,
+        metadata=_COMMON_METADATA | {"dpi"},
+        write=_write_tiff,
     ),
     "BMP": ImageFormat(
-        suffix=".bmp", most=2**31 - 1, deep=False, alpha=True, says=frozenset({"dpi"}), write=_write_bmp
+        suffix=".bmp",
+        largest_side=2**31 - 1,
+        bits_16=False,
+        alpha=True,
+        metadata=frozenset({"dpi"}),
+        write=_write_bmp,
     ),
     "PPM": ImageFormat(
-        suffix=".ppm", most=2**31 - 1, deep=True, alpha=False, says=frozenset(), write=_write_ppm
+        suffix=".ppm",
+        largest_side=2**31 - 1,
+        bits_16=True,
+        alpha=False,
+        metadata=frozenset(),
+        write=_write_ppm,
     ),
-}  # fmt: skip
-"""The formats that can be written, by the names that Pillow gives them."""
+}
+"""The formats that can be written, by Pillow's names."""

@@ -1,6 +1,6 @@
-"""Restores image files into others: all of their bits, their metadata, and what was removed beside them.
+"""Restores image files into other files: with all of their bits and metadata.
 
-Folders are mirrored, and nothing is overwritten unawares.
+Folders keep their structure, and no file is overwritten unless that was asked for.
 """
 
 import os
@@ -20,7 +20,7 @@ from steadylens.images.writing import write_image_file
 from steadylens.inference.restorer import restore_array
 
 VIEW_ENDING = ".pattern.png"
-"""What the name of a file gets for the view of what was removed from it."""
+"""Appended to the name of a file, it names the image of what was removed from it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +30,7 @@ class RestoreJob:
     Attributes:
         source: The file to read.
         target: The file to write.
-        view: Where to write what was removed, or None.
+        view: Where to write an image of what was removed, or None.
     """
 
     source: Path
@@ -45,63 +45,63 @@ class RestoreJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RestorePlan:
-    """What is to be done with some paths.
+    """The jobs that some paths give.
 
     Attributes:
-        errands: The files to restore, in the order of the paths.
-        others: Files in the folders whose names do not end as those of images do.
-        unread: Why folders could not be looked into, a sentence each.
+        jobs: The files to restore, in the order of the paths.
+        others: Files in the folders whose names do not end like those of images.
+        unread: The folders that could not be searched, a sentence each that says why.
     """
 
-    errands: tuple[RestoreJob, ...]
+    jobs: tuple[RestoreJob, ...]
     others: tuple[Path, ...] = ()
     unread: tuple[str, ...] = ()
 
 
-def planned(
+def plan_jobs(
     paths: Sequence[Path], out: Path | None, *, suffix: str | None = None, view: bool = False
 ) -> RestorePlan:
-    """Returns what to read and where to write it; nothing is touched.
+    """Finds the image files to restore and decides where to write each; no file is changed.
 
-    A file becomes the file of its name in `out`. A folder is searched with its subfolders for image files,
-    and mirrored below `out`; what lies in `out` already is not searched, nor are views that an earlier call
-    put beside its files. A file that is itself named may end in anything.
+    A file is written under its own name into `out`. A folder is searched with its subfolders for image files,
+    which keep their place within it below `out`. The search leaves out `out` itself and the views that an
+    earlier call wrote beside its files. A file that is given by name may have any ending.
 
     Args:
         paths: Files and folders.
-        out: The folder to write to, or None to put every file in the place of its source.
-        suffix: Ending that replaces those of the files, or None to keep them.
-        view: Whether what was removed is written too: beside NAME as NAME.pattern.png.
+        out: The folder to write to, or None to replace each file by its restored version.
+        suffix: The ending of the new files, or None to keep that of each file.
+        view: Whether to write an image of what was removed, too: beside NAME as NAME.pattern.png.
 
     Raises:
-        SettingError: If a path does not exist, there is nothing to restore, two files would become one, or
-            one would be written over a source while `out` is given.
-        StorageError: If `out` is no folder and cannot become one.
+        SettingError: If a path does not exist, there is nothing to restore, two files would be written to one
+            place, or a source would be overwritten although `out` is given.
+        StorageError: If `out` is not a folder and cannot become one.
     """
-    errands: dict[tuple[Path, Path], RestoreJob] = {}
+    jobs: dict[tuple[Path, Path], RestoreJob] = {}
     others: list[Path] = []
     unread: list[str] = []
     for path in paths:
         for source, place in _found(path, out, unread):
             if source == path or source.suffix.lower() in IMAGE_SUFFIXES:
-                errand = _errand(source, place, out, suffix, view=view)
-                errands.setdefault((source.absolute(), errand.target), errand)  # named twice, it is done once
+                job = _job(source, place, out, suffix, view=view)
+                jobs.setdefault((source.absolute(), job.target), job)  # a file given twice is restored once
             else:
                 others.append(source)
-    if not errands and not unread:
+    if not jobs and not unread:
         raise SettingError(
             f"{', '.join(map(str, paths))} holds no image files, which end in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    found = tuple(errands.values())
-    _check(found, in_place=out is None)
+    found = tuple(jobs.values())
+    _check_targets(found, in_place=out is None)
     if out is not None:
         check_folder(out)
-    return RestorePlan(errands=found, others=tuple(others), unread=tuple(unread))
+    return RestorePlan(jobs=found, others=tuple(others), unread=tuple(unread))
 
 
 def _found(path: Path, out: Path | None, unread: list[str]) -> Iterator[tuple[Path, Path]]:
-    """Yields the files of a path that count, each with its place below the path."""
+    """Yields the files at a path, each with its place relative to the path; hidden ones are left out."""
     if not path.is_dir():
         if not path.exists():
             raise SettingError(f"{path} does not exist; name files or folders of images")
@@ -110,92 +110,90 @@ def _found(path: Path, out: Path | None, unread: list[str]) -> Iterator[tuple[Pa
     avoided = None if out is None else out.resolve()
 
     def refused(error: OSError) -> None:
-        unread.append(f"{error.filename} cannot be looked into: {error.strerror}; change its permissions")
+        unread.append(f"{error.filename} cannot be searched: {error.strerror}; change its permissions")
 
     for folder, subfolders, names in os.walk(path, onerror=refused):
         here = Path(folder)
-        shown = (name for name in subfolders if not name.startswith("."))
-        subfolders[:] = sorted(name for name in shown if (here / name).resolve() != avoided)
+        visible = (name for name in subfolders if not name.startswith("."))
+        subfolders[:] = sorted(name for name in visible if (here / name).resolve() != avoided)
         for name in sorted(names):
             is_view = name.endswith(VIEW_ENDING) and name.removesuffix(VIEW_ENDING) in names
             if not name.startswith(".") and not is_view:
                 yield here / name, (here / name).relative_to(path)
 
 
-def _errand(source: Path, place: Path, out: Path | None, suffix: str | None, *, view: bool) -> RestoreJob:
+def _job(source: Path, place: Path, out: Path | None, suffix: str | None, *, view: bool) -> RestoreJob:
     target = source.resolve() if out is None else out / (place.with_suffix(suffix) if suffix else place)
     beside = target.with_name(f"{target.name}{VIEW_ENDING}")
     return RestoreJob(source=source, target=target, view=beside if view else None)
 
 
-def _check(errands: Sequence[RestoreJob], *, in_place: bool) -> None:
-    sources = {errand.source.resolve(): errand.source for errand in errands}
-    takers: dict[Path, RestoreJob] = {}
-    for errand in errands:
-        for path in errand.written:
+def _check_targets(jobs: Sequence[RestoreJob], *, in_place: bool) -> None:
+    sources = {job.source.resolve(): job.source for job in jobs}
+    writers: dict[Path, RestoreJob] = {}
+    for job in jobs:
+        for path in job.written:
             place = path.resolve()
-            if place in takers:
+            if place in writers:
                 raise SettingError(
-                    f"{takers[place].source} and {errand.source} would both become {path}; "
-                    "restore them into different folders, or leave --format out"
+                    f"{writers[place].source} and {job.source} would both become {path}; "
+                    "restore them into different folders, or omit --format"
                 )
-            if place in sources and not (in_place and path == errand.target):
+            if place in sources and not (in_place and path == job.target):
                 raise SettingError(
                     f"{path} would be written over {sources[place]}, which is to be restored; "
                     "choose another folder, or --in-place"
                 )
-            takers[place] = errand
+            writers[place] = job
 
 
 def restore_file(
-    source: Path,
-    target: Path,
+    job: RestoreJob,
     restorer: Callable[[Tensor, ProgressCallback], Tensor],
     *,
-    view: Path | None,
-    format: str | None,  # noqa: A002 - the name of the thing
+    format: str | None,  # noqa: A002 - the usual name
     most_pixels: int,
     progress: ProgressCallback,
 ) -> tuple[str, ...]:
     """Restores an image file.
 
     Args:
-        source: The file to read.
-        target: The file to write; it is replaced if it is there, and appears whole or not at all.
+        job: What to read and where to write it. A file that exists is replaced, and appears complete or not
+            at all.
         restorer: A `Restorer`.
-        view: Where to write what was removed, as a PNG file, or None.
-        format: What to write, one of `imagewriting.FORMATS`, or None for the format of the source.
-        most_pixels: Width times height that is refused if it is exceeded.
-        progress: Told how many tiles are done, and how many there are.
+        format: The format to write, one of `WRITABLE_FORMATS`, or None for the format of the source.
+        most_pixels: Larger images (width times height) are refused.
+        progress: Called with the number of tiles that are done and the number of all tiles.
 
     Returns:
         Notes on what was converted, and the scale of the view, a phrase each.
 
     Raises:
-        ImageError: If the source cannot be read, the format cannot hold it, or the source is to be replaced
+        ImageError: If the source cannot be read, the format cannot store it, or the source is to be replaced
             and holds further images, which would be lost.
         StorageError: If a file cannot be written.
     """
+    source, target = job.source, job.target
     content = read_image_file(source, most_pixels=most_pixels)
     if content.first_of_several and target.exists() and target.samefile(source):
         raise ImageError(
-            f"{source} holds several images, of which the first alone would stay; restore it into a folder"
+            f"{source} holds several images, of which only the first would be kept; restore it into a folder"
         )
-    levels = restore_array(content.levels, restorer, progress)
-    restored = replace(content, levels=levels, format=format or content.format)
-    if view is None:
+    pixels = restore_array(content.pixels, restorer, progress)
+    restored = replace(content, pixels=pixels, format=format or content.format)
+    if job.view is None:
         return (*content.notes, *write_image_file(target, restored))
-    shown = _write_view(view, content.levels, levels)
+    scale = _write_view(job.view, content.pixels, pixels)
     try:
-        return (*content.notes, *write_image_file(target, restored), shown)
+        return (*content.notes, *write_image_file(target, restored), scale)
     except BaseException:
-        view.unlink(missing_ok=True)  # it would stand beside a file that was not restored
+        job.view.unlink(missing_ok=True)  # it would lie beside a file that was not restored
         raise
 
 
 def _write_view(path: Path, before: Pixels, after: Pixels) -> str:
     view, scale = residual_image(before, after)
-    write_image_file(path, ImageContent(levels=view, format="PNG", lossless=True, metadata=Metadata()))
+    write_image_file(path, ImageContent(pixels=view, format="PNG", lossless=True, metadata=Metadata()))
     return (
         f"{path.name} shows what was removed: nothing at 128, {scale:.3g} grey levels at 255, minus that at 1"
     )
