@@ -102,8 +102,8 @@ def main(out: Path, recipe: Recipe, *, restorer: str, tracks: int, steps: int) -
     tuned, label_free = out / "tuned.safetensors", out / "label-free.safetensors"
     pairs = {
         "restorer as it is": FusedClassifier(load(restorer), alone).eval(),
-        "classifier tuned": fine_tune(run, load(restorer), copy.deepcopy(alone), tuned, name="tuned"),
-        "restorer tuned": fuse_label_free(run, load(restorer), alone, label_free, name="label-free"),
+        "classifier tuned": fine_tune(run, load(restorer), copy.deepcopy(alone), tuned, name="tuned").pair(),
+        "restorer tuned": fuse_label_free(run, load(restorer), alone, label_free, name="label-free").pair(),
     }
     page = compare(run, alone, pairs, out)
 

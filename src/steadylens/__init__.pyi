@@ -6,12 +6,16 @@ from .checkpoints.hub import from_pretrained as from_pretrained
 from .checkpoints.hub import push_to_hub as push_to_hub
 from .checkpoints.hub import save_pretrained as save_pretrained
 from .checkpoints.loading import load as load
+from .checkpoints.loading import load_classifier as load_classifier
+from .checkpoints.loading import load_net as load_net
 from .data.datasets import Dataset as Dataset
 from .data.datasets import ImageSet as ImageSet
 from .data.datasets import load_dataset as load_dataset
 from .errors import SteadylensError as SteadylensError
 from .evaluation.workflows import compare as compare
 from .images.preprocessing import Fit as Fit
+from .images.preprocessing import Preprocessing as Preprocessing
+from .images.preprocessing import PreprocessingOptions as PreprocessingOptions
 from .images.tensors import read_image as read_image
 from .images.tensors import to_float as to_float
 from .images.tensors import to_uint8 as to_uint8
@@ -22,6 +26,7 @@ from .inference.export import open_engine as open_engine
 from .inference.restorer import restore as restore
 from .inference.restorer import restorer_of as restorer_of
 from .metrics import psnr as psnr
+from .nets.architecture import register_net as register_net
 from .nets.classification import ChannelNormalization as ChannelNormalization
 from .nets.classification import FusedClassifier as FusedClassifier
 from .nets.classification import PreparedClassifier as PreparedClassifier
@@ -70,6 +75,8 @@ __all__ = [
     "Laplacian",
     "NoisePool",
     "PreparedClassifier",
+    "Preprocessing",
+    "PreprocessingOptions",
     "RestorationNet",
     "Run",
     "SaltAndPepper",
@@ -90,14 +97,17 @@ __all__ = [
     "fuse_as_they_are",
     "fuse_label_free",
     "load",
+    "load_classifier",
     "load_dataset",
     "load_model",
+    "load_net",
     "normalize_pattern",
     "open_engine",
     "psnr",
     "push_to_hub",
     "read_image",
     "recipe_named",
+    "register_net",
     "restore",
     "restorer_of",
     "restoring_objective",

@@ -15,14 +15,15 @@ from huggingface_hub import ModelCard
 from torch import nn
 
 import steadylens
-from steadylens.checkpoints.card import CLASSIFYING, RESTORING, Card, card_of, intended_use, limitations
-from steadylens.checkpoints.checkpoint import sources_of
+from steadylens.checkpoints.card import Card, card_of, intended_use, limitations
 from steadylens.checkpoints.hub import readme_of
-from steadylens.checkpoints.loading import PRETRAINED
+from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.loading import PRETRAINED, LoadedNet
 from steadylens.errors import CheckpointError
-from steadylens.images.preprocessing import Fit
+from steadylens.images.preprocessing import Fit, Preprocessing
 from steadylens.images.tensors import write_image
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
+from steadylens.nets.facts import CLASSIFYING, RESTORING
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.records import Accuracy, Restoring, Stability, encode
 from steadylens.report.paper import TABLE_3, TABLE_4
@@ -37,6 +38,10 @@ ORIGINS = {
 PAIR = FusedClassifier(nn.Identity(), SignNet())
 
 
+def loaded(module: nn.Module, about: dict[str, Any]) -> LoadedNet:
+    return LoadedNet(name="net", module=module, info=TrainingInfo.of_plain(about, name="net"))
+
+
 RESTORED = next(row for row in sample_records() if isinstance(row, Restoring) and row.sigma_grey > 0)
 
 
@@ -47,15 +52,20 @@ RESTORED = next(row for row in sample_records() if isinstance(row, Restoring) an
         (DongNet(), RESTORING, "without a shortcut"),
         (GaussianSmoothing(), RESTORING, "A fixed Gaussian"),
         (SignNet(classes=9), CLASSIFYING, "A classifier of 9 traffic signs"),
-        (PAIR, CLASSIFYING, "A frozen restorer in front of"),
-        (PreparedClassifier(nn.Flatten(), size=8), CLASSIFYING, "A classifier of another library"),
-        (nn.Identity(), RESTORING, "A net of type Identity that restores images"),
+        (PAIR, CLASSIFYING, "A restorer in front of a classifier"),
+        (
+            PreparedClassifier(nn.Flatten(), Preprocessing(size=8)),
+            CLASSIFYING,
+            "A classifier of another library",
+        ),
+        (nn.Identity(), RESTORING, "A net that leaves images as they are"),
+        (nn.Flatten(), RESTORING, "A net of type Flatten that restores images"),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_every_kind_of_net_has_a_purpose_and_a_task(module: nn.Module, task: str, words: str) -> None:
-    text, found = intended_use(module, {})
-    assert found == task
+    text = intended_use(loaded(module, {}))
+    assert card_of(loaded(module, {})).task == task
     assert words in text
     assert text.endswith(".")
 
@@ -67,26 +77,28 @@ def test_every_kind_of_net_has_a_purpose_and_a_task(module: nn.Module, task: str
         ({"data": "signs", "origins": ORIGINS}, ("signs", "gtsrb:DIR")),
         ({"origins": {"restorer": {"data": "folder:a, gtsrb:DIR"}, "classifier": {"data": "folder:a"}}},
          ("folder:a", "gtsrb:DIR")),
-        ({"data": "signs", "origins": 3}, ("signs",)),
-        ({"origins": {"restorer": "l3-gtsrb"}}, ()),
     ],
 )  # fmt: skip
 def test_the_sources_are_those_of_the_net_and_of_what_it_began_with(
     about: dict[str, Any], sources: tuple[str, ...]
 ) -> None:
-    assert sources_of(about) == sources
+    assert TrainingInfo.of_plain(about, name="net").sources == sources
 
 
 def test_only_a_pair_that_was_fine_tuned_is_said_to_be() -> None:
     for stage in ("fine-tuning mine", "fusing mine"):
-        text, _ = intended_use(PAIR, {"stage": stage})
+        text = intended_use(loaded(PAIR, {"stage": stage}))
         assert ("fine-tuned" in text) == (stage == "fine-tuning mine")
 
 
 @pytest.mark.parametrize("data", ["signs", ""])
 def test_only_a_restorer_that_was_tuned_for_its_classifier_is_said_to_be(data: str) -> None:
-    text, _ = intended_use(PAIR, {"stage": "fusing mine", "data": data})
+    text = intended_use(loaded(PAIR, {"stage": "fusing mine", "data": data}))
     assert ("tuned without labels" in text) == bool(data)
+
+
+def measuring(rows: list[Restoring]) -> LoadedNet:
+    return loaded(RestorationNet(depth=3), {"figures": [encode(row) for row in rows]})
 
 
 def test_the_limits_tell_at_which_strengths_restoring_does_harm() -> None:
@@ -97,16 +109,14 @@ def test_the_limits_tell_at_which_strengths_restoring_does_harm() -> None:
         replace(RESTORED, sigma_grey=0, noisy_db=float("inf"), restored_db=45.0),
     ]
     sigma = "\N{GREEK SMALL LETTER SIGMA}"
-    limits = list(limitations({}, RESTORING, rows))
+    limits = list(limitations(measuring(rows)))
     assert (
         "Slight noise becomes worse: the mean PSNR falls from 48.00 to 44.25 dB at "
         f"{sigma} = 1, from 42.00 to 41.50 dB at {sigma} = 2."
     ) in limits
     assert "It changes clean images, too: their PSNR is 45.00 dB afterwards." in limits
     unharmed = [rows[2], replace(rows[3], restored_db=float("inf"))]
-    assert not any(
-        "becomes worse" in limit or "clean" in limit for limit in limitations({}, RESTORING, unharmed)
-    )
+    assert not any("becomes worse" in limit or "clean" in limit for limit in limitations(measuring(unharmed)))
 
 
 @pytest.mark.parametrize(
@@ -128,10 +138,12 @@ def test_the_limits_tell_at_which_strengths_restoring_does_harm() -> None:
 def test_the_limits_are_those_of_its_data_and_its_task(
     about: dict[str, Any], task: str, words: str, *, told: bool
 ) -> None:
-    assert any(words in limit for limit in limitations(about, task, [])) == told
+    net = loaded(RestorationNet(depth=3) if task == RESTORING else PAIR, about)
+    assert net.task == task
+    assert any(words in limit for limit in limitations(net)) == told
 
 
-PREPARED = PreparedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), size=8)
+PREPARED = PreparedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)), Preprocessing(size=8))
 
 
 ABOUT: dict[str, Any] = {
@@ -148,7 +160,7 @@ ABOUT: dict[str, Any] = {
 
 
 def card_with(*, module: nn.Module | None = None, **changes: Any) -> Card:
-    return card_of(module or RestorationNet(depth=3), {**ABOUT, **changes}, name="net")
+    return card_of(loaded(module or RestorationNet(depth=3), {**ABOUT, **changes}))
 
 
 def measured(*rows: Restoring) -> Card:
@@ -168,8 +180,8 @@ def test_a_hub_reads_the_header_of_a_card(name: str) -> None:
     assert "traffic-signs" in data.tags
     assert data.model_name == name
     found = {(result.metric_type, result.metric_value) for result in data.eval_results}
-    tops = [row for row in card.figures if isinstance(row, Accuracy) and row.k == 1]
-    psnrs = [row for row in card.figures if isinstance(row, Restoring) and row.sigma_grey > 0]
+    tops = [row for row in card.info.figures if isinstance(row, Accuracy) and row.k == 1]
+    psnrs = [row for row in card.info.figures if isinstance(row, Restoring) and row.sigma_grey > 0]
     assert found == {("accuracy", round(row.correct / row.samples, 4)) for row in tops} | {
         ("psnr", round(row.restored_db, 2)) for row in psnrs
     }
@@ -204,7 +216,7 @@ def test_a_classifiers_card_gives_its_figures_with_intervals_beside_the_papers(
 ) -> None:
     card = steadylens.card(name)
     text = card.markdown()
-    for row in card.figures:
+    for row in card.info.figures:
         if isinstance(row, Accuracy | Stability):
             digits = 2 if isinstance(row, Accuracy) else 1
             share, low, high = (
@@ -219,7 +231,7 @@ def test_a_classifiers_card_gives_its_figures_with_intervals_beside_the_papers(
 def test_a_restorers_card_gives_its_psnrs_and_its_cost() -> None:
     card = steadylens.card("l11-gtsrb")
     text = card.markdown()
-    for row in card.figures:
+    for row in card.info.figures:
         if isinstance(row, Restoring):
             assert f" {row.restored_db:.2f}" in text
     assert "million multiply-adds" in text
@@ -251,8 +263,9 @@ def test_a_card_cites_the_benchmark_and_names_its_terms_if_it_is_the_data() -> N
 
 
 def test_a_card_says_no_more_than_is_known() -> None:
-    card = card_of(GaussianSmoothing(), {}, name="smoothing")
-    assert (card.seed, card.samples, card.seconds, card.data, card.figures, card.classes) == (
+    card = card_of(loaded(GaussianSmoothing(), {}))
+    info = card.info
+    assert (info.seed, info.samples, info.seconds, info.data, info.figures, card.classes) == (
         None, None, None, "", (), ()
     )  # fmt: skip
     text = card.markdown()
@@ -300,7 +313,7 @@ def test_every_packaged_net_defends_against_no_adversary_and_knows_traffic_signs
 
 def test_the_example_fits_photographs_as_the_classifier_reads_them() -> None:
     fit = Fit(keeps_shape=True, side=10)
-    named = PreparedClassifier(nn.Flatten(), size=8, fit=fit)
+    named = PreparedClassifier(nn.Flatten(), Preprocessing(size=8, fit=fit))
     call = 'read_image("sign.png", size=8, fit=steadylens.Fit.parse("crop:10"))'
     assert call in card_with(module=FusedClassifier(nn.Identity(), named)).markdown()
     assert card_with(module=SignNet(), fit="crop:52").fit == Fit(keeps_shape=True, side=52)
@@ -354,7 +367,7 @@ def test_a_card_is_short_enough_to_look_at() -> None:
 def test_a_licence_that_is_not_stated_is_not_made_up() -> None:
     for module in (PREPARED, FusedClassifier(GaussianSmoothing(), PREPARED), RestorationNet(depth=3)):
         card = card_with(module=module)
-        assert card.licence == ""
+        assert card.info.licence == ""
         assert "Licence of the weights: not stated." in section(card, "Method and licence")
         data: Any = ModelCard(readme_of(card)).data
         assert data.license is None
@@ -368,13 +381,13 @@ def test_the_licence_is_what_the_data_about_a_net_state() -> None:
 
 
 def test_the_classes_are_those_of_the_classifier_if_the_data_about_it_name_none() -> None:
-    named = PreparedClassifier(nn.Flatten(), size=8, class_names=("yes", "no"))
+    named = PreparedClassifier(nn.Flatten(), Preprocessing(size=8), class_names=("yes", "no"))
     bare = nn.Flatten()
     bare.config = SimpleNamespace(id2label={0: "cat", 1: "dog"})  # type: ignore[assignment]
     for module, names in ((named, ("yes", "no")), (bare, ("cat", "dog"))):
-        assert card_of(FusedClassifier(nn.Identity(), module), {}, name="net").classes == names
+        assert card_of(loaded(FusedClassifier(nn.Identity(), module), {})).classes == names
         assert card_with(module=FusedClassifier(nn.Identity(), module)).classes == ("a", "b")
-    assert card_of(RestorationNet(depth=3), {}, name="net").classes == ()
+    assert card_of(loaded(RestorationNet(depth=3), {})).classes == ()
 
 
 def test_a_classifier_that_saw_clean_images_alone_says_so() -> None:
@@ -394,6 +407,8 @@ def test_a_classifier_that_saw_clean_images_alone_says_so() -> None:
         {"classes": 3},
         {"samples": "x"},
         {"seconds": float("inf")},
+        {"origins": 3},
+        {"origins": {"restorer": "l3-gtsrb"}},
     ],
     ids=repr,
 )

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 
 from steadylens.checkpoints import checkpoint
 from steadylens.checkpoints.checkpoint import (
-    build,
-    describe,
     fingerprint,
     load_model,
     load_state,
@@ -30,7 +28,10 @@ from steadylens.checkpoints.checkpoint import (
     save_state,
 )
 from steadylens.errors import CheckpointError, SettingError
+from steadylens.images.preprocessing import Preprocessing
+from steadylens.nets.architecture import KINDS, build, describe
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet, exported_classifier
+from steadylens.nets.facts import RESTORING
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
 
 
@@ -66,20 +67,6 @@ def test_the_sign_nets_normalisation_is_part_of_the_key() -> None:
     assert fingerprint(published) != fingerprint(standardizing)
 
 
-def scaling(factor: str, *, compiled_from: str | None = None) -> type[nn.Module]:
-    """Returns a class of nets without weights, as somebody would write or rewrite it."""
-    names: dict[str, Any] = {"nn": nn, "__name__": "somebody"}
-    lines = ["class Net(nn.Module):", "    def forward(self, images):", f"        return images * {factor}"]
-    exec(compile("\n".join(lines), compiled_from or "<typed>", "exec"), names)  # noqa: S102 - our own text
-    made: type[nn.Module] = names["Net"]
-    return made
-
-
-def test_the_code_of_a_net_of_ones_own_is_part_of_the_key() -> None:
-    assert fingerprint(scaling("2")()) == fingerprint(scaling("2")())
-    assert fingerprint(scaling("2")()) != fingerprint(scaling("3")())
-
-
 class Own(nn.Module):
     """A net with settings that no weight tells."""
 
@@ -94,45 +81,67 @@ class Own(nn.Module):
         return (images + self.shift) * self.heads
 
 
-def test_the_settings_of_a_net_of_ones_own_are_part_of_the_key() -> None:
-    assert fingerprint(Own(2, 0.5)) == fingerprint(Own(2, 0.5).train())
-    keys = {
-        fingerprint(net)
-        for net in (Own(2, 0.5), Own(3, 0.5), Own(2, 0.25), PreparedClassifier(Own(2, 0.5), size=8))
-    }
-    assert len(keys) == 4
+class Described(Own):
+    """The same, described."""
+
+    kind = "tests.Described"
+    task = RESTORING
+    margin = 0
+
+    def config(self) -> dict[str, Any]:
+        return {"heads": self.heads, "shift": float(self.shift)}
 
 
-def test_settings_of_any_shape_and_classes_above_are_part_of_the_key() -> None:
-    def kept(**settings: object) -> nn.Module:
-        net = scaling("2")()
-        net.config = settings  # type: ignore[assignment]
-        return net
+def own_in_front() -> nn.Module:
+    return FusedClassifier(Own(2, 0.5), SignNet())
 
-    def below(factor: str) -> nn.Module:
-        made: type[nn.Module] = type("Below", (scaling(factor),), {"__module__": "somebody"})
-        return made()
 
-    def shifted(amount: int) -> nn.Module:
-        net = scaling("2")()
-        net.act = lambda images: images + amount  # type: ignore[assignment]
-        return net
+def own_prepared() -> nn.Module:
+    return PreparedClassifier(Own(2, 0.5), Preprocessing(size=8))
 
-    for one, other in ((kept(a=1), kept(a=2)), (below("2"), below("3")), (shifted(1), shifted(2))):
-        assert fingerprint(one) != fingerprint(other)
-    assert fingerprint(kept(a=1, b=[2, {"c"}])) == fingerprint(kept(b=[2, {"c"}], a=1))
+
+def own_among_layers() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), Own(2, 0.5))
+
+
+@pytest.mark.parametrize("make", [partial(Own, 2, 0.5), own_in_front, own_prepared, own_among_layers])
+def test_a_net_with_parts_that_have_no_description_is_never_known_again(
+    make: Callable[[], nn.Module],
+) -> None:
+    net = make()
+    assert len({fingerprint(net), fingerprint(net), fingerprint(make())}) == 3
+
+
+def test_a_net_of_ones_own_that_is_registered_is_known_again_by_its_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(KINDS, Described.kind, Described)
+    assert fingerprint(Described(2, 0.5)) == fingerprint(Described(2, 0.5).train())
+    behind = FusedClassifier(Described(2, 0.5), SignNet())
+    assert fingerprint(behind) == fingerprint(behind)
+    nets = (Described(2, 0.5), Described(3, 0.5), Described(2, 0.25), GaussianSmoothing(), behind)
+    assert len(set(map(fingerprint, nets))) == 5
+
+
+def test_layers_of_pytorch_are_told_by_their_printed_form_and_their_weights() -> None:
+    def layers(**settings: Any) -> nn.Module:
+        return nn.Sequential(nn.MaxPool2d(2, **settings), nn.Flatten())
+
+    assert fingerprint(layers()) == fingerprint(layers())
+    assert fingerprint(layers()) != fingerprint(layers(stride=1))
+    prepared = (PreparedClassifier(layers(), Preprocessing(size=size)) for size in (8, 8, 9))
+    one, same, other = map(fingerprint, prepared)
+    assert one == same != other
 
 
 def test_a_key_is_the_same_in_every_process() -> None:
     code = (
-        "import torch; from torch import nn; from steadylens.checkpoints.checkpoint import fingerprint\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.acts = [torch.relu, lambda x: x + 1, object(), {'c', 'b', 'a'}]\n"
-        "    def forward(self, images):\n"
-        "        return images if self.mode in {'aa', 'bb', 'cc'} else [one for one in images]\n"
-        "print(fingerprint(Net()))"
+        "import torch; from torch import nn; import steadylens\n"
+        "from steadylens.checkpoints.checkpoint import fingerprint\n"
+        "pair = steadylens.FusedClassifier(steadylens.load('l3-gtsrb'), steadylens.load('sign-gtsrb'))\n"
+        "layers = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))\n"
+        "layers[1].weight.data.fill_(1); layers[1].bias.data.fill_(0)\n"
+        "print(fingerprint(pair), fingerprint(layers))"
     )
     keys = {
         subprocess.run(
@@ -152,7 +161,9 @@ def test_a_net_of_any_precision_has_a_key(dtype: torch.dtype) -> None:
 def test_the_architecture_of_a_classifier_of_a_library_is_part_of_the_key() -> None:
     layers = nn.Flatten()
     two, four = (
-        PreparedClassifier(layers, size=8, architecture={"kind": "transformers", "config": {"heads": heads}})
+        PreparedClassifier(
+            layers, Preprocessing(size=8), architecture={"kind": "transformers", "config": {"heads": heads}}
+        )
         for heads in (2, 4)
     )
     assert fingerprint(two) != fingerprint(four)
@@ -405,6 +416,8 @@ def test_an_unknown_architecture_is_refused_with_the_way_out(saved: Path) -> Non
         {"kind": "GaussianSmoothing", "sigma_pixels": "wide"},
         {"kind": "FusedClassifier", "restorer": {"kind": "Identity"}},
         {"kind": "FusedClassifier", "restorer": 3, "classifier": []},
+        {"kind": "FusedClassifier", "restorer": {"kind": "Identity"}, "classifier": {"depth": 3}},
+        {"kind": "FusedClassifier", "restorer": {"kind": "Identity"}, "classifier": None},
     ],
     ids=repr,
 )

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from steadylens.checkpoints.checkpoint import describe, load_model, load_state, save_model
+from steadylens.checkpoints.checkpoint import load_model, load_state, save_model
 from steadylens.errors import CheckpointError
+from steadylens.nets.architecture import describe
 from steadylens.nets.classification import FusedClassifier
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
 from steadylens.nets.weights import MOST_HEADER_BYTES, read_weights

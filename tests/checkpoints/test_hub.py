@@ -21,9 +21,11 @@ from torch import nn
 
 import steadylens
 from steadylens.checkpoints.card import card_of
-from steadylens.checkpoints.checkpoint import build, describe, load_model, save_model
+from steadylens.checkpoints.checkpoint import load_model, save_model
 from steadylens.checkpoints.hub import from_pretrained, push_to_hub, readme_of, save_pretrained
+from steadylens.checkpoints.loading import LoadedNet
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError, SteadylensError, StorageError
+from steadylens.nets.architecture import build, describe
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
 
@@ -113,7 +115,7 @@ def test_a_packaged_net_keeps_its_card_in_a_folder(tmp_path: Path) -> None:
     text = (tmp_path / "README.md").read_text()
     assert text == readme_of(card)
     assert text.endswith("\n---\n\n" + card.markdown(loader="from_pretrained"))
-    assert steadylens.card(tmp_path / "model.safetensors").about == card.about
+    assert steadylens.card(tmp_path / "model.safetensors").info == card.info
 
 
 def test_a_net_given_by_its_file_keeps_the_data_about_its_training(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_a_net_given_by_its_file_keeps_the_data_about_its_training(tmp_path: Pat
 
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="there is no trained net 'l12-gtsrb'; choose one of l11-gtsrb"):
+    with pytest.raises(SettingError, match=r"no net 'l12-gtsrb'; give a \.safetensors file or one of l11"):
         save_pretrained("l12-gtsrb", tmp_path / "net")
     assert not (tmp_path / "net").exists()
 
@@ -443,7 +445,7 @@ def test_without_the_extra_folders_work_and_hub_calls_name_the_extra(
     save_pretrained(net, tmp_path, name="net")
     assert same(from_pretrained(tmp_path), net)
     card = (tmp_path / "README.md").read_text()
-    assert card == card_of(net, {}, name="net").markdown(loader="from_pretrained")
+    assert card == card_of(LoadedNet(name="net", module=net)).markdown(loader="from_pretrained")
     assert card.startswith("# net\n")  # huggingface_hub writes the header: without it there is none
     for call in (lambda: from_pretrained("someone/net"), lambda: push_to_hub(net, "someone/net")):
         with pytest.raises(MissingExtraError, match=r"pip install 'steadylens\[hub\]'"):

@@ -24,6 +24,7 @@ import steadylens
 from steadylens.checkpoints import loading
 from steadylens.checkpoints.card import card
 from steadylens.checkpoints.checkpoint import save_model
+from steadylens.checkpoints.info import TrainingInfo
 from steadylens.checkpoints.loading import (
     PRETRAINED,
     LoadedNet,
@@ -31,12 +32,13 @@ from steadylens.checkpoints.loading import (
     check_order,
     load,
     load_classifier,
-    load_restorer,
+    load_net,
 )
 from steadylens.errors import CheckpointError, SettingError
-from steadylens.images.preprocessing import Fit
+from steadylens.images.preprocessing import Fit, Preprocessing, PreprocessingOptions
 from steadylens.images.tensors import GREY_LEVELS
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
+from steadylens.nets.facts import RESTORING
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.records import Accuracy, Measurement, read_records
 from steadylens.report.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS, TABLE_1
@@ -195,7 +197,7 @@ def test_whatever_net_was_rounded_to_the_packaged_one_gives_nearly_the_same(name
 
 
 def told(name: str) -> list[Measurement]:
-    return list(card(name).figures)
+    return list(card(name).info.figures)
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
@@ -209,14 +211,14 @@ def test_the_figures_of_a_card_are_those_of_the_committed_records(name: str) -> 
 
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_a_card_tells_where_the_net_comes_from(name: str) -> None:
-    about = card(name)
-    assert about.name == name
+    assert card(name).name == name
+    about = card(name).info
     assert about.data.startswith("gtsrb")
     assert {row.provenance.recipe for row in about.figures} == {about.recipe}
     assert {row.provenance.seed for row in about.figures} == {about.seed}
     assert about.commit
     assert dict(about.versions).keys() >= {"python", "torch", "steadylens"}
-    assert "float16" in about.about["stored_as"]
+    assert "float16" in about.stored_as
     assert about.licence == "MIT"
 
 
@@ -247,8 +249,8 @@ def test_a_path_of_a_file_works_as_well(tmp_path: Path, kind: type[str | Path]) 
     save_model(path, net, about={"seed": 3, "classes": ["a"]})
     with torch.inference_mode():
         assert torch.equal(load(kind(path))(images(0)), net(images(0)))
-    about = card(kind(path))
-    assert (about.name, about.seed, about.recipe, about.figures) == ("mine", 3, "", ())
+    found = card(kind(path))
+    assert (found.name, found.info.seed, found.info.recipe, found.info.figures) == ("mine", 3, "", ())
 
 
 def test_an_unknown_name_is_refused_with_the_list_of_names() -> None:
@@ -256,7 +258,9 @@ def test_an_unknown_name_is_refused_with_the_list_of_names() -> None:
         with pytest.raises(SettingError) as caught:
             load(asked)
         sentence = str(caught.value)
-        assert sentence.startswith(f"there is no trained net '{asked}'; choose one of l11-gtsrb, l9-gtsrb")
+        assert sentence.startswith(
+            f"there is no net '{asked}'; give a .safetensors file or one of l11-gtsrb, l9-gtsrb"
+        )
         assert all(name in sentence for name in PRETRAINED)
 
 
@@ -304,7 +308,7 @@ def body() -> nn.Module:
 
 
 def test_a_restorer_is_opened_by_its_packaged_name() -> None:
-    opened = load_restorer("l3-gtsrb")
+    opened = load_net("l3-gtsrb", task=RESTORING)
     assert isinstance(opened.module, RestorationNet)
     assert (opened.name, opened.module.depth) == ("l3-gtsrb", 3)
     assert opened.seconds > 0
@@ -313,7 +317,7 @@ def test_a_restorer_is_opened_by_its_packaged_name() -> None:
 @pytest.mark.parametrize("name", ["net.safetensors", "net.weights", "net"])
 def test_a_restorer_is_opened_from_a_file_of_any_name(name: str, tmp_path: Path) -> None:
     save_model(tmp_path / name, GaussianSmoothing(), about={"seconds": 3.5})
-    opened = load_restorer(tmp_path / name)
+    opened = load_net(tmp_path / name, task=RESTORING)
     assert isinstance(opened.module, GaussianSmoothing)
     assert (opened.name, opened.seconds) == ("net", 3.5)
 
@@ -321,9 +325,10 @@ def test_a_restorer_is_opened_from_a_file_of_any_name(name: str, tmp_path: Path)
 @pytest.mark.parametrize("source", ["l12-gtsrb", "absent", "timm", "imagenet:resnet18", ""])
 def test_an_unknown_name_is_refused_with_what_there_is(source: str) -> None:
     with pytest.raises(
-        SettingError, match=r"there is no net '.*'; give a file or one of l11-gtsrb, .*fused-gtsrb$"
+        SettingError,
+        match=r"there is no net '.*'; give a \.safetensors file or one of l11-.*, .*fused-gtsrb$",
     ):
-        load_restorer(source)
+        load_net(source, task=RESTORING)
     for weights in (None, Path("net.pth")):
         with pytest.raises(SettingError, match=r"there is no net '.*'; .*, or timm:NAME"):
             load_classifier(source, weights=weights)
@@ -331,14 +336,14 @@ def test_an_unknown_name_is_refused_with_what_there_is(source: str) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"there is no file .*absent\.safetensors"):
-        load_restorer(tmp_path / "absent.safetensors")
+        load_net(tmp_path / "absent.safetensors", task=RESTORING)
 
 
 def test_a_classifier_is_no_restorer_and_a_restorer_no_classifier() -> None:
     with pytest.raises(
         SettingError, match="sign-gtsrb holds a SignNet, where a restorer is needed; name one as l11"
     ):
-        load_restorer("sign-gtsrb")
+        load_net("sign-gtsrb", task=RESTORING)
     with pytest.raises(SettingError, match="l3-gtsrb holds a RestorationNet, where a classifier is needed"):
         load_classifier("l3-gtsrb")
 
@@ -350,26 +355,28 @@ def test_a_packaged_classifier_brings_its_size_and_its_classes() -> None:
 
 
 def test_a_classifier_of_a_library_is_opened_with_weights_and_size(weights: Path) -> None:
-    opened = load_classifier("timm:test_resnet", weights=weights, size=40)
+    opened = load_classifier("timm:test_resnet", weights=weights, options=PreprocessingOptions(size=40))
     assert isinstance(opened.module, PreparedClassifier)
     assert (opened.name, opened.size, opened.class_names) == ("timm:test_resnet", 40, ())
     assert opened.module(torch.rand(1, 3, 40, 40)).shape == (1, 3)
 
 
 def test_a_pair_of_a_library_comes_with_its_size(weights: Path, tmp_path: Path) -> None:
-    alone = load_classifier("timm:test_resnet", weights=weights, size=40)
+    alone = load_classifier("timm:test_resnet", weights=weights, options=PreprocessingOptions(size=40))
     save_model(
         tmp_path / "pair", FusedClassifier(nn.Identity(), alone.module), about={"classes": ["a", "b", "c"]}
     )
     opened = load_classifier(tmp_path / "pair")
     assert (opened.size, opened.class_names) == (40, ("a", "b", "c"))
-    assert opened.fused() is opened.module
+    assert opened.pair() is opened.module
 
 
 def test_a_mean_and_a_deviation_of_ones_own_replace_those_of_the_library(weights: Path) -> None:
-    usual = load_classifier("timm:test_resnet", weights=weights, size=32).module
+    usual = load_classifier("timm:test_resnet", weights=weights, options=PreprocessingOptions(size=32)).module
     changed = load_classifier(
-        "timm:test_resnet", weights=weights, size=32, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0)
+        "timm:test_resnet",
+        weights=weights,
+        options=PreprocessingOptions(size=32, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0)),
     ).module
     assert isinstance(usual, PreparedClassifier)
     images = torch.rand(2, 3, 32, 32)
@@ -378,18 +385,22 @@ def test_a_mean_and_a_deviation_of_ones_own_replace_those_of_the_library(weights
 
 
 def test_a_classifier_tells_how_photographs_are_fitted_and_may_be_told(weights: Path) -> None:
-    usual = load_classifier("timm:test_resnet", weights=weights, size=40)
+    usual = load_classifier("timm:test_resnet", weights=weights, options=PreprocessingOptions(size=40))
     assert str(usual.fit) == "crop:42"
     for source, file in (("timm:test_resnet", weights), ("sign-gtsrb", None)):
-        assert load_classifier(source, weights=file, fit=Fit(keeps_shape=True)).fit == Fit(keeps_shape=True)
+        assert load_classifier(
+            source, weights=file, options=PreprocessingOptions(fit=Fit(keeps_shape=True))
+        ).fit == Fit(keeps_shape=True)
     assert load_classifier("sign-gtsrb").fit == Fit()
 
 
 def test_the_fit_stands_in_the_file_of_a_pair(weights: Path, tmp_path: Path) -> None:
-    alone = load_classifier("timm:test_resnet", weights=weights, size=40, fit=Fit(keeps_shape=True))
+    alone = load_classifier(
+        "timm:test_resnet", weights=weights, options=PreprocessingOptions(size=40, fit=Fit(keeps_shape=True))
+    )
     save_model(tmp_path / "pair", FusedClassifier(nn.Identity(), alone.module), about={})
     assert load_classifier(tmp_path / "pair").fit == Fit(keeps_shape=True)
-    told = load_classifier(tmp_path / "pair", fit=Fit())
+    told = load_classifier(tmp_path / "pair", options=PreprocessingOptions(fit=Fit()))
     save_model(tmp_path / "again", told.module, about={})
     assert load_classifier(tmp_path / "again").fit == told.fit == Fit()
 
@@ -398,7 +409,7 @@ def test_the_fit_of_a_net_of_this_package_stands_in_the_data_about_it(tmp_path: 
     save_model(tmp_path / "net", SignNet(classes=3), about={"fit": "crop:52"})
     assert load_classifier(tmp_path / "net").fit == Fit(keeps_shape=True, side=52)
     with pytest.raises(SettingError, match="of which no 48 can be cut out"):
-        load_classifier(tmp_path / "net", fit=Fit(side=40))
+        load_classifier(tmp_path / "net", options=PreprocessingOptions(fit=Fit(side=40)))
 
 
 def test_weights_are_wanted_where_there_are_none_and_only_there(weights: Path) -> None:
@@ -414,14 +425,16 @@ def test_weights_are_wanted_where_there_are_none_and_only_there(weights: Path) -
 
 def test_one_of_mean_and_deviation_is_not_enough(weights: Path) -> None:
     with pytest.raises(SettingError, match="give both a mean and a deviation, or neither"):
-        load_classifier("timm:test_resnet", weights=weights, mean=(0.5, 0.5, 0.5))
+        load_classifier(
+            "timm:test_resnet", weights=weights, options=PreprocessingOptions(mean=(0.5, 0.5, 0.5))
+        )
 
 
 def test_a_net_of_this_package_takes_no_other_size_or_normalisation() -> None:
     with pytest.raises(
         SettingError, match="sign-gtsrb brings its own size, mean and deviation; leave them out"
     ):
-        load_classifier("sign-gtsrb", size=64)
+        load_classifier("sign-gtsrb", options=PreprocessingOptions(size=64))
 
 
 def test_a_size_that_a_classifier_cannot_read_is_refused_at_once(weights: Path) -> None:
@@ -430,20 +443,22 @@ def test_a_size_that_a_classifier_cannot_read_is_refused_at_once(weights: Path) 
         SettingError,
         match=r"torchvision:squeezenet1_1 does not classify images of 8x8 pixels: .*; give another",
     ):
-        load_classifier("torchvision:squeezenet1_1", weights=weights, size=8)
+        load_classifier("torchvision:squeezenet1_1", weights=weights, options=PreprocessingOptions(size=8))
 
 
 def opened(classes: int, *names: str) -> LoadedNet:
     layers = nn.Sequential(body(), nn.Linear(3, classes))
-    return LoadedNet(name="mine", module=PreparedClassifier(layers, size=8), size=8, class_names=names)
+    module = PreparedClassifier(layers, Preprocessing(size=8), class_names=names)
+    return LoadedNet(name="mine", module=module)
 
 
 def test_a_restorer_before_a_classifier_is_a_pair() -> None:
-    pair = LoadedNet(name="L3", module=RestorationNet(depth=3), seconds=2).before(opened(2, "a", "b"))
+    front = LoadedNet(name="L3", module=RestorationNet(depth=3), info=TrainingInfo(seconds=2))
+    pair = front.before(opened(2, "a", "b"))
     assert (pair.name, pair.size, pair.class_names, pair.seconds) == ("behind L3", 8, ("a", "b"), 2)
-    assert pair.fused()(torch.rand(1, 3, 8, 8)).shape == (1, 2)
+    assert pair.pair()(torch.rand(1, 3, 8, 8)).shape == (1, 2)
     with pytest.raises(SettingError, match="mine holds a PreparedClassifier, no fused classifier"):
-        opened(2).fused()
+        opened(2).pair()
 
 
 def test_another_number_of_classes_is_refused() -> None:

@@ -196,7 +196,7 @@ def test_what_is_tuned_moves_and_the_rest_stays(
     net.load_state_dict(torch.load(fuse_place / "net.pth"))
     assert isinstance(pair, FusedClassifier)
     assert isinstance(pair.classifier, PreparedClassifier)
-    assert pair.classifier.size == FUSED_SIZE
+    assert pair.classifier.input_size == FUSED_SIZE
     assert moved(pair.restorer, front) == restorer_moves
     assert moved(pair.classifier.body, net) == classifier_moves
     # Without labels, what the folders are called says nothing about the classes.

@@ -37,7 +37,7 @@ def test_a_packaged_classifier_is_exported_with_its_classes(tmp_path: Path) -> N
     assert "32 in the same class" in told
     found = read_metadata(out)
     assert (found["name"], found["classes"]) == ("sign-gtsrb", list(card("sign-gtsrb").classes))
-    assert found["about"]["recipe"] == card("sign-gtsrb").recipe
+    assert found["about"]["recipe"] == card("sign-gtsrb").info.recipe
     images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
         open_engine(out)(images), load("sign-gtsrb")(images).detach(), rtol=0, atol=1e-4

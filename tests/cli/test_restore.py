@@ -227,7 +227,10 @@ def test_an_image_above_the_limit_is_refused_and_the_option_is_named(
         (["a.png", "--out", "out", "--max-megapixels", "nan"], "is nan, it must be positive and finite"),
         (["a.png", "--out", "out", "--max-megapixels", "inf"], "is inf, it must be positive and finite"),
         (["a.png", "--out", "out", "--tile", "12"], "a tile of 12 pixels is too small"),
-        (["a.png", "--out", "out", "--net", "l12"], "there is no trained net 'l12'"),
+        (
+            ["a.png", "--out", "out", "--net", "l12"],
+            "no net 'l12'; give a .safetensors file or one of",
+        ),
         (["a.png", "--out", "out", "--net", "sign-gtsrb"], "a SignNet answers with classes"),
         (["a.png", "--out", "."], "would be written over"),
         (["none.png", "--out", "out"], "none.png does not exist"),

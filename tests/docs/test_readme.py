@@ -4,16 +4,20 @@ import doctest
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import typer
 
+import steadylens
 from steadylens.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
-MAP = TEXT.partition("## Map of the code")[2].partition("\n## ")[0]
+MAP = TEXT.partition("## Contributing")[2]
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 def parse(words: list[str]) -> None:
@@ -29,9 +33,31 @@ def test_the_page_is_short() -> None:
     assert len(TEXT.splitlines()) <= 150
 
 
-def test_both_commands_stand_in_the_first_screen() -> None:
-    first = TEXT.splitlines()[:15]
-    assert [line.split()[1] for line in first if line.startswith("make ")] == ["demo", "test"]
+def test_the_first_screen_tells_how_much_it_helps_how_to_install_it_and_how_to_use_it() -> None:
+    screen = "\n".join(TEXT.splitlines()[:45])
+    places = [
+        screen.index(text) for text in ("baseline: classifier trained on noise", "pip install", "```python")
+    ]
+    assert places == sorted(places)
+    assert len(BLOCKS[0].strip().splitlines()) <= 6
+
+
+def test_the_two_commands_come_next() -> None:
+    assert [line.split()[1] for line in TEXT.splitlines()[:60] if line.startswith("make ")] == [
+        "demo",
+        "test",
+    ]
+
+
+def test_the_first_lines_of_code_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    steadylens.write_image("sign.png", images[0])
+    names: dict[str, Any] = {"images": images, "your_classifier": steadylens.load("sign-gtsrb")}
+    exec(BLOCKS[0], names)  # noqa: S102 - our own page
+    assert names["restored"].shape == (3, 48, 48)
+    assert names["answers"].shape == (2,)
+    assert names["pair"](images).shape == (2, 43)
 
 
 def test_the_map_names_every_package_once_and_no_other() -> None:
@@ -40,14 +66,14 @@ def test_the_map_names_every_package_once_and_no_other() -> None:
 
 
 def test_the_session_runs_as_it_is_printed() -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    (block,) = (block for block in BLOCKS if block.startswith(">>>"))
     session = doctest.DocTestParser().get_doctest(block, {}, "README.md", None, 0)
     assert len(session.examples) == 10
     report: list[str] = []
     assert doctest.DocTestRunner().run(session, out=report.append).failed == 0, "".join(report)
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if not line.startswith("make ")])
+@pytest.mark.parametrize("line", [line for line in LINES if not line.startswith(("make ", "pip "))])
 def test_a_command_can_be_parsed(line: str) -> None:
     program, *words = shlex.split(line, comments=True)
     assert program == "steadylens"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from steadylens.checkpoints.info import TrainingInfo
 from steadylens.data.datasets import Dataset, ImageSet
 from steadylens.errors import RecordError
 from steadylens.evaluation.experiments import (
@@ -23,7 +24,9 @@ from steadylens.evaluation.experiments import (
     measure_networks,
     measure_restorers,
 )
+from steadylens.nets.architecture import KINDS
 from steadylens.nets.classification import FusedClassifier, SignNet
+from steadylens.nets.facts import CLASSIFYING
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
 from steadylens.records import Accuracy, Comparison, Cost, Hits, Measurement, Restoring, Stability
 from steadylens.training.recipes import SMOKE
@@ -180,13 +183,25 @@ def run(news: list[Update]) -> Run:
 class Linear(nn.Module):
     """A small classifier of 8x8 images."""
 
+    kind, task = "Linear", CLASSIFYING
+
     def __init__(self, seed: int) -> None:
         super().__init__()
+        self.seed = seed
         generator = torch.Generator().manual_seed(seed)
         self.weight = nn.Parameter(torch.randn(192, 3, generator=generator), requires_grad=False)
 
+    def config(self) -> dict[str, int]:
+        return {"seed": self.seed}
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.flatten(1) @ self.weight
+
+
+@pytest.fixture(autouse=True)
+def a_net_that_can_be_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registers the classifier: what cannot be described would be measured again each time."""
+    monkeypatch.setitem(KINDS, "Linear", Linear)
 
 
 def states(news: list[Update]) -> set[str]:
@@ -280,7 +295,7 @@ def test_all_test_images_are_chosen_where_no_fewer_are_wished(run: Run, count: i
 def test_a_curve_is_what_the_file_of_a_net_says(run: Run) -> None:
     about = {"curve": [[1, 0.5, 0.1], [2, 0.25, 0.05]], "samples": 20, "seconds": 3.0, "stage": "classifier"}
     about |= {"commit": "of then", "versions": {"torch": "of then"}}
-    curve = curve_of(run, about)
+    curve = curve_of(run, TrainingInfo.of_plain(about, name="net"))
     assert (curve.provenance.commit, curve.provenance.versions) == ("of then", (("torch", "of then"),))
     assert (curve.steps, curve.losses, curve.learning_rates) == ((1, 2), (0.5, 0.25), (0.1, 0.05))
     assert (curve.stage, curve.samples, curve.seconds) == ("classifier", 20, 3.0)
@@ -290,3 +305,13 @@ def test_the_densities_of_figure_1_are_not_cut_off() -> None:
     densities = example_densities()
     assert len({name for name, _, _ in densities}) == 5
     assert not any(degradation.clip or degradation.quantize for _, _, degradation in densities)
+
+
+def test_a_net_that_cannot_be_described_is_measured_again(
+    run: Run, news: list[Update], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(KINDS, "Linear")
+    measure_networks(run, {"one": Linear(1)}, tmp_path)
+    news.clear()
+    measure_networks(run, {"one": Linear(1)}, tmp_path)
+    assert "skipped" not in states(news)

@@ -1,6 +1,7 @@
 """The exploratory experiment counts what a plain loop counts, whatever the batch size."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.noise.families import Gaussian, Strength
 from steadylens.randomness import derived_generator
 from steadylens.records import Contraction, Hits, Measurement, Restoring, Scatter
-from tests.sample_records import PROVENANCE
+from steadylens.training.settings import GaussianNoise
+from tests.sample_records import PROVENANCE as SAMPLE
 
 VERSIONS = 2
 SEED = 4
+PROVENANCE = replace(SAMPLE, seed=SEED)
 
 
 class Shrinking(nn.Module):
@@ -73,7 +76,6 @@ def run_explore(
         images,
         degradation,
         versions=VERSIONS,
-        seed=SEED,
         provenance=PROVENANCE,
         progress=nothing,
     )
@@ -209,7 +211,6 @@ def test_progress_counts_noisy_images_up_to_all(images: Tensor) -> None:
         images,
         DEGRADATION,
         versions=VERSIONS,
-        seed=SEED,
         provenance=PROVENANCE,
         progress=lambda done, total: news.append((done, total)),
     )
@@ -222,10 +223,7 @@ def by_sigma(
     return restore_by_sigma(
         NETS,
         images,
-        sigmas_grey=sigmas,
-        clip=clip,
-        quantize=quantize,
-        seed=SEED,
+        noise=GaussianNoise(sigmas_grey=sigmas, clip=clip, quantize=quantize),
         provenance=PROVENANCE,
         progress=nothing,
     )

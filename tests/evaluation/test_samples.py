@@ -47,7 +47,7 @@ def decoded(png: str) -> Tensor:
 
 
 def samples(net: RestorationNet, images: ImageSet) -> list[Picture]:
-    return restored_samples(net, images, NAMES, DEGRADATION, seed=3, provenance=PROVENANCE)
+    return restored_samples(net, images, NAMES, DEGRADATION, provenance=PROVENANCE)
 
 
 def test_each_class_that_there_is_has_one_row(net: RestorationNet, images: ImageSet) -> None:
@@ -132,7 +132,7 @@ def test_nothing_is_shown_when_restoring_saves_no_answer(turned: ImageSet) -> No
 
 
 def test_densities_are_shares_between_edges_of_the_strength() -> None:
-    for row in noise_densities(example_densities(), seed=0, provenance=PROVENANCE):
+    for row in noise_densities(example_densities(), provenance=PROVENANCE):
         assert len(row.shares) == DENSITY_BINS
         assert (row.edges_grey[0], row.edges_grey[-1]) == pytest.approx((-80, 80))
         assert min(row.shares) >= 0
@@ -148,7 +148,7 @@ def test_densities_have_the_deviation_of_their_family() -> None:
         "sparse Gaussian": 0.3**0.5,
         "attenuated Gaussian": (0.5 + 0.5 * 0.3**2) ** 0.5,
     }
-    rows = noise_densities(example_densities(), seed=0, provenance=PROVENANCE)
+    rows = noise_densities(example_densities(), provenance=PROVENANCE)
     assert [row.family for row in rows] == list(factors)
     for row in rows:
         edges, shares = np.array(row.edges_grey), np.array(row.shares)

@@ -1,6 +1,7 @@
 """Tables 3 and 4 count what a plain loop counts, and sampling stops when it may and not before."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from steadylens.metrics import mcnemar, wilson_interval
 from steadylens.noise.degradation import gaussian_degradation
 from steadylens.randomness import derived_generator
 from steadylens.records import Accuracy, Comparison, Stability
-from steadylens.training.settings import Sampling
-from tests.sample_records import PROVENANCE
+from steadylens.training.settings import GaussianNoise, Sampling
+from tests.sample_records import PROVENANCE as SAMPLE
 
 SEED = 8
+PROVENANCE = replace(SAMPLE, seed=SEED)
 CLASSES = 6
 
 
@@ -69,11 +71,8 @@ def measured(
         "net",
         network or Nearest(0),
         images,
-        sigmas_grey=sigmas,
+        noise=GaussianNoise(sigmas_grey=sigmas, clip=clip, quantize=quantize),
         sampling=sampling or Sampling(versions=3),
-        clip=clip,
-        quantize=quantize,
-        seed=SEED,
         provenance=PROVENANCE,
         progress=progress,
     )

@@ -125,4 +125,4 @@ def test_an_engine_that_cannot_run_the_net_is_left_out(
 def test_a_net_that_reads_larger_images_alone_is_timed_on_such() -> None:
     net = GaussianSmoothing(sigma_pixels=45).eval()
     race = fastest_engine(net, seconds=0.01)
-    assert race.size == (net.radius + 1, net.radius + 1) > TILE
+    assert race.size == (net.margin + 1, net.margin + 1) > TILE

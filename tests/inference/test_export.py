@@ -27,6 +27,7 @@ from steadylens.errors import (
     SettingError,
     StorageError,
 )
+from steadylens.images.preprocessing import Preprocessing
 from steadylens.inference import export
 from steadylens.inference.export import (
     Exported,
@@ -206,7 +207,7 @@ def test_a_restorer_reads_any_size_and_names_what_is_free(tmp_path: Path) -> Non
 
 def test_a_net_that_cannot_be_saved_can_be_exported_with_its_class_names(tmp_path: Path) -> None:
     body = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
-    classifier = PreparedClassifier(body, size=8, class_names=("cat", "dog"))
+    classifier = PreparedClassifier(body, Preprocessing(size=8), class_names=("cat", "dog"))
     net = FusedClassifier(drawn(RestorationNet(3)), classifier).eval()
     found = read_metadata(export_net(net, tmp_path / "net.pt2").path)
     assert found["classes"] == ["cat", "dog"]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from steadylens.errors import CheckpointError, ImageError, SettingError
+from steadylens.images.preprocessing import Preprocessing
 from steadylens.inference.signature import Signature, example_images, signature_of
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, UnpaddedNet
@@ -57,7 +58,7 @@ def test_a_restorer_of_grey_images_reads_one_channel() -> None:
     [
         SignNet(),
         FusedClassifier(RestorationNet(3, padding="reflect"), SignNet()),
-        PreparedClassifier(classifier(), size=8),
+        PreparedClassifier(classifier(), Preprocessing(size=8)),
     ],
     ids=["sign net", "fused", "prepared"],
 )

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from steadylens.checkpoints.checkpoint import save_model
 from steadylens.errors import CheckpointError, ImageError, SettingError
 from steadylens.evaluation.experiments import parameters
-from steadylens.images.preprocessing import Fit
+from steadylens.images.preprocessing import Fit, Preprocessing, PreprocessingOptions
 from steadylens.nets.classification import (
     ChannelNormalization,
     FusedClassifier,
@@ -52,15 +52,111 @@ def test_the_fused_net_equals_the_classifier_of_what_the_restorer_returns(restor
         assert torch.equal(FusedClassifier(restorer, classifier).eval()(images), classifier(restorer(images)))
 
 
-def test_every_parameter_of_the_restorer_is_frozen_and_none_of_the_classifier() -> None:
-    fused = small_fused()
-    assert not any(tensor.requires_grad for tensor in fused.restorer.parameters())
-    assert all(tensor.requires_grad for tensor in fused.classifier.parameters())
+class Learning(nn.Module):
+    """A restorer with weights and with running statistics, in its own order of modes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
+        self.layers[0].get_parameter("bias").requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = images + 0.1 * self.layers(images)
+        return result
+
+
+def descend(fused: FusedClassifier) -> Tensor:
+    """Runs a backward pass through a pair; returns the images, which bear their gradient."""
+    images = drawn_images(4).requires_grad_()
+    torch.autograd.backward(F.cross_entropy(fused(images), torch.tensor([0, 1, 2, 3])))
+    return images
+
+
+def values(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def moved(before: dict[str, Tensor], module: nn.Module) -> set[str]:
+    """Returns the names of the weights and buffers that are no longer what they were."""
+    return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+
+
+STATISTICS = {"layers.1.running_mean", "layers.1.running_var", "layers.1.num_batches_tracked"}
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["in train mode", "in eval mode"])
+def test_a_pair_changes_nothing_in_the_nets_that_it_is_given(given: bool) -> None:
+    restorer, classifier = Learning().train(given), SignNet(classes=5).train(not given)
+    wishes = [tensor.requires_grad for net in (restorer, classifier) for tensor in net.parameters()]
+    modes = [part.training for net in (restorer, classifier) for part in net.modules()]
+    FusedClassifier(restorer, classifier)
+    assert wishes == [tensor.requires_grad for net in (restorer, classifier) for tensor in net.parameters()]
+    assert modes == [part.training for net in (restorer, classifier) for part in net.modules()]
+    assert wishes.count(False) == 1
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["in train mode", "in eval mode"])
+def test_a_backward_pass_leaves_a_frozen_restorer_as_it_is(given: bool) -> None:
+    restorer = Learning()
+    fused = FusedClassifier(restorer, SignNet(classes=5)).train()
+    restorer.train(given)  # as somebody may have done who holds it elsewhere too
+    wishes = [tensor.requires_grad for tensor in restorer.parameters()]
+    before, modes = values(restorer), [part.training for part in restorer.modules()]
+    images = descend(fused)
+    assert all(tensor.grad is None for tensor in restorer.parameters())
+    assert moved(before, restorer) == set()
+    assert modes == [part.training for part in restorer.modules()]
+    assert wishes == [tensor.requires_grad for tensor in restorer.parameters()]
+    assert all(tensor.grad is not None for tensor in fused.classifier.parameters())
+    assert images.grad is not None
+    assert images.grad.any()
+
+
+def test_the_images_get_the_same_gradient_from_a_frozen_restorer_as_from_one_without_weights_to_learn() -> (
+    None
+):
+    restorer, classifier = Learning().eval(), SignNet(classes=5).eval()
+    frozen = descend(FusedClassifier(restorer, classifier).eval()).grad
+    plain = descend(FusedClassifier(restorer.requires_grad_(False), classifier, frozen=False).eval()).grad
+    torch.testing.assert_close(frozen, plain)
+
+
+def test_a_restorer_that_is_not_frozen_learns_and_so_do_its_running_statistics() -> None:
+    restorer = Learning()
+    fused = FusedClassifier(restorer, SignNet(classes=5), frozen=False).train()
+    assert all(part.training for part in fused.modules())
+    before = values(restorer)
+    descend(fused)
+    silent = {name for name, tensor in restorer.named_parameters() if tensor.grad is None}
+    assert silent == {"layers.0.bias"}, "what was told not to learn does not"
+    assert moved(before, restorer) == STATISTICS
+    optimizer = torch.optim.SGD(fused.parameters(), lr=0.1)
+    optimizer.step()
+    assert moved(before, restorer) == STATISTICS | {"layers.0.weight", "layers.1.weight", "layers.1.bias"}
+
+
+def test_a_restorer_can_be_let_go_and_be_frozen_again() -> None:
+    restorer = Learning()
+    fused = FusedClassifier(restorer, SignNet(classes=5)).train()
+    fused.frozen = False
+    fused.train()
+    before = values(restorer)
+    descend(fused)
+    assert restorer.get_parameter("layers.0.weight").grad is not None
+    assert moved(before, restorer) == STATISTICS
+    fused.frozen = True
+    fused.train()
+    fused.zero_grad(set_to_none=True)
+    before = values(restorer)
+    descend(fused)
+    assert all(tensor.grad is None for tensor in restorer.parameters())
+    assert moved(before, restorer) == set()
+    assert not any(part.training for part in restorer.modules())
 
 
 def test_gradients_reach_every_layer_of_the_classifier_and_none_of_the_restorer() -> None:
     fused = small_fused().train()
-    torch.autograd.backward(F.cross_entropy(fused(drawn_images(4)), torch.tensor([0, 1, 2, 3])))
+    descend(fused)
     assert all(tensor.grad is None for tensor in fused.restorer.parameters())
     silent = [
         name
@@ -91,7 +187,6 @@ def test_training_changes_the_classifier_alone() -> None:
 def test_the_restorer_stays_in_eval_mode_when_the_whole_is_put_in_train_mode() -> None:
     # Batch normalisation is the layer that would change by itself in train mode.
     fused = FusedClassifier(nn.Sequential(nn.BatchNorm2d(3)).train(), SignNet(classes=5).eval())
-    assert not any(part.training for part in fused.restorer.modules())
     assert fused.train() is fused
     assert fused.training
     assert all(part.training for part in fused.classifier.modules())
@@ -343,7 +438,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_normalisation_comes_first() -> None:
     net = body()
-    classifier = PreparedClassifier(net, size=8, mean=MEAN, std=STD)
+    classifier = PreparedClassifier(net, Preprocessing(size=8, mean=MEAN, std=STD))
     images = torch.rand(3, 3, 8, 8)
     by_hand = torch.stack([(images[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1)
     torch.testing.assert_close(classifier(images), net(by_hand))
@@ -353,7 +448,9 @@ def test_restoration_sees_plain_images_at_the_size_of_the_classifier() -> None:
     seen: list[Tensor] = []
     restorer = nn.Identity()
     restorer.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    fused = FusedClassifier(restorer, PreparedClassifier(body(), size=8, mean=MEAN, std=STD)).eval()
+    fused = FusedClassifier(
+        restorer, PreparedClassifier(body(), Preprocessing(size=8, mean=MEAN, std=STD))
+    ).eval()
     images = torch.rand(3, 3, 8, 8)
     fused(images)
     assert torch.equal(seen[0], images)
@@ -365,7 +462,7 @@ def test_logits_within_an_output_are_taken() -> None:
             return type("Output", (), {"logits": images.mean(dim=(2, 3))})()
 
     images = torch.rand(2, 3, 8, 8)
-    assert torch.equal(PreparedClassifier(Wrapped(), size=8)(images), images.mean(dim=(2, 3)))
+    assert torch.equal(PreparedClassifier(Wrapped(), Preprocessing(size=8))(images), images.mean(dim=(2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -373,12 +470,12 @@ def test_logits_within_an_output_are_taken() -> None:
 )
 def test_what_is_no_logits_is_refused(make: Callable[[], nn.Module]) -> None:
     with pytest.raises(SettingError, match=r"returns (Tensor|tuple).*, not logits \(N, classes\); wrap it"):
-        PreparedClassifier(make(), size=8)(torch.rand(2, 3, 8, 8))
+        PreparedClassifier(make(), Preprocessing(size=8))(torch.rand(2, 3, 8, 8))
 
 
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ImageError, match="images are 9x8 pixels, this classifier reads 8x8; load or resize"):
-        PreparedClassifier(body(), size=8)(torch.rand(2, 3, 9, 8))
+        PreparedClassifier(body(), Preprocessing(size=8))(torch.rand(2, 3, 9, 8))
 
 
 @pytest.mark.parametrize(
@@ -389,27 +486,27 @@ def test_settings_that_are_none_are_refused(
     size: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
     with pytest.raises(SettingError, match="std"):
-        PreparedClassifier(body(), size=size, mean=mean, std=std)
+        PreparedClassifier(body(), Preprocessing(size=size, mean=mean, std=std))
 
 
 def test_a_fit_that_does_not_reach_the_size_is_refused() -> None:
     with pytest.raises(SettingError, match="of which no 8 can be cut out"):
-        PreparedClassifier(body(), size=8, fit=Fit(side=7))
+        PreparedClassifier(body(), Preprocessing(size=8, fit=Fit(side=7)))
 
 
 def test_a_fit_is_shown_and_described_unless_it_is_the_plain_one() -> None:
     plain, cropped = (
-        PreparedClassifier(body(), size=8, fit=fit, architecture={"kind": "mine"})
+        PreparedClassifier(body(), Preprocessing(size=8, fit=fit), architecture={"kind": "mine"})
         for fit in (Fit(), Fit(keeps_shape=True, side=10))
     )
-    assert plain.described() == {"kind": "mine"}
-    assert cropped.described() == {"kind": "mine", "fit": "crop:10"}
+    assert (plain.kind, plain.config()) == ("mine", {})
+    assert (cropped.kind, cropped.config()) == ("mine", {"fit": "crop:10"})
     assert "fit" not in str(plain)
     assert "size=8, fit=crop:10" in str(cropped)
 
 
 def test_a_module_of_ones_own_can_be_fused_but_not_saved(tmp_path: Path) -> None:
-    fused = FusedClassifier(nn.Identity(), PreparedClassifier(body(), size=8))
+    fused = FusedClassifier(nn.Identity(), PreparedClassifier(body(), Preprocessing(size=8)))
     with pytest.raises(
         SettingError, match="save the restorer alone and put it in front of the classifier again"
     ):
@@ -418,10 +515,10 @@ def test_a_module_of_ones_own_can_be_fused_but_not_saved(tmp_path: Path) -> None
 
 
 def test_an_exported_program_answers_as_the_net_that_was_exported(program: Path) -> None:
-    classifier = exported_classifier(program, mean=MEAN, std=STD)
+    classifier = exported_classifier(program, PreprocessingOptions(mean=MEAN, std=STD))
     images = torch.rand(3, 3, 8, 8)
-    assert classifier.size == 8
-    expected = PreparedClassifier(body(), size=8, mean=MEAN, std=STD)(images)
+    assert classifier.input_size == 8
+    expected = PreparedClassifier(body(), Preprocessing(size=8, mean=MEAN, std=STD))(images)
     torch.testing.assert_close(classifier(images), expected)
     assert classifier(images[:1]).shape == (1, 5)
 
@@ -453,7 +550,9 @@ def test_a_program_for_any_size_needs_to_be_told_one(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="and give a size that it reads"):
         exported_classifier(path)
     images = torch.rand(2, 3, 12, 12)
-    torch.testing.assert_close(exported_classifier(path, size=12)(images), images.mean(dim=(2, 3)))
+    torch.testing.assert_close(
+        exported_classifier(path, PreprocessingOptions(size=12))(images), images.mean(dim=(2, 3))
+    )
 
 
 @pytest.mark.parametrize(
@@ -465,7 +564,7 @@ def test_a_program_that_reads_something_else_is_refused(
 ) -> None:
     path = write_program(tmp_path / "net.pt2", nn.Flatten(), shape, dynamic=dynamic)
     with pytest.raises(SettingError, match=r"net\.pt2 reads inputs of shape \(.*export it for one input"):
-        exported_classifier(path, size=size)
+        exported_classifier(path, PreprocessingOptions(size=size))
 
 
 def test_a_program_of_two_inputs_is_refused(tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def test_the_last_layer_has_a_map_for_each_channel(channels: int) -> None:
 
 def test_training_takes_either_net_for_what_it_needs() -> None:
     restorers: list[PatchRestorer] = [RestorationNet(3), DongNet()]
-    assert [restorer.margin for restorer in restorers] == [2, 6]
+    assert [restorer.valid_margin for restorer in restorers] == [2, 6]
 
 
 @every_net

@@ -29,13 +29,13 @@ from torchvision.transforms.functional import (  # type: ignore[import-untyped]
 from steadylens.checkpoints.checkpoint import load_model, save_model
 from steadylens.data.datasets import load_dataset
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError
-from steadylens.images.preprocessing import Fit
+from steadylens.images.preprocessing import Fit, Preprocessing
 from steadylens.images.tensors import to_float
+from steadylens.nets.architecture import build, describe
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier
 from steadylens.nets.restoration import RestorationNet
 from steadylens.nets.third_party import (
     image_processing,
-    rebuild,
     timm_classifier,
     torchvision_classifier,
     transformers_classifier,
@@ -78,7 +78,7 @@ def test_the_squares_are_those_of_the_processor(name: str, tmp_path: Path) -> No
     processor = PROCESSORS[name]()
     processor.save_pretrained(tmp_path)
     found = image_processing(tmp_path)
-    assert found.fit == Fit.parse(f"{name}:floor")
+    assert found.fit == Fit.parse(f"{name}:floor").simplest(found.size)
     read: Any = transformers.AutoImageProcessor.from_pretrained
     again = read(tmp_path)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (found.mean, found.std))
@@ -189,9 +189,9 @@ def test_a_timm_model_answers_as_behind_its_own_transform(name: str, tmp_path: P
     torch.save(net.state_dict(), tmp_path / "net.pth")
     classifier = timm_classifier(name, weights=tmp_path / "net.pth")
     config = resolve_model_data_config(net)  # type: ignore[no-untyped-call]
-    assert (3, classifier.size, classifier.size) == config["input_size"]
+    assert (3, classifier.input_size, classifier.input_size) == config["input_size"]
     transform = create_transform(**(config | {"crop_pct": 1.0}))
-    stored = pixels(classifier.size)
+    stored = pixels(classifier.input_size)
     with torch.inference_mode():
         expected = net(torch.stack([transform(to_pil_image(image)) for image in stored]))
         torch.testing.assert_close(classifier(to_float(stored)), expected, rtol=1e-4, atol=1e-5)
@@ -220,7 +220,7 @@ def test_photographs_are_fitted_as_by_the_evaluation_of_timm(
     config = resolve({}, pretrained_cfg=pretrained.to_dict())
     transform = create_transform(**config)
     image = to_pil_image(torch.nn.functional.interpolate(pixels(24)[:1], size=shape)[0])
-    mine = pil_to_tensor(classifier.fit.fitted(image, classifier.size))
+    mine = pil_to_tensor(classifier.fit.fitted(image, classifier.input_size))
     mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
     torch.testing.assert_close((to_float(mine) - mean) / std, transform(image), rtol=0, atol=1e-5)
 
@@ -243,7 +243,7 @@ def test_photographs_are_fitted_as_by_the_preset_of_torchvision(
     assert str(classifier.fit) == fit
     preset = models.get_model_weights(name).DEFAULT.transforms()
     image = to_pil_image(torch.nn.functional.interpolate(pixels(24)[:1], size=shape)[0])
-    mine = pil_to_tensor(classifier.fit.fitted(image, classifier.size))
+    mine = pil_to_tensor(classifier.fit.fitted(image, classifier.input_size))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preset.mean, preset.std))
     torch.testing.assert_close((to_float(mine) - mean) / std, preset(image), rtol=0, atol=1e-5)
 
@@ -260,7 +260,7 @@ def test_photographs_from_a_folder_are_answered_as_behind_the_transform_of_timm(
     torch.save(net.state_dict(), tmp_path / "net.pth")
     classifier = timm_classifier("test_resnet", weights=tmp_path / "net.pth")
     data = load_dataset(
-        f"folder:{tmp_path / 'images'}", size=classifier.size, fit=classifier.fit, cache=tmp_path
+        f"folder:{tmp_path / 'images'}", size=classifier.input_size, fit=classifier.fit, cache=tmp_path
     )
     transform = create_transform(**resolve_model_data_config(net))  # type: ignore[no-untyped-call]
     with torch.inference_mode():
@@ -299,7 +299,7 @@ def test_a_torchvision_model_answers_as_behind_the_transform_of_its_weights(
     classifier = torchvision_classifier(name, weights=tmp_path / "net.pth")
     transform = models.get_model_weights(name).DEFAULT.transforms(resize_size=224)
     stored = pixels(224)
-    assert classifier.size == 224
+    assert classifier.input_size == 224
     with torch.inference_mode():
         torch.testing.assert_close(classifier(to_float(stored)), net(transform(stored)), rtol=1e-4, atol=1e-5)
 
@@ -314,7 +314,7 @@ def test_a_transformers_classifier_answers_as_behind_its_image_processor(
     net = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
     stored = pixels(size)
     inputs = processor(list(stored.permute(0, 2, 3, 1).numpy()), do_resize=False, return_tensors="pt")
-    assert classifier.size == size
+    assert classifier.input_size == size
     with torch.inference_mode():
         expected = net(**inputs).logits
         torch.testing.assert_close(classifier(to_float(stored)), expected, rtol=1e-4, atol=1e-5)
@@ -322,8 +322,12 @@ def test_a_transformers_classifier_answers_as_behind_its_image_processor(
 
 def test_a_transformers_classifier_brings_the_names_of_its_classes(tmp_path: Path) -> None:
     assert transformers_classifier(vit_folder(tmp_path / "vit")).class_names == ("stop", "yield", "no entry")
-    assert PreparedClassifier(vit(), size=32).class_names == ("stop", "yield", "no entry")
-    assert PreparedClassifier(vit(), size=32, class_names=("a", "b", "c")).class_names == ("a", "b", "c")
+    assert PreparedClassifier(vit(), Preprocessing(size=32)).class_names == ("stop", "yield", "no entry")
+    assert PreparedClassifier(vit(), Preprocessing(size=32), class_names=("a", "b", "c")).class_names == (
+        "a",
+        "b",
+        "c",
+    )
     assert transformers_classifier(resnet_folder(tmp_path / "resnet")).class_names == ()
 
 
@@ -399,10 +403,10 @@ def test_a_fused_pair_comes_back_bit_for_bit(
     assert isinstance(loaded, FusedClassifier)
     assert isinstance(loaded.classifier, PreparedClassifier)
     assert about == {"stage": "a test"}
-    assert loaded.classifier.size == classifier.size
+    assert loaded.classifier.input_size == classifier.input_size
     assert loaded.classifier.fit == classifier.fit
     assert loaded.classifier.class_names == classifier.class_names
-    images = torch.rand(2, 3, classifier.size, classifier.size)
+    images = torch.rand(2, 3, classifier.input_size, classifier.input_size)
     with torch.inference_mode():
         assert torch.equal(loaded(images), fused(images))
 
@@ -412,11 +416,13 @@ def test_a_description_is_plain_and_builds_the_same_net(
     make: Callable[[Path], PreparedClassifier], tmp_path: Path
 ) -> None:
     classifier = make(tmp_path)
-    description = json.loads(json.dumps(classifier.described()))
-    again = rebuild(description)
+    description = json.loads(json.dumps(describe(classifier)))
+    again = build(description)
+    assert isinstance(again, PreparedClassifier)
     assert str(again) == str(classifier)
     assert again.fit == classifier.fit
-    assert again.described() == classifier.described()
+    assert again.config() == classifier.config()
+    assert describe(again) == describe(classifier)
 
 
 @pytest.mark.parametrize(
@@ -585,4 +591,4 @@ def test_a_pair_whose_library_is_missing_says_so(tmp_path: Path, monkeypatch: py
 def test_a_file_that_would_let_timm_ask_a_hub_is_refused() -> None:
     config = {"model_type": "timm_wrapper", "architecture": "hf-hub:nobody/nothing"}
     with pytest.raises(SettingError, match="prepare it as timm:NAME"):
-        rebuild({"kind": "transformers", "config": config, "size": 32})
+        build({"kind": "transformers", "config": config, "size": 32})

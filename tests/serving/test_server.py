@@ -32,7 +32,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import steadylens
-from steadylens.checkpoints.card import load_with_card
+from steadylens.checkpoints import loading
 from steadylens.checkpoints.checkpoint import save_model
 from steadylens.cli.deploy import _loaded, serve
 from steadylens.cli.main import app
@@ -530,7 +530,7 @@ def test_a_service_that_cannot_stop_in_time_says_so_and_ends(tmp_path: Path) -> 
     [
         (["sign-gtsrb"], "Address already in use"),
         (["sign-gtsrb", "--host", "no.such.host.invalid"], "cannot listen"),
-        (["no-such-net"], "choose one of"),
+        (["no-such-net"], "give a .safetensors file or one of"),
         (["sign-gtsrb", "--max-queue", "0"], "slots is 0"),
         (["sign-gtsrb", "--max-pixels", "0"], "pixels is 0"),
     ],
@@ -638,11 +638,10 @@ def test_the_service_answers_at_every_address_of_its_name(tmp_path: Path) -> Non
 def test_a_served_restorer_lies_in_memory_as_convolutions_run_fastest(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    net, card = load_with_card(name)
-    module = sys.modules["steadylens.checkpoints.card"]  # the package has a function of the same name
-    monkeypatch.setattr(module, "load_with_card", {name: (net, card)}.__getitem__)
+    loaded = loading.load_net(name)
+    monkeypatch.setattr(loading, "load_net", {name: loaded}.__getitem__)
     _loaded(name, torch.device("cpu"))
-    (restorer,) = [part for part in net.modules() if isinstance(part, RestorationNet)]
+    (restorer,) = [part for part in loaded.module.modules() if isinstance(part, RestorationNet)]
     large = [weight for weight in restorer.parameters() if weight.ndim == 4 and weight.shape[-1] > 1]
     assert large
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in large)

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from steadylens.checkpoints.card import card_of
 from steadylens.checkpoints.checkpoint import load_model, save_model
+from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.loading import LoadedNet, load_net
 from steadylens.data.datasets import Dataset
 from steadylens.errors import SettingError
+from steadylens.images.preprocessing import Preprocessing
 from steadylens.images.tensors import to_float
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
@@ -22,7 +25,7 @@ from steadylens.nets.third_party import timm_classifier
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.training.fusing import ConsistencyTuning, fuse_as_they_are, fuse_label_free, tune_restorer
 from steadylens.training.loop import OneCycleAdam, Training
-from steadylens.training.objectives import LogSquaredError, consistency_objective
+from steadylens.training.objectives import Fidelity, LogSquaredError, consistency_objective
 from steadylens.training.recipes import SMOKE
 from steadylens.training.run import Run, Update
 from steadylens.training.settings import ClassifierRecipe, Recipe
@@ -58,7 +61,9 @@ def classifier() -> PreparedClassifier:
         pooled = (nn.AvgPool2d(8), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
         return nn.Sequential(*pooled, nn.Dropout(0.5), nn.Linear(8 * 16, 4))
 
-    return PreparedClassifier(seeded(layers), size=48, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).train()
+    return PreparedClassifier(
+        seeded(layers), Preprocessing(size=48, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    ).train()
 
 
 def restorer() -> RestorationNet:
@@ -82,7 +87,12 @@ def test_the_objective_is_the_divergence_from_the_answers_on_clean_images_and_th
     net, front = classifier().eval().requires_grad_(False), restorer()
     degradation = Degradation(families=NOISE.families, versions=3)
     draw = consistency_objective(
-        front, net, tiny_data.train.images, batch=7, degradation=degradation, fidelity=fidelity, loss=LOSS
+        front,
+        net,
+        tiny_data.train.images,
+        batch=7,
+        degradation=degradation,
+        fidelity=Fidelity(weight=fidelity, loss=LOSS),
     )
     parts = list(draw(torch.Generator().manual_seed(5)))
     assert len(parts) == 3, "21 noisy images in tens"
@@ -102,7 +112,7 @@ def test_nothing_is_left_to_learn_where_the_classifier_repeats_itself(tiny_data:
     net, front = classifier().eval().requires_grad_(False), nn.Identity()
     clean = replace(NOISE, clean_share=1.0)
     draw = consistency_objective(
-        front, net, tiny_data.train.images, batch=4, degradation=clean, fidelity=0, loss=LOSS
+        front, net, tiny_data.train.images, batch=4, degradation=clean, fidelity=Fidelity(weight=0, loss=LOSS)
     )
     assert float(sum(draw(torch.Generator().manual_seed(5)))) == pytest.approx(0, abs=1e-6)
 
@@ -114,7 +124,8 @@ def test_labels_are_not_looked_at(tiny_data: Dataset, tmp_path: Path) -> None:
         ("other.safetensors", tiny_data.train.labels.flip(0)),
     ):
         data = replace(tiny_data, train=replace(tiny_data.train, labels=labels))
-        nets.append(tune_restorer(run_of(data), restorer(), classifier(), tmp_path / name, name="pair"))
+        tuned = tune_restorer(run_of(data), restorer(), classifier(), tmp_path / name, name="pair")
+        nets.append(tuned.module)
     assert equal(state(nets[0]), state(nets[1]))
 
 
@@ -147,7 +158,12 @@ def test_answers_are_kept_more_often_after_tuning(tiny_data: Dataset) -> None:
 
     before = kept()
     objective = consistency_objective(
-        front, net, tiny_data.train.images, batch=8, degradation=NOISE, fidelity=0.1, loss=LOSS
+        front,
+        net,
+        tiny_data.train.images,
+        batch=8,
+        degradation=NOISE,
+        fidelity=Fidelity(weight=0.1, loss=LOSS),
     )
     training = Training(
         front, objective, optimization=OneCycleAdam(learning_rate=3e-3), steps=30,
@@ -194,7 +210,7 @@ def test_the_classifier_stays_bit_for_bit_what_it_is(tiny_data: Dataset, tmp_pat
     front = restorer()
     moved = state(front)
     tuned = tune_restorer(run_of(tiny_data), front, net, tmp_path / "tuned.safetensors", name="pair")
-    assert tuned is front
+    assert tuned.module is front
     assert not equal(moved, state(front))
     assert equal(before, state(net))
     assert all(parameter.grad is None for parameter in net.parameters())
@@ -210,7 +226,8 @@ def test_the_file_holds_the_restorer_and_how_often_answers_were_kept(
     front = tune_restorer(run_of(tiny_data, notebook), restorer(), classifier(), path, name="pair")
     loaded, about = load_model(path)
     assert isinstance(loaded, RestorationNet)
-    assert equal(state(loaded), state(front))
+    assert equal(state(loaded), state(front.module))
+    assert front.info.plain == about
     assert about["stage"] == "label-free tuning pair"
     assert about["samples"] == 4 * 2
     assert about["validation"].keys() == {"kept_before", "kept", "images"}
@@ -290,9 +307,11 @@ def test_a_pair_as_it_is_comes_back_from_its_file(tiny_data: Dataset, tmp_path: 
     restorer, classifier = nets()
     before = state(FusedClassifier(restorer, classifier))
     path = tmp_path / "pair.safetensors"
-    fused = fuse_as_they_are(pair_run(tiny_data, []), restorer, classifier, path, name="pair", seconds=3.5)
+    known = LoadedNet(name="front", module=restorer, info=TrainingInfo(seconds=3.0, seconds_before=0.5))
+    fused = fuse_as_they_are(pair_run(tiny_data, []), known, classifier, path, name="pair")
     loaded, about = load_model(path)
-    assert equal(before, state(fused))
+    assert equal(before, state(fused.module))
+    assert fused.info.plain == about
     assert equal(before, state(loaded))
     assert about["classes"] == list(tiny_data.class_names)
     assert (about["stage"], about["seconds"]) == ("fusing pair", 3.5)
@@ -324,7 +343,7 @@ def test_label_free_tuning_writes_the_pair_and_the_restorer_beside(
     assert equal(before, state(pair.classifier))
     assert equal(state(alone), state(pair.restorer))
     assert not equal(state(alone), state(nets()[0]))
-    assert equal(state(pair), state(fused))
+    assert equal(state(pair), state(fused.module))
     assert about["seconds"] == alone_about["seconds"] > 0
     fuse_label_free(pair_run(tiny_data, news), *nets(), tmp_path / "pair.safetensors", name="pair")
     assert [update.state for update in news[-2:]] == ["skipped", "skipped"]
@@ -333,7 +352,7 @@ def test_label_free_tuning_writes_the_pair_and_the_restorer_beside(
 def test_a_pair_that_cannot_be_saved_is_refused_before_it_is_trained(
     tiny_data: Dataset, tmp_path: Path
 ) -> None:
-    own = PreparedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 4)), size=48)
+    own = PreparedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 4)), Preprocessing(size=48))
     with pytest.raises(SettingError, match="save the restorer alone"):
         fuse_label_free(pair_run(tiny_data, []), nets()[0], own, tmp_path / "pair.safetensors", name="pair")
     assert list(tmp_path.iterdir()) == []
@@ -352,7 +371,7 @@ def test_the_card_of_a_pair_that_was_only_put_together_names_no_training(
 ) -> None:
     path = tmp_path / "pair.safetensors"
     fuse_as_they_are(pair_run(tiny_data, []), *nets(), path, name="pair")
-    text = card_of(*load_model(path), name="pair").markdown()
+    text = card_of(load_net(path)).markdown()
     assert "It was trained" not in text
     assert "The training data are not known." in text
     assert tiny_data.source not in text

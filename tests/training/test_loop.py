@@ -111,17 +111,38 @@ def test_biases_can_learn_at_twice_the_rate() -> None:
     assert rates == pytest.approx({"0.weight": 0.02, "0.bias": 0.04, "2.weight": 0.02, "2.bias": 0.04})
 
 
-@pytest.mark.parametrize(
+each_optimization = pytest.mark.parametrize(
     "optimization",
     [MomentumSgd(learning_rate=0.1, l2=0.1), OneCycleAdam(learning_rate=0.1, weight_decay=0.1)],
     ids=["SGD", "Adam"],
 )
-def test_what_is_frozen_does_not_move(optimization: Optimization) -> None:
-    net = FusedClassifier(nn.Conv2d(3, 3, 1).double(), small_net())
-    frozen = [tensor.clone() for tensor in net.restorer.parameters()]
+
+
+def front_and_behind(net: FusedClassifier) -> tuple[list[Tensor], list[Tensor]]:
+    front, behind = (
+        [tensor.clone() for tensor in part.parameters()] for part in (net.restorer, net.classifier)
+    )
+    return front, behind
+
+
+@each_optimization
+def test_what_takes_no_gradient_does_not_move(optimization: Optimization) -> None:
+    net = FusedClassifier(nn.Conv2d(3, 3, 1).double().requires_grad_(False), small_net())
+    front, _ = front_and_behind(net)
     assert all(name.startswith("classifier.") for name in rates_by_name(net, optimization))
     train(net, optimization, steps=3)
-    assert all(map(torch.equal, frozen, net.restorer.parameters()))
+    assert all(map(torch.equal, front, net.restorer.parameters()))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@each_optimization
+def test_a_restorer_moves_only_if_it_is_not_frozen(optimization: Optimization, frozen: bool) -> None:
+    net = FusedClassifier(nn.Conv2d(3, 3, 1).double(), small_net(), frozen=frozen)
+    front, behind = front_and_behind(net)
+    train(net, optimization, steps=3)
+    moved = [not torch.equal(old, new) for old, new in zip(front, net.restorer.parameters(), strict=True)]
+    assert moved == [not frozen, not frozen]
+    assert not any(map(torch.equal, behind, net.classifier.parameters()))
 
 
 @given(decay=st.floats(0.5, 1), step=st.integers(0, 200))
@@ -405,17 +426,19 @@ def test_a_state_that_lacks_a_number_is_refused(lost: str) -> None:
         point_training([1.0], steps=3).resume(tensors, plain)
 
 
-class Recorder:
+class Recorder(nn.Module):
     """A restorer that changes nothing but the size, and remembers what it was given."""
 
     def __init__(self, margin: int = 0) -> None:
-        self.margin = margin
+        super().__init__()
+        self.valid_margin = margin
         self.seen: list[Tensor] = []
 
     def valid(self, images: Tensor) -> Tensor:
         self.seen.append(images)
-        end = images.shape[-1] - self.margin
-        return images[..., self.margin : end, self.margin : end]
+        margin = self.valid_margin
+        end = images.shape[-1] - margin
+        return images[..., margin:end, margin:end]
 
 
 def total(objective: Objective, *, seed: int = 0) -> float:

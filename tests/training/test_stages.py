@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from steadylens.checkpoints.checkpoint import fingerprint, load_model, load_state, save_state
+from steadylens.checkpoints.loading import LoadedNet
 from steadylens.cli import main
 from steadylens.data.datasets import Dataset, ImageSet, load_dataset
 from steadylens.errors import CheckpointError, DivergenceError, SettingError
@@ -38,7 +39,7 @@ def sign_net() -> SignNet:
         return SignNet(classes=4)
 
 
-Stage = Callable[[Run, Path], nn.Module]
+Stage = Callable[[Run, Path], LoadedNet]
 STAGES: dict[str, Stage] = {
     "restorer L3": lambda run, path: train_restorer(run, "L3", path),
     "restorer Dong": lambda run, path: train_restorer(run, "Dong", path),
@@ -220,9 +221,11 @@ def test_a_finished_stage_is_skipped_and_says_so(tiny_data: Dataset, tmp_path: P
     assert "on validation images" in update.note
     after = path.stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert fingerprint(again) == fingerprint(net) == fingerprint(load_model(path)[0])
-    assert not net.training
-    assert not again.training
+    kept, about = load_model(path)
+    assert fingerprint(again.module) == fingerprint(net.module) == fingerprint(kept)
+    assert net.info.plain == again.info.plain == about
+    assert not net.module.training
+    assert not again.module.training
 
 
 def test_validation_images_are_of_all_classes_alike(tiny_data: Dataset, tmp_path: Path) -> None:
@@ -285,8 +288,9 @@ def test_a_restorer_is_trained_with_validation_numbers(
 ) -> None:
     path = tmp_path / "a.safetensors"
     trained = train_restorer(run_of(tiny_data, Notebook()), net, path)
-    assert isinstance(trained, kind)
+    assert isinstance(trained.module, kind)
     validation = load_model(path)[1]["validation"]
+    assert trained.info.validation == validation
     assert 10 < validation["noisy_db"] < 60
     assert 0 < validation["restored_db"] < 60
     assert 1 <= validation["images"] <= len(tiny_data.validation)
@@ -324,11 +328,11 @@ def test_both_classifiers_start_from_the_same_weights(tiny_data: Dataset, tmp_pa
         TINY, classifier=still, noise_training=replace(still, degradation=FAST.restorer.degradation)
     )
     run = run_of(tiny_data, Notebook(), recipe=recipe)
-    clean = train_classifier(run, tmp_path / "clean.safetensors")
-    noisy = train_classifier(run, tmp_path / "noisy.safetensors", noisy=True)
+    clean = train_classifier(run, tmp_path / "clean.safetensors").module
+    noisy = train_classifier(run, tmp_path / "noisy.safetensors", noisy=True).module
     torch.testing.assert_close(clean.state_dict(), noisy.state_dict(), rtol=0, atol=1e-12)
     expected = tiny_data.train.images.float().mean(dim=0) / 255
-    torch.testing.assert_close(clean.mean, expected)
+    torch.testing.assert_close(clean.get_buffer("mean"), expected)
 
 
 def test_a_recipe_says_whether_the_classifier_standardizes(tiny_data: Dataset, tmp_path: Path) -> None:
@@ -345,7 +349,7 @@ def test_fine_tuning_leaves_the_restorer_and_moves_the_classifier(tiny_data: Dat
     restorer, classifier = RestorationNet(depth=3), sign_net()
     before = fingerprint(restorer), fingerprint(classifier)
     path = tmp_path / "a.safetensors"
-    fused = fine_tune(run_of(tiny_data, Notebook()), restorer, classifier, path, name="L3")
+    fused = fine_tune(run_of(tiny_data, Notebook()), restorer, classifier, path, name="L3").pair()
     assert fingerprint(fused.restorer) == before[0]
     assert fingerprint(fused.classifier) != before[1]
     assert fused.classifier is classifier

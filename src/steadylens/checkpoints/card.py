@@ -3,27 +3,15 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from torch import nn
-
-from steadylens.checkpoints.checkpoint import SUFFIX, sources_of
-from steadylens.checkpoints.loading import LICENCE, read_net
-from steadylens.errors import CheckpointError
+from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.loading import LICENCE, LoadedNet, load_net
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED
-from steadylens.nets.classification import (
-    SIGN_SIZE,
-    FusedClassifier,
-    PreparedClassifier,
-    SignNet,
-    classifier_of,
-    names_of,
-)
-from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
-from steadylens.records import Cost, Hits, Measurement, Restoring, Stability, decode
+from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
+from steadylens.records import Cost, Hits, Measurement, Restoring, Stability
 from steadylens.report.paper import CITATION
 from steadylens.report.paper_tables import accuracy_tables, cost_tables, restoration_tables, stability_tables
 from steadylens.report.tables import SIGMA, Line, Table, decibels, duration, select
@@ -36,55 +24,38 @@ TERMS = (
 )
 """What the data are, and their terms."""
 
-RESTORING, CLASSIFYING = "image-to-image", "image-classification"
-"""The tasks, as model hubs call them."""
+
+def intended_use(net: LoadedNet) -> str:
+    """Returns what a net does, in one sentence."""
+    match net.info.making:
+        case "pair tuned without labels":
+            return "A restorer in front of a frozen classifier, for which it was tuned without labels."
+        case "fine-tuned pair":
+            return "A frozen restorer in front of a classifier that was fine-tuned behind it on noisy images."
+    usual = f"A net of type {type(net.module).__name__} that restores images."
+    return facts_of(net.module).purpose or usual
 
 
-def intended_use(module: nn.Module, about: dict[str, Any]) -> tuple[str, str]:
-    """Returns what a net does, and the name of that task on model hubs."""
-    match module:
-        case RestorationNet():
-            text = f"A residual net of {module.depth} convolutions that takes noise out of images of any size"
-        case DongNet():
-            text = "A net of 3 convolutions, without a shortcut, that takes noise out of images of any size"
-        case GaussianSmoothing():
-            text = "A fixed Gaussian that smooths images, for comparison with a trained restoration net"
-        case SignNet():
-            return f"A classifier of {module.classes} traffic signs on images of 48x48 pixels.", CLASSIFYING
-        case PreparedClassifier():
-            return "A classifier of another library behind its own normalisation.", CLASSIFYING
-        case FusedClassifier():
-            stage = str(about.get("stage", ""))
-            # A pair that nothing was trained for names no data.
-            if stage.startswith("fusing") and about.get("data"):
-                text = "A restorer in front of a frozen classifier, for which it was tuned without labels."
-                return text, CLASSIFYING
-            how = " that was fine-tuned behind it on noisy images" if stage.startswith("fine-tuning") else ""
-            return f"A frozen restorer in front of a classifier{how}.", CLASSIFYING
-        case _:
-            text = f"A net of type {type(module).__name__} that restores images"
-    return f"{text}.", RESTORING
-
-
-def limitations(about: dict[str, Any], task: str, figures: Sequence[Measurement]) -> Iterator[str]:
+def limitations(net: LoadedNet) -> Iterator[str]:
     """Yields what a net is not good for, as far as data and figures tell, a sentence each."""
-    learned = [source for source in sources_of(about) if source.startswith("gtsrb")]
+    info = net.info
+    learned = [source for source in info.sources if source.startswith("gtsrb")]
     if learned:
-        who = "It was" if about.get("data") in learned else "What it began with was"
+        who = "It was" if info.data in learned else "What it began with was"
         yield (
             f"{who} trained on German traffic signs, cut out and resized to 48x48 pixels. Other motifs, "
             "cameras and resolutions were not measured."
         )
-    if about.get("stage") == "classifier":
+    if info.making == "clean classifier":
         yield "It was trained on clean images alone: noise changes its answers, as the figures say."
-    elif about.get("data"):
+    elif info.data:
         yield (
             "It was trained with synthetic additive noise. Blur, compression, weather and "
             "noise that depends on the brightness were not measured."
         )
     yield "It is no defence against an adversary: perturbations made to mislead were not measured."
-    yield from _harms(select(figures, Restoring))
-    if task == CLASSIFYING:
+    yield from _harms(select(info.figures, Restoring))
+    if net.task == CLASSIFYING:
         yield (
             "Every image gets one of its classes, even if it shows none of them. No safety function should "
             "rest on it alone."
@@ -117,18 +88,8 @@ class Card:
         fit: How photographs become squares of that size.
         parameters: Number of its parameters.
         classes: Names of the classes that it tells apart, or of those that it was trained on, by number.
-        data: The source of the images that it was trained on.
-        recipe: Name of the recipe that it was trained with.
-        seed: Seed that all randomness of the training was derived from.
-        commit: Version-control commit of the code that trained it.
-        versions: Pairs of library and version.
-        samples: How many images its last stage of training saw, each time counted.
-        seconds: Time that its last stage of training took.
-        figures: What was measured with it, as rows of a file of records.
         limits: What it is not good for, a sentence each.
-        licence: The licence of its weights, as the data about the net state it; empty if they do not.
-        origins: What is known of the restorer and the classifier that it was made from: name, data, licence.
-        about: The data about the net as its file holds them, to be saved with it again.
+        info: How it came about: data, recipe, seed, measured figures, licence.
     """
 
     name: str
@@ -138,23 +99,13 @@ class Card:
     fit: Fit
     parameters: int
     classes: tuple[str, ...]
-    data: str
-    recipe: str
-    seed: int | None
-    commit: str
-    versions: tuple[tuple[str, str], ...]
-    samples: int | None
-    seconds: float | None
-    figures: tuple[Measurement, ...] = field(repr=False)
     limits: tuple[str, ...]
-    licence: str
-    origins: dict[str, dict[str, str]]
-    about: dict[str, Any] = field(repr=False)
+    info: TrainingInfo
 
     @property
     def shows_signs(self) -> bool:
         """Whether images that it learned from, in the end or before, show traffic signs."""
-        return any(source.startswith(("gtsrb", "signs")) for source in sources_of(self.about))
+        return any(source.startswith(("gtsrb", "signs")) for source in self.info.sources)
 
     def markdown(self, *, loader: str = "load") -> str:
         """Returns the model card as Markdown; `save_pretrained` adds the header that the hub reads.
@@ -167,75 +118,30 @@ class Card:
             f"## Use\n\n{_example(self, loader)}",
             f"## Data\n\n{_data(self)}\n",
             f"## Training\n\n{_training(self)}\n",
-            *_figures(self.figures),
+            *_figures(self.info.figures),
             "## Limits\n\n" + "".join(f"- {limit}\n" for limit in self.limits),
             f"## Method and licence\n\nThe method is that of {CITATION}. {_licence(self)}\n",
         )
         return "\n".join(sections)
 
 
-def card_of(module: nn.Module, about: dict[str, Any], *, name: str) -> Card:
-    """Returns the card of a net, from the data about it that its file holds.
-
-    Args:
-        module: The net.
-        about: The data, as `load_model` returns them; empty if nothing is known.
-        name: The net's name.
-
-    Raises:
-        CheckpointError: If the data do not have the form in which this package writes them.
-    """
-    try:
-        purpose, task = intended_use(module, about)
-        size, fit, classes = _reading(module, about)
-        figures = tuple(decode(row) for row in about.get("figures", ()))
-        return Card(
-            name=name,
-            purpose=purpose,
-            task=task,
-            size=size,
-            fit=fit,
-            parameters=sum(parameter.numel() for parameter in module.parameters()),
-            classes=classes,
-            data=str(about.get("data", "")),
-            recipe=str(about.get("recipe", "")),
-            seed=about.get("seed"),
-            commit=str(about.get("commit", "")),
-            versions=tuple(dict(about.get("versions", {})).items()),
-            samples=_number(about, "samples"),
-            seconds=_number(about, "seconds"),
-            figures=figures,
-            limits=tuple(limitations(about, task, figures)),
-            licence=str(about.get("licence", "")),
-            origins={
-                str(part): {str(key): str(value) for key, value in origin.items()}
-                for part, origin in about.get("origins", {}).items()
-            },
-            about=about,
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the data about {name} are not those of this version: {error}") from error
-
-
-def _number(about: dict[str, Any], name: str) -> Any:
-    value = about.get(name)
-    if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-        raise ValueError(f"{name} is {value!r}, not a number")
-    return value
-
-
-def _reading(module: nn.Module, about: dict[str, Any]) -> tuple[int | None, Fit, tuple[str, ...]]:
-    """Returns the size, the fit and the class names of a net, each as far as it has one."""
-    names = tuple(map(str, about.get("classes", ())))
-    behind = classifier_of(module)
-    if isinstance(behind, PreparedClassifier):
-        return behind.size, behind.fit, names or behind.class_names
-    size = SIGN_SIZE if isinstance(behind, SignNet) else None
-    return size, Fit.parse(str(about.get("fit", SQUASHED))), names or names_of(behind)
+def card_of(net: LoadedNet) -> Card:
+    """Returns the card of a net, from what is known of it."""
+    return Card(
+        name=net.name,
+        purpose=intended_use(net),
+        task=net.task or RESTORING,
+        size=facts_of(net.module).input_size,
+        fit=net.fit,
+        parameters=sum(parameter.numel() for parameter in net.module.parameters()),
+        classes=net.class_names,
+        limits=tuple(limitations(net)),
+        info=net.info,
+    )
 
 
 def _licence(card: Card) -> str:
-    weights = f"under the {card.licence} licence" if card.licence else "not stated"
+    weights = f"under the {card.info.licence} licence" if card.info.licence else "not stated"
     return f"Licence of the weights: {weights}. The code of steadylens is under the {LICENCE} licence."
 
 
@@ -260,22 +166,24 @@ def _example(card: Card, loader: str) -> str:
 
 
 def _data(card: Card) -> str:
-    stage, data = str(card.about.get("stage", "")), f"`{card.data}`"
-    if not card.data:
-        how = "Nothing was trained for this pair." if card.origins else "The training data are not known."
-    elif stage.startswith("fusing"):
+    data, making = f"`{card.info.data}`", card.info.making
+    if not card.info.data:
+        how = "The training data are not known."
+        if making == "pair as it is":
+            how = "Nothing was trained for this pair."
+    elif making == "pair tuned without labels":
         how = f"The restorer was tuned on {data} for its classifier, without labels."
-    elif stage.startswith("label-free"):
+    elif making == "restorer tuned without labels":
         how = f"It was tuned on {data} for a classifier, without labels."
-    elif stage.startswith("fine-tuning") and card.origins:
+    elif making == "fine-tuned pair" and card.info.origins:
         how = f"The classifier was fine-tuned on {data} behind the restorer."
     else:
         how = f"Trained on {data}."
     began = [
         f"{f'Its {part}' if card.task == CLASSIFYING else 'It'} began as {_origin(known)}."
-        for part, known in card.origins.items()
+        for part, known in card.info.origins.items()
     ]
-    terms = [TERMS] if any(source.startswith("gtsrb") for source in sources_of(card.about)) else []
+    terms = [TERMS] if any(source.startswith("gtsrb") for source in card.info.sources) else []
     return " ".join([how, *began, *terms])
 
 
@@ -286,17 +194,17 @@ def _origin(known: Mapping[str, str]) -> str:
 
 
 def _training(card: Card) -> str:
-    versions = ", ".join(f"{library} {version}" for library, version in card.versions)
+    versions = ", ".join(f"{library} {version}" for library, version in card.info.versions)
     facts = {
         "parameters": f"{card.parameters:,}",
-        "recipe": card.recipe,
-        "seed": "" if card.seed is None else str(card.seed),
-        "commit": card.commit,
+        "recipe": card.info.recipe,
+        "seed": "" if card.info.seed is None else str(card.info.seed),
+        "commit": card.info.commit,
         "versions": versions,
         "last stage": ""
-        if card.samples is None or card.seconds is None
-        else f"{card.samples:,} images in {duration(card.seconds)}",
-        "stored as": str(card.about.get("stored_as", "")),
+        if card.info.samples is None or card.info.seconds is None
+        else f"{card.info.samples:,} images in {duration(card.info.seconds)}",
+        "stored as": card.info.stored_as,
     }
     return "\n".join(f"- {name}: {value}" for name, value in facts.items() if value)
 
@@ -334,10 +242,4 @@ def card(name: str | Path) -> Card:
         SettingError: If there is no net of that name.
         CheckpointError: If the file is missing or damaged, or its weights do not fit their checksum.
     """
-    return load_with_card(name)[1]
-
-
-def load_with_card(name: str | Path) -> tuple[nn.Module, Card]:
-    """Returns what `load` and `card` return, from one reading of the file; their errors are its errors."""
-    module, about = read_net(name)
-    return module, card_of(module, about, name=Path(name).name.removesuffix(SUFFIX))
+    return card_of(load_net(name))

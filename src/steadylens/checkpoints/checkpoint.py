@@ -5,14 +5,12 @@ Each net has a fingerprint: a short key by which results of one net are told fro
 """
 
 import hashlib
-import inspect
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
-from types import CodeType, FunctionType
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,99 +20,36 @@ from torch.fx import GraphModule
 
 from steadylens.errors import CheckpointError, SettingError, reason_of
 from steadylens.files import replacing
-from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
-from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
-from steadylens.nets.third_party import rebuild
+from steadylens.nets.architecture import build, describe
 from steadylens.nets.weights import check_header, give_weights, raw_bytes, saved_by_torch
 
 
-def sources_of(about: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the sources of all images that a net learned from, in the end and before, as far as known."""
-    origins = about.get("origins")
-    before = list(origins.values()) if isinstance(origins, dict) else []
-    known = [str(each.get("data", "")) for each in (about, *before) if isinstance(each, Mapping)]
-    return tuple(dict.fromkeys(source for text in known for source in text.split(", ") if source))
-
-
-_OURS = frozenset({"steadylens", "torch"})
-
-_DEEPEST = 8
-
-
 def fingerprint(net: nn.Module) -> str:
-    """Returns a short key of a net: of its architecture, weights, buffers and settings.
+    """Returns a short key of what a net computes: of its architecture, settings, weights and buffers.
 
-    Of parts that are neither PyTorch's nor this package's, it depends on the source of their classes and on
-    their plain attributes, of an exported program on its code; what functions beyond do does not show. It is
-    the same in every process.
+    It is the same in every process. Only a net with parts of other libraries or of yours that cannot be
+    described has none: it gets a new key each time, so that nothing that was measured or tuned before is
+    taken for its own. Register such a net, see `steadylens.nets.register_net`, to have it known again.
     """
-    digest = hashlib.sha256(repr(net).encode())
-    for name, value in net.state_dict().items():
-        digest.update(name.encode())
-        digest.update(raw_bytes(value) if isinstance(value, Tensor) else _told(value).encode())
+    try:
+        text = json.dumps(describe(net), sort_keys=True, default=str)
+    except SettingError:
+        if any(type(part).__module__.partition(".")[0] not in _DESCRIBED_BY_REPR for part in net.modules()):
+            return uuid4().hex[:16]
+        text = repr(net)
+    digest = hashlib.sha256(text.encode())
     for part in net.modules():
-        for text in _untold(part):
-            digest.update(text.encode())
+        if isinstance(part, GraphModule):  # an exported program: its code and its constants
+            digest.update(part.code.encode())
+            constants = {name: value for name, value in vars(part).items() if isinstance(value, Tensor)}
+            _digest(digest, constants | dict(part.named_buffers(recurse=False)))
+    _digest(digest, net.state_dict())
     return digest.hexdigest()[:16]
 
 
 def fingerprints(nets: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
     """Returns the names of some nets, each with the key of its net."""
     return [(name, fingerprint(net)) for name, net in nets.items()]
-
-
-def _untold(part: nn.Module) -> Iterator[str]:
-    """Yields what neither the printed form of a part nor its weights tell."""
-    if isinstance(part, PreparedClassifier):
-        yield _told(part.architecture)
-    if isinstance(part, GraphModule):
-        held = vars(part) | dict(part.named_buffers(recurse=False))
-        yield part.code + _told({name: value for name, value in held.items() if isinstance(value, Tensor)})
-    elif foreign := [kind for kind in type(part).__mro__ if not _is_known(kind)]:
-        yield from map(_source, foreign)
-        held = {name: value for name, value in vars(part).items() if name != "training" and name[0] != "_"}
-        yield _told(held | dict(part.named_buffers(recurse=False)))
-
-
-def _is_known(kind: type) -> bool:
-    return kind is object or kind.__module__.partition(".")[0] in _OURS
-
-
-@cache
-def _source(kind: type) -> str:
-    """Returns the source of a class or, if it is in no file, what its members are compiled to."""
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        unnamed = {"__dict__", "__weakref__", "__module__", "__doc__", "__firstlineno__"}
-        return _told({name: value for name, value in vars(kind).items() if name not in unnamed})
-
-
-def _told(value: Any, depth: int = 0) -> str:  # noqa: PLR0911 - one for each kind of value
-    """Returns a text of a value without addresses, and in an order that no process chooses."""
-    if depth > _DEEPEST:
-        return "..."
-    match value:
-        case None | bool() | int() | float() | str() | bytes():
-            return repr(value)
-        case Tensor():
-            return f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(raw_bytes(value)).hexdigest()}"
-        case dict():
-            return str(sorted((_told(k, depth + 1), _told(v, depth + 1)) for k, v in value.items()))
-        case list() | tuple():
-            return str([_told(each, depth + 1) for each in value])
-        case set() | frozenset():
-            return str(sorted(_told(each, depth + 1) for each in value))
-        case CodeType():
-            return _told((value.co_code, value.co_names, value.co_consts), depth + 1)
-        case FunctionType():
-            held = [cell.cell_contents for cell in value.__closure__ or ()]
-            return _told((value.__code__, value.__defaults__, value.__kwdefaults__, held), depth + 1)
-        case staticmethod() | classmethod():
-            return _told(value.__func__, depth + 1)
-        case property():
-            return _told(value.fget, depth + 1)
-    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 FORMAT = 1
@@ -127,6 +62,9 @@ DEEPEST_NESTING = 16
 
 MOST_PARTS = 64
 """How many parts an architecture may name: each takes time to build, before any weight is looked at."""
+
+_DESCRIBED_BY_REPR = frozenset({"steadylens", "torch"})
+"""Libraries whose modules print all of their settings."""
 
 _NAMELESS = (
     "does not tell which net its weights are of; those of a library's classifier go with its name, as in "
@@ -207,56 +145,6 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return _read(path, kind="training")
 
 
-def describe(module: nn.Module) -> dict[str, Any]:  # noqa: PLR0911 - one for each kind of net
-    """Returns the plain data that `build` needs to make a net of the same architecture.
-
-    Raises:
-        SettingError: If the net is of a kind that cannot be described.
-    """
-    match module:
-        case FusedClassifier():
-            parts = {"restorer": describe(module.restorer), "classifier": describe(module.classifier)}
-            return {"kind": "FusedClassifier", **parts}
-        case RestorationNet():
-            settings = {"depth": module.depth, "channels": module.channels, "padding": module.padding}
-            return {"kind": "RestorationNet", **settings}
-        case DongNet():
-            return {"kind": "DongNet", "channels": module.channels, "padding": module.padding}
-        case GaussianSmoothing():
-            return {"kind": "GaussianSmoothing", "sigma_pixels": module.sigma_pixels}
-        case SignNet():
-            return {"kind": "SignNet", "classes": module.classes, "standardize": module.standardize}
-        case PreparedClassifier():
-            return module.described()
-        case nn.Identity():
-            return {"kind": "Identity"}
-    raise SettingError(f"a {type(module).__name__} cannot be saved; save its state_dict yourself")
-
-
-def build(architecture: dict[str, Any]) -> nn.Module:  # noqa: PLR0911 - one for each kind of net
-    """Returns a net of the architecture that `describe` returned, with fresh weights.
-
-    Raises:
-        MissingExtraError: If the net is of a library that is not installed.
-        SettingError: If the kind is unknown or its settings are refused.
-    """
-    settings = {name: value for name, value in architecture.items() if name != "kind"}
-    match architecture["kind"]:
-        case "FusedClassifier":
-            return FusedClassifier(build(settings["restorer"]), build(settings["classifier"]))
-        case "RestorationNet":
-            return RestorationNet(**settings)
-        case "DongNet":
-            return DongNet(**settings)
-        case "GaussianSmoothing":
-            return GaussianSmoothing(**settings)
-        case "SignNet":
-            return SignNet(**settings)
-        case "Identity":
-            return nn.Identity()
-    return rebuild(architecture)
-
-
 def _write(path: Path, tensors: dict[str, Tensor], *, kind: str, plain: dict[str, Any]) -> None:
     found = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     # A part that stands in two places shares its memory with itself, which the format does not know.
@@ -335,8 +223,15 @@ def _check_fit(tensors: dict[str, Tensor], architecture: dict[str, Any]) -> None
 def _checksum(tensors: dict[str, Tensor]) -> str:
     """Returns the SHA-256 of names, types, shapes and values, in the order of the names."""
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name]
+    _digest(digest, tensors)
+    return digest.hexdigest()
+
+
+def _digest(digest: "hashlib._Hash", values: Mapping[str, Any]) -> None:
+    for name in sorted(values):
+        value = values[name]
+        if not isinstance(value, Tensor):  # extra state of a module
+            digest.update(f"{name} {value!r}\n".encode())
+            continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(raw_bytes(value))
-    return digest.hexdigest()

@@ -20,10 +20,14 @@ from typing import Any
 
 from torch import nn
 
-from steadylens.checkpoints.card import CLASSIFYING, Card, card_of, load_with_card
-from steadylens.checkpoints.checkpoint import describe, load_model, save_model
+from steadylens.checkpoints.card import Card, card_of
+from steadylens.checkpoints.checkpoint import load_model, save_model
+from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.loading import LoadedNet, load_net
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError, StorageError, reason_of
 from steadylens.files import replacing
+from steadylens.nets.architecture import describe
+from steadylens.nets.facts import CLASSIFYING
 from steadylens.records import Accuracy, Restoring
 from steadylens.report.tables import select
 
@@ -60,11 +64,12 @@ def save_pretrained(
         StorageError: If the files cannot be written.
     """
     place = Path(folder)
-    module, known = (net, None) if isinstance(net, nn.Module) else load_with_card(net)
+    loaded = LoadedNet(name="", module=net) if isinstance(net, nn.Module) else load_net(net)
     if about is None:
-        about = known.about if known else {}
+        about = dict(loaded.info.plain)
     about = about | ({} if licence is None else {"licence": licence})
-    card = card_of(module, about, name=name or place.resolve().name)
+    title, module = name or place.resolve().name, loaded.module
+    card = card_of(LoadedNet(name=title, module=module, info=TrainingInfo.of_plain(about, name=title)))
     texts = {"config.json": json.dumps(describe(module), indent=2) + "\n", "README.md": readme_of(card)}
     save_model(place / WEIGHTS, module, about=about)
     for file, text in texts.items():
@@ -165,20 +170,20 @@ def readme_of(card: Card) -> str:
     psnr = "mean PSNR in dB at sigma {:g}, before {:.2f}"
     measured = [
         ("accuracy", round(row.correct / row.samples, 4), f"top-1 on {row.samples:,} clean test images")
-        for row in select(card.figures, Accuracy)
+        for row in select(card.info.figures, Accuracy)
         if row.k == 1
     ] + [
         ("psnr", round(row.restored_db, 2), psnr.format(row.sigma_grey, row.noisy_db))
-        for row in select(card.figures, Restoring)
+        for row in select(card.info.figures, Restoring)
         if math.isfinite(row.noisy_db)
     ]
     results = [
-        EvalResult(card.task, card.data.split(":")[0], card.data, metric, value, metric_name=name)
+        EvalResult(card.task, card.info.data.split(":")[0], card.info.data, metric, value, metric_name=name)
         for metric, value, name in measured
     ]
     signs = ["traffic-signs"] if card.shows_signs else []
     header = ModelCardData(
-        license=card.licence.lower() or None,
+        license=card.info.licence.lower() or None,
         library_name="steadylens",
         pipeline_tag=card.task,
         tags=["image-restoration", "denoising", "robustness", *signs, "pytorch", "safetensors"],

@@ -4,23 +4,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from steadylens.checkpoints.checkpoint import SUFFIX, load_model, sources_of
+from steadylens.checkpoints.checkpoint import SUFFIX, load_model
+from steadylens.checkpoints.info import TrainingInfo
 from steadylens.errors import SettingError, SteadylensError
-from steadylens.images.preprocessing import Fit
-from steadylens.images.tensors import SQUASHED
+from steadylens.images.preprocessing import Fit, PreprocessingOptions
 from steadylens.nets.classification import (
     SIGN_SIZE,
     FusedClassifier,
     PreparedClassifier,
-    classifier_of,
     exported_classifier,
 )
-from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
 from steadylens.nets.third_party import timm_classifier, torchvision_classifier, transformers_classifier
 
 LICENCE = "MIT"
@@ -30,6 +28,91 @@ PRETRAINED = (
     "l11-gtsrb", "l9-gtsrb", "l7-gtsrb", "l5-gtsrb", "l3-gtsrb", "dong-gtsrb", "sign-gtsrb", "fused-gtsrb"
 )  # fmt: skip
 """The nets that ship with the package: the restorers of Table 1, the sign net, and L11 fused with it."""
+
+_LIBRARIES = ", or timm:NAME, torchvision:NAME, transformers:DIR, or a file that ends in .pt2"
+
+_WANTED = {
+    RESTORING: "restorer is needed; name one as l11-gtsrb",
+    CLASSIFYING: "classifier is needed; name one as sign-gtsrb",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedNet:
+    """A net that is ready for use, with what is known of it.
+
+    Attributes:
+        name: What to call it in tables.
+        module: The net, in eval mode on the CPU.
+        info: How it came about, as its file tells.
+        known_as: What files of nets that are made from it call it; by default its name.
+    """
+
+    name: str
+    module: nn.Module
+    info: TrainingInfo = field(default_factory=TrainingInfo)
+    known_as: str = ""
+
+    @property
+    def task(self) -> str | None:
+        """`RESTORING`, `CLASSIFYING`, or None if the net does not tell."""
+        return facts_of(self.module).task
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels of the images that it reads; those of signs where any will do."""
+        return facts_of(self.module).input_size or SIGN_SIZE
+
+    @property
+    def fit(self) -> Fit:
+        """How photographs become squares before a classifier reads them."""
+        preprocessing = facts_of(self.module).preprocessing
+        return self.info.fit if preprocessing is None else preprocessing.fit
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by number: of those that it was trained on, else of those that it knows."""
+        return self.info.classes or facts_of(self.module).class_names
+
+    @property
+    def seconds(self) -> float:
+        """Time that training it and what it was made from took, as far as its file tells."""
+        return (self.info.seconds or 0.0) + self.info.seconds_before
+
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """What a file of a net that is made from it says of it: name, data and licence."""
+        if not self.name:
+            return {}
+        told = {
+            "name": self.known_as or self.name,
+            "data": ", ".join(self.info.sources),
+            "licence": self.info.licence,
+        }
+        return {key: text for key, text in told.items() if text}
+
+    def before(self, classifier: "LoadedNet") -> "LoadedNet":
+        """Returns the pair of this restorer and the classifier, as they are."""
+        before = classifier.info.seconds_before + self.seconds
+        return replace(
+            classifier,
+            name=f"behind {self.name}",
+            module=FusedClassifier(self.module, classifier.module).eval(),
+            info=replace(classifier.info, seconds_before=before),
+        )
+
+    def pair(self) -> FusedClassifier:
+        """Returns the net as the pair that it is.
+
+        Raises:
+            SettingError: If it is none.
+        """
+        if not isinstance(self.module, FusedClassifier):
+            raise SettingError(
+                f"{self.name} holds a {type(self.module).__name__}, no fused classifier; write one with "
+                "steadylens fuse"
+            )
+        return self.module
 
 
 def load(name: str | Path) -> nn.Module:
@@ -52,129 +135,56 @@ def load(name: str | Path) -> nn.Module:
         >>> steadylens.load("l5-gtsrb")(torch.rand(1, 3, 60, 80)).shape
         torch.Size([1, 3, 60, 80])
     """
-    return read_net(name)[0]
+    return load_net(name).module
 
 
-def read_net(name: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Returns a net and the data about it, by its packaged name or its file; see `load`."""
-    if str(name).endswith(SUFFIX):
-        return load_model(Path(name))
-    if str(name) not in PRETRAINED:
-        raise SettingError(
-            f"there is no trained net {str(name)!r}; choose one of {', '.join(PRETRAINED)}, "
-            f"or give the path of a {SUFFIX} file"
-        )
-    with as_file(files("steadylens") / "weights" / f"{name}{SUFFIX}") as path:
-        module, about = load_model(path)
-    return module, {"licence": LICENCE, **about}
-
-
-_LIBRARIES = ", or timm:NAME, torchvision:NAME, transformers:DIR, or a file that ends in .pt2"
-
-RESTORERS = (RestorationNet, DongNet, GaussianSmoothing, nn.Identity)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadedNet:
-    """A net that is ready for use.
-
-    Attributes:
-        name: What to call it in tables.
-        module: The net, in eval mode on the CPU.
-        size: Height and width in pixels of the images that it reads; a restorer reads any.
-        fit: How photographs become squares before a classifier reads them.
-        class_names: Names of a classifier's classes by number, if they are known.
-        seconds: Time that training it took, as far as its file tells.
-        origin: Its name, and the data and licence that its file states.
-    """
-
-    name: str
-    module: nn.Module
-    size: int = SIGN_SIZE
-    fit: Fit = SQUASHED
-    class_names: tuple[str, ...] = ()
-    seconds: float = 0.0
-    origin: Mapping[str, str] = field(default_factory=dict)
-
-    def before(self, classifier: "LoadedNet") -> "LoadedNet":
-        """Returns the pair of this restorer and the classifier, as they are."""
-        return replace(
-            classifier,
-            name=f"behind {self.name}",
-            module=FusedClassifier(self.module, classifier.module).eval(),
-            seconds=self.seconds + classifier.seconds,
-        )
-
-    def fused(self) -> FusedClassifier:
-        """Returns the net as the pair that it is.
-
-        Raises:
-            SettingError: If it is none.
-        """
-        if not isinstance(self.module, FusedClassifier):
-            raise SettingError(
-                f"{self.name} holds a {type(self.module).__name__}, no fused classifier; write one with "
-                "steadylens fuse"
-            )
-        return self.module
-
-
-def load_restorer(source: str | Path) -> LoadedNet:
-    """Opens a restorer: a packaged one by name, such as l11-gtsrb, or one from a file.
-
-    Raises:
-        SettingError: If there is no such net, or it is no restorer.
-        CheckpointError: If the file cannot be read.
-    """
-    opened = load_net(source)
-    if not isinstance(opened.module, RESTORERS):
-        raise SettingError(
-            f"{source} holds a {type(opened.module).__name__}, where a restorer is needed; name one as "
-            "l11-gtsrb or a file"
-        )
-    return opened
-
-
-def load_net(source: str | Path, *, further: str = "") -> LoadedNet:
-    """Opens any net that this package wrote: a packaged one by name, or one from a file.
+def load_net(source: str | Path, *, task: str | None = None, further: str = "") -> LoadedNet:
+    """Loads a net that this package wrote: a packaged one by name, or one from a file.
 
     Args:
-        source: The name or the file.
-        further: What else may be given where it is asked for, for the error.
+        source: One of `PRETRAINED`, or a file, as `save_model` writes it.
+        task: `RESTORING` or `CLASSIFYING` if no other net will do.
+        further: What else may be given where the net is asked for, for the error.
 
     Raises:
-        SettingError: If there is no such net.
+        SettingError: If there is no such net, or it has another task.
         CheckpointError: If the file cannot be read.
     """
     path = Path(source)
     if str(source) in PRETRAINED:
-        return _opened(str(source), *read_net(source))
-    if not path.is_file() and path.suffix != SUFFIX:
+        name = str(source)
+        with as_file(files("steadylens") / "weights" / f"{name}{SUFFIX}") as packaged:
+            module, about = load_model(packaged)
+        about = {"licence": LICENCE, **about}
+    elif path.is_file() or path.suffix == SUFFIX:
+        name = path.stem
+        module, about = load_model(path)
+    else:
         raise SettingError(
-            f"there is no net {str(source)!r}; give a file or one of {', '.join(PRETRAINED)}{further}"
+            f"there is no net {str(source)!r}; give a {SUFFIX} file or one of "
+            f"{', '.join(PRETRAINED)}{further}"
         )
-    return _opened(path.stem, *load_model(path))
+    found = facts_of(module).task
+    if task is not None and found != task:
+        raise SettingError(
+            f"{source} holds a {type(module).__name__}, where a {_WANTED[task]}{further} or a file"
+        )
+    return LoadedNet(name=name, module=module, info=TrainingInfo.of_plain(about, name=name))
 
 
 def load_classifier(
     source: str | Path,
     *,
-    weights: Path | None = None,
-    size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    fit: Fit | None = None,
+    weights: str | Path | None = None,
+    options: PreprocessingOptions = PreprocessingOptions(),  # noqa: B008 - frozen
 ) -> LoadedNet:
-    """Opens a classifier, of whatever library.
+    """Loads a classifier, of whatever library.
 
     Args:
         source: `timm:NAME`, `torchvision:NAME`, `transformers:DIR`, the file of an exported program that ends
             in .pt2, a packaged name such as sign-gtsrb, or the file of a net that this package wrote.
         weights: Local file of the weights, for timm and torchvision, which have none of their own here.
-        size: Height and width of the images in pixels, or None for those that the classifier tells.
-        mean: What it subtracts from each channel, for images in [0, 1], or None for what it tells.
-        std: What it then divides each channel by, or None for what it tells.
-        fit: How photographs become squares before it reads them, or None for what it tells.
+        options: What is to be done to images otherwise than the classifier tells.
 
     Raises:
         MissingExtraError: If the library is not installed.
@@ -186,6 +196,7 @@ def load_classifier(
         "timm": timm_classifier,
         "torchvision": torchvision_classifier,
     }
+    size, fit = options.size, options.fit
     if place and scheme in makers:
         if weights is None:
             raise SettingError(
@@ -197,24 +208,17 @@ def load_classifier(
         module = transformers_classifier(Path(place).expanduser(), fit=fit)
     elif str(source).endswith(".pt2"):
         _refuse_weights(source, weights)
-        module = exported_classifier(Path(source), size=size, fit=fit or SQUASHED)
+        module = exported_classifier(Path(source), PreprocessingOptions(size=size, fit=fit))
     else:
-        own = _own_classifier(source, changed=(size, mean, std) != (None, None, None), fit=fit)
+        own = _own_classifier(source, options)
         _refuse_weights(source, weights)
         return own
-    if size not in (None, module.size):
-        raise SettingError(f"{source} reads images of {module.size} pixels; leave out the size of {size}")
-    module = _with_normalization(module, mean=mean, std=std)
-    return _checked(
-        LoadedNet(
-            name=str(source),
-            module=module,
-            size=module.size,
-            fit=module.fit,
-            class_names=module.class_names,
-            origin={"name": f"{scheme}:{Path(place).name}" if place else Path(source).name},
+    if size not in (None, module.input_size):
+        raise SettingError(
+            f"{source} reads images of {module.input_size} pixels; leave out the size of {size}"
         )
-    )
+    known_as = f"{scheme}:{Path(place).name}" if place else Path(source).name
+    return _checked(LoadedNet(name=str(source), module=module.prepared_for(options), known_as=known_as))
 
 
 def count_classes(opened: LoadedNet) -> int:
@@ -260,63 +264,23 @@ def check_order(opened: LoadedNet, class_names: Sequence[str], data: str) -> Non
         )
 
 
-def _refuse_weights(source: str | Path, weights: Path | None) -> None:
+def _refuse_weights(source: str | Path, weights: str | Path | None) -> None:
     if weights is not None:
         raise SettingError(f"{source} brings its own weights; leave out {weights}")
 
 
-def _own_classifier(source: str | Path, *, changed: bool, fit: Fit | None) -> LoadedNet:
-    opened = load_net(source, further=_LIBRARIES)
-    if isinstance(opened.module, RESTORERS):
-        raise SettingError(
-            f"{source} holds a {type(opened.module).__name__}, where a classifier is needed; name one as "
-            "sign-gtsrb, timm:NAME or a file"
-        )
-    if changed:
+def _own_classifier(source: str | Path, options: PreprocessingOptions) -> LoadedNet:
+    loaded = load_net(source, task=CLASSIFYING, further=_LIBRARIES)
+    if (options.size, options.mean, options.std) != (None, None, None):
         raise SettingError(f"{source} brings its own size, mean and deviation; leave them out")
-    if fit is None:
-        return opened
-    fit.check_size(opened.size)
-    fit = fit.simplest(opened.size)
-    for part in opened.module.modules():
+    if (fit := options.fit) is None:
+        return loaded
+    fit.check_size(loaded.size)
+    fit = fit.simplest(loaded.size)
+    for part in loaded.module.modules():
         if isinstance(part, PreparedClassifier):
             part.fit = fit  # it is written with the pair
-    return replace(opened, fit=fit)
-
-
-def _opened(name: str, module: nn.Module, about: dict[str, object]) -> LoadedNet:
-    names = known if isinstance(known := about.get("classes"), list) else []
-    seconds = [about.get(name, 0.0) for name in ("seconds", "seconds_before")]
-    behind = classifier_of(module)
-    prepared = behind if isinstance(behind, PreparedClassifier) else None
-    stated = {"name": name, "data": ", ".join(sources_of(about)), "licence": str(about.get("licence", ""))}
-    return LoadedNet(
-        name=name,
-        module=module,
-        size=SIGN_SIZE if prepared is None else prepared.size,
-        fit=Fit.parse(str(about.get("fit", SQUASHED))) if prepared is None else prepared.fit,
-        class_names=tuple(map(str, names)) or (() if prepared is None else prepared.class_names),
-        seconds=sum(float(each) for each in seconds if isinstance(each, int | float)),
-        origin={key: text for key, text in stated.items() if text},
-    )
-
-
-def _with_normalization(
-    module: PreparedClassifier, *, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> PreparedClassifier:
-    if mean is None and std is None:
-        return module
-    if mean is None or std is None:
-        raise SettingError("give both a mean and a deviation, or neither")
-    return PreparedClassifier(
-        module.body,
-        size=module.size,
-        mean=mean,
-        std=std,
-        fit=module.fit,
-        class_names=module.class_names,
-        architecture=module.architecture,
-    ).eval()
+    return replace(loaded, info=replace(loaded.info, fit=fit))
 
 
 def _checked(opened: LoadedNet) -> LoadedNet:

@@ -27,6 +27,7 @@ from steadylens.cli.console import (
     Weights,
     explaining,
     lent_run,
+    preprocessing_options,
     sampled,
     say,
 )
@@ -71,13 +72,11 @@ def compare(
     """Compare a classifier alone with itself behind restorers: accuracy, stability under noise, cost."""
     with explaining(debug, goes_on=True):
         from steadylens.checkpoints.loading import check_classes, check_order, load_classifier
-        from steadylens.images.preprocessing import Fit
 
-        alone = load_classifier(
-            classifier, weights=weights, size=size, mean=mean, std=std, fit=Fit.parse(fit) if fit else None
-        )
+        options = preprocessing_options(size, mean, std, fit)
+        alone = load_classifier(classifier, weights=weights, options=options)
         pairs = _pairs(alone, restorer or ([] if fused else [PACKAGED]), fused or [])
-        with lent_run(data, recipe, seed, device, cache, size=alone.size, fit=str(alone.fit)) as run:
+        with lent_run(data, recipe, seed, device, cache, size=alone.size, fit=alone.fit) as run:
             from steadylens.evaluation.workflows import compare as compare_all
             from steadylens.report.paper import ALONE
 
@@ -87,7 +86,7 @@ def compare(
             page = compare_all(
                 sampled(run, versions, half_width),
                 alone.module.to(run.device),
-                {pair.name: pair.fused().to(run.device) for pair in pairs},
+                {pair.name: pair.pair().to(run.device) for pair in pairs},
                 out,
                 training_seconds={ALONE: alone.seconds, **{pair.name: pair.seconds for pair in pairs}},
             )
@@ -95,12 +94,13 @@ def compare(
 
 
 def _pairs(alone: "LoadedNet", restorers: list[str], fused: list[Path]) -> "list[LoadedNet]":
-    from steadylens.checkpoints.loading import load_classifier, load_restorer
+    from steadylens.checkpoints.loading import load_classifier, load_net
+    from steadylens.nets.facts import RESTORING
 
-    pairs = [load_restorer(source).before(alone) for source in restorers]
+    pairs = [load_net(source, task=RESTORING).before(alone) for source in restorers]
     pairs += [load_classifier(path) for path in fused]
     for pair in pairs:
-        pair.fused()
+        pair.pair()
         if pair.size != alone.size:
             raise SettingError(
                 f"{pair.name} reads images of {pair.size} pixels and {alone.name} of {alone.size}; compare "
@@ -165,21 +165,19 @@ def fuse(
             )
         if class_names is not None and tune is not Part.restorer:
             raise SettingError("--class-names goes with --tune restorer; otherwise the data name the classes")
-        from steadylens.checkpoints.checkpoint import describe
-        from steadylens.checkpoints.loading import check_classes, check_order, load_classifier, load_restorer
-        from steadylens.images.preprocessing import Fit
+        from steadylens.checkpoints.loading import check_classes, check_order, load_classifier, load_net
+        from steadylens.nets.architecture import describe
+        from steadylens.nets.facts import RESTORING
         from steadylens.training.stages import check_suffix
 
         check_suffix(out)
-        front = load_restorer(restorer)
-        behind = load_classifier(
-            classifier, weights=weights, size=size, mean=mean, std=std, fit=Fit.parse(fit) if fit else None
-        )
+        front = load_net(restorer, task=RESTORING)
+        options = preprocessing_options(size, mean, std, fit)
+        behind = load_classifier(classifier, weights=weights, options=options)
         if not restorer_only:
             describe(behind.module)  # what cannot be saved is refused before anything is done
         names = _class_names(behind, class_names)
-        fitted = str(behind.fit)
-        with lent_run(data, recipe, seed, device, cache, size=behind.size, fit=fitted) as run:
+        with lent_run(data, recipe, seed, device, cache, size=behind.size, fit=behind.fit) as run:
             from steadylens.training.fusing import fine_tune, fuse_as_they_are, fuse_label_free, tune_restorer
 
             if tune is Part.restorer:
@@ -187,20 +185,15 @@ def fuse(
             else:
                 check_classes(behind, run.data.class_names, data)
                 check_order(behind, run.data.class_names, data)
-            parts = (front.module.to(run.device), behind.module.to(run.device), out)
-            seconds = front.seconds + behind.seconds
-            name, origins = out.stem, {"restorer": front.origin, "classifier": behind.origin}
             match tune:
                 case Part.classifier:
-                    fine_tune(run, *parts, name=name, seconds_before=seconds, origins=origins)
+                    fine_tune(run, front, behind, out, name=out.stem)
                 case Part.restorer if restorer_only:
-                    tune_restorer(
-                        unlabelled, *parts, name=name, seconds_before=front.seconds, origins=origins
-                    )
+                    tune_restorer(unlabelled, front, behind, out, name=out.stem)
                 case Part.restorer:
-                    fuse_label_free(unlabelled, *parts, name=name, seconds_before=seconds, origins=origins)
+                    fuse_label_free(unlabelled, front, behind, out, name=out.stem)
                 case Part.nothing:
-                    fuse_as_they_are(run, *parts, name=name, seconds=seconds, origins=origins)
+                    fuse_as_they_are(run, front, behind, out, name=out.stem)
     say(f"{'restorer' if restorer_only else 'fused classifier'}: {out.resolve()}")
 
 

@@ -26,6 +26,7 @@ from steadylens.errors import MissingExtraError, SettingError, SteadylensError, 
 if TYPE_CHECKING:
     import torch
 
+    from steadylens.images.preprocessing import Fit, PreprocessingOptions
     from steadylens.training.run import Run
 
 
@@ -276,9 +277,9 @@ def lent_run(
     cache: Path | None,
     *,
     size: int = 48,
-    fit: str = "squash",
+    fit: "Fit | None" = None,
 ) -> Iterator["Run"]:
-    """Loads the images, fitted into `size` pixels, and lends a run whose news are shown."""
+    """Loads the images, squashed or fitted into `size` pixels, and lends a run whose news are shown."""
     from steadylens.data.datasets import load_dataset
     from steadylens.images.preprocessing import Fit
     from steadylens.training.recipes import recipe_named
@@ -291,7 +292,7 @@ def lent_run(
             display.show(Update(stage=stage, state="advanced", done=done, total=total))
 
         display.show(Update(stage=stage, state="started"))
-        images = load_dataset(data, size=size, fit=Fit.parse(fit), seed=seed, cache=cache, progress=loading)
+        images = load_dataset(data, size=size, fit=fit or Fit(), seed=seed, cache=cache, progress=loading)
         sizes = f"{len(images.train):,} for training, {len(images.validation):,} for validation, "
         note = f"{sizes}{len(images.test):,} for testing"
         display.show(Update(stage=stage, state="finished", note=note))
@@ -313,6 +314,18 @@ def sampled(run: "Run", versions: int | None, half_width: float | None) -> "Run"
     sampling = Sampling(versions=most, half_width=half_width if half_width is not None else usual.half_width)
     evaluation = dataclasses.replace(run.recipe.evaluation, sampling=sampling)
     return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, evaluation=evaluation))
+
+
+def preprocessing_options(
+    size: int | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    fit: str | None,
+) -> "PreprocessingOptions":
+    """Returns what the options of a command say of a classifier's preprocessing."""
+    from steadylens.images.preprocessing import Fit, PreprocessingOptions
+
+    return PreprocessingOptions(size=size, mean=mean, std=std, fit=None if fit is None else Fit.parse(fit))
 
 
 def device_named(name: str) -> "torch.device":

@@ -105,16 +105,16 @@ def export(
 def _exported(
     model: str, *, out: Path | None, triton: Path | None, size: tuple[int, int] | None, batch: int | None
 ) -> "Exported":
-    from steadylens.checkpoints.card import load_with_card
+    from steadylens.checkpoints.loading import load_net
     from steadylens.inference.export import export_net, export_triton
 
     place = out or triton
     if place is None:
         raise SettingError("it must be said where to write: give --out FILE or --triton DIR")
-    net, known = load_with_card(model)
-    about = {**known.about, "classes": list(known.classes)}
+    net = load_net(model)
+    about = {**net.info.plain, "classes": list(net.class_names)}
     write = export_net if place is out else export_triton
-    return write(net, place, name=known.name, about=about, size=size, batch=batch)
+    return write(net.module, place, name=net.name, about=about, size=size, batch=batch)
 
 
 def _told(exported: "Exported") -> list[str]:
@@ -184,22 +184,21 @@ def serve(
 def _loaded(model: str, device: "torch.device") -> tuple["Predictor", "Card"]:
     import torch
 
-    from steadylens.checkpoints.card import CLASSIFYING, load_with_card
+    from steadylens.checkpoints.card import card_of
+    from steadylens.checkpoints.loading import load_net
     from steadylens.inference.restorer import restorer_of
-    from steadylens.nets.classification import SIGN_SIZE
-    from steadylens.nets.restoration import RestorationNet
+    from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
     from steadylens.serving.payloads import Classifying, Restoring
 
-    net, known = load_with_card(model)
-    net.to(device)
-    for part in net.modules():
-        if isinstance(part, RestorationNet):  # it costs most by far
+    net = load_net(model)
+    net.module.to(device)
+    for part in net.module.modules():
+        if facts_of(part).task == RESTORING:  # it costs most by far
             part.to(memory_format=torch.channels_last)
-    size = known.size or SIGN_SIZE
     predictor: Predictor
-    if known.task == CLASSIFYING:
-        predictor = Classifying(net, device, size=size, classes=known.classes, fit=known.fit)
+    if net.task == CLASSIFYING:
+        predictor = Classifying(net.module, device, size=net.size, classes=net.class_names, fit=net.fit)
     else:
-        predictor = Restoring(restorer_of(net, device=device))
-    predictor(torch.zeros(1, 3, size, size, dtype=torch.uint8))  # the first call is slow
-    return predictor, known
+        predictor = Restoring(restorer_of(net.module, device=device))
+    predictor(torch.zeros(1, 3, net.size, net.size, dtype=torch.uint8))  # the first call is slow
+    return predictor, card_of(net)

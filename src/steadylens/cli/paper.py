@@ -21,6 +21,7 @@ from steadylens.cli.console import (
     Versions,
     explaining,
     lent_run,
+    preprocessing_options,
     sampled,
     say,
 )
@@ -94,7 +95,8 @@ def train_one_classifier(
         from steadylens.training.stages import check_suffix, train_classifier
 
         check_suffix(out)
-        with lent_run(data, recipe, seed, device, cache, fit=fit or "squash") as run:
+        fitted = preprocessing_options(None, None, None, fit).fit
+        with lent_run(data, recipe, seed, device, cache, fit=fitted) as run:
             train_classifier(run, out, noisy=noisy)
     say(f"classifier: {out.resolve()}")
 

@@ -9,25 +9,25 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
+from steadylens.checkpoints.info import TrainingInfo
 from steadylens.data.datasets import ImageSet
 from steadylens.devices import ProgressCallback
 from steadylens.evaluation.restoration import explore, restore_by_sigma
 from steadylens.evaluation.samples import noise_densities, restored_samples, saved_answers
 from steadylens.evaluation.stability import clean_accuracy, stability
-from steadylens.nets.classification import FusedClassifier
-from steadylens.nets.restoration import DongNet, RestorationNet
+from steadylens.nets.classification import FusedClassifier, evaluating
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
 from steadylens.randomness import derived_generator
 from steadylens.records import Cost, Curve, Measurement, Provenance, read_records, write_records
 from steadylens.training.run import Run, Update, device_name
+from steadylens.training.settings import GaussianNoise
 
 
 def multiplications(module: nn.Module, *, channels: int, size: int) -> int:
@@ -44,14 +44,9 @@ def multiplications(module: nn.Module, *, channels: int, size: int) -> int:
     tensors = chain(module.parameters(), module.buffers(), [torch.empty(0)])
     like = next(tensor for tensor in tensors if tensor.is_floating_point())
     image = torch.zeros(1, channels, size, size, device=like.device, dtype=like.dtype)
-    modes = {part: part.training for part in module.modules()}
     counter = FlopCounterMode(display=False)
-    try:
-        with torch.no_grad(), counter:
-            module.eval()(image)
-    finally:
-        for part, training in modes.items():
-            part.training = training
+    with torch.no_grad(), evaluating(module), counter:
+        module(image)
     return counter.get_total_flops() // 2
 
 
@@ -169,10 +164,9 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
         lambda: restore_by_sigma(
             restorers,
             chosen_tests(run, recipe.psnr_images).images,
-            sigmas_grey=recipe.psnr_sigmas_grey,
-            clip=recipe.clip,
-            quantize=recipe.quantize,
-            seed=run.seed,
+            noise=GaussianNoise(
+                sigmas_grey=recipe.psnr_sigmas_grey, clip=recipe.clip, quantize=recipe.quantize
+            ),
             provenance=run.provenance,
             progress=advancing(run, stage),
         ),
@@ -188,7 +182,6 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
             chosen_tests(run, recipe.exploration_images).images,
             recipe.degradation,
             versions=recipe.exploration_versions,
-            seed=run.seed,
             provenance=run.provenance,
             progress=advancing(run, exploring),
         ),
@@ -253,11 +246,8 @@ def _measure_stability(
             name,
             network,
             chosen_tests(run, images),
-            sigmas_grey=sigmas,
+            noise=GaussianNoise(sigmas_grey=sigmas, clip=clip, quantize=quantize),
             sampling=sampling,
-            clip=clip,
-            quantize=quantize,
-            seed=run.seed,
             provenance=run.provenance,
             progress=advancing(run, stage),
         ),
@@ -286,8 +276,8 @@ def measure_costs(
     )
 
 
-def take_pictures(
-    run: Run, net: RestorationNet | DongNet, original: nn.Module, fused: FusedClassifier, folder: Path
+def take_samples(
+    run: Run, net: nn.Module, original: nn.Module, fused: FusedClassifier, folder: Path
 ) -> list[Measurement]:
     """Draws the densities and pictures of Fig. 1, 2 and 4.
 
@@ -309,8 +299,8 @@ def take_pictures(
 
     def pictures() -> list[Measurement]:
         return [
-            *noise_densities(example_densities(), seed=run.seed, provenance=run.provenance),
-            *restored_samples(net, test, names, shown, seed=run.seed, provenance=run.provenance),
+            *noise_densities(example_densities(), provenance=run.provenance),
+            *restored_samples(net, test, names, shown, provenance=run.provenance),
             *saved_answers(original, fused, test, names, most=SAVED_ANSWERS, provenance=run.provenance),
         ]
 
@@ -325,15 +315,14 @@ def take_pictures(
     return measure(run, "pictures", folder / "pictures.jsonl", pictures, key=key)
 
 
-def curve_of(run: Run, about: dict[str, Any]) -> Curve:
+def curve_of(run: Run, info: TrainingInfo) -> Curve:
     """Returns the course of a training as a record, from what its file says about it."""
-    steps, losses, rates = zip(*about["curve"], strict=True)
-    origin = {"commit": about["commit"], "versions": tuple(about["versions"].items())}
+    steps, losses, rates = zip(*info.curve, strict=True)
     return Curve(
-        provenance=replace(run.provenance, **origin),
-        samples=about["samples"],
-        seconds=about["seconds"],
-        stage=about["stage"],
+        provenance=replace(run.provenance, commit=info.commit, versions=info.versions),
+        samples=info.samples or 0,
+        seconds=info.seconds or 0.0,
+        stage=info.stage,
         steps=steps,
         losses=losses,
         learning_rates=rates,

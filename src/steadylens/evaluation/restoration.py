@@ -21,6 +21,7 @@ from steadylens.metrics import contraction_quotients, hits, psnr
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.randomness import derived_generator
 from steadylens.records import Contraction, Hits, Measurement, Provenance, Restoring, Scatter
+from steadylens.training.settings import GaussianNoise
 
 BLOCK = 50
 """Images whose noise is drawn together."""
@@ -44,7 +45,6 @@ def explore(
     degradation: Degradation,
     *,
     versions: int,
-    seed: int,
     provenance: Provenance,
     progress: ProgressCallback,
 ) -> list[Measurement]:
@@ -57,8 +57,7 @@ def explore(
         images: Stored clean images, uint8 (N, 3, H, W).
         degradation: Makes the noisy versions; its own number of versions is not used.
         versions: Noisy versions of each image.
-        seed: Seed of the run.
-        provenance: Where the rows come from.
+        provenance: Where the rows come from; its seed is that of the noise.
         progress: Told after each block how many noisy images are done.
 
     Returns:
@@ -78,7 +77,9 @@ def explore(
         clean = to_float(stored)
         restored_clean = [forward_in_batches(net, clean) for net in restorers.values()]
         for version in range(versions):
-            generator = derived_generator(seed, "exploration", block, version, device=images.device)
+            generator = derived_generator(
+                provenance.seed, "exploration", block, version, device=images.device
+            )
             noisy = degradation(clean, generator=generator)
             decibels, norms = [], []
             for net, net_clean in zip(restorers.values(), restored_clean, strict=True):
@@ -113,10 +114,7 @@ def restore_by_sigma(
     restorers: Mapping[str, nn.Module],
     images: Tensor,
     *,
-    sigmas_grey: Sequence[float],
-    clip: bool,
-    quantize: bool,
-    seed: int,
+    noise: GaussianNoise,
     provenance: Provenance,
     progress: ProgressCallback,
 ) -> list[Restoring]:
@@ -125,27 +123,25 @@ def restore_by_sigma(
     Args:
         restorers: The nets by name, in eval mode, on the images' device.
         images: Stored clean images, uint8 (N, 3, H, W).
-        sigmas_grey: Standard deviations of the noise in grey levels of 255; 0 for none.
-        clip: Whether noisy images are clipped to [0, 1].
-        quantize: Whether they are rounded to 8 bits.
-        seed: Seed of the run.
-        provenance: Where the rows come from.
+        noise: The strengths, 0 for none, and how noisy images are stored.
+        provenance: Where the rows come from; its seed is that of the noise.
         progress: Told after each block how many noisy images are done.
     """
     records = []
-    for index, sigma in enumerate(sigmas_grey):
+    for index, sigma in enumerate(noise.sigmas_grey):
         started = time.perf_counter()
-        degradation = gaussian_degradation(sigma, clip=clip, quantize=quantize)
+        degradation = gaussian_degradation(sigma, clip=noise.clip, quantize=noise.quantize)
         noisy_db: list[Tensor] = []
         restored_db: list[Tensor] = []
         for block, stored in enumerate(torch.split(images, BLOCK)):
             clean = to_float(stored)
-            generator = derived_generator(seed, "restoring", repr(float(sigma)), block, device=images.device)
+            path = ("restoring", repr(float(sigma)), block)
+            generator = derived_generator(provenance.seed, *path, device=images.device)
             noisy = degradation(clean, generator=generator)
             noisy_db.append(psnr(noisy, clean))
             restored = [degradation.stored(forward_in_batches(net, noisy)) for net in restorers.values()]
             restored_db.append(torch.stack([psnr(some, clean) for some in restored]))
-            progress(index * len(images) + block * BLOCK + len(clean), len(sigmas_grey) * len(images))
+            progress(index * len(images) + block * BLOCK + len(clean), len(noise.sigmas_grey) * len(images))
         means = [_finite_mean(some) for some in torch.cat(restored_db, dim=1)]
         records += [
             Restoring(

@@ -13,7 +13,7 @@ from steadylens.data.datasets import ImageSet
 from steadylens.devices import forward_in_batches
 from steadylens.images.tensors import GREY_LEVELS, to_float, to_uint8
 from steadylens.nets.classification import FusedClassifier
-from steadylens.nets.restoration import DongNet, RestorationNet, normalize_pattern
+from steadylens.nets.restoration import normalize_pattern, pattern_of
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.randomness import derived_generator
 from steadylens.records import Density, Picture, Provenance
@@ -22,20 +22,19 @@ DENSITY_BINS = 81
 
 
 def noise_densities(
-    degradations: Sequence[tuple[str, float, Degradation]], *, seed: int, provenance: Provenance
+    degradations: Sequence[tuple[str, float, Degradation]], *, provenance: Provenance
 ) -> list[Density]:
     """Draws noise on mid-grey images and counts its values (Fig. 1).
 
     Args:
         degradations: Name, strength in grey levels and degradation of each density; unclipped.
-        seed: Seed of the run.
         provenance: Where the rows come from.
     """
     edges = torch.linspace(-4, 4, DENSITY_BINS + 1)
     grey = torch.full((40, 3, 48, 48), 0.5)
     records = []
     for name, strength, degradation in degradations:
-        noise = degradation(grey, generator=derived_generator(seed, "density", name)) - grey
+        noise = degradation(grey, generator=derived_generator(provenance.seed, "density", name)) - grey
         bins = edges * strength
         counts = torch.histogram((noise * GREY_LEVELS).flatten(), bins).hist
         record = Density(
@@ -47,12 +46,11 @@ def noise_densities(
 
 
 def restored_samples(
-    net: RestorationNet | DongNet,
+    net: nn.Module,
     images: ImageSet,
     class_names: Sequence[str],
     degradation: Degradation,
     *,
-    seed: int,
     provenance: Provenance,
 ) -> list[Picture]:
     """Shows one image of each class: clean, noisy, pattern, restored, normalised pattern (Fig. 2).
@@ -62,13 +60,12 @@ def restored_samples(
         images: Where the samples are taken from, the first of each class.
         class_names: Names of the classes by label.
         degradation: Makes the noisy image.
-        seed: Seed of the run.
         provenance: Where the rows come from.
     """
     firsts = [int((images.labels == label).nonzero()[0]) for label in sorted(set(images.labels.tolist()))]
     clean = to_float(images.images[firsts])
-    noisy = degradation(clean, generator=derived_generator(seed, "pictures", device=clean.device))
-    pattern = forward_in_batches(net.pattern, noisy)
+    noisy = degradation(clean, generator=derived_generator(provenance.seed, "pictures", device=clean.device))
+    pattern = forward_in_batches(lambda images: pattern_of(net, images), noisy)
     columns = {
         "clean": clean,
         "noisy": noisy,
@@ -134,7 +131,6 @@ def changed_answers(
     *,
     sigma_grey: float,
     most: int,
-    seed: int,
     provenance: Provenance,
 ) -> list[Picture]:
     """Shows noisy images whose answers a restorer put right ("saved"), and those that it put wrong ("lost").
@@ -146,10 +142,9 @@ def changed_answers(
         class_names: Names of the classes by label.
         sigma_grey: Standard deviation of the Gaussian noise in grey levels of 255.
         most: Number of images to show at most, of either kind and for each pair.
-        seed: Seed of the run.
         provenance: Where the rows come from.
     """
-    generator = derived_generator(seed, "changed answers", device=images.images.device)
+    generator = derived_generator(provenance.seed, "changed answers", device=images.images.device)
     noisy = gaussian_degradation(sigma_grey)(to_float(images.images), generator=generator)
     before = forward_in_batches(alone, noisy).argmax(dim=1)
     records = []

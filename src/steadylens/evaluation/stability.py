@@ -1,7 +1,7 @@
 """Accuracy on clean images (Table 3) and under Gaussian noise (Table 4)."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import combinations, product
 from typing import Literal
 
@@ -15,7 +15,7 @@ from steadylens.metrics import mcnemar, top_k, wilson_interval
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.randomness import derived_generator
 from steadylens.records import Accuracy, Comparison, Measurement, Provenance, Stability
-from steadylens.training.settings import Sampling
+from steadylens.training.settings import GaussianNoise, Sampling
 
 BLOCK = 50
 """Images whose noise is drawn together: the numbers do not depend on the batch size."""
@@ -72,11 +72,8 @@ def stability(
     network: nn.Module,
     images: ImageSet,
     *,
-    sigmas_grey: Sequence[float],
+    noise: GaussianNoise,
     sampling: Sampling,
-    clip: bool,
-    quantize: bool,
-    seed: int,
     provenance: Provenance,
     progress: ProgressCallback,
 ) -> list[Stability]:
@@ -91,32 +88,34 @@ def stability(
         name: Name of the network in the table.
         network: From images to logits, in eval mode, on the images' device.
         images: The test set, or a part of it.
-        sigmas_grey: Standard deviations of the noise in grey levels of 255.
+        noise: The strengths, and how noisy images are stored.
         sampling: How many noisy images make a cell.
-        clip: Whether noisy images are clipped to [0, 1].
-        quantize: Whether they are rounded to 8 bits.
-        seed: Seed of the run; networks measured with the same seed see the same noise.
-        provenance: Where the rows come from.
+        provenance: Where the rows come from; networks that are measured with its seed see the same noise.
         progress: Told after each block how many noisy images are done, of all that there may be.
     """
-    order_generator = derived_generator(seed, "stability order", device=images.images.device)
+    order_generator = derived_generator(provenance.seed, "stability order", device=images.images.device)
     order = torch.randperm(len(images), generator=order_generator, device=images.images.device)
     shuffled = images.subset(order)
     own = top_k(forward_in_batches(network, to_float(shuffled.images)), shuffled.labels, 1)
     most = len(images) * sampling.versions
     records: list[Stability] = []
-    for index, sigma in enumerate(sigmas_grey):
+    for index, sigma in enumerate(noise.sigmas_grey):
         started = time.perf_counter()
-        degradation = gaussian_degradation(sigma, clip=clip, quantize=quantize)
+        degradation = gaussian_degradation(sigma, clip=noise.clip, quantize=noise.quantize)
         cell = _Cell()
         for hit, owned in _blocks(
-            network, shuffled, own, degradation, versions=sampling.versions, path=(seed, float(sigma))
+            network,
+            shuffled,
+            own,
+            degradation,
+            versions=sampling.versions,
+            path=(provenance.seed, float(sigma)),
         ):
             cell.count(hit, owned)
-            progress(index * most + cell.counts["all"][1], len(sigmas_grey) * most)
+            progress(index * most + cell.counts["all"][1], len(noise.sigmas_grey) * most)
             if sampling.half_width is not None and cell.narrower_than(sampling.half_width):
                 break
-        progress((index + 1) * most, len(sigmas_grey) * most)
+        progress((index + 1) * most, len(noise.sigmas_grey) * most)
         seconds = time.perf_counter() - started
         for population, (correct, samples) in cell.counts.items():
             if samples == 0:

@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from torch import nn
 
-from steadylens.checkpoints.checkpoint import fingerprint, fingerprints, load_model
-from steadylens.checkpoints.loading import RESTORERS, LoadedNet, check_classes
+from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
+from steadylens.checkpoints.loading import LoadedNet, check_classes
 from steadylens.errors import SettingError
 from steadylens.evaluation.experiments import (
     chosen_tests,
@@ -18,10 +18,11 @@ from steadylens.evaluation.experiments import (
     measure_costs,
     measure_networks,
     measure_restorers,
-    take_pictures,
+    take_samples,
 )
 from steadylens.evaluation.samples import changed_answers
-from steadylens.nets.classification import FusedClassifier, PreparedClassifier
+from steadylens.nets.classification import FusedClassifier
+from steadylens.nets.facts import RESTORING, facts_of
 from steadylens.nets.restoration import GaussianSmoothing
 from steadylens.records import Measurement, Picture, write_records
 from steadylens.report.page import require_drawing, write_report, write_tables
@@ -50,8 +51,7 @@ def reproduce(run: Run, out: Path) -> Path:
     models = out / "models"
     paths = {net: models / f"restorer-{net}.safetensors" for net in run.recipe.nets}
     restorers = {net: train_restorer(run, net, path) for net, path in paths.items()}
-    front, front_path = restorers[run.recipe.front], paths[run.recipe.front]
-    smoothing = GaussianSmoothing(sigma_pixels=run.recipe.smoothing_pixels)
+    front = restorers[run.recipe.front]
     stems = {
         ORIGINAL: "original",
         FINE_TUNED: "noisy",
@@ -60,44 +60,44 @@ def reproduce(run: Run, out: Path) -> Path:
         AUGMENTED: "augmented",
     }
     paths |= {name: models / f"{stem}.safetensors" for name, stem in stems.items()}
-    original = train_classifier(run, alone := paths[ORIGINAL])
-    networks: dict[str, nn.Module] = {
+    original = train_classifier(run, paths[ORIGINAL])
+    nothing = LoadedNet(name="", module=nn.Identity())
+    smoothing = LoadedNet(name="", module=GaussianSmoothing(sigma_pixels=run.recipe.smoothing_pixels))
+    networks = {
         ORIGINAL: original,
-        FINE_TUNED: _tuned(run, nn.Identity(), original, paths[FINE_TUNED], name="noisy", parts=[alone]),
-        SMOOTHED: _tuned(run, smoothing, original, paths[SMOOTHED], name="smoothed", parts=[alone]),
-        RESTORED: (
-            fused := _tuned(run, front, original, paths[RESTORED], name="restored", parts=[front_path, alone])
-        ),
+        FINE_TUNED: _tuned(run, nothing, original, paths[FINE_TUNED], name="noisy"),
+        SMOOTHED: _tuned(run, smoothing, original, paths[SMOOTHED], name="smoothed"),
+        RESTORED: _tuned(run, front, original, paths[RESTORED], name="restored"),
         AUGMENTED: train_classifier(run, paths[AUGMENTED], noisy=True),
     }
-    abouts = {name: load_model(path)[1] for name, path in paths.items()}
-    seconds = {name: about["seconds"] + about.get("seconds_before", 0) for name, about in abouts.items()}
+    nets = restorers | networks
+    modules = {name: net.module for name, net in nets.items()}
+    classifiers = {name: modules[name] for name in networks}
     records = out / "records"
     return publish(
         [
-            *(curve_of(run, about) for about in abouts.values()),
-            *measure_restorers(run, restorers, records),
-            *measure_networks(run, networks, records),
-            *measure_costs(run, restorers | networks, seconds, records),
-            *take_pictures(run, front, original, fused, records),
-            *_measure_further_seeds(run, front, front_path, models, records),
+            *(curve_of(run, net.info) for net in nets.values()),
+            *measure_restorers(run, {name: modules[name] for name in restorers}, records),
+            *measure_networks(run, classifiers, records),
+            *measure_costs(run, modules, {name: net.seconds for name, net in nets.items()}, records),
+            *take_samples(run, front.module, original.module, networks[RESTORED].pair(), records),
+            *_measure_further_seeds(run, front, models, records),
         ],
         out,
     )
 
 
-def _tuned(
-    run: Run, restorer: nn.Module, original: nn.Module, path: Path, *, name: str, parts: Sequence[Path]
-) -> FusedClassifier:
-    """Fine-tunes a copy of the classifier behind a copy of the restorer; the parts are their files."""
-    seconds = sum(load_model(part)[1]["seconds"] for part in parts)
-    pair = copy.deepcopy(restorer), copy.deepcopy(original)
-    return fine_tune(run, *pair, path, name=name, seconds_before=seconds)
+def _tuned(run: Run, restorer: LoadedNet, original: LoadedNet, path: Path, *, name: str) -> LoadedNet:
+    """Fine-tunes a copy of the classifier behind a copy of the restorer."""
+    return fine_tune(run, _copied(restorer), _copied(original), path, name=name)
 
 
-def _measure_further_seeds(
-    run: Run, front: nn.Module, front_path: Path, models: Path, records: Path
-) -> Iterator[Measurement]:
+def _copied(net: LoadedNet) -> LoadedNet:
+    """Returns a copy of a net of this run, without its name: the file of the pair tells the run itself."""
+    return replace(net, name="", module=copy.deepcopy(net.module))
+
+
+def _measure_further_seeds(run: Run, front: LoadedNet, models: Path, records: Path) -> Iterator[Measurement]:
     """Trains the classifier, alone and behind the restorer, with the seeds that follow the run's own.
 
     They say how far the numbers depend on the luck of one training, so all are measured on the images and
@@ -109,9 +109,9 @@ def _measure_further_seeds(
         again = replace(run, seed=seed)
         alone, pair = (models / f"{stem}-seed-{seed}.safetensors" for stem in ("original", "restored"))
         original = train_classifier(again, alone)
-        fused = _tuned(again, front, original, pair, name="restored", parts=[front_path, alone])
-        yield from (curve_of(again, load_model(path)[1]) for path in (alone, pair))
-        for row in measure_networks(measuring, {ORIGINAL: original, RESTORED: fused}, records):
+        fused = _tuned(again, front, original, pair, name="restored")
+        yield from (curve_of(again, net.info) for net in (original, fused))
+        for row in measure_networks(measuring, {ORIGINAL: original.module, RESTORED: fused.module}, records):
             yield replace(row, provenance=replace(row.provenance, seed=seed))
 
 
@@ -132,7 +132,7 @@ def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:
 
     Args:
         run: Data, recipe and seed; the data lies on the run's device.
-        nets: The nets, as `opening.load_net` returns them.
+        nets: The nets, as `load_net` returns them.
         out: The folder of the report.
 
     Returns:
@@ -149,7 +149,7 @@ def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:
     require_drawing()
     modules = {net.name: net.module.to(run.device) for net in nets}
     seconds = {net.name: net.seconds for net in nets}
-    restorers = {name: net for name, net in modules.items() if isinstance(net, RESTORERS)}
+    restorers = {name: net for name, net in modules.items() if opened[name].task == RESTORING}
     networks = {name: net for name, net in modules.items() if name not in restorers}
     for name in networks:
         _check_images(opened[name], run)
@@ -219,22 +219,22 @@ def compare(
             *measure_costs(
                 run, networks, {name: training_seconds.get(name, 0.0) for name in networks}, records
             ),
-            *_take_pictures(run, classifier, fused, records),
+            *_take_samples(run, classifier, fused, records),
         ],
         out,
     )
 
 
 def _check_fit(name: str, network: nn.Module, run: Run) -> None:
-    for part in network.modules():
-        if isinstance(part, PreparedClassifier) and part.fit != run.data.fit:
-            raise SettingError(
-                f"{name} reads photographs fitted by {part.fit}, these were fitted by {run.data.fit}; load "
-                "them with load_dataset(..., fit=classifier.fit)"
-            )
+    preprocessing = facts_of(network).preprocessing
+    if preprocessing is not None and preprocessing.fit != run.data.fit:
+        raise SettingError(
+            f"{name} reads photographs fitted by {preprocessing.fit}, these were fitted by {run.data.fit}; "
+            "load them with load_dataset(..., fit=classifier.fit)"
+        )
 
 
-def _take_pictures(
+def _take_samples(
     run: Run, classifier: nn.Module, fused: Mapping[str, FusedClassifier], folder: Path
 ) -> list[Measurement]:
     images = run.recipe.evaluation.stability_images
@@ -249,7 +249,6 @@ def _take_pictures(
             run.data.class_names,
             sigma_grey=PICTURED_SIGMA_GREY,
             most=PICTURES,
-            seed=run.seed,
             provenance=run.provenance,
         ),
         key=run.key(

@@ -4,6 +4,7 @@ Most classifier libraries resize the shorter side and crop the centre. A classif
 only on images that are prepared as in its training.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -127,3 +128,77 @@ class Fit:
 
     def _start(self, margin: int) -> int:
         return margin // 2 if self.floors else round(margin / 2)
+
+
+Channels = tuple[float, ...]
+"""A number for each of red, green and blue."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preprocessing:
+    """What is done to photographs before a classifier reads them.
+
+    They are fitted into a square, then a mean is subtracted and the result divided by a deviation.
+
+    Attributes:
+        size: Height and width of the square in pixels.
+        mean: What is subtracted from each channel, for images in [0, 1].
+        std: What each channel is then divided by.
+        fit: How a photograph becomes a square of that size.
+
+    Raises:
+        SettingError: If the size is below 1 or beyond the fit, or mean and deviation are not three finite
+            numbers each, deviations positive.
+    """
+
+    size: int
+    mean: Channels = (0.0, 0.0, 0.0)
+    std: Channels = (1.0, 1.0, 1.0)
+    fit: Fit = Fit()
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or len(self.mean) != 3 or len(self.std) != 3:
+            raise SettingError(
+                f"size {self.size}, mean {self.mean} and std {self.std}: a classifier reads RGB images of at "
+                "least 1 pixel, with three numbers for its mean and three for its deviation"
+            )
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if not finite or not all(deviation > 0 for deviation in self.std):
+            raise SettingError(
+                f"mean {self.mean} and std {self.std} must be as long and finite, and std positive"
+            )
+        self.fit.check_size(self.size)
+        object.__setattr__(self, "fit", self.fit.simplest(self.size))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreprocessingOptions:
+    """What a user says of a classifier's preprocessing; None is for what the classifier tells itself.
+
+    Attributes:
+        size: Height and width of the images in pixels.
+        mean: What is subtracted from each channel, for images in [0, 1].
+        std: What each channel is then divided by.
+        fit: How photographs become squares.
+
+    Raises:
+        SettingError: If a mean is given without a deviation, or a deviation without a mean.
+    """
+
+    size: int | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
+    fit: Fit | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise SettingError("give both a mean and a deviation, or neither")
+
+    def over(self, known: Preprocessing) -> Preprocessing:
+        """Returns what is known of a classifier's preprocessing, with what is said here instead."""
+        return Preprocessing(
+            size=known.size if self.size is None else self.size,
+            mean=known.mean if self.mean is None else self.mean,
+            std=known.std if self.std is None else self.std,
+            fit=known.fit if self.fit is None else self.fit,
+        )

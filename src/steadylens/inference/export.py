@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from steadylens.checkpoints.checkpoint import describe
 from steadylens.errors import (
     CheckpointError,
     ExportError,
@@ -43,7 +42,9 @@ from steadylens.inference.engines import (
 )
 from steadylens.inference.parity import Parity, check_parity, noisy_images
 from steadylens.inference.signature import INPUT, Signature, Size, signature_of
-from steadylens.nets.classification import FusedClassifier, PreparedClassifier, read_program
+from steadylens.nets.architecture import describe
+from steadylens.nets.classification import read_program
+from steadylens.nets.facts import facts_of
 
 if TYPE_CHECKING:
     import onnx
@@ -347,7 +348,9 @@ def _metadata(
             "minimum_size": form.minimum_size,
         },
         "output": {"name": form.output, "type": "float32", "shape": form.output_shape},
-        "classes": [] if form.classes is None else list(_class_names(net, about)),
+        "classes": []
+        if form.classes is None
+        else [*map(str, about.get("classes") or facts_of(net).class_names)],
         "about": {key: value for key, value in about.items() if key not in ("classes", "figures")},
         "steadylens": version("steadylens"),
         "torch": torch.__version__,
@@ -360,13 +363,6 @@ def _architecture(net: nn.Module) -> dict[str, Any]:
         return describe(net)
     except SettingError:  # a net that cannot be saved can be exported
         return {"kind": type(net).__name__}
-
-
-def _class_names(net: nn.Module, about: Mapping[str, Any]) -> tuple[str, ...]:
-    if names := about.get("classes"):
-        return tuple(map(str, names))
-    classifier = net.classifier if isinstance(net, FusedClassifier) else net
-    return classifier.class_names if isinstance(classifier, PreparedClassifier) else ()
 
 
 LABELS = "labels.txt"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from steadylens.devices import ProgressCallback
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.pixels import key_scale, plain_mode
 from steadylens.inference.tiling import Engine, Tiling, in_tiles
-from steadylens.nets.classification import FusedClassifier, SignNet
-from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, UnpaddedNet
+from steadylens.nets.facts import CLASSIFYING, NetFacts, facts_of
+from steadylens.nets.restoration import UnpaddedNet, is_padded
 
 TILE_ON_CPU = 272
 """Side of a tile in pixels, overlap included; `benchmarks/largeimages.py` says what other sides cost."""
@@ -89,14 +89,19 @@ def restorer_of(
         net = ours.to(memory_format=torch.channels_last)
     _check_types(net)
     place = _device_of(net) if device is None else torch.device(device)
-    reach = _reach(net, margin)
-    usual = max(TILE_ON_CPU if place.type == "cpu" else TILE_ON_GPU, 4 * reach.margin + 1)
-    side, surround = usual if tile is None else tile, None
-    if isinstance(net, RestorationNet | DongNet) and reach.margin == net.margin:
-        net = UnpaddedNet(net)
-        surround = net.surround
-    tiling = Tiling(tile=side, margin=reach.margin, smallest=reach.smallest, surround=surround)
-    return Restorer(engine=net, channels=reach.channels, tiling=tiling, device=place)
+    facts = facts_of(net)
+    if margin is None or facts.task == CLASSIFYING:
+        margin = _margin_of(net, facts)
+    usual = max(TILE_ON_CPU if place.type == "cpu" else TILE_ON_GPU, 4 * margin + 1)
+    side = usual if tile is None else tile
+    unpadded = UnpaddedNet(net) if margin == facts.margin and is_padded(net) else None
+    tiling = Tiling(
+        tile=side,
+        margin=margin,
+        smallest=facts.minimum_size,
+        surround=None if unpadded is None else unpadded.surround,
+    )
+    return Restorer(engine=unpadded or net, channels=facts.channels, tiling=tiling, device=place)
 
 
 def restore(
@@ -208,35 +213,16 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert(mode)
 
 
-class _Reach(NamedTuple):
-    """How far a net looks, the smallest image that it takes, and the channels that it wants."""
-
-    margin: int
-    smallest: int = 1
-    channels: int = 3
-
-
-def _reach(engine: Engine, margin: int | None) -> _Reach:
-    match engine:
-        case RestorationNet() | DongNet():
-            smallest = engine.margin + 1 if engine.padding == "reflect" else 1
-            known = _Reach(engine.margin, smallest, engine.channels)
-        case GaussianSmoothing():
-            known = _Reach(engine.radius, engine.radius + 1)
-        case nn.Identity():
-            known = _Reach(0)
-        case FusedClassifier() | SignNet():
-            way_out = (
-                "restore with its .restorer" if isinstance(engine, FusedClassifier) else "give a restorer"
-            )
-            raise SettingError(f"a {type(engine).__name__} answers with classes, not with images; {way_out}")
-        case _ if margin is None:
-            raise SettingError(
-                f"how far a {type(engine).__name__} looks is not known; give margin, in pixels on each side"
-            )
-        case _:
-            known = _Reach(margin)
-    return known if margin is None else known._replace(margin=margin)
+def _margin_of(net: Engine, facts: NetFacts) -> int:
+    """Returns how far a net looks, as far as it tells; a classifier is refused."""
+    if facts.task == CLASSIFYING:
+        way_out = "restore with its .restorer" if hasattr(net, "restorer") else "give a restorer"
+        raise SettingError(f"a {type(net).__name__} answers with classes, not with images; {way_out}")
+    if facts.margin is None:
+        raise SettingError(
+            f"how far a {type(net).__name__} looks is not known; give margin, in pixels on each side"
+        )
+    return facts.margin
 
 
 def _device_of(engine: Engine) -> torch.device:
@@ -249,7 +235,7 @@ def _grey(engine: Engine) -> Engine:
 
 
 def _check_types(engine: Engine) -> None:
-    if isinstance(engine, RestorationNet | DongNet):
+    if isinstance(engine, nn.Module) and facts_of(engine).kind is not None:
         kinds = {each.dtype for each in engine.parameters() if each.is_floating_point()} - {torch.float32}
         if kinds:
             raise SettingError(

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from steadylens.errors import CheckpointError, ImageError, SettingError, reason_of
 from steadylens.images.tensors import check_images
-from steadylens.nets.classification import SIGN_SIZE, FusedClassifier, PreparedClassifier, SignNet
-from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, UnpaddedNet
+from steadylens.nets.facts import facts_of
 
 INPUT = "images"
 """Name of the input of every exported net."""
@@ -124,13 +123,15 @@ def signature_of(net: nn.Module, *, size: Size | None = None, batch: int | None 
         raise SettingError("the net is in training mode, where dropout and others act; call eval() first")
     if batch is not None and batch < 1:
         raise SettingError(f"the batch is {batch}, it must be at least 1")
-    own, minimum = _own_size(net), _minimum_size(net)
+    facts = facts_of(net)
+    own = None if facts.input_size is None else (facts.input_size, facts.input_size)
+    minimum = facts.minimum_size
     if size is not None and own not in (None, size):
         raise SettingError(f"size is {_times(size)}, this classifier reads {_times(own)}; leave the size out")
     chosen = size or own
     if chosen is not None and min(chosen) < minimum:
         raise SettingError(f"size is {_times(chosen)}, this net reads at least {minimum}x{minimum} pixels")
-    form = Signature(channels=_channels(net), batch=batch, size=chosen, minimum_size=minimum)
+    form = Signature(channels=facts.channels, batch=batch, size=chosen, minimum_size=minimum)
     return _with_output(net, form)
 
 
@@ -158,8 +159,8 @@ def _with_output(net: nn.Module, form: Signature) -> Signature:
     shape = tuple(written.shape) if isinstance(written, Tensor) else ()
     if shape == tuple(images.shape):
         return form
-    if isinstance(net, UnpaddedNet):
-        return replace(form, lost=net.net.margin)
+    if lost := facts_of(net).lost:
+        return replace(form, lost=lost)
     if len(shape) != 2 or shape[0] != len(images):
         raise SettingError(
             f"the net makes {shape or type(written).__name__} of images {tuple(images.shape)}; what can be "
@@ -168,41 +169,6 @@ def _with_output(net: nn.Module, form: Signature) -> Signature:
     if form.size is None:
         raise SettingError("this classifier does not tell what size it reads; give the size")
     return replace(form, classes=shape[1])
-
-
-def _own_size(net: nn.Module) -> Size | None:
-    match net:
-        case FusedClassifier():
-            return _own_size(net.classifier)
-        case SignNet():
-            return (SIGN_SIZE, SIGN_SIZE)
-        case PreparedClassifier():
-            return (net.size, net.size)
-    return None
-
-
-def _minimum_size(net: nn.Module) -> int:
-    match net:
-        case FusedClassifier():
-            return _minimum_size(net.restorer)
-        case RestorationNet() | DongNet() if net.padding == "reflect":
-            return net.margin + 1
-        case UnpaddedNet():
-            return net.net.field
-        case GaussianSmoothing():
-            return net.radius + 1
-    return 1
-
-
-def _channels(net: nn.Module) -> int:
-    match net:
-        case FusedClassifier():
-            return _channels(net.restorer)
-        case RestorationNet() | DongNet():
-            return net.channels
-        case UnpaddedNet():
-            return net.net.channels
-    return 3
 
 
 def _times(size: Size | None) -> str:

@@ -1,8 +1,11 @@
+from .architecture import register_net as register_net
 from .classification import ChannelNormalization as ChannelNormalization
 from .classification import FusedClassifier as FusedClassifier
 from .classification import PreparedClassifier as PreparedClassifier
 from .classification import SignNet as SignNet
 from .classification import exported_classifier as exported_classifier
+from .facts import NetFacts as NetFacts
+from .facts import facts_of as facts_of
 from .restoration import DongNet as DongNet
 from .restoration import GaussianSmoothing as GaussianSmoothing
 from .restoration import RestorationNet as RestorationNet
@@ -16,11 +19,14 @@ __all__ = [
     "DongNet",
     "FusedClassifier",
     "GaussianSmoothing",
+    "NetFacts",
     "PreparedClassifier",
     "RestorationNet",
     "SignNet",
     "exported_classifier",
+    "facts_of",
     "normalize_pattern",
+    "register_net",
     "timm_classifier",
     "torchvision_classifier",
     "transformers_classifier",

@@ -9,30 +9,42 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from steadylens.errors import CheckpointError, ImageError, SettingError
-from steadylens.images.preprocessing import Fit
+from steadylens.images.preprocessing import Preprocessing, PreprocessingOptions
 from steadylens.images.tensors import GREY_LEVELS, SQUASHED, check_images
+from steadylens.nets.facts import CLASSIFYING, facts_of
 
 
 class FusedClassifier(nn.Module):
-    """A frozen restorer whose output is the input of a classifier.
+    """A restorer whose output is the input of a classifier, as one module (Sec. 4.2).
 
     Every row of Table 4 is this class with another restorer: `nn.Identity()`, `GaussianSmoothing()` or a
-    trained `RestorationNet`. The restorer takes no gradient and stays in eval mode even when the whole is
-    put in train mode; the classifier's own normalisation comes behind it, as the classifier's first layer.
+    trained `RestorationNet`. The classifier's own normalisation comes behind the restorer, as the
+    classifier's first layer.
+
+    A frozen restorer is not trained: its parameters get no gradient, and it runs in eval mode even while the
+    pair is in train mode. The modules themselves stay as they are given: neither `requires_grad` nor the mode
+    is changed here.
 
     Args:
-        restorer: Any module from images (N, C, H, W) in [0, 1] to such images. Its parameters are frozen.
+        restorer: Any module from images (N, C, H, W) in [0, 1] to such images.
         classifier: Any module from such images to logits (N, classes).
+        frozen: Whether the restorer stays as it is while the pair is trained; can be changed later by the
+            attribute of that name.
+
+    Raises:
+        SettingError: If one of the two is no module.
 
     Example:
         >>> import torch
@@ -42,21 +54,84 @@ class FusedClassifier(nn.Module):
         torch.Size([1, 43])
     """
 
-    def __init__(self, restorer: nn.Module, classifier: nn.Module) -> None:
+    kind = "FusedClassifier"
+    task = CLASSIFYING
+    purpose = "A restorer in front of a classifier."
+
+    def __init__(self, restorer: nn.Module, classifier: nn.Module, *, frozen: bool = True) -> None:
         super().__init__()
-        self.restorer = restorer.requires_grad_(False).eval()
-        self.classifier = classifier
+        parts: tuple[object, ...] = (restorer, classifier)
+        for part in parts:  # a damaged file may give anything
+            if not isinstance(part, nn.Module):
+                raise SettingError(f"a {type(part).__name__} is no part of a pair; wrap it in an nn.Module")
+        self.restorer, self.classifier, self.frozen = restorer, classifier, frozen
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images: those of the restorer."""
+        return facts_of(self.restorer).channels
+
+    @property
+    def minimum_size(self) -> int:
+        """The smallest height and width that the restorer reads."""
+        return facts_of(self.restorer).minimum_size
+
+    @property
+    def input_size(self) -> int | None:
+        """Height and width of the images that the classifier reads, if it tells."""
+        return facts_of(self.classifier).input_size
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classifier's classes by number, if it knows them."""
+        return facts_of(self.classifier).class_names or names_of(self.classifier)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What the classifier wants to be done to photographs, if it tells."""
+        return facts_of(self.classifier).preprocessing
+
+    def config(self) -> dict[str, Any]:
+        """Returns the arguments that make a pair like this one: its two nets."""
+        return {"restorer": self.restorer, "classifier": self.classifier}
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the classifier's mode; the restorer stays in eval mode."""
+        """Sets the mode of both; a frozen restorer stays in eval mode."""
         self.training = mode
         self.classifier.train(mode)
-        self.restorer.eval()
+        self.restorer.train(mode and not self.frozen)
         return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, classes) for images (N, C, H, W) in [0, 1]."""
-        return self.classifier(self.restorer(images))  # type: ignore[no-any-return]
+        return self.classifier(self._restored(images))  # type: ignore[no-any-return]
+
+    def _restored(self, images: Tensor) -> Tensor:
+        if not self.frozen or torch.compiler.is_compiling():
+            return self.restorer(images)  # type: ignore[no-any-return]
+        weights = dict(self.restorer.named_parameters())
+        learning = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights.values())
+        with evaluating(self.restorer):
+            if not learning:
+                return self.restorer(images)  # type: ignore[no-any-return]
+            # The gradient with respect to the images still passes, which attacks on the pair need.
+            detached = {name: weight.detach() for name, weight in weights.items()}
+            return functional_call(self.restorer, detached, (images,))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Puts a module into eval mode while it is measured; each of its parts gets its own mode back."""
+    modes = {part: part.training for part in module.modules() if part.training}
+    if not modes:  # as nearly always: then nothing is touched, and threads may share the module
+        yield
+        return
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
 def read_program(path: Path) -> ExportedProgram:
@@ -134,6 +209,9 @@ class SignNet(nn.Module):
         torch.Size([2, 43])
     """
 
+    kind = "SignNet"
+    task = CLASSIFYING
+    input_size = SIGN_SIZE
     mean: Tensor
 
     def __init__(self, classes: int = 43, *, standardize: bool = False) -> None:
@@ -157,6 +235,15 @@ class SignNet(nn.Module):
         )
         # A CPU runs grouped convolutions three times faster in this layout.
         self.to(memory_format=torch.channels_last)
+
+    @property
+    def purpose(self) -> str:
+        """What the net does, in one sentence."""
+        return f"A classifier of {self.classes} traffic signs on images of {SIGN_SIZE}x{SIGN_SIZE} pixels."
+
+    def config(self) -> dict[str, Any]:
+        """Returns the arguments that make a net like this one."""
+        return {"classes": self.classes, "standardize": self.standardize}
 
     def extra_repr(self) -> str:
         """Returns the settings, for the printed form of the net."""
@@ -217,66 +304,70 @@ def _block(maps_in: int, maps_out: int, *, kernel: int, groups: int) -> tuple[nn
     )
 
 
-Channels = Sequence[float]
-"""A number for each of red, green and blue."""
-
-NO_MEAN, NO_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-"""The normalisation of a classifier that reads images in [0, 1] as they are."""
-
-
 class PreparedClassifier(nn.Module):
     """A classifier behind its own normalisation: images in [0, 1] -> logits.
 
     Args:
         body: The classifier proper, from normalised images (N, 3, size, size) to logits (N, classes) or to an
             object with such `logits`.
-        size: Height and width in pixels of the images that it reads.
-        mean: What it subtracts from each channel, for images in [0, 1].
-        std: What it then divides each channel by.
-        fit: How photographs become squares of that size before it reads them.
+        preprocessing: What it wants to be done to photographs: the size that it reads, its mean and
+            deviation, and how a photograph becomes a square.
         class_names: Names of its classes by number; if none are given, those that a classifier of
             transformers bears.
-        architecture: Plain data from which `rebuild` makes the classifier again; None if it cannot be
-            described, and then it cannot be saved.
-
-    Raises:
-        SettingError: If the size is below 1 or beyond the fit, or mean and deviation are not three numbers
-            each.
+        architecture: Plain data from which `rebuild` makes the classifier again, its library as `kind`; None
+            if it cannot be described, and then it cannot be saved.
 
     Example:
         >>> import torch
+        >>> from steadylens import Preprocessing
         >>> body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
-        >>> classifier = PreparedClassifier(body, size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-        >>> classifier(torch.rand(2, 3, 8, 8)).shape
+        >>> preprocessing = Preprocessing(size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        >>> PreparedClassifier(body, preprocessing)(torch.rand(2, 3, 8, 8)).shape
         torch.Size([2, 5])
     """
+
+    task = CLASSIFYING
+    purpose = "A classifier of another library behind its own normalisation."
 
     def __init__(
         self,
         body: nn.Module,
+        preprocessing: Preprocessing,
         *,
-        size: int,
-        mean: Channels = NO_MEAN,
-        std: Channels = NO_STD,
-        fit: Fit = SQUASHED,
         class_names: Sequence[str] = (),
         architecture: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if size < 1 or len(mean) != 3 or len(std) != 3:
-            raise SettingError(
-                f"size {size}, mean {tuple(mean)} and std {tuple(std)}: a classifier reads RGB images of at "
-                "least 1 pixel, with three numbers for its mean and three for its deviation"
-            )
-        fit.check_size(size)
-        self.size, self.fit = size, fit.simplest(size)
+        self.input_size, self.fit = preprocessing.size, preprocessing.fit
         self.class_names = tuple(class_names) or names_of(body)
         self.architecture = None if architecture is None else dict(architecture)
-        self.normalization = ChannelNormalization(mean, std)
+        self.normalization = ChannelNormalization(preprocessing.mean, preprocessing.std)
         self.body = body
 
-    def described(self) -> dict[str, Any]:
-        """Returns the plain data from which the classifier can be made again.
+    @property
+    def kind(self) -> str:
+        """The name of its library, as files have it."""
+        return "none" if self.architecture is None else str(self.architecture["kind"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What it wants to be done to photographs; mean and deviation are those that it computes with."""
+        mean, std = self.normalization.mean.flatten(), self.normalization.std.flatten()
+        return Preprocessing(
+            size=self.input_size, mean=tuple(mean.tolist()), std=tuple(std.tolist()), fit=self.fit
+        )
+
+    def prepared_for(self, options: PreprocessingOptions) -> "PreparedClassifier":
+        """Returns the classifier with what is said here of its preprocessing; its body stays shared."""
+        preprocessing = options.over(self.preprocessing)
+        if preprocessing == self.preprocessing:
+            return self
+        return PreparedClassifier(
+            self.body, preprocessing, class_names=self.class_names, architecture=self.architecture
+        ).train(self.training)
+
+    def config(self) -> dict[str, Any]:
+        """Returns the arguments that make a classifier like this one.
 
         Raises:
             SettingError: If there are none.
@@ -287,11 +378,11 @@ class PreparedClassifier(nn.Module):
                 "pair; save the restorer alone and put it in front of the classifier again"
             )
         fitted = {} if self.fit == SQUASHED else {"fit": str(self.fit)}
-        return self.architecture | fitted
+        return {name: value for name, value in self.architecture.items() if name != "kind"} | fitted
 
     def extra_repr(self) -> str:
         """Returns the settings, for the printed form of the net."""
-        return f"size={self.size}" + ("" if self.fit == SQUASHED else f", fit={self.fit}")
+        return f"size={self.input_size}" + ("" if self.fit == SQUASHED else f", fit={self.fit}")
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, classes) for images (N, 3, size, size) in [0, 1].
@@ -301,10 +392,10 @@ class PreparedClassifier(nn.Module):
             SettingError: If the classifier returns no logits.
         """
         normalized = self.normalization(images)
-        if images.shape[-2:] != (self.size, self.size):
+        if images.shape[-2:] != (self.input_size, self.input_size):
             raise ImageError(
                 f"images are {images.shape[-2]}x{images.shape[-1]} pixels, this classifier reads "
-                f"{self.size}x{self.size}; load or resize them at that size"
+                f"{self.input_size}x{self.input_size}; load or resize them at that size"
             )
         output = self.body(normalized)
         logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
@@ -318,11 +409,7 @@ class PreparedClassifier(nn.Module):
 
 def exported_classifier(
     path: str | Path,
-    *,
-    size: int | None = None,
-    mean: Channels = NO_MEAN,
-    std: Channels = NO_STD,
-    fit: Fit = SQUASHED,
+    options: PreprocessingOptions = PreprocessingOptions(),  # noqa: B008 - frozen
 ) -> PreparedClassifier:
     """Returns a program that `torch.export.save` wrote; it can be fused, but not be saved again.
 
@@ -330,10 +417,8 @@ def exported_classifier(
 
     Args:
         path: The file, conventionally .pt2. It reads one batch of images, of any number of images.
-        size: Height and width of the images in pixels, or None for those that it was exported with.
-        mean: What is to be subtracted from each channel; nothing if the program does so itself.
-        std: What each channel is then to be divided by.
-        fit: How photographs become squares before it reads them.
+        options: The size of the images, by default the one that it was exported with; mean and deviation,
+            by default none, for a program that normalises by itself; and the fit, by default squashing.
 
     Raises:
         CheckpointError: If the file is missing or damaged.
@@ -352,21 +437,14 @@ def exported_classifier(
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     shape = tuple(inputs[0].meta["val"].shape) if len(inputs) == 1 else ()
     fixed = [side if isinstance(side, int) else None for side in shape]  # None: of any length
-    side = size or (fixed[-1] if fixed else None)
+    side = options.size or (fixed[-1] if fixed else None)
     if len(fixed) != 4 or fixed[0] is not None or side is None or {*fixed[2:]} - {None, side}:
         raise SettingError(
             f"{path} reads inputs of shape {shape}; export it for one input (N, 3, S, S) with a dynamic N, "
             "and give a size that it reads"
         )
     body = _ExportedBody(program.module())
-    return PreparedClassifier(body, size=side, mean=mean, std=std, fit=fit).eval()
-
-
-def classifier_of(module: nn.Module) -> nn.Module:
-    """Returns the classifier of a pair, whatever it stands behind; of anything else, the module itself."""
-    while isinstance(module, FusedClassifier):
-        module = module.classifier
-    return module
+    return PreparedClassifier(body, options.over(Preprocessing(size=side))).eval()
 
 
 def names_of(body: nn.Module) -> tuple[str, ...]:

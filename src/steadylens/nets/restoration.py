@@ -7,7 +7,7 @@ convolution and keeps the size. Both hold the same weights and agree away from t
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from steadylens.errors import SettingError
 from steadylens.images.tensors import check_images
+from steadylens.nets.facts import RESTORING
 
 
 def initialize_xavier(module: nn.Module, *, generator: torch.Generator, gain: float = 1.0) -> None:
@@ -59,15 +60,34 @@ WIDEST_SIGMA = 1_000
 Padding = Literal["zeros", "reflect"]
 
 
+@runtime_checkable
 class PatchRestorer(Protocol):
-    """What training needs to know of a net that restores."""
+    """What training needs of a net that restores, beside its facts."""
 
     @property
-    def margin(self) -> int:
-        """Pixels that the valid form loses on each side."""
+    def valid_margin(self) -> int:
+        """Pixels that `valid` loses on each side; 0 for a net that pads."""
 
     def valid(self, images: Tensor) -> Tensor:
-        """Returns the restored centre of `images`, smaller by the margin on each side."""
+        """Returns the restored centre of `images`, smaller by that margin on each side."""
+
+
+@runtime_checkable
+class PaddedRestorer(PatchRestorer, Protocol):
+    """A net that pads the image once, before its first layer, and so can do without on surrounded tiles."""
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+
+    @property
+    def padding(self) -> Padding:
+        """What surrounds the image."""
+
+
+def is_padded(net: object) -> TypeGuard[PaddedRestorer]:
+    """Says whether a net pads the image once, before its first layer."""
+    return isinstance(net, PaddedRestorer)
 
 
 class RestorationNet(nn.Module):
@@ -91,6 +111,9 @@ class RestorationNet(nn.Module):
         (torch.Size([1, 3, 20, 30]), torch.Size([1, 3, 14, 24]))
     """
 
+    kind = "RestorationNet"
+    task = RESTORING
+
     def __init__(self, depth: int = 11, channels: int = 3, *, padding: Padding = "zeros") -> None:
         super().__init__()
         if depth not in HIDDEN_MAPS:
@@ -105,14 +128,33 @@ class RestorationNet(nn.Module):
         )
 
     @property
+    def purpose(self) -> str:
+        """What the net does, in one sentence."""
+        return f"A residual net of {self.depth} convolutions that takes noise out of images of any size."
+
+    @property
     def margin(self) -> int:
-        """Pixels that the valid form loses on each side; 6 for depth 11."""
+        """Pixels around it that a restored pixel depends on; 6 for depth 11."""
         return (self.depth + 1) // 2
+
+    @property
+    def valid_margin(self) -> int:
+        """Pixels that the valid form loses on each side: the margin."""
+        return self.margin
+
+    @property
+    def minimum_size(self) -> int:
+        """The smallest height and width of an image; one that is reflected must outgrow the margin."""
+        return _minimum_size(self.margin, self.padding)
 
     @property
     def field(self) -> int:
         """Side in pixels of the square of input that one output pixel depends on; 13 for depth 11."""
         return 2 * self.margin + 1
+
+    def config(self) -> dict[str, Any]:
+        """Returns the arguments that make a net like this one."""
+        return {"depth": self.depth, "channels": self.channels, "padding": self.padding}
 
     def extra_repr(self) -> str:
         """Returns the settings, for the printed form of the net."""
@@ -170,7 +212,11 @@ class DongNet(nn.Module):
         torch.Size([1, 3, 16, 16])
     """
 
+    kind = "DongNet"
+    task = RESTORING
+    purpose = "A net of 3 convolutions, without a shortcut, that takes noise out of images of any size."
     margin = 6
+    valid_margin = 6
     field = 13
 
     def __init__(self, channels: int = 3, *, padding: Padding = "zeros") -> None:
@@ -178,6 +224,15 @@ class DongNet(nn.Module):
         _check(channels=channels, padding=padding)
         self.channels, self.padding = channels, padding
         self.layers = _convolutions([channels, 64, 32, channels], [9, 1, 5], nn.ReLU(inplace=True))
+
+    @property
+    def minimum_size(self) -> int:
+        """The smallest height and width of an image; one that is reflected must outgrow the margin."""
+        return _minimum_size(self.margin, self.padding)
+
+    def config(self) -> dict[str, Any]:
+        """Returns the arguments that make a net like this one."""
+        return {"channels": self.channels, "padding": self.padding}
 
     def extra_repr(self) -> str:
         """Returns the settings, for the printed form of the net."""
@@ -222,6 +277,9 @@ class GaussianSmoothing(nn.Module):
         torch.Size([1, 3, 16, 16])
     """
 
+    kind = "GaussianSmoothing"
+    task = RESTORING
+    purpose = "A fixed Gaussian that smooths images, for comparison with a trained restoration net."
     kernel: Tensor
 
     def __init__(self, *, sigma_pixels: float = 0.7) -> None:
@@ -232,11 +290,20 @@ class GaussianSmoothing(nn.Module):
                 f"at most {WIDEST_SIGMA:,}"
             )
         self.sigma_pixels = sigma_pixels
-        self.radius = math.floor(4 * sigma_pixels + 0.5)
-        distances = range(-self.radius, self.radius + 1)
+        self.margin = math.floor(4 * sigma_pixels + 0.5)
+        distances = range(-self.margin, self.margin + 1)
         weights = [math.exp(-0.5 * (distance / sigma_pixels) ** 2) for distance in distances]
         total = math.fsum(weights)
         self.register_buffer("kernel", torch.tensor([w / total for w in weights]), persistent=False)
+
+    @property
+    def minimum_size(self) -> int:
+        """The smallest height and width of an image: it must outgrow the kernel's radius."""
+        return self.margin + 1
+
+    def config(self) -> dict[str, Any]:
+        """Returns the arguments that make a net like this one."""
+        return {"sigma_pixels": self.sigma_pixels}
 
     def extra_repr(self) -> str:
         """Returns the settings, for the printed form of the net."""
@@ -248,10 +315,10 @@ class GaussianSmoothing(nn.Module):
         Raises:
             ImageError: If the batch breaks the image contract or is not larger than the kernel's radius.
         """
-        check_images(images, minimum_size=self.radius + 1)
+        check_images(images, minimum_size=self.minimum_size)
         channels = images.shape[1]
         kernel = self.kernel.to(images.dtype).expand(channels, 1, -1)
-        padded = F.pad(images, [self.radius] * 4, mode="reflect")
+        padded = F.pad(images, [self.margin] * 4, mode="reflect")
         rows = F.conv2d(padded, kernel[:, :, None, :], groups=channels)
         return F.conv2d(rows, kernel[:, :, :, None], groups=channels)
 
@@ -280,6 +347,12 @@ def central_crop(images: Tensor, margin: int) -> Tensor:
     return images[..., margin : height - margin, margin : width - margin]
 
 
+def pattern_of(net: nn.Module, images: Tensor) -> Tensor:
+    """Returns what a restorer adds to images, (N, C, H, W); a net that predicts it is asked for it."""
+    predict = getattr(net, "pattern", None)
+    return predict(images) if callable(predict) else net(images) - images  # type: ignore[no-any-return]
+
+
 def normalize_pattern(pattern: Tensor) -> Tensor:
     """Returns patterns (N, C, H, W) stretched to [0, 1], each by its own extremes (Fig. 2, column 4).
 
@@ -298,8 +371,12 @@ def _convolutions(maps: Sequence[int], kernels: Sequence[int], hidden: nn.Module
 
 
 def _padded(images: Tensor, channels: int, margin: int, padding: Padding) -> Tensor:
-    check_images(images, channels=channels, minimum_size=margin + 1 if padding == "reflect" else 1)
+    check_images(images, channels=channels, minimum_size=_minimum_size(margin, padding))
     return F.pad(images, [margin] * 4, mode="reflect" if padding == "reflect" else "constant")
+
+
+def _minimum_size(margin: int, padding: Padding) -> int:
+    return margin + 1 if padding == "reflect" else 1
 
 
 def _check(*, channels: int, padding: str) -> None:
@@ -325,10 +402,28 @@ class UnpaddedNet(nn.Module):
         torch.Size([1, 3, 14, 24])
     """
 
-    def __init__(self, net: RestorationNet | DongNet) -> None:
+    task = RESTORING
+    margin = 0
+
+    def __init__(self, net: PaddedRestorer) -> None:
         super().__init__()
         self.net = net
-        self.training = net.training
+        self.training = getattr(net, "training", False)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.net.channels
+
+    @property
+    def minimum_size(self) -> int:
+        """The smallest height and width of an image: one pixel must be left."""
+        return 2 * self.lost + 1
+
+    @property
+    def lost(self) -> int:
+        """Pixels that the result lacks on each side."""
+        return self.net.valid_margin
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the restored centre of the images; see the net's `valid`."""

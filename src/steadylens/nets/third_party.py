@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,9 +20,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError, SteadylensError
-from steadylens.images.preprocessing import Fit
+from steadylens.images.preprocessing import Fit, Preprocessing
 from steadylens.images.tensors import GREY_LEVELS, to_float
-from steadylens.nets.classification import ChannelNormalization, Channels, PreparedClassifier
+from steadylens.nets.classification import ChannelNormalization, PreparedClassifier
 from steadylens.nets.weights import fit_weights, read_weights
 
 
@@ -162,24 +161,7 @@ _SMALL_EDGE = 384
 """Below it, a processor with a share to crop cuts the centre out; from it on, it squashes."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Processing:
-    """What an image processor makes of images.
-
-    Attributes:
-        size: Height and width of what it makes, in pixels.
-        mean: What it subtracts from each channel, for images in [0, 1].
-        std: What it then divides each channel by.
-        fit: How it makes squares of photographs.
-    """
-
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    fit: Fit
-
-
-def image_processing(folder: Path, *, fit: Fit | None = None) -> Processing:
+def image_processing(folder: Path, *, fit: Fit | None = None) -> Preprocessing:
     """Reads the image processor that `save_pretrained` wrote into a folder, and tries it on some images.
 
     Args:
@@ -216,7 +198,7 @@ def image_processing(folder: Path, *, fit: Fit | None = None) -> Processing:
         ) from error
 
 
-def _tried(folder: Path, processor: Any, fit: Fit | None) -> Processing:
+def _tried(folder: Path, processor: Any, fit: Fit | None) -> Preprocessing:
     """Finds what a processor does by trying it on images."""
 
     def process(image: Tensor, **settings: bool) -> Tensor:
@@ -241,7 +223,7 @@ def _tried(folder: Path, processor: Any, fit: Fit | None) -> Processing:
             f"the image processor of {folder} makes squares of photographs in a way that is not made here, "
             f"unlike {found}; give a fit that is near it, as crop:SIDE"
         )
-    return Processing(size=height, mean=tuple(mean.tolist()), std=tuple(std.tolist()), fit=found)
+    return Preprocessing(size=height, mean=tuple(mean.tolist()), std=tuple(std.tolist()), fit=found)
 
 
 def _fit_of(processor: Any) -> Fit:
@@ -313,8 +295,10 @@ def timm_classifier(
         "classes": classes or _rows(found, re.escape(head)) or settings.num_classes,
         "size": size or sides[0],
     }
-    fit = fit or _timm_fit(name, settings, size or sides[0])
-    return _prepared(architecture, found, weights, mean=settings.mean, std=settings.std, fit=fit)
+    side = size or sides[0]
+    fit = fit or _timm_fit(name, settings, side)
+    published = Preprocessing(size=side, mean=tuple(settings.mean), std=tuple(settings.std), fit=fit)
+    return _prepared(architecture, found, weights, published)
 
 
 def torchvision_classifier(
@@ -359,7 +343,8 @@ def torchvision_classifier(
         side=round(published.resize_size[0] * side / published.crop_size[0]),
         interpolation=Image.Resampling[published.interpolation.name],
     )
-    return _prepared(architecture, found, weights, mean=published.mean, std=published.std, fit=fit)
+    preprocessing = Preprocessing(size=side, mean=tuple(published.mean), std=tuple(published.std), fit=fit)
+    return _prepared(architecture, found, weights, preprocessing)
 
 
 def transformers_classifier(folder: str | Path, *, fit: Fit | None = None) -> PreparedClassifier:
@@ -378,40 +363,40 @@ def transformers_classifier(folder: str | Path, *, fit: Fit | None = None) -> Pr
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json; give the folder that save_pretrained wrote")
     body = read_transformers(folder)
-    found = image_processing(folder, fit=fit)
+    preprocessing = image_processing(folder, fit=fit)
     config = json.loads(body.config.to_json_string())
-    architecture = {"kind": "transformers", "config": config, "size": found.size}
-    return PreparedClassifier(
-        body, size=found.size, mean=found.mean, std=found.std, fit=found.fit, architecture=architecture
-    ).eval()
+    architecture = {"kind": "transformers", "config": config, "size": preprocessing.size}
+    return PreparedClassifier(body, preprocessing, architecture=architecture).eval()
 
 
-def rebuild(architecture: Mapping[str, Any]) -> PreparedClassifier:
+def rebuild(kind: str, *, size: int, fit: str = "squash", **settings: Any) -> PreparedClassifier:
     """Returns a classifier of the architecture that a `PreparedClassifier` bears, with fresh weights.
+
+    Args:
+        kind: The library: timm, torchvision or transformers.
+        size: Height and width of the images in pixels.
+        fit: How photographs become squares, as text; the first files had none.
+        settings: What the library needs to know.
 
     Raises:
         MissingExtraError: If the library that it is of is not installed.
         SettingError: If the kind is unknown, or the library refuses the settings.
     """
-    plain = {name: value for name, value in architecture.items() if name != "fit"}
-    fit = Fit.parse(architecture.get("fit", "squash"))  # the first files had none
-    return PreparedClassifier(body_of(plain), size=plain["size"], fit=fit, architecture=plain)
+    architecture = {"kind": kind, **settings, "size": size}
+    preprocessing = Preprocessing(size=size, fit=Fit.parse(fit))
+    return PreparedClassifier(body_of(architecture), preprocessing, architecture=architecture)
 
 
 def _prepared(
     architecture: dict[str, Any],
     weights: dict[str, Tensor],
     path: str | Path | None,
-    *,
-    mean: Channels,
-    std: Channels,
-    fit: Fit,
+    preprocessing: Preprocessing,
 ) -> PreparedClassifier:
     body = body_of(architecture)
     if path is not None:
         fit_weights(body, weights, path)
-    size = architecture["size"]
-    return PreparedClassifier(body, size=size, mean=mean, std=std, fit=fit, architecture=architecture).eval()
+    return PreparedClassifier(body, preprocessing, architecture=architecture).eval()
 
 
 def _rows(weights: Mapping[str, Tensor], head: str) -> int:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from steadylens.checkpoints.loading import LoadedNet, count_classes, load_classifier, load_restorer
+from steadylens.checkpoints.loading import LoadedNet, count_classes, load_classifier, load_net
 from steadylens.data.synthetic_signs import draw_track
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.decoding import opened
@@ -26,6 +26,7 @@ from steadylens.images.tensors import (
 )
 from steadylens.inference.restorer import restorer_of
 from steadylens.metrics import psnr
+from steadylens.nets.facts import RESTORING
 from steadylens.nets.restoration import normalize_pattern
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import (
@@ -202,14 +203,14 @@ class DemoNets:
             CheckpointError: If a file is missing or damaged.
         """
         pair, alone = load_classifier(fused), load_classifier(classifier, weights=weights)
-        pair.fused()  # refuses a classifier without a restorer
+        pair.pair()  # refuses a classifier without a restorer
         counts = count_classes(alone), count_classes(pair)
         if counts[0] != counts[1]:
             raise SettingError(
                 f"{alone.name} has {counts[0]} classes and {pair.name} {counts[1]}; to compare their "
                 "answers, choose a --classifier and a --fused classifier with the same classes"
             )
-        nets = cls(restorer=load_restorer(restorer), classifier=alone, fused=pair, device=device)
+        nets = cls(restorer=load_net(restorer, task=RESTORING), classifier=alone, fused=pair, device=device)
         for net in (nets.restorer, nets.classifier, nets.fused):
             net.module.to(device)
         return nets

@@ -259,9 +259,9 @@ class Service:
             "purpose": card.purpose,
             "parameters": card.parameters,
             "classes": list(card.classes),
-            "trained_on": card.data,
+            "trained_on": card.info.data,
             "limits": list(card.limits),
-            "licence": card.licence or "not stated",
+            "licence": card.info.licence or "not stated",
             "input": {
                 "media_types": [*MEDIA_TYPES, FORM_TYPE],
                 "formats": list(FORMATS),

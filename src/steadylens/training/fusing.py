@@ -9,48 +9,48 @@ these.
 """
 
 import copy
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from steadylens.checkpoints.checkpoint import describe, fingerprint, load_model, save_model
+from steadylens.checkpoints.checkpoint import fingerprint, load_model, save_model
+from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import forward_in_batches
 from steadylens.errors import SettingError
 from steadylens.images.tensors import to_float
-from steadylens.nets.classification import FusedClassifier
+from steadylens.nets.architecture import describe
+from steadylens.nets.classification import FusedClassifier, evaluating
 from steadylens.noise.degradation import Degradation
 from steadylens.randomness import derived_generator
 from steadylens.training.loop import OneCycleAdam, Optimization
-from steadylens.training.objectives import LogSquaredError, RestorationLoss, consistency_objective
+from steadylens.training.objectives import (
+    Fidelity,
+    LogSquaredError,
+    RestorationLoss,
+    consistency_objective,
+)
 from steadylens.training.recipes import SLIGHT
 from steadylens.training.run import Run, Update
 from steadylens.training.stages import (
-    NO_ORIGINS,
-    Net,
-    Origins,
+    Stage,
     check_key,
     check_suffix,
     chosen_validation,
     finish,
-    origin_of,
+    provenance_of,
     train_on_labels,
     training_of,
 )
 
+Net = nn.Module | LoadedNet
+"""A net, or a net with what is known of it, which the file of the pair then tells, too."""
 
-def fine_tune(
-    run: Run,
-    restorer: nn.Module,
-    classifier: nn.Module,
-    path: str | Path,
-    *,
-    name: str,
-    seconds_before: float = 0.0,
-    origins: Origins = NO_ORIGINS,
-) -> FusedClassifier:
+
+def fine_tune(run: Run, restorer: Net, classifier: Net, path: str | Path, *, name: str) -> LoadedNet:
     """Fine-tunes a trained classifier behind a frozen restorer on noisy images (Sec. 4.2), into `path`.
 
     Args:
@@ -59,8 +59,6 @@ def fine_tune(
         classifier: The trained classifier, changed in place.
         path: The file to write.
         name: Short name of the pair, for progress and for the draws.
-        seconds_before: Time that training the two took, for the file to tell.
-        origins: What is known of the two, likewise.
 
     Returns:
         The fused classifier in eval mode, on the run's device.
@@ -71,13 +69,16 @@ def fine_tune(
         DivergenceError: If the training diverges.
     """
     settings = run.recipe.fine_tuning
-    stage = f"fine-tuning {name}"
-    fused = FusedClassifier(restorer, classifier).to(run.device)
+    front, behind = _loaded(restorer), _loaded(classifier)
+    fused = FusedClassifier(front.module, behind.module).to(run.device)
     describe(fused)  # what cannot be saved is refused before hours are spent
+    stage = f"fine-tuning {name}"
     key = run.key(stage, settings, fingerprint(fused))
-    return train_on_labels(
-        run, stage, fused, settings, Path(path), key=key, seconds_before=seconds_before, origins=origins
-    )
+    made_from = {"restorer": front, "classifier": behind}
+    with _without_gradient(front.module):
+        return train_on_labels(
+            run, Stage(name=stage, path=Path(path), key=key, made_from=made_from), fused, settings
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,14 +130,12 @@ CONSISTENCY = ConsistencyTuning()
 def tune_restorer(
     run: Run,
     restorer: Net,
-    classifier: nn.Module,
+    classifier: Net,
     path: str | Path,
     *,
     name: str,
     tuning: ConsistencyTuning = CONSISTENCY,
-    seconds_before: float = 0.0,
-    origins: Origins = NO_ORIGINS,
-) -> Net:
+) -> LoadedNet:
     """Tunes a restorer so that a classifier keeps its answers under noise, and writes it to `path`.
 
     Steps, batch, noise and augmentation are those of the recipe's fine-tuning, but it is the restorer that
@@ -149,8 +148,6 @@ def tune_restorer(
         path: The file to write; it holds the restorer alone.
         name: Short name of the pair, for progress and for the draws.
         tuning: What the recipe does not say.
-        seconds_before: Time that training the restorer took, for the file to tell.
-        origins: What is known of the two nets, likewise.
 
     Returns:
         The restorer in eval mode, on the run's device.
@@ -168,47 +165,42 @@ def tune_restorer(
         )
     settings = replace(settings, optimization=tuning.optimization)
     noise = tuning.noise(degradation)
-    restorer.to(run.device).requires_grad_(True)
-    classifier.to(run.device)
-    key = run.key(stage, settings, tuning, fingerprint(restorer), fingerprint(classifier))
-    before = copy.deepcopy(restorer).eval()
-    with _frozen(classifier):
+    front = _loaded(restorer)
+    tuned = front.module.to(run.device).requires_grad_(True)
+    unchanged = _loaded(classifier).module.to(run.device)
+    key = run.key(stage, settings, tuning, fingerprint(tuned), fingerprint(unchanged))
+    before = copy.deepcopy(tuned).eval()
+    with evaluating(unchanged), _without_gradient(unchanged):
         objective = consistency_objective(
-            restorer,
-            classifier,
+            tuned,
+            unchanged,
             run.data.train.images,
             batch=settings.batch,
             degradation=noise,
             augmentation=settings.augmentation,
-            fidelity=tuning.fidelity,
-            loss=tuning.loss,
+            fidelity=Fidelity(weight=tuning.fidelity, loss=tuning.loss),
         )
-        training = training_of(run, stage, restorer, objective, settings)
         return finish(
             run,
-            stage,
-            training,
-            restorer,
-            Path(path),
-            key=key,
+            Stage(name=stage, path=Path(path), key=key, made_from={"restorer": front}),
+            training_of(run, stage, tuned, objective, settings),
             images_per_step=settings.batch * degradation.versions,
-            validate=lambda: _try_pair(run, before, restorer, classifier, degradation),
-            seconds_before=seconds_before,
-            origins={part: origin for part, origin in origins.items() if part == "restorer"},
+            validate=lambda: _try_pair(run, before, tuned, unchanged, degradation),
         )
+
+
+def _loaded(net: Net) -> LoadedNet:
+    return net if isinstance(net, LoadedNet) else LoadedNet(name="", module=net)
 
 
 @contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Puts a module in eval mode and lets it take no gradient; both are undone afterwards."""
-    modes = {part: part.training for part in module.modules()}
+def _without_gradient(module: nn.Module) -> Iterator[None]:
+    """Lets a module's parameters take no gradient for a while."""
     wishes = {parameter: parameter.requires_grad for parameter in module.parameters()}
-    module.eval().requires_grad_(False)
+    module.requires_grad_(False)
     try:
         yield
     finally:
-        for part, training in modes.items():
-            part.training = training
         for parameter, wish in wishes.items():
             parameter.requires_grad_(wish)
 
@@ -236,16 +228,7 @@ def _try_pair(
     return {"kept_before": kept(before), "kept": kept(after), "images": len(clean)}
 
 
-def fuse_as_they_are(
-    run: Run,
-    restorer: nn.Module,
-    classifier: nn.Module,
-    path: str | Path,
-    *,
-    name: str,
-    seconds: float = 0.0,
-    origins: Origins = NO_ORIGINS,
-) -> FusedClassifier:
+def fuse_as_they_are(run: Run, restorer: Net, classifier: Net, path: str | Path, *, name: str) -> LoadedNet:
     """Puts a restorer in front of a classifier and writes the pair to `path`; nothing is trained.
 
     Args:
@@ -254,8 +237,6 @@ def fuse_as_they_are(
         classifier: The trained classifier.
         path: The file to write.
         name: Short name of the pair, for progress.
-        seconds: Time that training the two took.
-        origins: What is known of the two, for the file to tell.
 
     Returns:
         The pair in eval mode, on the run's device.
@@ -265,23 +246,20 @@ def fuse_as_they_are(
         CheckpointError: If a file that is there cannot be read.
         StorageError: If the file cannot be written.
     """
-    return _fused(
-        run, restorer, classifier, Path(path), name=name, seconds=seconds, origins=origins,
-        unsaid=("data", "recipe", "seed"),
-    )  # fmt: skip
+    made_from = {"restorer": _loaded(restorer), "classifier": _loaded(classifier)}
+    # The pair was not trained: the file leaves unsaid how.
+    return _fused(run, name, Path(path), made_from, unsaid=("data", "recipe", "seed"))
 
 
 def fuse_label_free(
     run: Run,
-    restorer: nn.Module,
-    classifier: nn.Module,
+    restorer: Net,
+    classifier: Net,
     path: str | Path,
     *,
     name: str,
     tuning: ConsistencyTuning = CONSISTENCY,
-    seconds_before: float = 0.0,
-    origins: Origins = NO_ORIGINS,
-) -> FusedClassifier:
+) -> LoadedNet:
     """Tunes a restorer for a frozen classifier, without labels, and writes the pair to `path`.
 
     The tuned restorer alone is written beside it, with "-restorer" in its name.
@@ -293,8 +271,6 @@ def fuse_label_free(
         path: The file to write.
         name: Short name of the pair, for progress and for the draws.
         tuning: What the recipe does not say of the tuning.
-        seconds_before: Time that training the two took, for the file to tell.
-        origins: What is known of the two, likewise.
 
     Returns:
         The pair in eval mode, on the run's device.
@@ -306,40 +282,42 @@ def fuse_label_free(
         DivergenceError: If the training diverges.
         StorageError: If a file cannot be written.
     """
-    describe(classifier)  # what cannot be saved is refused before hours are spent
+    front, behind = _loaded(restorer), _loaded(classifier)
+    describe(behind.module)  # what cannot be saved is refused before hours are spent
     path = Path(path)
     beside = path.with_stem(f"{path.stem}-restorer")
     if path.exists() and not beside.exists():
         raise SettingError(
             f"{path} is there and no tuning has written it; choose another place, or remove it"
         )
-    tuned = tune_restorer(run, restorer, classifier, beside, name=name, tuning=tuning, origins=origins)
-    seconds = seconds_before + load_model(beside)[1]["seconds"]
-    return _fused(run, tuned, classifier, path, name=name, seconds=seconds, origins=origins)
+    tuned = tune_restorer(run, front, behind, beside, name=name, tuning=tuning)
+    seconds = tuned.info.seconds or 0.0
+    return _fused(run, name, path, {"restorer": front, "classifier": behind}, seconds=seconds)
 
 
 def _fused(
     run: Run,
-    restorer: nn.Module,
-    classifier: nn.Module,
-    path: Path,
-    *,
     name: str,
-    seconds: float,
-    origins: Origins,
+    path: Path,
+    made_from: Mapping[str, LoadedNet],
+    *,
+    seconds: float = 0.0,
     unsaid: Collection[str] = (),
-) -> FusedClassifier:
-    """Writes a pair; of one that was not trained, the file leaves unsaid how it was."""
-    fused = FusedClassifier(restorer, classifier).to(run.device).eval()
+) -> LoadedNet:
+    """Writes a pair of nets, whose training took so many seconds beyond that of the two."""
+    pair = FusedClassifier(made_from["restorer"].module, made_from["classifier"].module)
+    fused = pair.to(run.device).eval()
     check_suffix(path)
-    stage, key = f"fusing {name}", run.key("fusing", fingerprint(fused))
+    key = run.key("fusing", fingerprint(fused))
+    stage = Stage(name=f"fusing {name}", path=path, key=key, made_from=made_from)
     if path.exists():
         _, about = load_model(path)
         check_key(path, about.get("key"), key)
-        run.observe(Update(stage=stage, state="skipped", note="fused before"))
-        return fused
-    origin = origin_of(run, stage, key, origins)
-    about = {part: value for part, value in origin.items() if part not in unsaid}
-    save_model(path, fused, about={**about, "seconds": seconds})
-    run.observe(Update(stage=stage, state="finished", note="written whole"))
-    return fused
+        run.observe(Update(stage=stage.name, state="skipped", note="fused before"))
+    else:
+        known = provenance_of(run, stage)
+        about = {part: value for part, value in known.items() if part not in unsaid}
+        about["seconds"] = stage.seconds_before + seconds
+        save_model(path, fused, about=about)
+        run.observe(Update(stage=stage.name, state="finished", note="written whole"))
+    return LoadedNet(name=path.stem, module=fused, info=TrainingInfo.of_plain(about, name=path.stem))

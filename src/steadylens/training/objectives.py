@@ -116,7 +116,7 @@ Objective = Callable[[torch.Generator], Iterator[Tensor]]
 
 
 def restoring_objective(
-    net: PatchRestorer,
+    net: nn.Module,
     images: Tensor,
     *,
     degradation: Degradation,
@@ -127,7 +127,7 @@ def restoring_objective(
     """Returns the objective of Eq. (3): the mean loss of what `net` makes of noisy patches.
 
     Args:
-        net: The restoration net, used in its valid form.
+        net: The restoration net, used without padding if it has such a form, see `PatchRestorer`.
         images: Stored training images, uint8 (N, C, H, W), on the net's device.
         degradation: Makes M noisy versions of each patch, fresh in every step.
         loss: Loss of each restored patch; `SquaredError()` is the paper's.
@@ -137,20 +137,21 @@ def restoring_objective(
     Raises:
         SettingError: If the patch is larger than the images, or does not outgrow the net's margin.
     """
-    if not 2 * net.margin < patch <= min(images.shape[-2:]):
+    restore, margin = (net.valid, net.valid_margin) if isinstance(net, PatchRestorer) else (net, 0)
+    if not 2 * margin < patch <= min(images.shape[-2:]):
         raise SettingError(
-            f"patch is {patch} pixels; it must be above twice the net's margin ({2 * net.margin}) and "
+            f"patch is {patch} pixels; it must be above twice the net's margin ({2 * margin}) and "
             f"at most the images' size ({min(images.shape[-2:])})"
         )
 
     def draw(generator: torch.Generator) -> Iterator[Tensor]:
         clean = to_float(_draw_patches(images, batch, patch, generator))
         noisy = degradation(clean, generator=generator)
-        targets = central_crop(clean, net.margin).repeat_interleave(len(noisy) // batch, dim=0)
+        targets = central_crop(clean, margin).repeat_interleave(len(noisy) // batch, dim=0)
         size = cache_batch(images.device)
         for some, target in zip(torch.split(noisy, size), torch.split(targets, size), strict=True):
             with fast_autocast(images.device):
-                restored = net.valid(some)
+                restored = restore(some)
             yield loss(restored.float(), target).sum() / len(noisy)
 
     return draw
@@ -206,6 +207,19 @@ def _draw_patches(images: Tensor, batch: int, patch: int, generator: torch.Gener
     return images[chosen[:, None, None, None], channels, rows, columns]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fidelity:
+    """How much the restorer's own loss counts beside the classifier's answers.
+
+    Attributes:
+        weight: Factor on the loss.
+        loss: The loss, of restored and clean images.
+    """
+
+    weight: float
+    loss: RestorationLoss
+
+
 def consistency_objective(
     restorer: nn.Module,
     classifier: nn.Module,
@@ -214,13 +228,12 @@ def consistency_objective(
     batch: int,
     degradation: Degradation,
     augmentation: Augmentation | None = None,
-    fidelity: float,
-    loss: RestorationLoss,
+    fidelity: Fidelity,
 ) -> Objective:
     """Returns the objective that the classifier repeats, behind the restorer, its own answer on clean images.
 
-    It is the mean of KL(p(x) || p(restorer(x + nu))), p being the classifier's probabilities, plus `fidelity`
-    times the restorer's own loss. Only the restorer is to be trained by it.
+    It is the mean of KL(p(x) || p(restorer(x + nu))), p being the classifier's probabilities, plus the
+    restorer's own loss as `fidelity` says. Only the restorer is to be trained by it.
 
     Args:
         restorer: From noisy images to restored ones of the same size.
@@ -229,8 +242,7 @@ def consistency_objective(
         batch: Number of clean images in a step.
         degradation: Makes M noisy versions of each image, fresh in every step.
         augmentation: Changes each image's pose and light before that; or None.
-        fidelity: Weight of the restorer's own loss.
-        loss: That loss, of restored and clean images.
+        fidelity: The restorer's own loss and its weight.
     """
 
     def draw(generator: torch.Generator) -> Iterator[Tensor]:
@@ -248,6 +260,7 @@ def consistency_objective(
                 restored = restorer(some)
                 logits = classifier(restored)
             apart = F.kl_div(logits.float().log_softmax(dim=1), answer, log_target=True, reduction="sum")
-            yield (apart + fidelity * loss(restored.float(), target).sum()) / len(noisy)
+            own = fidelity.loss(restored.float(), target).sum()
+            yield (apart + fidelity.weight * own) / len(noisy)
 
     return draw

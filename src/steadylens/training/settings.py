@@ -10,6 +10,21 @@ from steadylens.training.objectives import Augmentation, RestorationLoss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GaussianNoise:
+    """Gaussian noise of several strengths, and how noisy images are stored.
+
+    Attributes:
+        sigmas_grey: Standard deviations of the noise in grey levels of 255.
+        clip: Whether noisy images are clipped to [0, 1].
+        quantize: Whether they are rounded to 8 bits.
+    """
+
+    sigmas_grey: tuple[float, ...]
+    clip: bool = True
+    quantize: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
     """How many noisy images make a cell of Table 4.
 

@@ -6,40 +6,64 @@ on from its last checkpoint, with the same result as if it had not been.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from steadylens.checkpoints.checkpoint import SUFFIX, load_model, load_state, save_model, save_state
+from steadylens.checkpoints.checkpoint import (
+    SUFFIX,
+    fingerprint,
+    load_model,
+    load_state,
+    save_model,
+    save_state,
+)
+from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.loading import LoadedNet
 from steadylens.data.datasets import ImageSet
 from steadylens.devices import fast_memory_format, forward_in_batches
 from steadylens.errors import SettingError
 from steadylens.images.tensors import SQUASHED, to_float
 from steadylens.metrics import psnr, top_k
+from steadylens.nets.architecture import describe
 from steadylens.nets.classification import SignNet
-from steadylens.nets.restoration import (
-    DongNet,
-    RestorationNet,
-    initialize_xavier,
-    restorer_named,
-    silence_last_layer,
-)
+from steadylens.nets.restoration import initialize_xavier, restorer_named, silence_last_layer
 from steadylens.randomness import derived_generator
 from steadylens.training.loop import Training
 from steadylens.training.objectives import Objective, classifying_objective, restoring_objective
 from steadylens.training.run import Run, Update, commit, versions
 from steadylens.training.settings import ClassifierRecipe, RestorerRecipe
 
-Net = TypeVar("Net", bound=nn.Module)
 
-Origins = Mapping[str, Mapping[str, str]]
-"""What is known of the restorer and the classifier that something was made from: name, data, licence."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """A stage that makes a net: what it is called, where it writes, and what its result depends on.
 
-NO_ORIGINS: Origins = MappingProxyType({})
+    Attributes:
+        name: The stage's name; the draws of a training depend on it, too.
+        path: The file of the net. While it is not there, PATH.training holds the state of the training.
+        key: What the result depends on; files with another one are refused.
+        made_from: The nets that it starts from, by their part: restorer, classifier.
+        before: The part of the same training that came before, whose steps and seconds count too.
+    """
+
+    name: str
+    path: Path
+    key: str
+    made_from: Mapping[str, LoadedNet] = field(default_factory=dict)
+    before: TrainingInfo | None = None
+
+    @property
+    def seconds_before(self) -> float:
+        """Time that training the nets it starts from took."""
+        return sum(net.seconds for net in self.made_from.values())
+
+    def origins(self) -> dict[str, dict[str, str]]:
+        """Returns what is known of the nets that it starts from."""
+        return {part: dict(net.origin) for part, net in self.made_from.items() if net.origin}
 
 
 def training_of(
@@ -56,11 +80,11 @@ def training_of(
     )
 
 
-def origin_of(run: Run, stage: str, key: str, origins: Origins = NO_ORIGINS) -> dict[str, Any]:
+def provenance_of(run: Run, stage: Stage) -> dict[str, Any]:
     """Returns what every file of a net says about where it comes from."""
     return {
-        "stage": stage,
-        "key": key,
+        "stage": stage.name,
+        "key": stage.key,
         "recipe": run.recipe.name,
         "seed": run.seed,
         "data": run.data.source,
@@ -68,41 +92,29 @@ def origin_of(run: Run, stage: str, key: str, origins: Origins = NO_ORIGINS) -> 
         **({} if run.data.fit == SQUASHED else {"fit": str(run.data.fit)}),
         "commit": commit(),
         "versions": dict(versions()),
-        **({"origins": {part: dict(origin) for part, origin in origins.items()}} if origins else {}),
+        **({"origins": origins} if (origins := stage.origins()) else {}),
     }
 
 
 def finish(
     run: Run,
-    stage: str,
+    stage: Stage,
     training: Training,
-    module: Net,
-    path: Path,
     *,
-    key: str,
     images_per_step: int,
     validate: Callable[[], dict[str, float]],
-    before: Path | None = None,
-    seconds_before: float = 0.0,
-    origins: Origins = NO_ORIGINS,
-) -> Net:
+) -> LoadedNet:
     """Skips, takes up or starts a training, and writes its net.
 
     Args:
         run: Data, recipe and seed; its observer is told.
-        stage: What the training is called.
+        stage: What the training is called, and where its net is written.
         training: The training, at its start.
-        module: What it trains.
-        path: The file of the trained net. While it is not there, PATH.training holds the state.
-        key: What the result depends on; files with another one are refused.
         images_per_step: Noisy images that a step sees.
         validate: Tries the trained net on validation images.
-        before: The file of the part of the training that came before, whose steps and seconds count too.
-        seconds_before: Time that training what it starts from took; kept apart from its own.
-        origins: What is known of the nets that it starts from.
 
     Returns:
-        The trained net in eval mode.
+        The trained net in eval mode, with what its file tells.
 
     Raises:
         SettingError: If a file is of another run, or the path does not end in .safetensors.
@@ -110,42 +122,42 @@ def finish(
         DivergenceError: If the training diverges.
         StorageError: If a file cannot be written.
     """
+    path, module = stage.path, training.module
     check_suffix(path)
     if path.exists():
         trained, about = load_model(path)
-        check_key(path, about.get("key"), key)
+        check_key(path, about.get("key"), stage.key)
         module.load_state_dict(trained.state_dict())
-        run.observe(Update(stage=stage, state="skipped", note=f"trained before, {_outcome(about)}"))
-        return module.eval()
+        info = TrainingInfo.of_plain(about, name=path.stem)
+        note = f"trained before, {_outcome(info.validation)}"
+        run.observe(Update(stage=stage.name, state="skipped", note=note))
+        return LoadedNet(name=path.stem, module=module.eval(), info=info)
     unfinished = path.with_name(f"{path.name}.training")
     if unfinished.exists():
         tensors, plain = load_state(unfinished)
-        check_key(unfinished, plain.get("key"), key)
+        check_key(unfinished, plain.get("key"), stage.key)
         training.resume(tensors, plain)
-        run.observe(Update(stage=stage, state="resumed", done=training.step, total=training.steps))
+        run.observe(Update(stage=stage.name, state="resumed", done=training.step, total=training.steps))
     else:
-        run.observe(Update(stage=stage, state="started", total=training.steps))
-    _train_with_checkpoints(run, stage, training, unfinished, key)
+        run.observe(Update(stage=stage.name, state="started", total=training.steps))
+    _train_with_checkpoints(run, stage.name, training, unfinished, stage.key)
     module.eval()
-    earlier: dict[str, Any] = {"steps": 0, "samples": 0, "seconds": 0.0, "curve": []}
-    if before is not None:
-        _, earlier = load_model(before)
+    earlier = stage.before or TrainingInfo()
+    before = stage.seconds_before
+    curve = [*earlier.curve, *((earlier.steps + step, loss, rate) for step, loss, rate in training.curve)]
     about = {
-        **origin_of(run, stage, key, origins),
-        "steps": earlier["steps"] + training.steps,
-        "samples": earlier["samples"] + training.steps * images_per_step,
-        "seconds": earlier["seconds"] + training.seconds,
-        **({"seconds_before": seconds_before} if seconds_before else {}),
-        "curve": [
-            *earlier["curve"],
-            *((earlier["steps"] + step, loss, rate) for step, loss, rate in training.curve),
-        ],
-        "validation": validate(),
+        **provenance_of(run, stage),
+        "steps": earlier.steps + training.steps,
+        "samples": (earlier.samples or 0) + training.steps * images_per_step,
+        "seconds": (earlier.seconds or 0.0) + training.seconds,
+        **({"seconds_before": before} if before else {}),
+        "curve": [list(point) for point in curve],
+        "validation": (outcome := validate()),
     }
     save_model(path, module, about=about)
     unfinished.unlink(missing_ok=True)
-    run.observe(Update(stage=stage, state="finished", note=_outcome(about)))
-    return module
+    run.observe(Update(stage=stage.name, state="finished", note=_outcome(outcome)))
+    return LoadedNet(name=path.stem, module=module, info=TrainingInfo.of_plain(about, name=path.stem))
 
 
 def _train_with_checkpoints(run: Run, stage: str, training: Training, path: Path, key: str) -> None:
@@ -158,8 +170,8 @@ def _train_with_checkpoints(run: Run, stage: str, training: Training, path: Path
             saved = time.monotonic()
 
 
-def _outcome(about: dict[str, Any]) -> str:
-    match about.get("validation"):
+def _outcome(validation: Mapping[str, float]) -> str:
+    match validation:
         case {"accuracy": accuracy}:
             return f"{accuracy:.1%} right on validation images"
         case {"noisy_db": noisy, "restored_db": restored}:
@@ -195,41 +207,53 @@ VALIDATION_IMAGES = 500
 """How many of the validation images a finished net is tried on."""
 
 
-def train_restorer(run: Run, net: str, path: str | Path) -> RestorationNet | DongNet:
-    """Trains one net of Table 1 on degraded training images and writes it to `path`.
+def train_restorer(run: Run, net: str | nn.Module, path: str | Path) -> LoadedNet:
+    """Trains a restorer on degraded training images and writes it to `path`.
 
     Args:
         run: Data, recipe and seed.
-        net: The net's name: L11, L9, L7, L5, L3 or Dong.
+        net: The name of a net of Table 1: L11, L9, L7, L5, L3 or Dong; or any restorer, which is trained as
+            these are, from the weights that it has, in place.
         path: The file to write.
 
     Returns:
         The trained net in eval mode, on the run's device.
 
     Raises:
-        SettingError: If the net is unknown or the file is of another run.
+        SettingError: If the net is unknown or cannot be saved, or the file is of another run.
         CheckpointError: If a file that is there cannot be read.
         DivergenceError: If the training diverges.
     """
-    path, settings = Path(path), run.recipe.restorer_recipe(net)
+    path, name = Path(path), net if isinstance(net, str) else type(net).__name__
+    settings = run.recipe.restorer_recipe(name)
+    module = _fresh_restorer(run, net, settings) if isinstance(net, str) else net
+    start = () if isinstance(net, str) else (describe(module), fingerprint(module))
+    module.to(run.device).to(memory_format=fast_memory_format(run.device))
+    parts, info = settings.parts, None
+    for number in range(1, len(parts) + 1):
+        last = number == len(parts)
+        if last or not path.exists():
+            stage = Stage(
+                name=_stage_of(name, number),
+                path=path if last else path.with_stem(f"{path.stem}-part-{number}"),
+                key=run.key(_stage_of(name, number), parts[:number], *start),
+                before=info,
+            )
+            trained = _train_restorer(run, stage, module, parts[number - 1])
+            info = trained.info
+    return trained
+
+
+def _fresh_restorer(run: Run, net: str, settings: RestorerRecipe) -> nn.Module:
     module = restorer_named(net, padding=settings.padding)
     weights = derived_generator(run.seed, f"restorer {net}", "weights")
     initialize_xavier(module, generator=weights, gain=settings.gain)
     if settings.silent_start:
         silence_last_layer(module)
-    module.to(run.device).to(memory_format=fast_memory_format(run.device))
-    before = None
-    for number in range(1, len(settings.parts) + 1):
-        stage = _stage_of(net, number)
-        last = number == len(settings.parts)
-        if last or not path.exists():
-            target = path if last else path.with_stem(f"{path.stem}-part-{number}")
-            _train_restorer(run, stage, module, settings.parts[:number], target, before=before)
-            before = target
     return module
 
 
-def train_classifier(run: Run, path: str | Path, *, noisy: bool = False) -> SignNet:
+def train_classifier(run: Run, path: str | Path, *, noisy: bool = False) -> LoadedNet:
     """Trains the sign net from the start and writes it to `path`.
 
     Args:
@@ -246,7 +270,7 @@ def train_classifier(run: Run, path: str | Path, *, noisy: bool = False) -> Sign
         DivergenceError: If the training diverges.
     """
     settings = run.recipe.noise_training if noisy else run.recipe.classifier
-    stage = "classifier, noise-augmented" if noisy else "classifier"
+    name = "classifier, noise-augmented" if noisy else "classifier"
     module = SignNet(classes=len(run.data.class_names), standardize=settings.standardize)
     # Both start from the same weights: they differ in what they see, not in luck.
     weights = derived_generator(run.seed, "classifier", "weights")
@@ -254,7 +278,9 @@ def train_classifier(run: Run, path: str | Path, *, noisy: bool = False) -> Sign
     if not settings.standardize:
         module.fit_mean(run.data.train.images.cpu())
     module.to(run.device)
-    return train_on_labels(run, stage, module, settings, Path(path), key=run.key(stage, settings))
+    return train_on_labels(
+        run, Stage(name=name, path=Path(path), key=run.key(name, settings)), module, settings
+    )
 
 
 def _stage_of(net: str, number: int) -> str:
@@ -263,17 +289,8 @@ def _stage_of(net: str, number: int) -> str:
     return f"restorer {net}" + suffixes.get(number, f", refined {number - 1} times")
 
 
-def _train_restorer(
-    run: Run,
-    stage: str,
-    module: RestorationNet | DongNet,
-    parts: tuple[RestorerRecipe, ...],
-    path: Path,
-    *,
-    before: Path | None,
-) -> None:
-    """Trains the last of some parts, from the weights that the one before left in the module."""
-    settings = parts[-1]
+def _train_restorer(run: Run, stage: Stage, module: nn.Module, settings: RestorerRecipe) -> LoadedNet:
+    """Trains a part of a restorer's training, from the weights that the one before left in the module."""
     objective = restoring_objective(
         module,
         run.data.train.images,
@@ -282,32 +299,17 @@ def _train_restorer(
         batch=settings.batch,
         patch=settings.patch,
     )
-    training = training_of(run, stage, module, objective, settings)
-    finish(
+    return finish(
         run,
         stage,
-        training,
-        module,
-        path,
-        key=run.key(stage, parts),
+        training_of(run, stage.name, module, objective, settings),
         images_per_step=settings.batch * settings.degradation.versions,
         validate=lambda: _try_restorer(run, module, settings),
-        before=before,
     )
 
 
-def train_on_labels(
-    run: Run,
-    stage: str,
-    module: Net,
-    settings: ClassifierRecipe,
-    path: Path,
-    *,
-    key: str,
-    seconds_before: float = 0.0,
-    origins: Origins = NO_ORIGINS,
-) -> Net:
-    """Trains a classifier, or a pair, on labelled images as the settings say, and writes it to `path`."""
+def train_on_labels(run: Run, stage: Stage, module: nn.Module, settings: ClassifierRecipe) -> LoadedNet:
+    """Trains a classifier, or a pair, on labelled images as the settings say, and writes it."""
     objective = classifying_objective(
         module,
         run.data.train.images,
@@ -316,19 +318,13 @@ def train_on_labels(
         augmentation=settings.augmentation,
         degradation=settings.degradation,
     )
-    training = training_of(run, stage, module, objective, settings)
     versions_per_image = settings.degradation.versions if settings.degradation else 1
     return finish(
         run,
         stage,
-        training,
-        module,
-        path,
-        key=key,
+        training_of(run, stage.name, module, objective, settings),
         images_per_step=settings.batch * versions_per_image,
         validate=lambda: _try_classifier(run, module),
-        seconds_before=seconds_before,
-        origins=origins,
     )
 
 
