@@ -191,7 +191,7 @@ def test_an_unknown_kind_is_refused() -> None:
 
 def test_a_net_that_is_not_registered_is_not_described() -> None:
     with pytest.raises(
-        SettingError, match=r"Stack cannot be saved: its kind 'tests\.Stack' is unknown; register"
+        SettingError, match=r"Stack cannot be saved: its kind 'tests\.Stack' is unknown; use reg"
     ):
         describe(Stack(nn.Identity(), nn.Identity()))
     with pytest.raises(SettingError, match="a Linear cannot be saved; save its state_dict yourself"):
