@@ -1,4 +1,4 @@
-"""Xavier weights against the bounds and the law of Glorot and Bengio.
+"""Xavier weights against the bounds and the distribution of Glorot and Bengio.
 
 The nets of Table 1 and Gaussian smoothing against the paper's numbers, NumPy, SciPy and PyTorch. A net's
 valid form is the net on an image that is surrounded with what the net pads it with.
