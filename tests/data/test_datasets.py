@@ -23,6 +23,7 @@ from torch import Tensor
 
 from steadylens.data import synthetic_signs
 from steadylens.data.datasets import Dataset, ImageSet, Job, load_dataset, load_or_make, pixel_digests
+from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import DatasetError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED
@@ -475,7 +476,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_drawn_signs_have_43_classes_in_tracks_of_five(drawn: Path) -> None:
     dataset = load_dataset("signs:1", size=16, cache=drawn)
-    assert dataset.class_names == synthetic_signs.CLASS_NAMES
+    assert dataset.class_names == CLASS_NAMES
     assert dataset.notes == ()
     for part, tracks in ((dataset.train, 1), (dataset.validation, 1), (dataset.test, 10)):
         assert part.images.shape == (43 * 5 * tracks, 3, 16, 16)

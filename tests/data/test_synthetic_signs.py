@@ -1,10 +1,25 @@
 """Synthetic traffic signs: what is promised about the tracks, and how hard the classes are."""
 
+import re
+from functools import partial
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from steadylens.data.sign_artwork import CLASS_NAMES, paint
+from steadylens.data.sign_artwork import (
+    DESIGNS,
+    bumps,
+    car,
+    crossroads,
+    deer,
+    digger,
+    lorry,
+    paint,
+    roundabout,
+    signals,
+)
+from steadylens.data.sources import CLASS_NAMES
 from steadylens.data.synthetic_signs import MINIMUM_SIZE, draw_track
 from steadylens.errors import SettingError
 
@@ -39,10 +54,22 @@ def test_there_are_43_classes_with_names_of_their_own() -> None:
     assert len(set(CLASS_NAMES)) == CLASSES
 
 
-def test_the_classes_stand_in_the_order_of_the_benchmark() -> None:
-    known = {0: "speed limit 20", 9: "no overtaking", 12: "priority road", 14: "stop", 17: "no entry"}
-    known |= {18: "danger", 32: "end of all limits", 33: "turn right", 40: "roundabout"}
-    assert {label: CLASS_NAMES[label] for label in known} == known
+def test_the_drawings_are_in_the_order_of_the_class_names() -> None:
+    for name, design in zip(CLASS_NAMES, DESIGNS, strict=True):
+        drawn = design.symbol if isinstance(design.symbol, partial) else partial(design.symbol)
+        if limit := re.search(r"\d+(?=km/h)", name):
+            assert drawn.keywords["digits"] == limit[0]
+        if "side" in drawn.keywords:
+            assert drawn.keywords["side"] == (-1 if "left" in name else 1)
+        if "passing" in name and drawn.keywords:
+            assert drawn.keywords["left"] is (lorry if "3.5 metric tons" in name else car)
+
+
+def test_drawings_without_settings_have_the_number_of_their_class() -> None:
+    names = {crossroads: "Right-of-way", bumps: "Bumpy", signals: "Traffic signals", deer: "Wild animals"}
+    symbols = [design.symbol for design in DESIGNS]
+    for symbol, name in {**names, digger: "Road work", roundabout: "Roundabout"}.items():
+        assert CLASS_NAMES[symbols.index(symbol)].startswith(name)
 
 
 @pytest.mark.parametrize("frames", [1, 4])

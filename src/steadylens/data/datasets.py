@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steadylens.data import synthetic_signs as signs
-from steadylens.data.sources import Listing, Photograph, list_folder, list_gtsrb
+from steadylens.data.sources import CLASS_NAMES, Listing, Photograph, list_folder, list_gtsrb
 from steadylens.data.splitting import Part, Roll, split
 from steadylens.devices import ProgressCallback
 from steadylens.errors import DatasetError, ImageError, SettingError, StorageError
@@ -321,13 +321,13 @@ def _plan_signs(count: str, size: int) -> _Plan:
     wishes = [
         (part, label, track)
         for part, tracks in ((Part.TRAIN, train_tracks), (Part.TEST, _DRAWN_TEST_TRACKS))
-        for label in range(len(signs.CLASS_NAMES))
+        for label in range(len(CLASS_NAMES))
         for track in range(tracks)
     ]
     # The cache must not outlive the code that drew it: a sample of drawings stands for that code.
     sample = [
         signs.draw_track(label, frames=1, rng=np.random.default_rng(label), size=size)
-        for label in range(len(signs.CLASS_NAMES))
+        for label in range(len(CLASS_NAMES))
     ]
     return _Plan(
         jobs=[partial(_draw, label, (part, label, track), size) for part, label, track in wishes],
@@ -336,7 +336,7 @@ def _plan_signs(count: str, size: int) -> _Plan:
         parts=[part for part, _, _ in wishes],
         labels=[label for _, label, _ in wishes],
         tracks=[f"{part.name.lower()} class {label} track {track}" for part, label, track in wishes],
-        class_names=signs.CLASS_NAMES,
+        class_names=CLASS_NAMES,
     )
 
 

@@ -2,8 +2,8 @@
 
 A symbol is drawn in a frame of its own, x to the right and y down, both in [-1, 1]. Letters are strokes,
 since a font would look different on another machine. A plate draws its ground and rim and hands the symbol a
-pen for the inner part. The classes have the order of the German Traffic Sign Recognition Benchmark; the
-drawings are our own.
+pen for the inner part. The classes are those of the German Traffic Sign Recognition Benchmark, in its order;
+the drawings are our own.
 """
 
 from collections.abc import Callable, Sequence
@@ -351,54 +351,53 @@ def _no_entry(pen: Pen, symbol: Symbol) -> None:
     pen.dip(WHITE).fill((-0.72, -0.2), (0.72, -0.2), (0.72, 0.2), (-0.72, 0.2))
 
 
-class _Design(NamedTuple):
-    name: str
+class Design(NamedTuple):
+    """What a sign looks like: its shape and the symbol on it."""
+
     plate: Plate
     symbol: Symbol
 
 
-_DESIGNS = (
-    *(_Design(f"speed limit {n}", _ban, partial(number, digits=str(n))) for n in (20, 30, 50, 60, 70, 80)),
-    _Design("end of speed limit 80", _end, partial(number, digits="80")),
-    *(_Design(f"speed limit {n}", _ban, partial(number, digits=str(n))) for n in (100, 120)),
-    _Design("no overtaking", _ban, partial(overtaking, left=car, ink=RED)),
-    _Design("no overtaking by lorries", _ban, partial(overtaking, left=lorry, ink=RED)),
-    _Design("priority at the next crossing", _warning, crossroads),
-    _Design("priority road", _diamond, nothing),
-    _Design("yield", _yield, nothing),
-    _Design("stop", _stop, partial(text, letters="STOP", cell=(0.43, 0.35), width=0.13)),
-    _Design("no vehicles", _ban, nothing),
-    _Design("no lorries", _ban, partial(inset, symbol=lorry, scale=0.78)),
-    _Design("no entry", _no_entry, nothing),
-    _Design("danger", _warning, exclamation),
-    _Design("bend to the left", _warning, partial(bend, side=-1)),
-    _Design("bend to the right", _warning, partial(bend, side=1)),
-    _Design("double bend", _warning, double_bend),
-    _Design("bumpy road", _warning, bumps),
-    _Design("slippery road", _warning, skid),
-    _Design("road narrows", _warning, narrowing),
-    _Design("road works", _warning, digger),
-    _Design("traffic signals", _warning, signals),
-    _Design("pedestrians", _warning, walker),
-    _Design("children", _warning, children),
-    _Design("cyclists", _warning, bicycle),
-    _Design("snow or ice", _warning, snowflake),
-    _Design("wild animals", _warning, deer),
-    _Design("end of all limits", _end, nothing),
-    _Design("turn right", _order, partial(turn, side=1)),
-    _Design("turn left", _order, partial(turn, side=-1)),
-    _Design("ahead only", _order, ahead),
-    _Design("ahead or right", _order, partial(ahead_or, side=1)),
-    _Design("ahead or left", _order, partial(ahead_or, side=-1)),
-    _Design("keep right", _order, partial(keep, side=1)),
-    _Design("keep left", _order, partial(keep, side=-1)),
-    _Design("roundabout", _order, roundabout),
-    _Design("end of no overtaking", _end, partial(overtaking, left=car, ink=GREY)),
-    _Design("end of no overtaking by lorries", _end, partial(overtaking, left=lorry, ink=GREY)),
+DESIGNS = (
+    *(Design(_ban, partial(number, digits=str(limit))) for limit in (20, 30, 50, 60, 70, 80)),
+    Design(_end, partial(number, digits="80")),
+    *(Design(_ban, partial(number, digits=str(limit))) for limit in (100, 120)),
+    Design(_ban, partial(overtaking, left=car, ink=RED)),
+    Design(_ban, partial(overtaking, left=lorry, ink=RED)),
+    Design(_warning, crossroads),
+    Design(_diamond, nothing),
+    Design(_yield, nothing),
+    Design(_stop, partial(text, letters="STOP", cell=(0.43, 0.35), width=0.13)),
+    Design(_ban, nothing),
+    Design(_ban, partial(inset, symbol=lorry, scale=0.78)),
+    Design(_no_entry, nothing),
+    Design(_warning, exclamation),
+    Design(_warning, partial(bend, side=-1)),
+    Design(_warning, partial(bend, side=1)),
+    Design(_warning, double_bend),
+    Design(_warning, bumps),
+    Design(_warning, skid),
+    Design(_warning, narrowing),
+    Design(_warning, digger),
+    Design(_warning, signals),
+    Design(_warning, walker),
+    Design(_warning, children),
+    Design(_warning, bicycle),
+    Design(_warning, snowflake),
+    Design(_warning, deer),
+    Design(_end, nothing),
+    Design(_order, partial(turn, side=1)),
+    Design(_order, partial(turn, side=-1)),
+    Design(_order, ahead),
+    Design(_order, partial(ahead_or, side=1)),
+    Design(_order, partial(ahead_or, side=-1)),
+    Design(_order, partial(keep, side=1)),
+    Design(_order, partial(keep, side=-1)),
+    Design(_order, roundabout),
+    Design(_end, partial(overtaking, left=car, ink=GREY)),
+    Design(_end, partial(overtaking, left=lorry, ink=GREY)),
 )
-
-CLASS_NAMES: tuple[str, ...] = tuple(design.name for design in _DESIGNS)
-"""The names of the 43 classes; a label is a place in this tuple."""
+"""The designs of the signs, in the order of `sources.CLASS_NAMES`."""
 
 
 class Paint(NamedTuple):
@@ -415,7 +414,7 @@ def paint(label: int) -> Paint:
     side = MASTER_SIDE * _OVERSAMPLING
     image = Image.new("RGBA", (side, side))
     pen = Pen(canvas=ImageDraw.Draw(image), x=side / 2, y=side / 2, unit=side / 2)
-    design = _DESIGNS[label]
+    design = DESIGNS[label]
     design.plate(pen, design.symbol)
     master = image.reduce(_OVERSAMPLING)
     new = Image.merge("RGB", master.split()[:3])

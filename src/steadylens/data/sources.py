@@ -250,7 +250,7 @@ CLASS_NAMES = (
     "End of no passing",
     "End of no passing by vehicles over 3.5 metric tons",
 )
-"""The names of the 43 classes; a label is a place in this tuple."""
+"""The names of the 43 classes of the benchmark and of the synthetic signs; a label is an index into it."""
 
 _TRAINING, _TEST = "Final_Training/Images", "Final_Test/Images"
 

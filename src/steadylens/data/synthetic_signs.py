@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from steadylens.data.sign_artwork import CLASS_NAMES, MASTER_SIDE, Paint, arc, paint
+from steadylens.data.sign_artwork import MASTER_SIDE, Paint, arc, paint
+from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import SettingError
 from steadylens.images.tensors import GREY_LEVELS
 
@@ -130,8 +131,6 @@ def _shade(rng: np.random.Generator, colour: object) -> tuple[int, int, int]:
     return int(red), int(green), int(blue)
 
 
-__all__ = ["CLASS_NAMES", "MINIMUM_SIZE", "draw_track"]
-
 MINIMUM_SIZE = 16
 """The smallest images on which the classes can be told apart, in pixels."""
 
@@ -171,7 +170,7 @@ def draw_track(label: int, *, frames: int, rng: np.random.Generator, size: int =
     """Draws one physical sign in several views, from the furthest to the nearest.
 
     Args:
-        label: The class, a place in `CLASS_NAMES`.
+        label: The class, an index into `sources.CLASS_NAMES`.
         frames: The number of views.
         rng: Source of all randomness: the same state gives the same track.
         size: Height and width of a view in pixels.
@@ -183,9 +182,7 @@ def draw_track(label: int, *, frames: int, rng: np.random.Generator, size: int =
         SettingError: If the label names no class, or there are too few frames or pixels.
     """
     if not 0 <= label < len(CLASS_NAMES):
-        raise SettingError(
-            f"label is {label}, it must be a place in CLASS_NAMES, 0 to {len(CLASS_NAMES) - 1}"
-        )
+        raise SettingError(f"label is {label}, it must be the number of a class, 0 to {len(CLASS_NAMES) - 1}")
     if frames < 1:
         raise SettingError(f"frames is {frames}, a track has at least 1 view")
     if size < MINIMUM_SIZE:
