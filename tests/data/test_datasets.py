@@ -1,190 +1,24 @@
-"""Images are made once and cached; a damaged cache is made again.
-
-A source gives the same images, labels and parts every time, quickly the second time.
-"""
+"""A source gives the same images, labels and parts every time, quickly the second time."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import FrozenInstanceError
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import platformdirs
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from steadylens.data import synthetic_signs
-from steadylens.data.datasets import Dataset, ImageSet, Job, load_dataset, load_or_make, pixel_digests
+from steadylens.data.datasets import Dataset, ImageSet, load_dataset
 from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import DatasetError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED
 
-SIZE, FRAMES, COUNT = 4, 2, 150
-
-
-def make(seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (FRAMES, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-
-
-def forbidden() -> Tensor:
-    raise AssertionError("images are made although they are cached")
-
-
-def load(path: Path, jobs: list[Job] | None = None) -> Tensor:
-    jobs = [partial(make, seed) for seed in range(COUNT)] if jobs is None else jobs
-    images, digests, notes = load_or_make(path, jobs, frames=FRAMES, size=SIZE, progress=None)
-    assert torch.equal(digests, pixel_digests(images))
-    assert notes == ()
-    return images
-
-
-EXPECTED = torch.cat([make(seed) for seed in range(COUNT)])
-
-
-NONE: list[Job] = [forbidden] * COUNT
-
-
-def test_images_are_in_the_order_of_their_jobs(tmp_path: Path) -> None:
-    assert torch.equal(load(tmp_path / "a.safetensors"), EXPECTED)
-
-
-def test_a_second_load_makes_nothing(tmp_path: Path) -> None:
-    load(tmp_path / "a.safetensors")
-    assert torch.equal(load(tmp_path / "a.safetensors", NONE), EXPECTED)
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_images_are_mapped_from_the_file_and_changing_them_does_not_change_it(tmp_path: Path) -> None:
-    for _ in range(2):  # as they are made, and as they are read
-        images = load(tmp_path / "a.safetensors")
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8") if Path("/proc/self/maps").exists() else ""
-        assert not maps or str(tmp_path / "a.safetensors") in maps
-        images.zero_()
-        del images
-    assert torch.equal(load(tmp_path / "a.safetensors", NONE), EXPECTED)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-5000] ^= 1
-    path.write_bytes(content)
-
-
-def write_text(path: Path) -> None:
-    path.write_text("no tensors")
-
-
-def leave_digests_out(path: Path) -> None:
-    save_file({"images": EXPECTED}, path)
-
-
-def keep_fewer(path: Path) -> None:
-    save_file({"images": EXPECTED[1:].clone(), "digests": pixel_digests(EXPECTED[1:])}, path)
-
-
-def keep_floats(path: Path) -> None:
-    save_file({"images": EXPECTED.float(), "digests": pixel_digests(EXPECTED)}, path)
-
-
-@pytest.mark.parametrize(
-    "damage", [cut, empty, flip_a_bit, write_text, leave_digests_out, keep_fewer, keep_floats]
-)
-def test_a_damaged_file_is_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    path = tmp_path / "a.safetensors"
-    load(path)
-    damage(path)
-    assert torch.equal(load(path), EXPECTED)
-    assert torch.equal(load(path, NONE), EXPECTED)  # the repaired file is read
-
-
-def test_progress_counts_images_up_to_all_of_them(tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
-    jobs: list[Job] = [partial(make, seed) for seed in range(COUNT)]
-    for _ in range(2):  # the second time they are cached
-        load_or_make(
-            tmp_path / "a.safetensors",
-            jobs,
-            frames=FRAMES,
-            size=SIZE,
-            progress=lambda done, total: calls.append((done, total)),
-        )
-    assert calls == [(128, 300), (256, 300), (300, 300)]
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_job_that_raises_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
-    begun: list[int] = []
-
-    def job(number: int) -> Tensor:
-        begun.append(number)
-        if number == 3:
-            raise error("stop")
-        return make(number)
-
-    jobs: list[Job] = [partial(job, number) for number in range(5000)]
-    with pytest.raises(error, match="stop"):
-        load_or_make(tmp_path / "a.safetensors", jobs, frames=FRAMES, size=SIZE, progress=None)
-    assert list(tmp_path.iterdir()) == []
-    assert len(begun) < len(jobs)
-
-
-def test_images_that_cannot_be_cached_come_with_a_note(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    jobs: list[Job] = [partial(make, 0)]
-    path = tmp_path / "file" / "a.safetensors"
-    images, _, notes = load_or_make(path, jobs, frames=FRAMES, size=SIZE, progress=None)
-    assert torch.equal(images, make(0))
-    (note,) = notes
-    assert note.startswith(f"the images are not kept for the next time: cannot write {path}")
-
-
-def test_a_full_disk_leaves_no_file_and_a_note(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    code = (
-        "import resource, torch\n"
-        "from pathlib import Path\n"
-        "from steadylens.data.datasets import load_or_make\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "job = lambda: torch.zeros(1, 3, 64, 64, dtype=torch.uint8)\n"
-        f"print(load_or_make(Path({str(path)!r}), [job], frames=1, size=64, progress=None)[2])\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert "the images are not kept for the next time" in run.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
-@given(seeds=st.lists(st.integers(0, 3), min_size=1, max_size=6))
-def test_digests_are_equal_exactly_where_images_are(seeds: list[int]) -> None:
-    digests = pixel_digests(torch.stack([make(seed)[0] for seed in seeds])).tolist()
-    assert [[one == other for one in digests] for other in digests] == [
-        [one == other for one in seeds] for other in seeds
-    ]
-
-
-def test_no_images_have_no_digests() -> None:
-    assert pixel_digests(torch.zeros(0, 3, 4, 4, dtype=torch.uint8)).shape == (0,)
-
-
-LOADED_SIZE = 6
+SIZE = 6
 
 
 COUNTS = {"apple": 20, "pear": 10, "quince": 5}
@@ -208,7 +42,7 @@ def fruit(tmp_path: Path) -> Path:
 
 
 def loaded(
-    root: Path, *, seed: int = 0, validation_share: float = 0.25, size: int = LOADED_SIZE, fit: Fit = SQUASHED
+    root: Path, *, seed: int = 0, validation_share: float = 0.25, size: int = SIZE, fit: Fit = SQUASHED
 ) -> Dataset:
     return load_dataset(
         f"folder:{root}",
@@ -243,7 +77,7 @@ def test_every_image_is_in_one_part_with_its_label(fruit: Path) -> None:
     assert all_contents(dataset) == [(label, n) for label, k in enumerate(COUNTS.values()) for n in range(k)]
     for part in (dataset.train, dataset.validation, dataset.test):
         assert (part.images[:, 0, 0, 0] == 50 * part.labels).all()
-        assert part.images.shape == (len(part), 3, LOADED_SIZE, LOADED_SIZE)
+        assert part.images.shape == (len(part), 3, SIZE, SIZE)
         assert part.images.is_contiguous()
     assert dataset.class_names == tuple(COUNTS)
     assert dataset.source == f"folder:{fruit}"
@@ -303,7 +137,7 @@ def test_images_are_what_pillow_makes_of_them(fruit: Path) -> None:
         number = int(path.stem)
         pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-        small = Image.fromarray(pixels).resize((LOADED_SIZE, LOADED_SIZE), Image.Resampling.BILINEAR)
+        small = Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         expected[np.array(small).transpose(2, 0, 1).tobytes()] = number
     train = loaded(fruit).train
     found = {image.numpy().tobytes() for image in train.images[train.labels == 1]}
@@ -338,7 +172,7 @@ def test_the_centre_of_a_photograph_is_cut_out_undistorted(wide: Path) -> None:
 
 
 def test_each_fit_has_images_and_a_fingerprint_of_its_own(wide: Path) -> None:
-    fits = [Fit(), Fit(keeps_shape=True), Fit(keeps_shape=True, side=LOADED_SIZE + 2)]
+    fits = [Fit(), Fit(keeps_shape=True), Fit(keeps_shape=True, side=SIZE + 2)]
     found = [loaded(wide, fit=fit) for fit in fits]
     assert len({dataset.fingerprint for dataset in found}) == 3
     assert len(list((wide.parent / "cache").iterdir())) == 3
@@ -348,7 +182,7 @@ def test_each_fit_has_images_and_a_fingerprint_of_its_own(wide: Path) -> None:
 
 
 def test_squashing_in_another_spelling_is_the_same_set(wide: Path) -> None:
-    assert loaded(wide).fingerprint == loaded(wide, fit=Fit(side=LOADED_SIZE)).fingerprint
+    assert loaded(wide).fingerprint == loaded(wide, fit=Fit(side=SIZE)).fingerprint
     assert len(list((wide.parent / "cache").iterdir())) == 1
 
 
@@ -357,8 +191,8 @@ def test_the_fingerprint_of_squashed_photographs_is_golden(fruit: Path) -> None:
 
 
 def test_a_fit_below_the_size_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=f"of which no {LOADED_SIZE} can be cut out"):
-        load_dataset("folder:no/where", size=LOADED_SIZE, fit=Fit(side=LOADED_SIZE - 1), cache=tmp_path)
+    with pytest.raises(SettingError, match=f"of which no {SIZE} can be cut out"):
+        load_dataset("folder:no/where", size=SIZE, fit=Fit(side=SIZE - 1), cache=tmp_path)
 
 
 def test_synthetic_signs_are_square_with_any_fit(drawn: Path) -> None:
@@ -387,7 +221,7 @@ def test_another_size_is_decoded_again(fruit: Path) -> None:
     loaded(fruit)
     spoil(fruit)
     with pytest.raises(DatasetError, match="is not an image of a known format"):
-        loaded(fruit, size=LOADED_SIZE + 1)
+        loaded(fruit, size=SIZE + 1)
 
 
 def test_a_changed_image_is_noticed(fruit: Path) -> None:
@@ -450,7 +284,7 @@ def test_the_cache_is_in_the_users_cache_folder_by_default(
         return fruit.parent / "home"
 
     monkeypatch.setattr(platformdirs, "user_cache_path", place)
-    load_dataset(f"folder:{fruit}", size=LOADED_SIZE)
+    load_dataset(f"folder:{fruit}", size=SIZE)
     assert places == ["steadylens"]
     (file,) = (fruit.parent / "home").iterdir()
     assert file.name.startswith("folder-")
@@ -461,7 +295,7 @@ def test_progress_ends_with_all_images_and_is_silent_when_they_are_cached(fruit:
     for _ in range(2):
         load_dataset(
             f"folder:{fruit}",
-            size=LOADED_SIZE,
+            size=SIZE,
             cache=fruit.parent,
             progress=lambda done, total: calls.append((done, total)),
         )
