@@ -39,8 +39,8 @@ from steadylens.images.tensors import GREY_LEVELS
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.records import Accuracy, Measurement, read_records
-from steadylens.report.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS, TABLE_1
 from steadylens.report.tables import first_run
+from tests.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS, TABLE_1
 
 ROOT = Path(__file__).parents[2]
 

@@ -32,7 +32,7 @@ from steadylens.nets.restoration import (
     normalize_pattern,
     silence_last_layer,
 )
-from steadylens.report.paper import TABLE_1
+from tests.paper import TABLE_1
 
 LAYERS: list[tuple[nn.Conv2d | nn.Linear, int, int]] = [
     (nn.Conv2d(16, 32, 3), 16 * 9, 32 * 9),

@@ -33,27 +33,6 @@ CITATION = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Architecture:
-    """One row of Table 1.
-
-    Attributes:
-        maps: Feature maps, layer by layer.
-        kernels: Side of each layer's kernels in pixels.
-        parameters: Number of parameters, on RGB images.
-        field: Side in pixels of the square of input that one output pixel depends on.
-        margin: Pixels that the net without padding loses on each side.
-        shortcut: Whether the input is added to what the last layer predicts.
-    """
-
-    maps: tuple[int, ...]
-    kernels: tuple[int, ...]
-    parameters: int
-    field: int
-    margin: int
-    shortcut: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class HitCounts:
     """One row of Table 2: on how many noisy images a net gave the best, or one of the two best, PSNRs."""
 
@@ -90,57 +69,6 @@ class NoisyAccuracy:
     overall_percent: float
 
 
-TABLE_1: Mapping[str, Architecture] = {
-    "L11": Architecture(
-        maps=(64, 32, 128, 64, 128, 64, 128, 64, 256, 128, 3),
-        kernels=(3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3),
-        parameters=397_411,
-        field=13,
-        margin=6,
-        shortcut=True,
-    ),
-    "L9": Architecture(
-        maps=(64, 32, 128, 64, 128, 64, 128, 64, 3),
-        kernels=(3, 1, 3, 1, 3, 1, 3, 1, 3),
-        parameters=215_075,
-        field=11,
-        margin=5,
-        shortcut=True,
-    ),
-    "L7": Architecture(
-        maps=(64, 32, 128, 64, 128, 64, 3),
-        kernels=(3, 1, 3, 1, 3, 1, 3),
-        parameters=132_963,
-        field=9,
-        margin=4,
-        shortcut=True,
-    ),
-    "L5": Architecture(
-        maps=(64, 32, 128, 64, 3),
-        kernels=(3, 1, 3, 1, 3),
-        parameters=50_851,
-        field=7,
-        margin=3,
-        shortcut=True,
-    ),
-    "L3": Architecture(
-        maps=(64, 32, 3), kernels=(3, 1, 3), parameters=4_739, field=5, margin=2, shortcut=True
-    ),
-    "Dong": Architecture(
-        maps=(64, 32, 3), kernels=(9, 1, 5), parameters=20_099, field=13, margin=6, shortcut=False
-    ),
-}
-"""The restoration nets."""
-
-TEST_IMAGES = 12_630
-"""Test images of GTSRB."""
-
-EXPLORATORY_IMAGES = 1_263
-"""Test images behind Table 2 and Fig. 3."""
-
-NOISY_VERSIONS = 150
-"""Noisy versions of each image, in Table 2 and Fig. 3; in Table 4, at each strength."""
-
 TABLE_2: Mapping[str, HitCounts] = {
     "L11": HitCounts(top1=95_739, top2=146_854),
     "L9": HitCounts(top1=5_184, top2=32_874),
@@ -160,15 +88,6 @@ TABLE_3: Mapping[str, TopAccuracy] = {
     "single net of [22]": TopAccuracy(top1_percent=98.80, top2_percent=None, top5_percent=None),
 }
 """Accuracy on the clean test images of GTSRB."""
-
-ENSEMBLE_TOP1_PERCENT = 99.51
-"""Accuracy of an ensemble of five single nets [21], on the same images as Table 3."""
-
-CLASSIFIER_PARAMETERS = 1_123_449
-"""Parameters of the single net [21]."""
-
-FUSED_PARAMETERS = 1_520_860
-"""Parameters of L11 and the single net together."""
 
 SIGMAS_GREY = (1, 2, 4, 8, 10, 15, 20, 25, 30, 35, 40)
 """Standard deviations of Table 4's Gaussian noise, in grey levels of 255."""
