@@ -1,7 +1,7 @@
 """Fills the tables of README.md and docs/results.md from the records in results/, one file of records a run.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Run this after results/ has changed; a test
-fails where a page and the records no longer agree.
+A table is between `<!-- table: NAME -->` and `<!-- end -->`. Run this after results/ has changed; a test
+fails where a page and the records disagree.
 """
 
 import re
@@ -27,32 +27,32 @@ from steadylens.report.paper_tables import (
     accuracy_tables,
     cost_tables,
     restoration_tables,
-    spread_tables,
     stability_tables,
     training_tables,
+    variation_tables,
 )
 from steadylens.report.tables import Table, first_run, select
 
 ROOT = Path(__file__).resolve().parent.parent
 
 PAGES = {ROOT / "README.md": False, ROOT / "docs" / "results.md": True}
-"""The pages that hold tables, and whether the cells' notes (intervals, gains) are kept there."""
+"""The pages with tables, and whether they show the cells' notes (intervals, gains)."""
 
 FIRST_PAGE_RUN = "gtsrb-long"
-"""The one run that README.md shows, that of the nets which ship with the package."""
+"""The run that README.md shows: that of the nets in the package."""
 
 FIRST_PAGE_NETWORKS = (ORIGINAL, FINE_TUNED, RESTORED)
 FIRST_PAGE_NOISE = "clipped, 8-bit"
-"""What README.md shows of it: two that matter and the paper's best rival, on images as they are stored."""
+"""The networks and noise that README.md shows: the paper's network and its two rivals, on stored images."""
 
 UNMEASURED = "No records yet. A run writes these tables to `tables.md` in its own folder.\n"
-"""Stands in the place of a table that there are no records for."""
+"""Replaces a table that there are no records for."""
 
 MARKED = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def tables_named(records: Sequence[Measurement]) -> dict[str, list[Table]]:
-    """Returns the tables of one run by the names that stand in the markers."""
+    """Returns the tables of one run by the names in the markers."""
     shown = first_run(records)
     by_population = {
         population: [row for row in select(shown, Stability) if row.population == population]
@@ -66,7 +66,7 @@ def tables_named(records: Sequence[Measurement]) -> dict[str, list[Table]]:
         "comparison": accuracy_tables(select(shown, Comparison)),
         "stability": stability_tables(by_population["own"]),
         "stability-all": stability_tables(by_population["all"]),
-        "spread": spread_tables(records),
+        "variation": variation_tables(records),
         "cost": cost_tables(select(shown, Cost)),
         "training": training_tables(select(shown, Curve)),
     }
@@ -78,7 +78,7 @@ def filled(text: str, runs: Mapping[str, Sequence[Measurement]], *, notes: bool)
     Args:
         text: The page.
         runs: Records by the name of their run. Runs are kept apart: each has tables of its own.
-        notes: Whether the cells' notes are kept.
+        notes: Whether to show the cells' notes.
 
     Raises:
         ValueError: If a marker names no table.
@@ -96,7 +96,7 @@ def filled(text: str, runs: Mapping[str, Sequence[Measurement]], *, notes: bool)
 
 
 def _called(records: Sequence[Measurement]) -> dict[str, list[Table]]:
-    """Returns the tables of one run of several, each with the run's recipe in its title."""
+    """Returns the tables of one of several runs, each with the run's recipe in its title."""
     recipe = records[0].provenance.recipe
     return {
         name: [replace(table, title=f"{table.title}: {recipe}") for table in tables]
@@ -112,7 +112,7 @@ def recorded_runs(folder: Path = ROOT / "results") -> dict[str, list[Measurement
 def runs_of_page(
     runs: Mapping[str, Sequence[Measurement]], *, notes: bool
 ) -> Mapping[str, Sequence[Measurement]]:
-    """Returns what a page shows: everything, or what the first page has room for."""
+    """Returns the records that a page shows: all of them, or those of the first page."""
     if notes:
         return runs
     rows = [row for row in runs[FIRST_PAGE_RUN] if isinstance(row, Accuracy | Stability)]
@@ -123,7 +123,7 @@ def runs_of_page(
 
 
 def main() -> None:
-    """Writes both pages anew."""
+    """Updates both pages."""
     runs = recorded_runs()
     for page, notes in PAGES.items():
         text = filled(page.read_text(encoding="utf-8"), runs_of_page(runs, notes=notes), notes=notes)

@@ -154,7 +154,7 @@ def test_all_seeds_are_measured_on_the_same_images_and_noise(reproduced: Path) -
     same = {name.partition(".")[0] for name, value in first.items() if torch.equal(value, again[name])}
     assert "restorer" in same  # the seeds are those of the classifier's stages
     assert any(not torch.equal(value, again[name]) for name, value in first.items())
-    assert "Spread over seeds" in (reproduced / "tables.md").read_text(encoding="utf-8")
+    assert "Variation over seeds" in (reproduced / "tables.md").read_text(encoding="utf-8")
 
 
 def test_pictures_are_kept_apart_from_the_other_records(reproduced: Path) -> None:

@@ -1,4 +1,4 @@
-"""The paper's numbers against each other and against the nets that are built from its text."""
+"""The paper's numbers agree with each other and with our nets."""
 
 from itertools import pairwise
 
@@ -25,7 +25,7 @@ NETS: dict[str, RestorationNet | DongNet] = {
 }
 
 
-def test_tables_1_and_2_speak_of_the_same_nets() -> None:
+def test_tables_1_and_2_have_the_same_nets() -> None:
     assert list(TABLE_1) == list(paper.TABLE_2) == list(NETS)
 
 
@@ -39,7 +39,7 @@ def test_table_1_agrees_with_itself(network: str) -> None:
 
 
 @pytest.mark.parametrize("network", TABLE_1)
-def test_table_1_agrees_with_the_nets_that_we_build(network: str) -> None:
+def test_table_1_agrees_with_our_nets(network: str) -> None:
     row, net = TABLE_1[network], NETS[network]
     convolutions = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
     assert row.maps == tuple(layer.out_channels for layer in convolutions)
@@ -55,7 +55,7 @@ def test_table_2_gives_each_noisy_image_to_one_net_and_to_two() -> None:
     assert all(row.top1 <= row.top2 <= samples for row in paper.TABLE_2.values())
 
 
-def test_table_2_gives_l11_other_shares_than_the_text() -> None:
+def test_table_2_contradicts_the_shares_of_l11_in_the_text() -> None:
     hits = paper.TABLE_2["L11"]
     assert (hits.top1 / 189_450, hits.top2 / 189_450) == pytest.approx((0.505, 0.775), abs=5e-4)
 
@@ -80,7 +80,7 @@ def test_restoration_raises_the_single_net_above_the_ensemble() -> None:
 @pytest.mark.parametrize("row", paper.TABLE_4.values(), ids=paper.TABLE_4)
 def test_table_4_has_a_percentage_for_each_strength_and_falls(row: paper.NoisyAccuracy) -> None:
     assert len(row.percent) == len(paper.SIGMAS_GREY) == 11
-    assert all(slight >= strong for slight, strong in pairwise(row.percent))
+    assert all(weak >= strong for weak, strong in pairwise(row.percent))
     assert 0 < row.percent[-1] < row.percent[0] <= 100
 
 
@@ -91,10 +91,10 @@ def test_table_4_overall_is_the_mean_of_its_row_to_rounding(row: paper.NoisyAccu
 
 
 def test_the_strengths_of_table_4_rise() -> None:
-    assert all(slight < strong for slight, strong in pairwise(paper.SIGMAS_GREY))
+    assert all(weak < strong for weak, strong in pairwise(paper.SIGMAS_GREY))
 
 
-def test_the_parameters_of_the_classifier_and_of_the_fused_net_are_those_that_we_build() -> None:
+def test_the_classifier_and_the_fused_net_have_the_parameters_of_the_paper() -> None:
     assert parameters(SignNet(classes=43)) == CLASSIFIER_PARAMETERS
     assert TABLE_1["L11"].parameters + CLASSIFIER_PARAMETERS == FUSED_PARAMETERS
 

@@ -1,4 +1,4 @@
-"""The paper's printed numbers as data, to stand beside ours in a report. Nothing here is measured.
+"""The numbers that the paper prints, which reports show beside the measured ones.
 
 Percentages are as printed, from 0 to 100. Networks have the paper's names.
 """
@@ -15,16 +15,16 @@ SMOOTHED = "Gaussian smoothing as first layer"
 RESTORED = "restoration + original"
 
 AUGMENTED = "strong noise augmentation"
-"""The paper's four networks, and a baseline that it lacks."""
+"""A baseline that the paper lacks; the four networks above are the paper's."""
 
 ALONE = "alone"
-"""A classifier that is compared with itself behind restorers; the paper has no such rows."""
+"""The classifier without a restorer, where it is compared with itself behind restorers."""
 
 IN_TABLE_3 = {ORIGINAL: "single", RESTORED: "restoration + single"}
-"""What the paper's Table 3 calls the networks that it calls otherwise in Table 4."""
+"""Names in the paper's Table 3 of the networks that have other names in its Table 4."""
 
 IN_TABLE_4 = {SMOOTHED: "Gaussian smoothing"}
-"""What the paper's Table 4 calls networks of longer names."""
+"""Names in the paper's Table 4 of networks that have longer names here."""
 
 CITATION = (
     "Hamed H. Aghdam, Elnaz J. Heravi, Domenec Puig: Fusing Convolutional Neural Networks with a "
@@ -34,7 +34,7 @@ CITATION = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HitCounts:
-    """One row of Table 2: on how many noisy images a net gave the best, or one of the two best, PSNRs."""
+    """One row of Table 2: for how many noisy images a net gave the best PSNR, or one of the two best."""
 
     top1: int
     top2: int
@@ -42,7 +42,7 @@ class HitCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TopAccuracy:
-    """One row of Table 3: accuracy on clean test images, with the label among the first k answers.
+    """One row of Table 3: the share of clean test images whose label is among the k most likely classes.
 
     Attributes:
         top1_percent: k = 1.
@@ -61,8 +61,8 @@ class NoisyAccuracy:
 
     Attributes:
         percent: Accuracy at each strength of `SIGMAS_GREY`.
-        overall_percent: The last column. It is the mean of its row to within 0.1: the paper seems to have
-            averaged before it rounded (93.2 and 94.9 are printed where the printed row gives 93.1 and 94.8).
+        overall_percent: The last column. It is the mean of the row to within 0.1: the paper seems to average
+            before it rounds (it prints 93.2 and 94.9 where the means of the printed rows are 93.1 and 94.8).
     """
 
     percent: tuple[float, ...]
@@ -77,9 +77,9 @@ TABLE_2: Mapping[str, HitCounts] = {
     "L3": HitCounts(top1=39_548, top2=47_250),
     "Dong": HitCounts(top1=5_825, top2=9_751),
 }
-"""Hits among 189,450 noisy images.
+"""Hits on 189,450 noisy images.
 
-The text gives L11 52 % and 76 %; these counts give 50.5 % and 77.5 %.
+The paper's text says 52 % and 76 % for L11; these counts give 50.5 % and 77.5 %.
 """
 
 TABLE_3: Mapping[str, TopAccuracy] = {
@@ -106,7 +106,7 @@ TABLE_4: Mapping[str, NoisyAccuracy] = {
         percent=(100.0, 100.0, 99.9, 99.8, 99.7, 99.4, 98.8, 98.1, 97.1, 95.9, 94.4), overall_percent=98.5
     ),
 }
-"""Stability: accuracy on noisy versions of the test images that each net itself classifies correctly.
+"""Stability: accuracy on noisy versions of the test images that each network classifies correctly when clean.
 
-So each row counts over images of its own. The paper does not say whether noisy images were clipped to [0, 1].
+So each row counts over different images. The paper does not say whether noisy images were clipped to [0, 1].
 """
