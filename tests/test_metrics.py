@@ -1,4 +1,4 @@
-"""Metrics against scikit-image, torchmetrics, SciPy, plain loops and numbers worked out by hand."""
+"""Metrics against scikit-image, torchmetrics, SciPy, plain loops and numbers calculated by hand."""
 
 import math
 from itertools import pairwise
@@ -53,7 +53,7 @@ def test_psnr_is_accurate_in_float32_for_one_wrong_grey_level_in_a_large_image()
     assert psnr(noisy, clean).item() == pytest.approx(expected.item(), abs=1e-4)
 
 
-def test_psnr_of_equal_images_is_infinite_and_leaves_the_others_alone() -> None:
+def test_psnr_of_equal_images_is_infinite_and_does_not_change_the_others() -> None:
     clean = drawn_images(0, 2, 3, 5, 5)
     noisy = clean.clone()
     noisy[1] += 0.1
@@ -62,7 +62,7 @@ def test_psnr_of_equal_images_is_infinite_and_leaves_the_others_alone() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 3, 5, 5), (2, 1, 5, 5), (2, 3, 5, 4)])
 def test_psnr_refuses_to_broadcast(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match="of the same size"):
+    with pytest.raises(ImageError, match="a reference of the same size"):
         psnr(torch.zeros(2, 3, 5, 5), torch.zeros(shape))
 
 
@@ -112,7 +112,7 @@ def test_hits_of_no_image_are_empty() -> None:
     assert best.shape == best_two.shape == (3, 0)
 
 
-def test_hits_refuse_what_is_not_a_number() -> None:
+def test_hits_refuse_nan() -> None:
     with pytest.raises(SettingError, match="NaN"):
         hits(torch.tensor([[30.0], [math.nan]]))
 
@@ -146,7 +146,7 @@ def test_a_restorer_that_scales_has_its_factor_as_the_quotient(factor: float) ->
     assert quotients.tolist() == pytest.approx([factor] * 2, rel=1e-5)
 
 
-def test_a_restorer_in_its_valid_form_is_measured_on_what_it_restores() -> None:
+def test_a_restorer_without_padding_is_measured_on_its_smaller_output() -> None:
     clean = torch.zeros(1, 1, 5, 5)
     noisy = clean.clone()
     noisy[..., 2, 2] = 0.5
@@ -157,7 +157,7 @@ def test_a_restorer_in_its_valid_form_is_measured_on_what_it_restores() -> None:
     assert restored_norms.tolist() == [0.5]
 
 
-def test_zero_noise_has_quotient_zero_even_if_rounding_left_something() -> None:
+def test_zero_noise_has_quotient_zero_in_spite_of_rounding() -> None:
     clean = drawn_images(0, 2, 3, 5, 5)
     quotients, noise_norms, _ = contraction_quotients(
         clean + torch.tensor([0, 1e-6]).view(2, 1, 1, 1), clean, clean, clean
@@ -167,7 +167,7 @@ def test_zero_noise_has_quotient_zero_even_if_rounding_left_something() -> None:
 
 
 def test_contraction_refuses_another_number_of_restored_images() -> None:
-    with pytest.raises(ImageError, match="2 noisy images cannot have 1 restored"):
+    with pytest.raises(ImageError, match="there are 2 noisy and 1 restored images"):
         contraction_quotients(*[torch.zeros(1, 3, 5, 5)] * 2, *[torch.zeros(2, 3, 5, 5)] * 2)
 
 
@@ -175,7 +175,7 @@ def test_contraction_refuses_another_number_of_restored_images() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 7])
-def test_top_k_agrees_with_torchmetrics_where_nothing_ties(k: int) -> None:
+def test_top_k_agrees_with_torchmetrics_without_ties(k: int) -> None:
     logits = drawn_images(0, 200, 7)
     labels = torch.randint(7, (200,), generator=torch.Generator().manual_seed(1))
     expected = multiclass_accuracy(logits, labels, num_classes=7, top_k=k, average="micro")
@@ -183,7 +183,7 @@ def test_top_k_agrees_with_torchmetrics_where_nothing_ties(k: int) -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=6), st.data())
-def test_top_k_agrees_with_a_plain_loop_where_much_ties(rows: list[list[int]], data: st.DataObject) -> None:
+def test_top_k_agrees_with_a_plain_loop_with_many_ties(rows: list[list[int]], data: st.DataObject) -> None:
     k = data.draw(st.integers(1, 4))
     labels = data.draw(st.lists(st.integers(0, 3), min_size=len(rows), max_size=len(rows)))
     answers = top_k(torch.tensor(rows).float(), torch.tensor(labels), k).tolist()
@@ -208,7 +208,7 @@ def test_a_constant_classifier_is_never_right() -> None:
 
 
 @pytest.mark.parametrize("logits", [[math.nan] * 3, [0.0, math.nan, 0.0], [math.nan, 1.0, 0.0]])
-def test_a_logit_that_is_not_a_number_never_helps(logits: list[float]) -> None:
+def test_nan_logits_count_against_the_label(logits: list[float]) -> None:
     assert not top_k(torch.tensor([logits]), torch.tensor([1]), 1).any()
 
 
@@ -231,7 +231,7 @@ def test_top_k_refuses_labels_that_are_no_class(labels: list[float]) -> None:
 
 
 def test_top_k_refuses_another_number_of_labels() -> None:
-    with pytest.raises(SettingError, match="do not go together"):
+    with pytest.raises(SettingError, match="do not match"):
         top_k(torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64), 1)
 
 

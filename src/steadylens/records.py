@@ -270,9 +270,7 @@ def read_records(path: Path) -> list[Measurement]:
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}; give a file of records") from error
     except UnicodeDecodeError as error:
-        raise RecordError(
-            f"{path} is no file of records, which are lines of JSON; give another"
-        ) from error
+        raise RecordError(f"{path} is no file of records, which are lines of JSON; give another") from error
     records = []
     for number, line in enumerate(lines, start=1):
         try:
