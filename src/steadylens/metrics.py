@@ -139,7 +139,7 @@ def wilson_interval(correct: int, samples: int, *, confidence: float = 0.95) -> 
     if samples < 1 or not 0 <= correct <= samples:
         raise SettingError(f"{correct} correct of {samples} samples: 0 <= correct <= samples >= 1 is needed")
     if not 0 < confidence < 1:
-        raise SettingError(f"confidence is {confidence}, it must lie between 0 and 1, 0.95 for example")
+        raise SettingError(f"confidence is {confidence}, it must be between 0 and 1, 0.95 for example")
     z = -NormalDist().inv_cdf((1 - confidence) / 2)
     share = correct / samples
     scale = 1 + z**2 / samples

@@ -106,11 +106,11 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "holds no images in class folders; put each class into its own folder"),
-        (["1.png", "2.png"], "holds no images in class folders"),
-        (["a/1.png", "b/1.txt"], "b holds no images; fill it or remove it"),
+        ([], "contains no class folders with images; put each class into a folder"),
+        (["1.png", "2.png"], "contains no class folders with images"),
+        (["a/1.png", "b/1.txt"], "b contains no images; fill it or remove it"),
         (["train/a/1.png", "val/a/1.png"], "has train and val alone; give it both train and test"),
-        (["train/1.png", "test/1.png"], "holds no images in class folders"),
+        (["train/1.png", "test/1.png"], "contains no class folders with images"),
         (["train/a/1.png", "test/b/1.png"], "b is a class that training lacks; add training images"),
     ],
 )

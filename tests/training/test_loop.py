@@ -23,13 +23,13 @@ from steadylens.nets.restoration import RestorationNet, initialize_xavier
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.training.loop import CURVE_POINTS, MomentumSgd, OneCycleAdam, Optimization, Training
 from steadylens.training.objectives import (
-    Augmentation,
     LogSquaredError,
     RestorationLoss,
     SquaredError,
     classifying_objective,
     restoring_objective,
 )
+from tests.tiny_runs import sign_training
 
 IMAGES = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -213,23 +213,6 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def sign_training(data: Dataset, optimization: Optimization, *, seed: int = 1, weights: int = 1) -> Training:
-    """Returns a training in which everything is random: batch, pose, noise and dropout."""
-    net = SignNet(classes=4)
-    initialize_xavier(net, generator=seeded(weights))
-    objective = classifying_objective(
-        net,
-        data.train.images,
-        data.train.labels,
-        batch=4,
-        augmentation=Augmentation(),
-        degradation=Degradation(),
-    )
-    return Training(
-        net, objective, optimization=optimization, steps=STEPS, generator=seeded(seed), clip_norm=5.0
-    )
-
-
 def point_training(
     losses: list[float], *, steps: int, optimization: Optimization = SGD, clip_norm: float | None = None
 ) -> Training:
@@ -263,13 +246,13 @@ def assert_same_state(training: Training, other: Training) -> None:
 def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(
     tiny_data: Dataset, tmp_path: Path, optimization: Optimization, cut: int
 ) -> None:
-    whole = sign_training(tiny_data, optimization)
+    whole = sign_training(tiny_data, steps=STEPS, optimization=optimization)
     advance(whole, STEPS)
-    first = sign_training(tiny_data, optimization)
+    first = sign_training(tiny_data, steps=STEPS, optimization=optimization)
     advance(first, cut)
     save_state(tmp_path / "a.training", *first.state())
     torch.manual_seed(cut)  # another process has another global generator
-    second = sign_training(tiny_data, optimization, seed=7, weights=7)
+    second = sign_training(tiny_data, steps=STEPS, optimization=optimization, seed=7, weights=7)
     second.resume(*load_state(tmp_path / "a.training"))
     assert second.step == cut
     assert second.seconds == first.seconds
@@ -292,7 +275,7 @@ def test_a_cut_in_the_middle_of_a_curve_point_does_not_show(tmp_path: Path) -> N
 
 
 def test_training_leaves_the_global_generator_as_it_was(tiny_data: Dataset) -> None:
-    training = sign_training(tiny_data, ADAM)
+    training = sign_training(tiny_data, steps=STEPS, optimization=ADAM)
     before = torch.get_rng_state()
     advance(training, 2)
     assert torch.equal(torch.get_rng_state(), before)
@@ -302,7 +285,7 @@ def test_the_global_generator_has_no_influence_and_ours_has(tiny_data: Dataset) 
     trainings = []
     for global_seed, seed in ((1, 1), (2, 1), (1, 2)):
         torch.manual_seed(global_seed)
-        trainings.append(sign_training(tiny_data, ADAM, seed=seed))
+        trainings.append(sign_training(tiny_data, steps=STEPS, optimization=ADAM, seed=seed))
         advance(trainings[-1], 2)
     assert_same_state(trainings[0], trainings[1])
     assert trainings[0].curve != trainings[2].curve
@@ -344,7 +327,7 @@ def test_a_loss_that_is_not_finite_is_a_divergence(bad: float) -> None:
 
 
 def test_a_rate_beyond_reason_is_a_divergence(tiny_data: Dataset) -> None:
-    training = sign_training(tiny_data, MomentumSgd(learning_rate=1e30))
+    training = sign_training(tiny_data, steps=STEPS, optimization=MomentumSgd(learning_rate=1e30))
     training.clip_norm = None
     with pytest.raises(DivergenceError, match=r"lower the learning rate \(1e\+30\)"):
         advance(training, STEPS)
@@ -381,7 +364,7 @@ def test_the_state_of_another_number_of_steps_is_refused() -> None:
 
 
 def test_the_state_of_another_net_is_refused(tiny_data: Dataset) -> None:
-    other = sign_training(tiny_data, SGD)
+    other = sign_training(tiny_data, steps=STEPS, optimization=SGD)
     advance(other, 1)
     with pytest.raises(CheckpointError, match=r"another net: the weights lack bias .* to start again$"):
         point_training([1.0], steps=STEPS).resume(*other.state())

@@ -190,7 +190,7 @@ def list_folder(folder: Path) -> Listing:
 def _training_classes(folder: Path, parts: dict[str, Part]) -> dict[str, int]:
     names = {name for top, part in parts.items() if part == Part.TRAIN for name in subfolders(folder / top)}
     if not names:
-        raise DatasetError(f"{folder} holds no images in class folders; put each class into its own folder")
+        raise DatasetError(f"{folder} contains no class folders with images; put each class into a folder")
     return {name: label for label, name in enumerate(sorted(names))}
 
 
@@ -202,7 +202,7 @@ def _photographs(
         start = f"{top}/{name}" if top else name
         files = scan_images(folder, start, others=others)
         if not files:
-            raise DatasetError(f"{folder / start} holds no images; fill it or remove it")
+            raise DatasetError(f"{folder / start} contains no images; fill it or remove it")
         if name not in classes:
             raise DatasetError(
                 f"{folder / start} is a class that training lacks; add training images or remove it"

@@ -1,4 +1,4 @@
-"""Noise from a pool: drawn once, then cut out at random positions, where drawing it anew takes too long."""
+"""Noise from a pool: drawn once, then cut out at random positions, where new noise takes too long."""
 
 import math
 from dataclasses import dataclass

@@ -111,7 +111,7 @@ def densities(records: Sequence[Density]) -> Figure:
         axes.set_ylim(0, top or 1)
         if tallest > top:
             axes.text(0.54, 0.88, f"{tallest:.0f} %", transform=axes.transAxes, fontsize=8, color=INK)
-        _dressed(axes, title=f"{record.family}\n{record.strength_grey:g} grey levels")
+        _style_axes(axes, title=f"{record.family}\n{record.strength_grey:g} grey levels")
     _shared_labels(figure, "value of the noise (grey levels of 255)", "share of values (%)")
     return figure
 
@@ -128,7 +128,7 @@ def training(curves: Sequence[Curve]) -> Figure:
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
-        _dressed(axes, title=curve.stage)
+        _style_axes(axes, title=curve.stage)
     _shared_labels(figure, "step", "mean loss")
     return figure
 
@@ -147,8 +147,8 @@ def restoration(records: Sequence[Restoring]) -> Figure:
         restored, gain = np.transpose([points[sigma] for sigma in sorted(points)])
         left.plot(sorted(points), restored, label=name, **styles[name])
         right.plot(sorted(points), gain, **styles[name])
-    _dressed(left, x=SIGMA_LABEL, y="mean PSNR (dB)")
-    _dressed(right, x=SIGMA_LABEL, y="gain over the noisy images (dB)")
+    _style_axes(left, x=SIGMA_LABEL, y="mean PSNR (dB)")
+    _style_axes(right, x=SIGMA_LABEL, y="gain over the noisy images (dB)")
     _common_legend(figure, left.lines)
     return figure
 
@@ -164,7 +164,7 @@ def stability(records: Sequence[Stability]) -> Figure:
         share, lower, upper = 100 * np.transpose([points[sigma] for sigma in sigmas])
         axes.fill_between(sigmas, lower, upper, color=styles[name]["color"], alpha=0.2, linewidth=0)
         axes.plot(sigmas, share, label=name, **styles[name])
-    _dressed(axes, x=SIGMA_LABEL, y="accuracy (%)")
+    _style_axes(axes, x=SIGMA_LABEL, y="accuracy (%)")
     axes.legend(frameon=False, loc="lower left")
     return figure
 
@@ -210,7 +210,7 @@ def _draw_scatters(
         grid = np.linspace(noisy.min(), noisy.max(), 50)
         axes.plot(grid, np.polyval(coefficients, grid), color=colour)
     axes.axline((30, 30), slope=1, color=QUIET, linestyle=":", linewidth=1)
-    _dressed(axes, title=f"with fitted {fit}", x="PSNR of noisy images (dB)", y="PSNR of restored (dB)")
+    _style_axes(axes, title=f"with fitted {fit}", x="PSNR of noisy images (dB)", y="PSNR of restored (dB)")
 
 
 def _draw_contractions(colours: Colours, records: Sequence[Contraction], axes: Axes) -> None:
@@ -220,7 +220,7 @@ def _draw_contractions(colours: Colours, records: Sequence[Contraction], axes: A
     axes.axline((0, 0), slope=1, color=INK, linestyle="--", linewidth=1, label="K = 1")
     axes.set(xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False, loc="upper left")
-    _dressed(axes, title="contraction", x=r"$\|\nu\|$", y=r"$\|F(x + \nu) - F(x)\|$")
+    _style_axes(axes, title="contraction", x=r"$\|\nu\|$", y=r"$\|F(x + \nu) - F(x)\|$")
 
 
 def _draw_hits(colours: Colours, records: Sequence[Hits], axes: Axes) -> None:
@@ -228,7 +228,7 @@ def _draw_hits(colours: Colours, records: Sequence[Hits], axes: Axes) -> None:
         axes.stairs(record.top1_by_norm, record.norm_edges, color=colours[record.network], linewidth=1.6)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    _dressed(axes, title="best PSNR of all nets (top-1 hits)", x=r"$\|\nu\|$", y="noisy images")
+    _style_axes(axes, title="best PSNR of all nets (top-1 hits)", x=r"$\|\nu\|$", y="noisy images")
 
 
 def _grid(count: int, *, columns: int, height: float) -> tuple[Figure, list[Axes]]:
@@ -237,7 +237,7 @@ def _grid(count: int, *, columns: int, height: float) -> tuple[Figure, list[Axes
     return figure, [figure.add_subplot(rows, columns, 1 + index) for index in range(count)]
 
 
-def _dressed(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
+def _style_axes(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     axes.set_title(title, fontsize=9, loc="left", color=INK)
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
