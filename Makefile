@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: demo test check fix clean
 
-demo: .venv/installed ## train, fuse, evaluate on drawn traffic signs; write runs/demo/report.html
+demo: .venv/installed ## train, fuse, evaluate on synthetic traffic signs; write runs/demo/report.html
 	$(BIN)/steadylens reproduce --out runs/demo
 
 # One process a core: threads beside them only wait for each other, and the suite takes twice as long.

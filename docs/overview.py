@@ -1,7 +1,7 @@
-"""Draws the picture at the top of the README from the nets of a run, on drawn signs.
+"""Draws the picture at the top of the README from the nets of a run, on synthetic signs.
 
 Usage: python docs/overview.py RUN docs/images/overview.png
-RUN is a folder that `steadylens reproduce` wrote, of drawn signs or of GTSRB, whose classes are the same.
+RUN is a folder that `steadylens reproduce` wrote, of synthetic signs or of GTSRB, whose classes are the same.
 """
 
 import sys

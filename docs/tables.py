@@ -1,7 +1,7 @@
 """Fills the tables of README.md and docs/results.md from the records in results/, one file of records a run.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Run this after results/ has changed; a test
-fails where a page and the records no longer agree.
+A table is between `<!-- table: NAME -->` and `<!-- end -->`. Run this after results/ has changed; a test
+fails where a page and the records disagree.
 """
 
 import re
@@ -27,19 +27,19 @@ from steadylens.report.paper_tables import (
     accuracy_tables,
     cost_tables,
     restoration_tables,
-    spread_tables,
     stability_tables,
     training_tables,
+    variation_tables,
 )
-from steadylens.report.tables import SIGMA, Table, first_run, line, select, source
+from steadylens.report.tables import SIGMA, Table, first_run, select, source, text_row
 
 ROOT = Path(__file__).resolve().parent.parent
 
 PAGES = {ROOT / "README.md": False, ROOT / "docs" / "results.md": True}
-"""The pages that hold tables, and whether the cells' notes (intervals, gains) are kept there."""
+"""The pages with tables, and whether they show the cells' notes (intervals, gains)."""
 
 FIRST_PAGE_RUN = "gtsrb-long"
-"""The one run that README.md shows, that of the nets which ship with the package."""
+"""The run that README.md shows: that of the nets in the package."""
 
 FIRST_PAGE_NOISE = "clipped, 8-bit"
 """The noise that README.md shows: on images as they are stored."""
@@ -55,13 +55,13 @@ GLANCE_SIGMAS = (4, 15, 25, 40)
 """The strengths that README.md shows, in grey levels of 255."""
 
 UNMEASURED = "No records yet. A run writes these tables to `tables.md` in its own folder.\n"
-"""Stands in the place of a table that there are no records for."""
+"""Replaces a table that there are no records for."""
 
 MARKED = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def tables_named(records: Sequence[Measurement]) -> dict[str, list[Table]]:
-    """Returns the tables of one run by the names that stand in the markers."""
+    """Returns the tables of one run by the names in the markers."""
     shown = first_run(records)
     by_population = {
         population: [row for row in select(shown, Stability) if row.population == population]
@@ -75,7 +75,7 @@ def tables_named(records: Sequence[Measurement]) -> dict[str, list[Table]]:
         "comparison": accuracy_tables(select(shown, Comparison)),
         "stability": stability_tables(by_population["own"]),
         "stability-all": stability_tables(by_population["all"]),
-        "spread": spread_tables(records),
+        "variation": variation_tables(records),
         "cost": cost_tables(select(shown, Cost)),
         "training": training_tables(select(shown, Curve)),
         "glance": glance_tables(shown),
@@ -90,18 +90,18 @@ def glance_tables(records: Sequence[Measurement]) -> list[Table]:
     if not known or not all(name in top1 for name in GLANCE):
         return []
     shown = [known[name, sigma] for name in GLANCE for sigma in GLANCE_SIGMAS]
-    lines = []
+    table_rows = []
     for name, title in GLANCE.items():
         shares: list[Accuracy | Stability] = [top1[name]]
         shares += [known[name, sigma] for sigma in GLANCE_SIGMAS]
-        lines.append(line(title, *(f"{row.correct / row.samples:.1%}" for row in shares)))
+        table_rows.append(text_row(title, *(f"{row.correct / row.samples:.1%}" for row in shares)))
     table = Table(
         title="How much it helps",
         caption="Traffic signs (GTSRB): accuracy on clean images, then the share of its right answers that a "
         "classifier keeps under noise.",
         source=source(shown, count="noisy images in a cell"),
         header=("", "clean", *(f"{SIGMA} = {sigma:g}" for sigma in GLANCE_SIGMAS)),
-        lines=tuple(lines),
+        rows=tuple(table_rows),
     )
     return [table]
 
@@ -112,7 +112,7 @@ def filled(text: str, runs: Mapping[str, Sequence[Measurement]], *, notes: bool)
     Args:
         text: The page.
         runs: Records by the name of their run. Runs are kept apart: each has tables of its own.
-        notes: Whether the cells' notes are kept.
+        notes: Whether to show the cells' notes.
 
     Raises:
         ValueError: If a marker names no table.
@@ -130,7 +130,7 @@ def filled(text: str, runs: Mapping[str, Sequence[Measurement]], *, notes: bool)
 
 
 def _called(records: Sequence[Measurement]) -> dict[str, list[Table]]:
-    """Returns the tables of one run of several, each with the run's recipe in its title."""
+    """Returns the tables of one of several runs, each with the run's recipe in its title."""
     recipe = records[0].provenance.recipe
     return {
         name: [replace(table, title=f"{table.title}: {recipe}") for table in tables]
@@ -146,14 +146,14 @@ def recorded_runs(folder: Path = ROOT / "results") -> dict[str, list[Measurement
 def runs_of_page(
     runs: Mapping[str, Sequence[Measurement]], *, notes: bool
 ) -> Mapping[str, Sequence[Measurement]]:
-    """Returns what a page shows: everything, or what the first page has room for."""
+    """Returns the records that a page shows: all of them, or those of the first page."""
     if notes:
         return runs
     return {FIRST_PAGE_RUN: runs[FIRST_PAGE_RUN]}
 
 
 def main() -> None:
-    """Writes both pages anew."""
+    """Updates both pages."""
     runs = recorded_runs()
     for page, notes in PAGES.items():
         text = filled(page.read_text(encoding="utf-8"), runs_of_page(runs, notes=notes), notes=notes)

@@ -1,4 +1,4 @@
-"""What test modules share: search for properties, the number format, and images that are quick to learn."""
+"""Settings and fixtures of all tests: Hypothesis, the number format, and images that are easy to learn."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from steadylens.data.datasets import Dataset, ImageSet
 
-# The machine that runs the tests may be busy: how long an example takes says nothing about the code.
+# The machine that runs the tests may be busy, so the time of an example has no limit.
 settings.register_profile("steadylens", deadline=None)
 settings.load_profile("steadylens")
 
@@ -26,9 +26,9 @@ def coloured(count: int, *, seed: int) -> ImageSet:
 
 @pytest.fixture(scope="session", autouse=True)
 def float32_on_every_cpu() -> Iterator[None]:
-    """Hides fast bfloat16, so that nets learn in float32, as the oracles compute, whatever the processor.
+    """Hides fast bfloat16, so that nets learn in float32 on every processor, as the oracles compute.
 
-    Of the session, because fixtures of modules train, too. Other processes see the processor as it is.
+    Its scope is the session, because fixtures of modules train too. Other processes are not affected.
     """
     with pytest.MonkeyPatch.context() as patch:
         if hasattr(torch.cpu, "get_capabilities"):

@@ -1,10 +1,10 @@
-"""What tests look for in a table."""
+"""Reads cells and texts of tables, for tests."""
 
 from steadylens.report.tables import Cell, Table
 
 
 def cells(table: Table, name: str) -> tuple[Cell, ...]:
-    return next(line.cells[1:] for line in table.lines if line.cells[0].text == name)
+    return next(row.cells[1:] for row in table.rows if row.cells[0].text == name)
 
 
 def texts(table: Table, name: str) -> list[str]:
@@ -12,4 +12,4 @@ def texts(table: Table, name: str) -> list[str]:
 
 
 def best_in_column(table: Table, column: int) -> list[str]:
-    return [line.cells[0].text for line in table.lines if line.cells[column].best]
+    return [row.cells[0].text for row in table.rows if row.cells[column].best]

@@ -1,4 +1,4 @@
-"""Complete, plausible and made-up records, for tests of what is made from records."""
+"""Complete, plausible, invented records, for tests of tables, figures and pages."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ from steadylens.records import (
 NOISE = "clipped, 8-bit"
 SIGMAS = (1.0, 2.0, 4.0, 8.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0)
 RESTORERS = {"L11": 6.0, "L9": 5.5, "L7": 5.2, "L5": 4.4, "L3": 2.6, "Dong": 2.0}
-"""Names of the nets, and how many decibels each gains from strong noise."""
+"""Names of the nets, and the gain of each at strong noise in decibels."""
 
 CLASSIFIERS = {
     "original": 0.20,
@@ -37,16 +37,16 @@ CLASSIFIERS = {
     "strong noise augmentation": 0.10,
     "restoration + original": 0.06,
 }
-"""Names of the networks, and what share of their answers noise of 40 grey levels costs."""
+"""Names of the networks, and the share of answers that noise of 40 grey levels spoils."""
 
 POPULATIONS: tuple[tuple[Literal["own", "all"], float, int], ...] = (
     ("own", 1.0, 12_520),
     ("all", 0.991, 12_630),
 )
-"""Of Table 4: accuracy without noise, and number of images."""
+"""Populations of Table 4: name, accuracy without noise, number of images."""
 
 FIGURES: tuple[tuple[Literal[2, 4], int], ...] = ((2, 5), (4, 2))
-"""The paper's number of a figure, and how many panels its rows have."""
+"""Numbers of figures in the paper, and how many panels each row has."""
 
 PROVENANCE = Provenance(
     recipe="fast",
@@ -59,7 +59,7 @@ PROVENANCE = Provenance(
 
 
 def sample_records() -> list[Measurement]:
-    """Returns rows of every kind; the same ones every time."""
+    """Returns records of every type, the same each time."""
     return [
         *curves(),
         *densities(),

@@ -1,4 +1,4 @@
-"""A GPU computes what the CPU computes, and the whole paper runs on it; skipped where there is none."""
+"""A GPU gives the results of the CPU, and all experiments run on it; skipped without a GPU."""
 
 from dataclasses import replace
 from itertools import islice
@@ -11,16 +11,15 @@ from steadylens.checkpoints.checkpoint import load_state, save_state
 from steadylens.data.datasets import Dataset
 from steadylens.evaluation.workflows import reproduce
 from steadylens.metrics import psnr
-from steadylens.nets.classification import SignNet
 from steadylens.nets.restoration import GaussianSmoothing, initialize_xavier, restorer_named
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.records import read_records
-from steadylens.training.loop import OneCycleAdam, Training
-from steadylens.training.objectives import Augmentation, classifying_objective
+from steadylens.training.loop import OneCycleAdam
 from steadylens.training.recipes import SMOKE
 from steadylens.training.run import Run, Update
+from tests.tiny_runs import sign_training
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU of NVIDIA's")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no NVIDIA GPU")
 
 STEPS = 6
 
@@ -28,28 +27,6 @@ STEPS = 6
 def on_gpu(data: Dataset) -> Dataset:
     parts = {name: getattr(data, name).to("cuda") for name in ("train", "validation", "test")}
     return replace(data, **parts)
-
-
-def sign_training(data: Dataset) -> Training:
-    """Returns a training on the GPU in which everything is random: batch, pose, noise and dropout."""
-    net = SignNet(classes=4)
-    initialize_xavier(net, generator=torch.Generator().manual_seed(0))
-    objective = classifying_objective(
-        net.to("cuda"),
-        data.train.images,
-        data.train.labels,
-        batch=4,
-        augmentation=Augmentation(),
-        degradation=Degradation(),
-    )
-    return Training(
-        net,
-        objective,
-        optimization=OneCycleAdam(learning_rate=1e-3),
-        steps=STEPS,
-        generator=torch.Generator("cuda").manual_seed(0),
-        clip_norm=5.0,
-    )
 
 
 @pytest.mark.parametrize("name", ["L11", "L3", "Dong"])
@@ -89,14 +66,17 @@ def test_degradation_repeats_with_its_generator_and_keeps_the_contract() -> None
 
 def test_a_training_that_was_cut_off_goes_on_with_the_same_draws(tiny_data: Dataset, tmp_path: Path) -> None:
     data = on_gpu(tiny_data)
-    whole, first, second = (sign_training(data) for _ in range(3))
+    whole, first, second = (
+        sign_training(data, optimization=OneCycleAdam(learning_rate=1e-3), steps=STEPS, device="cuda")
+        for _ in range(3)
+    )
     losses = [progress.loss for progress in whole.run()]
-    told = [progress.loss for progress in islice(first.run(), 3)]
+    resumed = [progress.loss for progress in islice(first.run(), 3)]
     save_state(tmp_path / "a.training", *first.state())
     second.resume(*load_state(tmp_path / "a.training"))
-    told += [progress.loss for progress in second.run()]
+    resumed += [progress.loss for progress in second.run()]
     # A GPU adds up in an order of its own, so equal draws give nearly equal losses.
-    assert told == pytest.approx(losses, rel=0.02)
+    assert resumed == pytest.approx(losses, rel=0.02)
 
 
 def test_the_whole_paper_runs(tiny_data: Dataset, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Batches, number formats and layouts: what may change is the speed, never the result."""
+"""Batches, number formats and layouts change the speed, never the result."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ NET = RestorationNet(3).eval()
 
 
 class CountingIdentity(nn.Module):
-    """Notes the sizes of the batches that pass."""
+    """Records the sizes of batches."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The error tree that the docstring draws is the tree of the classes."""
+"""The tree of errors in the docstring is the tree of the classes."""
 
 import inspect
 import re
@@ -16,7 +16,7 @@ CLASSES = {
 
 
 def drawn_bases() -> dict[str, set[str]]:
-    """Returns the bases of each class by name, as the docstring draws them."""
+    """Returns the bases of each class by name, as in the docstring."""
     bases: dict[str, set[str]] = {}
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -29,12 +29,12 @@ def drawn_bases() -> dict[str, set[str]]:
     return bases
 
 
-def test_the_docstring_draws_every_class_and_no_other() -> None:
+def test_the_docstring_has_every_class_and_no_other() -> None:
     assert drawn_bases().keys() == CLASSES.keys()
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
-def test_a_class_has_the_bases_that_are_drawn(name: str) -> None:
+def test_a_class_has_the_bases_of_the_docstring(name: str) -> None:
     assert {base.__name__ for base in CLASSES[name].__bases__} == drawn_bases()[name]
 
 
@@ -80,7 +80,7 @@ def test_a_missing_library_comes_with_the_command_that_installs_it() -> None:
         (RuntimeError("something else"), False),
     ],
 )
-def test_a_lack_of_memory_is_known_by_what_libraries_say(error: Exception, *, lacking: bool) -> None:
+def test_a_lack_of_memory_is_recognised_in_messages_of_libraries(error: Exception, *, lacking: bool) -> None:
     assert lacks_memory(error) == lacking
 
 
@@ -94,5 +94,5 @@ def test_a_lack_of_memory_is_known_by_what_libraries_say(error: Exception, *, la
         ("", "RuntimeError"),
     ],
 )
-def test_a_reason_is_one_line_that_says_something(text: str, reason: str) -> None:
+def test_a_reason_is_one_useful_line(text: str, reason: str) -> None:
     assert reason_of(RuntimeError(text)) == reason

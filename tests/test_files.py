@@ -1,4 +1,4 @@
-"""Whatever happens while a file is written, at its place is the old file or the whole new one."""
+"""Whatever happens while a file is written, its path has the old file or the whole new one."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ from steadylens.files import check_folder, check_place, replacing
 
 
 def write_in_limited_process(path: Path, body: str) -> subprocess.CompletedProcess[str]:
-    """Runs `body` with `temporary` lent for `path`, where no file may grow beyond 64 KiB."""
+    """Runs `body` with a temporary path for `path` in a process that cannot write more than 64 KiB."""
     code = (
         "import os, resource, signal\n"
         "from pathlib import Path\n"
@@ -48,7 +48,7 @@ def test_the_temporary_file_is_a_sibling_with_the_same_suffix(tmp_path: Path) ->
         assert temporary.name.startswith(".")
 
 
-def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with replacing(path) as first, replacing(path) as second:
         first.write_text("first")
@@ -74,7 +74,7 @@ def test_the_old_file_stays_when_the_block_raises(tmp_path: Path, error: type[Ba
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_error_of_our_own_passes_unchanged(tmp_path: Path) -> None:
+def test_a_storage_error_passes_unchanged(tmp_path: Path) -> None:
     ours = StorageError("ours")
     with pytest.raises(StorageError) as caught, replacing(tmp_path / "a.txt"):
         raise ours
@@ -97,7 +97,7 @@ def test_the_old_file_stays_when_the_process_is_interrupted(tmp_path: Path) -> N
     path.write_text("old")
     run = write_in_limited_process(
         path,
-        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a parent in the background ignores it
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # background processes ignore it
         "temporary.write_bytes(bytes(1000)); os.kill(os.getpid(), signal.SIGINT)",
     )
     assert run.returncode != 0
@@ -125,7 +125,7 @@ def test_a_folder_that_is_a_file_is_a_storage_error(tmp_path: Path) -> None:
         pass
 
 
-def test_a_place_that_is_a_folder_is_a_storage_error(tmp_path: Path) -> None:
+def test_a_path_that_is_a_folder_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(StorageError, match=r"a\.txt"), replacing(tmp_path / "a.txt"):
         pass
@@ -136,7 +136,7 @@ def test_a_place_that_is_a_folder_is_a_storage_error(tmp_path: Path) -> None:
     "write",
     [
         lambda path: path.write_text("text"),
-        lambda path: save_file({"a": torch.zeros(2)}, path),  # makes a private file of its own
+        lambda path: save_file({"a": torch.zeros(2)}, path),  # replaces the file by its own
     ],
     ids=["text", "safetensors"],
 )
@@ -151,7 +151,7 @@ def test_the_permissions_are_those_of_any_new_file(tmp_path: Path, write: Callab
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o444, 0o664, 0o200])
-def test_a_file_that_takes_the_place_of_another_has_its_permissions(tmp_path: Path, mode: int) -> None:
+def test_a_file_that_replaces_another_has_its_permissions(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     path.chmod(mode)
@@ -162,7 +162,7 @@ def test_a_file_that_takes_the_place_of_another_has_its_permissions(tmp_path: Pa
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
-def test_a_file_that_takes_the_place_of_another_has_its_owner(tmp_path: Path) -> None:
+def test_a_file_that_replaces_another_has_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     os.chown(path, 1234, 4321)
@@ -192,7 +192,7 @@ def test_a_group_that_cannot_be_kept_gives_no_rights_to_another(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_name_that_is_too_long_is_said_to_be(tmp_path: Path) -> None:
+def test_the_error_of_a_long_name_says_so(tmp_path: Path) -> None:
     with (
         pytest.raises(StorageError, match="File name too long; choose a shorter name"),
         replacing(tmp_path / ("n" * 300)) as temporary,
@@ -201,7 +201,7 @@ def test_a_name_that_is_too_long_is_said_to_be(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_is_checked_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_path_is_checked_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     check_place(tmp_path / "file")
     check_place(tmp_path / "new" / "folders" / "a.txt")

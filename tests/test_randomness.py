@@ -1,4 +1,4 @@
-"""Seeds that a path of names decides, and nothing else."""
+"""A seed depends on its path of names and on nothing else."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ from steadylens.randomness import derived_generator, derived_seed
 paths = st.lists(st.text(max_size=4) | st.integers(), max_size=3).map(tuple)
 
 
-def test_a_seed_is_half_the_head_of_the_hash_of_its_path() -> None:
+def test_a_seed_is_the_first_63_bits_of_the_hash_of_its_path() -> None:
     digest = hashlib.sha256(b"7/'stability'/3").hexdigest()
     assert derived_seed(7, "stability", 3) == int(digest[:16], 16) // 2
 
@@ -45,7 +45,7 @@ def test_distinct_paths_have_distinct_seeds(
         ((), ("",)),
     ],
 )
-def test_paths_that_look_alike_are_told_apart(
+def test_similar_paths_have_different_seeds(
     first: tuple[str | int, ...], second: tuple[str | int, ...]
 ) -> None:
     assert derived_seed(0, *first) != derived_seed(0, *second)
@@ -70,7 +70,7 @@ def test_the_draws_of_neighbouring_paths_do_not_correlate() -> None:
     assert correlation.abs().max() < 0.03
 
 
-def test_the_global_generator_is_left_alone() -> None:
+def test_the_global_generator_does_not_change() -> None:
     state = torch.get_rng_state()
     torch.rand(3, generator=derived_generator(0, "noise"))
     assert torch.equal(torch.get_rng_state(), state)

@@ -1,4 +1,4 @@
-"""Records survive the way through a file, and a file that holds none says why."""
+"""Records are the same after writing and reading; files without records are refused with a reason."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from steadylens.errors import RecordError, StorageError
 from steadylens.records import (
-    KINDS,
+    RECORD_TYPES,
     Accuracy,
     Cost,
     Measurement,
@@ -26,7 +26,7 @@ from steadylens.records import (
 PROVENANCE = Provenance(
     recipe="smoke",
     seed=7,
-    data="drawn signs, 43 classes",
+    data="synthetic signs, 43 classes",
     commit="unknown",
     versions=(("numpy", "2.3"), ("torch", "2.11")),
     device="CPU, 2 threads",
@@ -44,41 +44,41 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
             return st.lists(values_of(items[0]), max_size=3).map(tuple)
         return st.tuples(*map(values_of, items))
     if is_dataclass(hint) and isinstance(hint, type):
-        return rows_of(hint)
-    # Equality is how the round trip is judged, and NaN equals nothing; it has a test of its own.
+        return records_of(hint)
+    # Records are compared by equality, and NaN equals nothing; it has a test of its own.
     plain = {int: st.integers(), float: st.floats(allow_nan=False), str: st.text(max_size=8)}
     return plain[hint] if hint in plain else st.sampled_from(get_args(hint))
 
 
-def rows_of(kind: type) -> st.SearchStrategy[Any]:
-    """Returns a strategy for records of one kind."""
-    values = {name: values_of(hint) for name, hint in get_type_hints(kind).items()}
+def records_of(record_type: type) -> st.SearchStrategy[Any]:
+    """Returns a strategy for records of one type."""
+    values = {name: values_of(hint) for name, hint in get_type_hints(record_type).items()}
     if "samples" in values:
         values["samples"] = st.integers(min_value=1)
-    return st.builds(kind, **values)
+    return st.builds(record_type, **values)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a folder that the examples of a property may share: each overwrites the one before."""
+    """Returns a folder that examples of a property share: each overwrites the files of the one before."""
     return tmp_path_factory.mktemp("records")
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("record_type", RECORD_TYPES.values(), ids=RECORD_TYPES)
 @settings(max_examples=40, deadline=None)  # each example waits for the disk
 @given(data=st.data())
-def test_every_kind_survives_the_way_through_a_file(
-    folder: Path, kind: type[Measurement], data: st.DataObject
+def test_every_type_is_the_same_after_writing_and_reading(
+    folder: Path, record_type: type[Measurement], data: st.DataObject
 ) -> None:
-    records = data.draw(st.lists(rows_of(kind), max_size=2))
+    records = data.draw(st.lists(records_of(record_type), max_size=2))
     path = folder / "records.jsonl"
     write_records(path, records)
     back = read_records(path)
     assert back == records
-    assert list(map(hash, back)) == list(map(hash, records))  # a list in place of a tuple has no hash
+    assert list(map(hash, back)) == list(map(hash, records))  # a list instead of a tuple has no hash
 
 
-def test_kinds_mix_in_one_file_and_keep_their_order(tmp_path: Path) -> None:
+def test_types_may_be_mixed_in_one_file_and_keep_their_order(tmp_path: Path) -> None:
     accuracies = [replace(ACCURACY, k=k) for k in (5, 1, 2)]
     cost = Cost(
         provenance=PROVENANCE, samples=50, seconds=1.0, network="L11", size=48, parameters=397_411,
@@ -103,13 +103,13 @@ def test_what_is_not_a_number_survives(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["停", "a\nb", "a\r\nb", "a\x85b", "a\u2028b", "a\udcffb", '"', "\0"])
-def test_any_text_survives_even_what_some_call_a_line_end(tmp_path: Path, text: str) -> None:
+def test_any_text_survives_line_ends_included(tmp_path: Path, text: str) -> None:
     record = replace(ACCURACY, network=text)
     write_records(tmp_path / "records.jsonl", [record])
     assert read_records(tmp_path / "records.jsonl") == [record]
 
 
-def test_a_file_has_one_row_a_line_and_says_its_kind(tmp_path: Path) -> None:
+def test_a_file_has_one_record_per_line_with_its_kind(tmp_path: Path) -> None:
     write_records(tmp_path / "records.jsonl", [ACCURACY, ACCURACY])
     lines = (tmp_path / "records.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["Accuracy", "Accuracy"]
@@ -121,8 +121,8 @@ def test_no_record_makes_an_empty_file(tmp_path: Path) -> None:
     assert read_records(tmp_path / "records.jsonl") == []
 
 
-def test_the_kinds_are_the_measurements_by_name() -> None:
-    assert {kind.__name__: kind for kind in Measurement.__subclasses__()} == KINDS
+def test_the_record_types_are_the_measurements_by_name() -> None:
+    assert {each.__name__: each for each in Measurement.__subclasses__()} == RECORD_TYPES
 
 
 def test_a_record_cannot_be_changed() -> None:
@@ -130,7 +130,7 @@ def test_a_record_cannot_be_changed() -> None:
         ACCURACY.correct = 100  # type: ignore[misc]
 
 
-# Files that hold no records
+# Files without records
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -208,14 +208,14 @@ def test_a_missing_folder_is_made(tmp_path: Path) -> None:
     assert read_records(path) == [ACCURACY]
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where a folder is needed", encoding="utf-8")
     with pytest.raises(StorageError, match=r"cannot write .*records\.jsonl"):
         write_records(tmp_path / "taken" / "records.jsonl", [ACCURACY])
 
 
 @pytest.mark.parametrize("samples", [0, -1, "7", 1.5, None])
-def test_a_row_that_counts_over_nothing_is_refused(tmp_path: Path, samples: object) -> None:
+def test_a_record_without_samples_is_refused(tmp_path: Path, samples: object) -> None:
     path = tmp_path / "records.jsonl"
     write_records(path, [ACCURACY])
     row = json.loads(path.read_text(encoding="utf-8"))

@@ -1,10 +1,15 @@
-"""Runs of a few steps on a few images, for tests of what stages share."""
+"""Runs of a few steps on a few images, for tests of stages."""
 
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from steadylens.data.datasets import Dataset
+from steadylens.nets.classification import SignNet
+from steadylens.nets.restoration import initialize_xavier
+from steadylens.noise.degradation import Degradation
+from steadylens.training.loop import Optimization, Training
+from steadylens.training.objectives import Augmentation, classifying_objective
 from steadylens.training.recipes import SMOKE
 from steadylens.training.run import Run, Update
 from steadylens.training.settings import Recipe
@@ -25,7 +30,7 @@ TINY = replace(
 
 @dataclass
 class Notebook:
-    """Writes down what a run tells, and interrupts it once a stage has told `limit` steps."""
+    """Records the updates of a run, and interrupts it when a stage has done `limit` steps."""
 
     limit: int | None = None
     updates: list[Update] = field(default_factory=list)
@@ -50,4 +55,39 @@ def run_of(
         device=torch.device("cpu"),
         observe=observe,
         checkpoint_seconds=seconds,
+    )
+
+
+def sign_training(
+    data: Dataset,
+    *,
+    optimization: Optimization,
+    steps: int,
+    seed: int = 1,
+    weights: int = 1,
+    device: str = "cpu",
+) -> Training:
+    """Returns a training of the sign net with random batches, poses, noise and dropout.
+
+    Args:
+        data: The images, on the device.
+        optimization: The optimizer and its settings.
+        steps: The number of steps.
+        seed: Seed of everything but the first weights.
+        weights: Seed of the first weights.
+        device: The device of the net.
+    """
+    net = SignNet(classes=4)
+    initialize_xavier(net, generator=torch.Generator().manual_seed(weights))
+    objective = classifying_objective(
+        net.to(device),
+        data.train.images,
+        data.train.labels,
+        batch=4,
+        augmentation=Augmentation(),
+        degradation=Degradation(),
+    )
+    generator = torch.Generator(device).manual_seed(seed)
+    return Training(
+        net, objective, optimization=optimization, steps=steps, generator=generator, clip_norm=5.0
     )

@@ -1,4 +1,4 @@
-"""What the machine at hand does fastest: number format, memory layout, batch that fits the cache."""
+"""What a device computes fastest: number format, memory layout, and a batch that fits into the cache."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,7 +11,7 @@ ProgressCallback = Callable[[int, int], None]
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Says whether `device` multiplies bfloat16 faster than float32 (a GPU of 2020 on, AVX512-BF16, AMX)."""
+    """Returns whether a device multiplies bfloat16 faster than float32 (GPU of 2020 on, AVX512-BF16, AMX)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
@@ -21,19 +21,19 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def fast_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Returns a context in which the nets run in bfloat16 where that is faster, else one without effect."""
+    """Returns a context in which nets run in bfloat16 if that is faster; otherwise it has no effect."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
 
 
 def fast_memory_format(device: torch.device) -> torch.memory_format:
-    """Returns the layout in which the convolutions of `device` run fastest."""
+    """Returns the memory layout with the fastest convolutions on `device`."""
     return torch.channels_last if has_fast_bfloat16(device) else torch.contiguous_format
 
 
 def cache_batch(device: torch.device) -> int:
-    """Returns how many 48x48 images to send through a net at once.
+    """Returns how many 48x48 images to run through a net at once.
 
-    On a CPU the feature maps of ten images still lie in the cache: L11 is half again as fast as with 50.
+    On a CPU the feature maps of ten images fit into the cache: L11 is 1.5 times as fast as with 50 images.
     """
     return 10 if device.type == "cpu" else 1024
 
@@ -51,8 +51,8 @@ def forward_in_batches(
     Args:
         module: The net, in eval mode, or a method of it.
         images: (N, C, H, W), on the net's device.
-        batch: Images in a batch, or None for as many as fit the device's cache. The result does not depend
-            on it beyond rounding.
+        batch: Images in a batch, or None for as many as fit into the device's cache. It changes the result
+            only by rounding.
     """
     with torch.inference_mode():
         return torch.cat([module(some) for some in torch.split(images, batch or cache_batch(images.device))])

@@ -1,24 +1,24 @@
-"""The error tree. Whatever goes wrong for a reason that a user can mend is one of these.
+"""The errors that the package raises when a user can correct the cause.
 
 SteadylensError
 ├── SettingError (ValueError)       an argument or an option breaks a rule
 ├── InputError (ValueError)         something read from outside cannot be used
 │   ├── ImageError                  an image, or a batch of them, breaks the image contract
-│   │   └── ImageSizeError          an image file holds more pixels than are read
+│   │   └── ImageSizeError          an image file has more pixels than the limit
 │   ├── DatasetError                a folder, an annotation file or a class list cannot be used
 │   ├── CheckpointError             a file of weights or of training state cannot be used
 │   └── RecordError                 a file of measurements cannot be used
-├── DivergenceError (ValueError)    training left the finite numbers
-├── ExportError (ValueError)        a net cannot be exported, or answers otherwise once it is
+├── DivergenceError (ValueError)    the training loss became infinite or NaN
+├── ExportError (ValueError)        a net cannot be exported, or its export gives other results
 ├── StorageError (OSError)          a file cannot be written
 └── MissingExtraError (ImportError) an optional library is not installed
 
-Every message holds the value, the rule and the way out.
+Every message contains the value, the rule and the way out.
 """
 
 
 class SteadylensError(Exception):
-    """Root of every error that the package raises on purpose."""
+    """Base class of every error that the package raises on purpose."""
 
 
 class SettingError(SteadylensError, ValueError):
@@ -34,7 +34,7 @@ class ImageError(InputError):
 
 
 class ImageSizeError(ImageError):
-    """An image file holds more pixels than are read."""
+    """An image file has more pixels than the limit."""
 
 
 class DatasetError(InputError):
@@ -50,11 +50,11 @@ class RecordError(InputError):
 
 
 class DivergenceError(SteadylensError, ValueError):
-    """Training left the finite numbers."""
+    """The training loss became infinite or NaN."""
 
 
 class ExportError(SteadylensError, ValueError):
-    """A net cannot be exported, or answers otherwise once it is."""
+    """A net cannot be exported, or its export gives other results."""
 
 
 class StorageError(SteadylensError, OSError):
@@ -66,7 +66,7 @@ class MissingExtraError(SteadylensError, ImportError):
 
     Args:
         library: The name of the missing library.
-        extra: The extra of this package that brings it.
+        extra: The extra of this package that installs it.
     """
 
     def __init__(self, library: str, extra: str) -> None:
@@ -74,14 +74,14 @@ class MissingExtraError(SteadylensError, ImportError):
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Says whether memory ran out: PyTorch has an error of its own, on a CPU there is only a text."""
-    told = ("can't allocate memory", "Failed to allocate memory", "bad_alloc")
+    """Returns whether memory ran out; on a CPU, PyTorch says so only in the message."""
+    messages = ("can't allocate memory", "Failed to allocate memory", "bad_alloc")
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return known or any(text in str(error) for text in told)
+    return known or any(text in str(error) for text in messages)
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns why another library failed, in one line: the first that says more than where in its code."""
+    """Returns why another library failed: the first line of its message that is more than a place in code."""
     lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not line.startswith("Exception from ")]
-    return next(iter([*telling, *filter(None, lines)]), type(error).__name__)
+    useful = [line for line in lines if line and not line.startswith("Exception from ")]
+    return next(iter([*useful, *filter(None, lines)]), type(error).__name__)

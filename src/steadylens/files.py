@@ -13,17 +13,17 @@ from steadylens.errors import StorageError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Lends a temporary path beside `path` and renames it to `path` once the block has ended well.
+    """Provides a temporary path next to `path` and renames it to `path` when the block ends without an error.
 
-    If the block raises (a full disk, an interrupt), the temporary file is removed and whatever stood at
-    `path` before stays as it was. A file that takes the place of another has its permissions and, as far as
-    the system allows it, its owner.
+    If the block raises (a full disk, an interrupt), the temporary file is removed and an older file at `path`
+    stays as it was. A file that replaces another keeps its permissions and, as far as the system allows,
+    its owner.
 
     Args:
-        path: Where the file shall appear. Its folder is made when it is missing.
+        path: The file to write. Its folder is made if it is missing.
 
     Yields:
-        The temporary path to write to; it has the suffix of `path`, for writers that look at it.
+        The temporary path to write to; it has the suffix of `path`, which some writers look at.
 
     Raises:
         StorageError: If the operating system refuses to make, write or rename the file.
@@ -42,8 +42,8 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         if before is not None:
-            mode = _given(temporary, before, mode)
-        temporary.chmod(mode)  # some writers replace the file by a private one of their own
+            mode = _take_owner(temporary, before, mode)
+        temporary.chmod(mode)  # some writers replace the file by one with other permissions
         temporary.replace(path)
     except OSError as error:
         if isinstance(error, StorageError):
@@ -54,10 +54,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_place(path: Path) -> None:
-    """Refuses a place where no file can appear, before long work is done for it.
+    """Checks that a file can be written at `path`, before long work is done for it.
 
     Raises:
-        StorageError: If a folder is there, or its own folder can be none or may not be written to.
+        StorageError: If `path` is a folder, or its folder cannot be made or written to.
     """
     if path.is_dir():
         raise StorageError(f"cannot write {path}: it is a folder; choose another place")
@@ -65,23 +65,23 @@ def check_place(path: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuses a folder, there or not, in which no file can appear.
+    """Checks that files can be written in a folder, which may not exist yet.
 
     Raises:
-        StorageError: If it, or what it should be made in, is a file or may not be written to.
+        StorageError: If the folder, or the one to make it in, is a file or may not be written to.
     """
     try:
-        there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+        existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     except OSError as error:
         raise _refused(folder, error, "choose another place") from error
-    if there.is_dir() and os.access(there, os.W_OK):
+    if existing.is_dir() and os.access(existing, os.W_OK):
         return
-    reason = "may not be written to" if there.is_dir() else "is no folder"
-    raise StorageError(f"cannot write into {folder}: {there} {reason}; choose another place")
+    reason = "may not be written to" if existing.is_dir() else "is no folder"
+    raise StorageError(f"cannot write into {folder}: {existing} {reason}; choose another place")
 
 
-def _given(path: Path, before: os.stat_result, mode: int) -> int:
-    """Gives a file the group and owner of another, as far as may be; returns the mode that it may have."""
+def _take_owner(path: Path, before: os.stat_result, mode: int) -> int:
+    """Gives a file the group and owner of the file it replaces, if allowed; returns the safe permissions."""
     if hasattr(os, "chown"):
         for owner, group in ((-1, before.st_gid), (before.st_uid, -1)):
             with suppress(OSError):

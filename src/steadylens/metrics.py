@@ -1,4 +1,4 @@
-"""What the experiments measure: quality, contraction, accuracy and how sure it is."""
+"""Metrics of the experiments: image quality, contraction, accuracy, intervals and tests."""
 
 import math
 from statistics import NormalDist
@@ -16,11 +16,11 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
     Eq. (4) is 10 log10(255^2 / MSE) in grey levels of 255; in [0, 1] the same is 10 log10(1 / MSE).
 
     Args:
-        images: Degraded or restored images, float (N, C, H, W) in [0, 1]; values outside count as they are.
+        images: Degraded or restored images, float (N, C, H, W) in [0, 1]; values outside are not clipped.
         reference: The clean images, of the same shape.
 
     Returns:
-        Decibels, (N,). The mean squared error runs over all pixels and channels of one image; equal images
+        Decibels, (N,). The mean squared error is over all pixels and channels of one image; equal images
         give infinity.
 
     Raises:
@@ -31,9 +31,9 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
 
 
 def hits(psnr_db: Tensor) -> tuple[Tensor, Tensor]:
-    """Tells for each image which net restored it best, and which two did (Table 2).
+    """Returns for each image which net restored it best, and which two nets restored it best (Table 2).
 
-    Ties, between infinities too, go to the earlier net.
+    Ties, infinite PSNRs included, go to the earlier net.
 
     Args:
         psnr_db: PSNR of each net's restored images, float (K, N) for K nets, at least two, and N images.
@@ -42,7 +42,7 @@ def hits(psnr_db: Tensor) -> tuple[Tensor, Tensor]:
         Two bool tensors (K, N): the best net, one True per image; and the best two nets, two True per image.
 
     Raises:
-        SettingError: If there are fewer than two nets, or a PSNR is not a number.
+        SettingError: If there are fewer than two nets, or a PSNR is NaN.
     """
     if psnr_db.ndim != 2 or psnr_db.shape[0] < 2:
         raise SettingError(
@@ -50,10 +50,10 @@ def hits(psnr_db: Tensor) -> tuple[Tensor, Tensor]:
             "stack one row per net"
         )
     if psnr_db.isnan().any():
-        raise SettingError("a PSNR is not a number and cannot be ranked; look for NaN in the restored images")
+        raise SettingError("a PSNR is NaN and cannot be ranked; look for NaN in the restored images")
     ranking = psnr_db.sort(dim=0, descending=True, stable=True).indices
-    nobody = torch.zeros_like(psnr_db, dtype=torch.bool)
-    return nobody.scatter(0, ranking[:1], True), nobody.scatter(0, ranking[:2], True)
+    no_net = torch.zeros_like(psnr_db, dtype=torch.bool)
+    return no_net.scatter(0, ranking[:1], True), no_net.scatter(0, ranking[:2], True)
 
 
 def contraction_quotients(
@@ -66,20 +66,23 @@ def contraction_quotients(
     Args:
         restored_noisy: F(x + nu), float (N, C, H, W).
         restored_clean: F(x), of the same shape.
-        noisy: x + nu, float (N, C, H, W); a net in its valid form restores less than all of it.
+        noisy: x + nu, float (N, C, H, W); larger than the restored images if the net does not pad.
         clean: x, of the shape of `noisy`.
 
     Returns:
-        The quotients, the norms ||nu|| and the norms ||F(x + nu) - F(x)||, each (N,). Zero noise tells
-        nothing about F: its quotient is 0, so that it never is the largest.
+        The quotients, the norms ||nu|| and the norms ||F(x + nu) - F(x)||, each (N,). Without noise
+        the quotient is 0, so that it is never the largest.
 
     Raises:
-        ImageError: If a batch is no float tensor (N, C, H, W), or the shapes do not go together.
+        ImageError: If a batch is no float tensor (N, C, H, W), or the shapes do not match.
     """
     _check_pair(restored_noisy, restored_clean)
     _check_pair(noisy, clean)
     if len(noisy) != len(restored_noisy):
-        raise ImageError(f"{len(noisy)} noisy images cannot have {len(restored_noisy)} restored ones")
+        raise ImageError(
+            f"there are {len(noisy)} noisy and {len(restored_noisy)} restored images; give one restored "
+            "image for each"
+        )
     noise_norms = torch.linalg.vector_norm(noisy - clean, dim=(1, 2, 3))
     restored_norms = torch.linalg.vector_norm(restored_noisy - restored_clean, dim=(1, 2, 3))
     quotients = torch.where(noise_norms == 0, 0, restored_norms / noise_norms)
@@ -87,26 +90,25 @@ def contraction_quotients(
 
 
 def top_k(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Tells for each image whether its label is among the k classes with the largest logits.
+    """Returns for each image whether its label is among the k classes with the largest logits.
 
-    A class stands before the label when its logit is at least the label's, so a tie counts against the
-    label: a classifier that answers the same for every class is never right (but where k takes them all).
-    A logit that is not a number stands before the label too, and such a label behind every other class.
+    Ties count against the label: a classifier with equal logits for all classes is never right (unless k is
+    the number of classes). NaN counts against the label too, in its own logit and in those of other classes.
 
     Args:
         logits: Float (N, classes).
         labels: Integers (N,), each in [0, classes).
-        k: How many classes are looked at, from 1 to classes.
+        k: How many classes to look at, from 1 to classes.
 
     Returns:
         Bool (N,).
 
     Raises:
-        SettingError: If the shapes do not go together, k is out of range, or a label is no class.
+        SettingError: If the shapes do not match, k is out of range, or a label is no class.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise SettingError(
-            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not go together; "
+            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} do not match; "
             "(N, classes) and (N,) are needed"
         )
     classes = logits.shape[1]
@@ -115,7 +117,7 @@ def top_k(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     if labels.is_floating_point() or ((labels < 0) | (labels >= classes)).any():
         raise SettingError(f"labels must be integers from 0 to {classes - 1}; check the class list")
     of_label = logits.gather(1, labels.long()[:, None])
-    before_label = (~(logits < of_label)).sum(dim=1) - 1  # less the label itself
+    before_label = (~(logits < of_label)).sum(dim=1) - 1  # without the label itself
     return before_label < k
 
 
@@ -124,9 +126,9 @@ def wilson_interval(correct: int, samples: int, *, confidence: float = 0.95) -> 
 
     Args:
         correct: Number of successes, from 0 to `samples`.
-        samples: Number of independent trials, at least 1. Many noisy versions of one image are not
-            independent: for those the interval is narrower than it ought to be.
-        confidence: Probability that the interval aims to hold, between 0 and 1.
+        samples: Number of independent trials, at least 1. Noisy versions of one image are not independent:
+            for those the interval is too narrow.
+        confidence: Probability that the interval should contain the true proportion, between 0 and 1.
 
     Returns:
         The lower and the upper end, in [0, 1].
@@ -137,21 +139,21 @@ def wilson_interval(correct: int, samples: int, *, confidence: float = 0.95) -> 
     if samples < 1 or not 0 <= correct <= samples:
         raise SettingError(f"{correct} correct of {samples} samples: 0 <= correct <= samples >= 1 is needed")
     if not 0 < confidence < 1:
-        raise SettingError(f"confidence is {confidence}, it must lie between 0 and 1, 0.95 for example")
+        raise SettingError(f"confidence is {confidence}, it must be between 0 and 1, 0.95 for example")
     z = -NormalDist().inv_cdf((1 - confidence) / 2)
     share = correct / samples
     scale = 1 + z**2 / samples
     centre = (share + z**2 / (2 * samples)) / scale
     spread = z / scale * math.sqrt(share * (1 - share) / samples + z**2 / (4 * samples**2))
-    # At the ends of [0, 1] the formula is exact in real numbers only.
+    # At the ends of [0, 1] the formula has rounding errors.
     return 0.0 if correct == 0 else centre - spread, 1.0 if correct == samples else centre + spread
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Returns the p value of McNemar's exact two-sided test of two classifiers on the same images.
 
-    Under the hypothesis that both are equally accurate, each image on which only one of them is right is
-    a fair coin; the images on which both are right, or both wrong, tell nothing.
+    If both are equally accurate, each image that only one of them gets right is like the toss of a fair coin;
+    images that both get right, or both wrong, do not count.
 
     Args:
         only_first: Number of images that the first gets right and the second wrong.
@@ -176,5 +178,5 @@ def _check_pair(images: Tensor, reference: Tensor) -> None:
     if images.shape != reference.shape:
         raise ImageError(
             f"images have shape {tuple(images.shape)} and their reference {tuple(reference.shape)}; "
-            "each image needs its own, of the same size"
+            "each image needs a reference of the same size"
         )

@@ -1,6 +1,6 @@
-"""Measurements as frozen rows, in files of one JSON object a line; tables and figures are made from these.
+"""Records of measurements, in files with one JSON object per line; tables and figures are made from them.
 
-Units stand in the field names: `_db` decibels, `_grey` grey levels of 255, `_seconds`, `_milliseconds`.
+Field names end in their units: `_db` decibels, `_grey` grey levels of 255, `_seconds`, `_milliseconds`.
 Norms are Euclidean, over all the pixels and channels of one image in [0, 1].
 """
 
@@ -17,15 +17,15 @@ from steadylens.files import replacing
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Provenance:
-    """Where a row comes from.
+    """Where a record comes from.
 
     Attributes:
         recipe: Name of the recipe.
-        seed: Seed that every generator of the run was derived from.
-        data: The source of the images, as it was given, with its fingerprint.
+        seed: The seed of the run, from which every generator is derived.
+        data: The source of the images, as given by the user, with its fingerprint.
         commit: Version-control commit of the code, or "unknown".
         versions: Pairs of library and version.
-        device: What the numbers were computed on.
+        device: The device that computed the numbers.
     """
 
     recipe: str
@@ -38,12 +38,12 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """What every row has.
+    """The fields of every record.
 
     Attributes:
-        provenance: Where the row comes from.
-        samples: Number of (noisy) images that the row counts over.
-        seconds: What measuring took, shared by the rows that were measured together.
+        provenance: Where the record comes from.
+        samples: Number of (noisy) images that the record counts over.
+        seconds: Time of measuring, the same in all records that were measured together.
     """
 
     provenance: Provenance
@@ -53,7 +53,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve(Measurement):
-    """How one stage of training went: the mean loss since the point before, point by point."""
+    """The training curve of one stage; a loss is the mean since the point before."""
 
     stage: str
     steps: tuple[int, ...]
@@ -67,7 +67,7 @@ class Density(Measurement):
 
     Attributes:
         family: Name of the noise family, with its settings where they matter.
-        strength_grey: Standard deviation before sparsifying or the like, in grey levels.
+        strength_grey: Standard deviation before masking, in grey levels.
         edges_grey: Edges of the bins, one more than `shares`.
         shares: Share of the noise values in each bin.
     """
@@ -80,13 +80,12 @@ class Density(Measurement):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Restoring(Measurement):
-    """Mean PSNR of Gaussian noise of one strength before and after one net; 0 grey levels are clean images.
+    """Mean PSNR under Gaussian noise of one strength, before and after one net; 0 means clean images.
 
-    Each mean is over the images whose PSNR is finite; it is infinite if all images equal the clean ones.
+    The means are over images with finite PSNR; they are infinite if all images equal the clean ones.
 
     Attributes:
-        noise: How noisy images are stored: "clipped, 8-bit", "clipped", "unclipped, 8-bit"
-            or "unclipped".
+        noise: The noise mode: "clipped, 8-bit", "clipped", "unclipped, 8-bit" or "unclipped".
     """
 
     network: str
@@ -115,15 +114,15 @@ class Hits(Measurement):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scatter(Measurement):
-    """PSNR of the noisy against PSNR of the restored images (Fig. 3, top).
+    """PSNR of the restored images against PSNR of the noisy images (Fig. 3, top).
 
     Attributes:
-        noisy_db: A sample of the points, for drawing.
-        restored_db: The same points' restored side.
+        noisy_db: PSNR of a sample of the noisy images, for drawing.
+        restored_db: PSNR of the same images after restoration.
         mean_noisy_db: Mean over all samples.
         mean_restored_db: Mean over all samples.
-        line: Least-squares line over all samples, highest power first.
-        parabola: Least-squares second-order polynomial over all samples, highest power first.
+        line: Coefficients of the least-squares line over all samples, highest power first.
+        parabola: Coefficients of the least-squares parabola over all samples, highest power first.
     """
 
     network: str
@@ -141,12 +140,12 @@ class Contraction(Measurement):
     """Quotients ||F(x + nu) - F(x)|| / ||nu|| of one net (Fig. 3, bottom left).
 
     Attributes:
-        noise_norms: A sample of ||nu||, for drawing.
-        restored_norms: The same samples' ||F(x + nu) - F(x)||.
+        noise_norms: ||nu|| of a sample of the images, for drawing.
+        restored_norms: ||F(x + nu) - F(x)|| of the same images.
         quantiles: Pairs of probability and quotient, over all samples.
         largest: The largest quotient of all.
         norm_edges: Edges of bins of ||nu||, one more than `quantiles_by_norm`.
-        quantiles_by_norm: Quotients in each bin at the probabilities of `quantiles`; none in an empty bin.
+        quantiles_by_norm: For each bin, quotients at the probabilities of `quantiles`; none in an empty bin.
     """
 
     network: str
@@ -175,8 +174,8 @@ class Comparison(Measurement):
     """McNemar's exact test of two networks on the same clean test images.
 
     Attributes:
-        only_first: Images that the first gets right and the second wrong.
-        only_second: Images that the second gets right and the first wrong.
+        only_first: Number of images that the first gets right and the second wrong.
+        only_second: Number of images that the second gets right and the first wrong.
     """
 
     first: str
@@ -191,8 +190,8 @@ class Stability(Measurement):
     """Accuracy of one network under Gaussian noise of one strength, with its Wilson interval (Table 4).
 
     Attributes:
-        population: "own" for noisy versions of the images that the network classifies correctly when they
-            are clean, as in the paper; "all" for those of every image.
+        population: "own" for noisy versions of the images that the network classifies correctly when
+            clean, as in the paper; "all" for noisy versions of all images.
         images: Number of clean images behind the samples.
     """
 
@@ -208,12 +207,12 @@ class Stability(Measurement):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost(Measurement):
-    """What one network costs, for images of `size` x `size` pixels.
+    """The cost of one network, for images of `size` x `size` pixels.
 
     Attributes:
         multiplications: Multiply-adds of the convolutions and linear layers, for one image.
-        milliseconds: Time for one image, within batches of `samples` images.
-        training_seconds: Time that training it took, all its stages together.
+        milliseconds: Time per image in batches of `samples` images.
+        training_seconds: Time of all its training stages.
     """
 
     network: str
@@ -226,12 +225,12 @@ class Cost(Measurement):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture(Measurement):
-    """One row of images in a figure that people look at (Fig. 2 and 4, and two that the paper lacks).
+    """One row of sample images (Fig. 2 and 4, and two figures that the paper lacks).
 
     Attributes:
-        figure: The paper's number of the figure; or "saved" and "lost" for answers on noisy images that a
-            restorer put right, or wrong.
-        title: What the row shows, the class or the answers.
+        figure: The paper's number of the figure; "saved" for noisy images that a classifier gets right only
+            behind the restorer, "lost" for those that it gets right only without the restorer.
+        title: What the row shows, for example the class.
         panels: Pairs of caption and image, a PNG in base64.
     """
 
@@ -240,17 +239,17 @@ class Picture(Measurement):
     panels: tuple[tuple[str, str], ...]
 
 
-KINDS: dict[str, type[Measurement]] = {
-    kind.__name__: kind
-    for kind in (
+RECORD_TYPES: dict[str, type[Measurement]] = {
+    record_type.__name__: record_type
+    for record_type in (
         Curve, Density, Restoring, Hits, Scatter, Contraction, Accuracy, Comparison, Stability, Cost, Picture
     )
 }  # fmt: skip
-"""The kinds of row, by the name that stands in the file."""
+"""The types of records, by their name in files."""
 
 
 def write_records(path: Path, records: Iterable[Measurement]) -> None:
-    """Writes rows as JSON lines; the file appears whole or not at all.
+    """Writes records as JSON lines; the file appears whole or not at all.
 
     Raises:
         StorageError: If the file cannot be written.
@@ -261,17 +260,17 @@ def write_records(path: Path, records: Iterable[Measurement]) -> None:
 
 
 def read_records(path: Path) -> list[Measurement]:
-    """Reads the rows that `write_records` wrote.
+    """Reads the records that `write_records` wrote.
 
     Raises:
-        RecordError: If the file is missing, or a line of it is no row of a known kind.
+        RecordError: If the file is missing, or a line of it is no record of a known type.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror}; name a file of records") from error
+        raise RecordError(f"{path} cannot be read: {error.strerror}; give a file of records") from error
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path} is no file of records, which are lines of JSON; name another") from error
+        raise RecordError(f"{path} is no file of records, which are lines of JSON; give another") from error
     records = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -284,29 +283,29 @@ def read_records(path: Path) -> list[Measurement]:
 
 
 def encode(record: Measurement) -> dict[str, Any]:
-    """Returns a row as plain data, as it stands in a file."""
+    """Returns a record as plain data, as files contain it."""
     return {"kind": type(record).__name__, **_plain(asdict(record))}
 
 
-def decode(row: dict[str, Any]) -> Measurement:
-    """Returns the row that `encode` gave.
+def decode(data: dict[str, Any]) -> Measurement:
+    """Returns the record that `encode` turned into plain data.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: If it is no row of a known kind.
+        KeyError, TypeError, ValueError, AttributeError: If it is no record of a known type.
     """
-    kind = KINDS[row["kind"]]
-    values = {name: _frozen(value) for name, value in row.items() if name not in {"kind", "provenance"}}
-    provenance = Provenance(**{name: _frozen(value) for name, value in row["provenance"].items()})
-    missing = {field.name for field in fields(kind)} - values.keys() - {"provenance"}
+    record_type = RECORD_TYPES[data["kind"]]
+    values = {name: _frozen(value) for name, value in data.items() if name not in {"kind", "provenance"}}
+    provenance = Provenance(**{name: _frozen(value) for name, value in data["provenance"].items()})
+    missing = {field.name for field in fields(record_type)} - values.keys() - {"provenance"}
     if missing:
         raise KeyError(f"missing {', '.join(sorted(missing))}")
     if not (isinstance(values["samples"], int) and values["samples"] > 0):
         raise ValueError(f"samples is {values['samples']!r}, it must be at least 1")
-    return kind(provenance=provenance, **values)
+    return record_type(provenance=provenance, **values)
 
 
 def _plain(value: Any) -> Any:
-    """Returns the value with floats that JSON lacks, infinite decibels say, as {"float": "inf"}."""
+    """Returns plain data; floats that JSON lacks, for example infinity, become {"float": "inf"}."""
     match value:
         case dict():
             return {name: _plain(item) for name, item in value.items()}
@@ -318,6 +317,7 @@ def _plain(value: Any) -> Any:
 
 
 def _frozen(value: Any) -> Any:
+    """Returns the value that `_plain` turned into plain data, with tuples instead of lists."""
     match value:
         case list():
             return tuple(_frozen(item) for item in value)

@@ -41,8 +41,8 @@ from steadylens.nets.classification import FusedClassifier, PreparedClassifier, 
 from steadylens.nets.facts import RESTORING
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.records import Accuracy, Measurement, read_records
-from steadylens.report.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS, TABLE_1
 from steadylens.report.tables import first_run
+from tests.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS, TABLE_1
 
 ROOT = Path(__file__).parents[2]
 

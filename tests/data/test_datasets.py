@@ -1,189 +1,24 @@
-"""Images are made once, and a kept copy is believed only when it is sound.
-
-A source gives the same images, labels and parts every time, quickly the second time.
-"""
+"""A source gives the same images, labels and parts every time, quickly the second time."""
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import FrozenInstanceError
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import platformdirs
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from steadylens.data import synthetic_signs
-from steadylens.data.datasets import Dataset, ImageSet, Job, load_dataset, load_or_make, pixel_digests
+from steadylens.data.datasets import Dataset, ImageSet, load_dataset
+from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import DatasetError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED
 
-SIZE, FRAMES, COUNT = 4, 2, 150
-
-
-def make(seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (FRAMES, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-
-
-def forbidden() -> Tensor:
-    raise AssertionError("images are made although they are kept")
-
-
-def load(path: Path, jobs: list[Job] | None = None) -> Tensor:
-    jobs = [partial(make, seed) for seed in range(COUNT)] if jobs is None else jobs
-    images, digests, notes = load_or_make(path, jobs, frames=FRAMES, size=SIZE, progress=None)
-    assert torch.equal(digests, pixel_digests(images))
-    assert notes == ()
-    return images
-
-
-EXPECTED = torch.cat([make(seed) for seed in range(COUNT)])
-
-
-NONE: list[Job] = [forbidden] * COUNT
-
-
-def test_images_stand_in_the_order_of_their_jobs(tmp_path: Path) -> None:
-    assert torch.equal(load(tmp_path / "a.safetensors"), EXPECTED)
-
-
-def test_a_second_load_makes_nothing(tmp_path: Path) -> None:
-    load(tmp_path / "a.safetensors")
-    assert torch.equal(load(tmp_path / "a.safetensors", NONE), EXPECTED)
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_images_lie_in_the_file_and_changing_them_does_not_change_it(tmp_path: Path) -> None:
-    for _ in range(2):  # as they are made, and as they are read
-        images = load(tmp_path / "a.safetensors")
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8") if Path("/proc/self/maps").exists() else ""
-        assert not maps or str(tmp_path / "a.safetensors") in maps
-        images.zero_()
-        del images
-    assert torch.equal(load(tmp_path / "a.safetensors", NONE), EXPECTED)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-5000] ^= 1
-    path.write_bytes(content)
-
-
-def write_text(path: Path) -> None:
-    path.write_text("no tensors")
-
-
-def forget_digests(path: Path) -> None:
-    save_file({"images": EXPECTED}, path)
-
-
-def keep_fewer(path: Path) -> None:
-    save_file({"images": EXPECTED[1:].clone(), "digests": pixel_digests(EXPECTED[1:])}, path)
-
-
-def keep_floats(path: Path) -> None:
-    save_file({"images": EXPECTED.float(), "digests": pixel_digests(EXPECTED)}, path)
-
-
-@pytest.mark.parametrize(
-    "damage", [cut, empty, flip_a_bit, write_text, forget_digests, keep_fewer, keep_floats]
-)
-def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    path = tmp_path / "a.safetensors"
-    load(path)
-    damage(path)
-    assert torch.equal(load(path), EXPECTED)
-    assert torch.equal(load(path, NONE), EXPECTED)  # the sound copy is kept
-
-
-def test_progress_counts_images_up_to_all_of_them(tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
-    jobs: list[Job] = [partial(make, seed) for seed in range(COUNT)]
-    for _ in range(2):  # the second time they are kept
-        load_or_make(
-            tmp_path / "a.safetensors",
-            jobs,
-            frames=FRAMES,
-            size=SIZE,
-            progress=lambda done, total: calls.append((done, total)),
-        )
-    assert calls == [(128, 300), (256, 300), (300, 300)]
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_job_that_raises_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
-    begun: list[int] = []
-
-    def job(number: int) -> Tensor:
-        begun.append(number)
-        if number == 3:
-            raise error("stop")
-        return make(number)
-
-    jobs: list[Job] = [partial(job, number) for number in range(5000)]
-    with pytest.raises(error, match="stop"):
-        load_or_make(tmp_path / "a.safetensors", jobs, frames=FRAMES, size=SIZE, progress=None)
-    assert list(tmp_path.iterdir()) == []
-    assert len(begun) < len(jobs)
-
-
-def test_images_that_cannot_be_kept_come_with_a_note(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    jobs: list[Job] = [partial(make, 0)]
-    path = tmp_path / "file" / "a.safetensors"
-    images, _, notes = load_or_make(path, jobs, frames=FRAMES, size=SIZE, progress=None)
-    assert torch.equal(images, make(0))
-    (note,) = notes
-    assert note.startswith(f"the images are not kept for the next time: cannot write {path}")
-
-
-def test_a_full_disk_leaves_no_file_and_a_note(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    code = (
-        "import resource, torch\n"
-        "from pathlib import Path\n"
-        "from steadylens.data.datasets import load_or_make\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "job = lambda: torch.zeros(1, 3, 64, 64, dtype=torch.uint8)\n"
-        f"print(load_or_make(Path({str(path)!r}), [job], frames=1, size=64, progress=None)[2])\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert "the images are not kept for the next time" in run.stdout
-    assert list(tmp_path.iterdir()) == []
-
-
-@given(seeds=st.lists(st.integers(0, 3), min_size=1, max_size=6))
-def test_digests_are_equal_exactly_where_images_are(seeds: list[int]) -> None:
-    digests = pixel_digests(torch.stack([make(seed)[0] for seed in seeds])).tolist()
-    assert [[one == other for one in digests] for other in digests] == [
-        [one == other for one in seeds] for other in seeds
-    ]
-
-
-def test_no_images_have_no_digests() -> None:
-    assert pixel_digests(torch.zeros(0, 3, 4, 4, dtype=torch.uint8)).shape == (0,)
-
-
-LOADED_SIZE = 6
+SIZE = 6
 
 
 COUNTS = {"apple": 20, "pear": 10, "quince": 5}
@@ -207,7 +42,7 @@ def fruit(tmp_path: Path) -> Path:
 
 
 def loaded(
-    root: Path, *, seed: int = 0, validation_share: float = 0.25, size: int = LOADED_SIZE, fit: Fit = SQUASHED
+    root: Path, *, seed: int = 0, validation_share: float = 0.25, size: int = SIZE, fit: Fit = SQUASHED
 ) -> Dataset:
     return load_dataset(
         f"folder:{root}",
@@ -242,21 +77,21 @@ def test_every_image_is_in_one_part_with_its_label(fruit: Path) -> None:
     assert all_contents(dataset) == [(label, n) for label, k in enumerate(COUNTS.values()) for n in range(k)]
     for part in (dataset.train, dataset.validation, dataset.test):
         assert (part.images[:, 0, 0, 0] == 50 * part.labels).all()
-        assert part.images.shape == (len(part), 3, LOADED_SIZE, LOADED_SIZE)
+        assert part.images.shape == (len(part), 3, SIZE, SIZE)
         assert part.images.is_contiguous()
     assert dataset.class_names == tuple(COUNTS)
     assert dataset.source == f"folder:{fruit}"
     assert dataset.notes == ()
 
 
-def test_a_fifth_is_for_test_and_the_share_of_the_rest_for_validation(fruit: Path) -> None:
+def test_a_fifth_is_for_test_and_the_given_share_of_the_rest_for_validation(fruit: Path) -> None:
     dataset = loaded(fruit)
     assert dataset.test.labels.bincount().tolist() == [4, 2, 1]
     assert dataset.validation.labels.bincount().tolist() == [4, 2, 1]
     assert dataset.train.labels.bincount().tolist() == [12, 6, 3]
 
 
-def test_no_track_stands_in_two_parts(fruit: Path) -> None:
+def test_no_track_is_in_two_parts(fruit: Path) -> None:
     dataset = loaded(fruit)
     tracks = torch.cat([dataset.train.tracks, dataset.validation.tracks, dataset.test.tracks])
     assert sorted(tracks.tolist()) == list(range(sum(COUNTS.values())))
@@ -302,7 +137,7 @@ def test_images_are_what_pillow_makes_of_them(fruit: Path) -> None:
         number = int(path.stem)
         pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-        small = Image.fromarray(pixels).resize((LOADED_SIZE, LOADED_SIZE), Image.Resampling.BILINEAR)
+        small = Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         expected[np.array(small).transpose(2, 0, 1).tobytes()] = number
     train = loaded(fruit).train
     found = {image.numpy().tobytes() for image in train.images[train.labels == 1]}
@@ -311,7 +146,7 @@ def test_images_are_what_pillow_makes_of_them(fruit: Path) -> None:
 
 
 def stripe(path: Path, label: int, number: int) -> None:
-    """Writes a photograph thrice as wide as it is high, whose middle third has a colour of its own."""
+    """Writes a photograph three times as wide as high, whose middle third has a colour of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (90, 30), (200, 0, number))
     image.paste((0, 50 + label, number), (30, 0, 60, 30))
@@ -337,7 +172,7 @@ def test_the_centre_of_a_photograph_is_cut_out_undistorted(wide: Path) -> None:
 
 
 def test_each_fit_has_images_and_a_fingerprint_of_its_own(wide: Path) -> None:
-    fits = [Fit(), Fit(keeps_shape=True), Fit(keeps_shape=True, side=LOADED_SIZE + 2)]
+    fits = [Fit(), Fit(keeps_shape=True), Fit(keeps_shape=True, side=SIZE + 2)]
     found = [loaded(wide, fit=fit) for fit in fits]
     assert len({dataset.fingerprint for dataset in found}) == 3
     assert len(list((wide.parent / "cache").iterdir())) == 3
@@ -347,27 +182,27 @@ def test_each_fit_has_images_and_a_fingerprint_of_its_own(wide: Path) -> None:
 
 
 def test_squashing_in_another_spelling_is_the_same_set(wide: Path) -> None:
-    assert loaded(wide).fingerprint == loaded(wide, fit=Fit(side=LOADED_SIZE)).fingerprint
+    assert loaded(wide).fingerprint == loaded(wide, fit=Fit(side=SIZE)).fingerprint
     assert len(list((wide.parent / "cache").iterdir())) == 1
 
 
-def test_the_fingerprint_of_squashed_photographs_is_what_it_ever_was(fruit: Path) -> None:
+def test_the_fingerprint_of_squashed_photographs_is_golden(fruit: Path) -> None:
     assert loaded(fruit).fingerprint == "1f6903dd3d9a"
 
 
-def test_a_fit_that_does_not_reach_the_size_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=f"of which no {LOADED_SIZE} can be cut out"):
-        load_dataset("folder:no/where", size=LOADED_SIZE, fit=Fit(side=LOADED_SIZE - 1), cache=tmp_path)
+def test_a_fit_below_the_size_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=f"of which no {SIZE} can be cut out"):
+        load_dataset("folder:no/where", size=SIZE, fit=Fit(side=SIZE - 1), cache=tmp_path)
 
 
-def test_drawn_signs_are_squares_already(drawn: Path) -> None:
+def test_synthetic_signs_are_square_with_any_fit(drawn: Path) -> None:
     usual, cropped = (load_dataset("signs:1", size=16, fit=fit, cache=drawn) for fit in (Fit(), Fit(side=20)))
     assert same(usual, cropped)
     assert usual.fingerprint == cropped.fingerprint
 
 
 def spoil(root: Path) -> None:
-    """Makes every image unreadable, but leaves length and time as they were."""
+    """Makes every image unreadable without changing its length or its time of modification."""
     for path in root.rglob("*.*"):
         state = path.stat()
         path.write_bytes(bytes(state.st_size))
@@ -382,14 +217,14 @@ def test_a_second_load_reads_no_image(fruit: Path) -> None:
     assert len(list((fruit.parent / "cache").iterdir())) == 1
 
 
-def test_another_size_is_decoded_anew(fruit: Path) -> None:
+def test_another_size_is_decoded_again(fruit: Path) -> None:
     loaded(fruit)
     spoil(fruit)
     with pytest.raises(DatasetError, match="is not an image of a known format"):
-        loaded(fruit, size=LOADED_SIZE + 1)
+        loaded(fruit, size=SIZE + 1)
 
 
-def test_a_changed_image_is_seen(fruit: Path) -> None:
+def test_a_changed_image_is_noticed(fruit: Path) -> None:
     first = loaded(fruit)
     paint(fruit / "pear" / "00.png", 50, 200)
     second = loaded(fruit)
@@ -397,7 +232,7 @@ def test_a_changed_image_is_seen(fruit: Path) -> None:
     assert second.fingerprint != first.fingerprint
 
 
-def test_a_new_and_a_lost_image_are_seen(fruit: Path) -> None:
+def test_a_new_and_a_deleted_image_are_noticed(fruit: Path) -> None:
     loaded(fruit)
     paint(fruit / "pear" / "99.png", 50, 99)
     (fruit / "pear" / "00.png").unlink()
@@ -406,7 +241,7 @@ def test_a_new_and_a_lost_image_are_seen(fruit: Path) -> None:
     assert (1, 0) not in all_contents(dataset)
 
 
-def test_a_renamed_class_is_seen(fruit: Path) -> None:
+def test_a_renamed_class_is_noticed(fruit: Path) -> None:
     first = loaded(fruit)
     (fruit / "pear").rename(fruit / "plum")
     second = loaded(fruit)
@@ -414,7 +249,7 @@ def test_a_renamed_class_is_seen(fruit: Path) -> None:
     assert second.fingerprint != first.fingerprint
 
 
-def test_the_set_may_move(fruit: Path) -> None:
+def test_the_data_set_may_move(fruit: Path) -> None:
     first = loaded(fruit)
     moved = fruit.rename(fruit.with_name("moved"))
     spoil(moved)
@@ -423,7 +258,7 @@ def test_the_set_may_move(fruit: Path) -> None:
     assert second.fingerprint == first.fingerprint
 
 
-def test_damage_is_mended_from_the_images(fruit: Path) -> None:
+def test_a_damaged_cache_is_made_again_from_the_images(fruit: Path) -> None:
     first = loaded(fruit)
     (file,) = (fruit.parent / "cache").iterdir()
     content = bytearray(file.read_bytes())
@@ -432,14 +267,16 @@ def test_damage_is_mended_from_the_images(fruit: Path) -> None:
     assert same(first, loaded(fruit))
 
 
-def test_changing_a_set_does_not_change_the_cache(fruit: Path) -> None:
+def test_changing_a_data_set_does_not_change_the_cache(fruit: Path) -> None:
     first = loaded(fruit)
     before = first.train.images.clone()
     first.train.images.zero_()
     assert torch.equal(loaded(fruit).train.images, before)
 
 
-def test_the_user_cache_folder_is_the_usual_place(fruit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_in_the_users_cache_folder_by_default(
+    fruit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     places: list[str] = []
 
     def place(name: str) -> Path:
@@ -447,18 +284,18 @@ def test_the_user_cache_folder_is_the_usual_place(fruit: Path, monkeypatch: pyte
         return fruit.parent / "home"
 
     monkeypatch.setattr(platformdirs, "user_cache_path", place)
-    load_dataset(f"folder:{fruit}", size=LOADED_SIZE)
+    load_dataset(f"folder:{fruit}", size=SIZE)
     assert places == ["steadylens"]
     (file,) = (fruit.parent / "home").iterdir()
     assert file.name.startswith("folder-")
 
 
-def test_progress_ends_with_all_images_and_is_silent_when_they_are_kept(fruit: Path) -> None:
+def test_progress_ends_with_all_images_and_is_silent_when_they_are_cached(fruit: Path) -> None:
     calls: list[tuple[int, int]] = []
     for _ in range(2):
         load_dataset(
             f"folder:{fruit}",
-            size=LOADED_SIZE,
+            size=SIZE,
             cache=fruit.parent,
             progress=lambda done, total: calls.append((done, total)),
         )
@@ -467,15 +304,15 @@ def test_progress_ends_with_all_images_and_is_silent_when_they_are_kept(fruit: P
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a cache folder that holds the smallest set of drawn signs."""
+    """Returns a cache folder with the smallest set of synthetic signs."""
     cache = tmp_path_factory.mktemp("cache")
     load_dataset("signs:1", size=16, cache=cache)
     return cache
 
 
-def test_drawn_signs_have_43_classes_in_tracks_of_five(drawn: Path) -> None:
+def test_synthetic_signs_have_43_classes_in_tracks_of_five(drawn: Path) -> None:
     dataset = load_dataset("signs:1", size=16, cache=drawn)
-    assert dataset.class_names == synthetic_signs.CLASS_NAMES
+    assert dataset.class_names == CLASS_NAMES
     assert dataset.notes == ()
     for part, tracks in ((dataset.train, 1), (dataset.validation, 1), (dataset.test, 10)):
         assert part.images.shape == (43 * 5 * tracks, 3, 16, 16)
@@ -494,14 +331,14 @@ def test_the_test_signs_do_not_depend_on_the_seed(drawn: Path) -> None:
 
 
 def fake_track(label: int, *, frames: int, rng: np.random.Generator, size: int) -> object:
-    """Stands for drawing, to look at what is asked for."""
+    """Returns random images in place of drawings."""
     return rng.integers(0, 256, (frames, 3, size, size), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
     ("source", "count"), [("signs", 60), ("signs:60", 60), ("signs:33", 35), ("signs:3", 10)]
 )
-def test_the_number_of_drawn_images_is_about_the_one_asked_for(
+def test_the_number_of_synthetic_signs_is_about_the_one_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, count: int
 ) -> None:
     monkeypatch.setattr(synthetic_signs, "draw_track", fake_track)
@@ -510,7 +347,9 @@ def test_the_number_of_drawn_images_is_about_the_one_asked_for(
     assert len(dataset.test) == 43 * 50
 
 
-def test_more_drawn_signs_begin_with_the_same_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_larger_set_of_synthetic_signs_contains_the_smaller_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(synthetic_signs, "draw_track", fake_track)
     few, many = (load_dataset(source, size=2, cache=tmp_path) for source in ("signs:10", "signs:20"))
     assert torch.equal(few.test.images, many.test.images)
@@ -522,7 +361,7 @@ def test_more_drawn_signs_begin_with_the_same_ones(tmp_path: Path, monkeypatch: 
     assert pixels(few) < pixels(many)
 
 
-def test_signs_that_are_drawn_otherwise_are_not_taken_from_the_cache(
+def test_an_old_cache_is_not_used_after_the_drawing_code_changed(
     drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = load_dataset("signs:1", size=16, cache=drawn)
@@ -538,14 +377,14 @@ def test_signs_that_are_drawn_otherwise_are_not_taken_from_the_cache(
         ("", "source is '', it must be"),
         ("folder:", "source is 'folder:', it must be"),
         ("gtsrb", "source is 'gtsrb', it must be"),
-        ("signs:many", "source is 'signs:many', the number of images a class must be 1 or more"),
-        ("signs:0", "the number of images a class must be 1 or more"),
-        ("signs:-5", "the number of images a class must be 1 or more"),
+        ("signs:many", "source is 'signs:many', the number of images per class must be 1 or more"),
+        ("signs:0", "the number of images per class must be 1 or more"),
+        ("signs:-5", "the number of images per class must be 1 or more"),
         ("folder:no/where", "no/where: No such file or directory; give a folder that can be read"),
         ("gtsrb:no/where", "no/where: No such file or directory; give a folder that can be read"),
     ],
 )
-def test_a_source_that_is_none_is_refused(tmp_path: Path, source: str, message: str) -> None:
+def test_an_unknown_source_is_refused(tmp_path: Path, source: str, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         load_dataset(source, cache=tmp_path)
 
@@ -561,7 +400,7 @@ def test_a_size_below_one_pixel_is_refused_before_any_work(tmp_path: Path) -> No
         load_dataset("folder:no/where", size=0, cache=tmp_path)
 
 
-def test_a_truncated_image_is_named_and_nothing_is_kept(fruit: Path) -> None:
+def test_a_truncated_image_is_named_and_nothing_is_cached(fruit: Path) -> None:
     path = fruit / "apple" / "00.png"
     path.write_bytes(path.read_bytes()[:44])
     with pytest.raises(DatasetError, match=r"apple/00\.png cannot be read: .*; replace the file"):
@@ -615,13 +454,13 @@ def test_a_subset_is_a_copy() -> None:
     assert whole.images.max() == 3
 
 
-def test_a_set_that_is_on_its_device_is_not_copied() -> None:
+def test_moving_to_the_same_device_copies_nothing() -> None:
     whole = image_set()
     assert whole.to("cpu").images.data_ptr() == whole.images.data_ptr()
     assert whole.to("meta").labels.device.type == "meta"
 
 
-def test_a_set_is_frozen() -> None:
+def test_an_image_set_is_frozen() -> None:
     whole = image_set()
     with pytest.raises(FrozenInstanceError):
         whole.labels = whole.tracks  # type: ignore[misc]
@@ -630,14 +469,14 @@ def test_a_set_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "error", "message"),
     [
-        (torch.zeros(2, 3, 4, 4), torch.zeros(2).long(), ImageError, r"torch\.float32 .*convert with"),
+        (torch.zeros(2, 3, 4, 4), torch.zeros(2).long(), ImageError, r"torch\.float32 .*convert them with"),
         (torch.zeros(2, 1, 4, 4).byte(), torch.zeros(2).long(), ImageError, r"\(N, 3, H, W\)"),
         (torch.zeros(3, 4, 4).byte(), torch.zeros(3).long(), ImageError, r"\(3, 4, 4\)"),
         (torch.zeros(2, 3, 4, 4).byte(), torch.zeros(3).long(), DatasetError, r"labels are .*2 images need"),
         (torch.zeros(2, 3, 4, 4).byte(), torch.zeros(2), DatasetError, r"labels are torch\.float32"),
     ],
 )
-def test_a_set_refuses_what_breaks_its_contract(
+def test_an_image_set_refuses_what_breaks_its_contract(
     images: Tensor, labels: Tensor, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

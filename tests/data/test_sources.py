@@ -1,4 +1,4 @@
-"""A folder a class is a data set, in the layouts that people have.
+"""Folders with one folder per class are data sets, in several layouts.
 
 Both layouts of the benchmark give the same images, labels and tracks.
 """
@@ -30,16 +30,16 @@ def test_class_folders_are_read_at_any_depth(tmp_path: Path) -> None:
     touch(tmp_path, "cat/1.png", "cat/deep/er/2.JPG", "dog/1.webp", "dog/notes.txt", "README.md", "loose.png")
     listing = list_folder(tmp_path)
     assert listing.class_names == ("cat", "dog")
-    assert [(shot.part, shot.path, shot.label) for shot in listing.photographs] == [
+    assert [(photograph.part, photograph.path, photograph.label) for photograph in listing.photographs] == [
         (Part.TRAIN, "cat/1.png", 0),
         (Part.TRAIN, "cat/deep/er/2.JPG", 0),
         (Part.TRAIN, "dog/1.webp", 1),
     ]
-    assert len({shot.track for shot in listing.photographs}) == 3
-    assert all(shot.box is None for shot in listing.photographs)
+    assert len({photograph.track for photograph in listing.photographs}) == 3
+    assert all(photograph.box is None for photograph in listing.photographs)
 
 
-def test_hidden_files_and_folders_do_not_count(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path, "cat/1.png", "cat/._1.png", "dog/1.png", "dog/.thumbs/1.png", ".trash/1.png")
     listing = list_folder(tmp_path)
     assert listing.class_names == ("cat", "dog")
@@ -49,7 +49,10 @@ def test_hidden_files_and_folders_do_not_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("validation", ["val", "validation"])
 def test_folders_of_parts_are_used(tmp_path: Path, validation: str) -> None:
     touch(tmp_path, "train/a/1.png", "train/b/1.png", f"{validation}/b/1.png", "test/a/1.png")
-    parts = {shot.path: (shot.part, shot.label) for shot in list_folder(tmp_path).photographs}
+    parts = {
+        photograph.path: (photograph.part, photograph.label)
+        for photograph in list_folder(tmp_path).photographs
+    }
     assert parts == {
         "train/a/1.png": (Part.TRAIN, 0),
         "train/b/1.png": (Part.TRAIN, 1),
@@ -60,7 +63,11 @@ def test_folders_of_parts_are_used(tmp_path: Path, validation: str) -> None:
 
 def test_names_of_parts_may_be_capital(tmp_path: Path) -> None:
     touch(tmp_path, "Train/a/1.png", "Train/b/1.png", "TEST/a/1.png")
-    assert [shot.part for shot in list_folder(tmp_path).photographs] == [Part.TRAIN, Part.TRAIN, Part.TEST]
+    assert [photograph.part for photograph in list_folder(tmp_path).photographs] == [
+        Part.TRAIN,
+        Part.TRAIN,
+        Part.TEST,
+    ]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -99,11 +106,11 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "holds no images in class folders; put each class into its own folder"),
-        (["1.png", "2.png"], "holds no images in class folders"),
-        (["a/1.png", "b/1.txt"], "b holds no images; fill it or remove it"),
+        ([], "contains no class folders with images; put each class into a folder"),
+        (["1.png", "2.png"], "contains no class folders with images"),
+        (["a/1.png", "b/1.txt"], "b contains no images; fill it or remove it"),
         (["train/a/1.png", "val/a/1.png"], "has train and val alone; give it both train and test"),
-        (["train/1.png", "test/1.png"], "holds no images in class folders"),
+        (["train/1.png", "test/1.png"], "contains no class folders with images"),
         (["train/a/1.png", "test/b/1.png"], "b is a class that training lacks; add training images"),
     ],
 )
@@ -118,12 +125,12 @@ def test_a_missing_folder_is_named(tmp_path: Path, read: type) -> None:
         read(tmp_path / "nowhere")
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="Not a directory"):
         list_folder(touch(tmp_path, "file") / "file")
 
 
-def test_the_key_tells_any_change_of_the_files(tmp_path: Path) -> None:
+def test_the_key_changes_with_every_change_of_the_files(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.png", "b/1.png")
     keys = [list_folder(tmp_path).key()]
     assert list_folder(tmp_path).key() == keys[0]
@@ -151,7 +158,7 @@ TEST = [(0, 14), (1, 3), (4, 3)]  # number, label
 
 
 def pixels(*seeds: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Returns a random image whose sign, in the box, has one colour, which tells the image."""
+    """Returns a random image; the colour in the box identifies it."""
     image = np.random.default_rng(seeds).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     image[1:5, 2:6] = [10 * seeds[0], 10 * seeds[-1], 100 + len(seeds)]
     return image
@@ -195,7 +202,7 @@ def official(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def repackaged(tmp_path: Path) -> Path:
-    """Returns the root of the same set as it is repackaged; its folders are in lower case."""
+    """Returns the root of the same set in the repackaged layout, with folders in lower case."""
     root = tmp_path / "repackaged"
     rows = []
     for label, track, frame in TRAINING:
@@ -234,16 +241,16 @@ def table(root: Path, part: str) -> Path:
 
 def test_labels_and_tracks_are_those_of_the_names(root: Path) -> None:
     listing = list_gtsrb(root)
-    train = [shot for shot in listing.photographs if shot.part == Part.TRAIN]
-    assert sorted((shot.label, shot.track) for shot in train) == sorted(
+    train = [photograph for photograph in listing.photographs if photograph.part == Part.TRAIN]
+    assert sorted((photograph.label, photograph.track) for photograph in train) == sorted(
         (label, f"class {label:02} track {track:05}") for label, track, _ in TRAINING
     )
-    test = [shot for shot in listing.photographs if shot.part == Part.TEST]
-    assert [shot.label for shot in test] == [label for _, label in TEST]
-    assert len({shot.track for shot in test}) == len(TEST)
+    test = [photograph for photograph in listing.photographs if photograph.part == Part.TEST]
+    assert [photograph.label for photograph in test] == [label for _, label in TEST]
+    assert len({photograph.track for photograph in test}) == len(TEST)
 
 
-def test_the_43_classes_have_names_of_their_own(root: Path) -> None:
+def test_the_43_classes_have_different_names(root: Path) -> None:
     names = list_gtsrb(root).class_names
     assert names == CLASS_NAMES
     assert len(set(names)) == 43
@@ -267,7 +274,7 @@ def test_the_crop_is_the_inclusive_box_to_the_pixel(root: Path) -> None:
     assert (dataset.train.images == dataset.train.images[:, :, :1, :1]).all()  # no pixel from outside the box
 
 
-def test_both_layouts_hold_the_same_data(official: Path, repackaged: Path) -> None:
+def test_both_layouts_give_the_same_data(official: Path, repackaged: Path) -> None:
     first, second = load(official), load(repackaged)
     for part in ("train", "validation", "test"):
         ours, theirs = getattr(first, part), getattr(second, part)
@@ -289,7 +296,7 @@ def test_images_that_no_table_names_are_not_read(root: Path) -> None:
     assert len(load(root).test) == len(TEST)
 
 
-def test_the_test_table_may_lie_beside_the_folders(official: Path) -> None:
+def test_the_test_table_may_be_beside_the_folders(official: Path) -> None:
     for place in (official, official.parent):
         shutil.move(next(official.parent.rglob("GT-final_test.csv")), place / "GT-final_test.csv")
         assert len(load(official).test) == len(TEST)
@@ -297,13 +304,13 @@ def test_the_test_table_may_lie_beside_the_folders(official: Path) -> None:
 
 def test_a_copy_in_the_exact_case_is_preferred(repackaged: Path) -> None:
     shutil.copytree(repackaged / "train", repackaged / "Train")
-    paths = {shot.path.partition("/")[0] for shot in list_gtsrb(repackaged).photographs}
+    paths = {photograph.path.partition("/")[0] for photograph in list_gtsrb(repackaged).photographs}
     assert paths == {"Train", "Test"}
 
 
-def test_a_part_of_the_benchmark_is_noted(root: Path) -> None:
+def test_an_incomplete_benchmark_is_noted(root: Path) -> None:
     (note,) = load(root).notes
-    assert note.startswith("12 training and 3 test images are there, of the benchmark's 39,209 and 12,630")
+    assert note.startswith("12 training and 3 test images were found, of the benchmark's 39,209 and 12,630")
 
 
 def test_a_byte_order_mark_and_blank_lines_do_no_harm(root: Path) -> None:
@@ -358,7 +365,7 @@ def test_a_missing_image_is_named_with_its_line(root: Path) -> None:
         list_gtsrb(root)
 
 
-def test_a_table_that_is_no_text_is_refused(root: Path) -> None:
+def test_a_table_that_is_not_text_is_refused(root: Path) -> None:
     table(root, "test").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(DatasetError, match="cannot be read"):
         list_gtsrb(root)
@@ -374,7 +381,7 @@ def test_a_table_that_is_no_text_is_refused(root: Path) -> None:
         ("43", "ClassId is 43, it must be 0 to 42"),
     ],
 )
-def test_a_label_that_is_none_is_refused(official: Path, label: str, message: str) -> None:
+def test_a_label_that_is_no_class_is_refused(official: Path, label: str, message: str) -> None:
     path = table(official, "test")
     path.write_text(path.read_text().replace(";14\n", f";{label}\n"))
     with pytest.raises(DatasetError, match=rf"GT-final_test\.csv, line 2: {message}"):

@@ -1,4 +1,4 @@
-"""Splits hold whole tracks, every class, and nothing twice."""
+"""Splits keep tracks whole, have every class in each part, and no image twice."""
 
 import pytest
 import torch
@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from steadylens.data.splitting import Part, Roll, hold_out, split
+from steadylens.data.splitting import ImageIndex, Part, hold_out, split
 from steadylens.errors import DatasetError, SettingError
 
 classes_of_tracks = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=12), min_size=1, max_size=5)
-"""Numbers of images: of each track, of each class."""
+"""For each class, the number of images of each track."""
 
 shares = st.floats(0.01, 0.99)
 
@@ -23,12 +23,12 @@ def images_of(classes: list[list[int]]) -> tuple[Tensor, Tensor]:
     return labels.repeat_interleave(sizes), torch.arange(len(rows)).repeat_interleave(sizes)
 
 
-def roll_of(
+def index_of(
     parts: list[Part], labels: list[int], *, tracks: list[int] | None = None, digests: list[int] | None = None
-) -> Roll:
-    """Returns a roll whose images are tracks of their own and differ, unless told otherwise."""
+) -> ImageIndex:
+    """Returns an index whose images differ and are tracks of their own, unless given otherwise."""
     own = list(range(len(labels)))
-    return Roll(
+    return ImageIndex(
         parts=torch.tensor(parts, dtype=torch.int64),
         labels=torch.tensor(labels),
         tracks=torch.tensor(own if tracks is None else tracks),
@@ -80,7 +80,7 @@ def test_seed_and_purpose_choose_independently() -> None:
     assert len(set(choices)) == 4
 
 
-def test_a_class_more_leaves_the_other_classes_as_they_are() -> None:
+def test_another_class_does_not_change_the_choice_in_the_others() -> None:
     labels, tracks = images_of([[2] * 9, [1] * 20, [3] * 5])
     known = labels < 2
     few = hold_out(labels[known], tracks[known], share=0.2, seed=3, purpose="validation")
@@ -100,7 +100,7 @@ def test_a_share_must_lie_between_0_and_1(share: float) -> None:
 @given(counts=st.lists(st.integers(2, 20), min_size=2, max_size=4), seed=st.integers(0, 2**40))
 def test_three_parts_are_made_of_one(counts: list[int], seed: int) -> None:
     labels = [label for label, number in enumerate(counts) for _ in range(number)]
-    parts, notes = split(roll_of([Part.TRAIN] * len(labels), labels), validation_share=0.25, seed=seed)
+    parts, notes = split(index_of([Part.TRAIN] * len(labels), labels), validation_share=0.25, seed=seed)
     assert notes == ()
     for label, number in enumerate(counts):
         own = parts[torch.tensor(labels) == label]
@@ -109,35 +109,35 @@ def test_three_parts_are_made_of_one(counts: list[int], seed: int) -> None:
         assert [count(own, part) for part in Part] == [number - test - validation, validation, test, 0]
 
 
-def test_marked_parts_stay_what_they_are() -> None:
+def test_parts_that_the_source_assigns_stay() -> None:
     marks = [Part.TRAIN, Part.TRAIN, Part.VALIDATION, Part.TEST, Part.TEST]
-    parts, notes = split(roll_of(marks, [0, 1, 1, 0, 1]), validation_share=0.5, seed=0)
+    parts, notes = split(index_of(marks, [0, 1, 1, 0, 1]), validation_share=0.5, seed=0)
     assert parts.tolist() == marks
     assert notes == ()
 
 
-def test_the_roll_is_not_changed() -> None:
-    roll = roll_of([Part.TRAIN] * 6, [0, 0, 0, 1, 1, 1])
-    split(roll, validation_share=0.5, seed=0)
-    assert roll.parts.tolist() == [Part.TRAIN] * 6
+def test_the_index_is_not_changed() -> None:
+    index = index_of([Part.TRAIN] * 6, [0, 0, 0, 1, 1, 1])
+    split(index, validation_share=0.5, seed=0)
+    assert index.parts.tolist() == [Part.TRAIN] * 6
 
 
-def test_a_track_with_the_equal_of_a_test_image_is_left_out_whole() -> None:
-    roll = roll_of(
+def test_a_track_that_contains_a_test_image_is_left_out_whole() -> None:
+    index = index_of(
         [Part.TRAIN] * 6 + [Part.TEST] * 2,
         [0, 0, 0, 0, 1, 1, 0, 1],
         tracks=[0, 0, 1, 2, 3, 4, 5, 6],
         digests=[10, 11, 12, 13, 14, 15, 11, 16],
     )
-    parts, notes = split(roll, validation_share=0.5, seed=0)
+    parts, notes = split(index, validation_share=0.5, seed=0)
     assert parts[:2].tolist() == [Part.LEFT_OUT] * 2
     assert count(parts, Part.LEFT_OUT) == 2
     assert notes == ("images left out by whole tracks: 2, because test images equal 1 of them: track 0",)
 
 
 def test_equal_images_within_training_stay() -> None:
-    roll = roll_of([Part.TRAIN] * 4 + [Part.TEST] * 2, [0, 0, 1, 1, 0, 1], digests=[7, 7, 8, 8, 1, 2])
-    parts, _ = split(roll, validation_share=0.5, seed=0)
+    index = index_of([Part.TRAIN] * 4 + [Part.TEST] * 2, [0, 0, 1, 1, 0, 1], digests=[7, 7, 8, 8, 1, 2])
+    parts, _ = split(index, validation_share=0.5, seed=0)
     assert count(parts, Part.LEFT_OUT) == 0
 
 
@@ -159,10 +159,10 @@ def test_equal_images_within_training_stay() -> None:
             "no training images that differ from test images are left of 'c'",
         ),
     ],
-    ids=["single image", "single class", "all doubles", "class in test alone"],
+    ids=["single image", "single class", "all duplicates", "class in test alone"],
 )
 def test_what_cannot_be_split_is_refused(
     marks: list[Part], labels: list[int], digests: list[int], message: str
 ) -> None:
     with pytest.raises(DatasetError, match=message):
-        split(roll_of(marks, labels, digests=digests), validation_share=0.5, seed=0)
+        split(index_of(marks, labels, digests=digests), validation_share=0.5, seed=0)

@@ -1,10 +1,25 @@
-"""Synthetic traffic signs: what is promised about the tracks, and how hard the classes are."""
+"""Synthetic traffic signs: the properties of tracks, and how hard the classes are to distinguish."""
+
+import re
+from functools import partial
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from steadylens.data.sign_artwork import CLASS_NAMES, paint
+from steadylens.data.sign_artwork import (
+    DESIGNS,
+    bumps,
+    car,
+    crossroads,
+    deer,
+    digger,
+    lorry,
+    roundabout,
+    sign_images,
+    signals,
+)
+from steadylens.data.sources import CLASS_NAMES
 from steadylens.data.synthetic_signs import MINIMUM_SIZE, draw_track
 from steadylens.errors import SettingError
 
@@ -16,7 +31,7 @@ def generator(seed: int) -> np.random.Generator:
 
 
 def sample(tracks: int, *, seed: int) -> NDArray[np.float64]:
-    """One view each of many tracks of every class, (classes, tracks, 3, 48, 48) in grey levels."""
+    """Returns one view each of many tracks of every class, (classes, tracks, 3, 48, 48) in grey levels."""
     rng = generator(seed)
     views = [[draw_track(label, frames=1, rng=rng)[0] for _ in range(tracks)] for label in range(CLASSES)]
     return np.array(views, np.float64)
@@ -28,21 +43,33 @@ def unseen() -> NDArray[np.float64]:
 
 
 def standardise(images: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Flattens each image and takes its brightness and contrast away."""
+    """Returns each image as a vector of mean 0 and standard deviation 1."""
     flat = images.reshape(*images.shape[:2], -1)
     flat = flat - flat.mean(-1, keepdims=True)
     return np.asarray(flat / flat.std(-1, keepdims=True))
 
 
-def test_there_are_43_classes_with_names_of_their_own() -> None:
+def test_there_are_43_classes_with_different_names() -> None:
     assert CLASSES == 43
     assert len(set(CLASS_NAMES)) == CLASSES
 
 
-def test_the_classes_stand_in_the_order_of_the_benchmark() -> None:
-    known = {0: "speed limit 20", 9: "no overtaking", 12: "priority road", 14: "stop", 17: "no entry"}
-    known |= {18: "danger", 32: "end of all limits", 33: "turn right", 40: "roundabout"}
-    assert {label: CLASS_NAMES[label] for label in known} == known
+def test_the_drawings_are_in_the_order_of_the_class_names() -> None:
+    for name, design in zip(CLASS_NAMES, DESIGNS, strict=True):
+        drawn = design.symbol if isinstance(design.symbol, partial) else partial(design.symbol)
+        if limit := re.search(r"\d+(?=km/h)", name):
+            assert drawn.keywords["digits"] == limit[0]
+        if "side" in drawn.keywords:
+            assert drawn.keywords["side"] == (-1 if "left" in name else 1)
+        if "passing" in name and drawn.keywords:
+            assert drawn.keywords["left"] is (lorry if "3.5 metric tons" in name else car)
+
+
+def test_drawings_without_settings_have_the_number_of_their_class() -> None:
+    names = {crossroads: "Right-of-way", bumps: "Bumpy", signals: "Traffic signals", deer: "Wild animals"}
+    symbols = [design.symbol for design in DESIGNS]
+    for symbol, name in {**names, digger: "Road work", roundabout: "Roundabout"}.items():
+        assert CLASS_NAMES[symbols.index(symbol)].startswith(name)
 
 
 @pytest.mark.parametrize("frames", [1, 4])
@@ -74,7 +101,7 @@ def test_the_global_generator_is_not_touched() -> None:
     assert np.random.random() == expected
 
 
-def test_views_of_one_sign_differ_yet_less_than_views_of_different_signs() -> None:
+def test_views_of_one_sign_differ_less_than_views_of_different_signs() -> None:
     rng = generator(1)
     tracks = np.array([draw_track(1, frames=4, rng=rng) for _ in range(40)], np.float64)
     thumbnails = tracks.mean(axis=(-2, -1))  # (tracks, frames, 3)
@@ -84,7 +111,7 @@ def test_views_of_one_sign_differ_yet_less_than_views_of_different_signs() -> No
     assert all(len({view.tobytes() for view in track}) == 4 for track in tracks)
 
 
-def test_views_come_nearer_so_that_the_last_holds_more_detail_than_the_first() -> None:
+def test_the_last_view_is_nearest_and_has_more_detail_than_the_first() -> None:
     rng = generator(2)
     tracks = np.array([draw_track(1, frames=6, rng=rng) for _ in range(30)], np.float64)
     detail = np.abs(np.diff(tracks, 2, axis=-1)).mean(axis=(0, 2, 3, 4))
@@ -99,13 +126,15 @@ def test_dark_and_bright_photographs_both_occur(unseen: NDArray[np.float64]) -> 
 
 
 def test_the_new_signs_differ_pairwise_by_more_than_one_grey_level_on_average() -> None:
-    plates = np.array([np.asarray(paint(label).new.reduce(2)) for label in range(CLASSES)], np.float64)
-    distances = np.abs(plates[:, None] - plates[None]).mean(axis=(2, 3, 4))
+    drawings = np.array(
+        [np.asarray(sign_images(label).new.reduce(2)) for label in range(CLASSES)], np.float64
+    )
+    distances = np.abs(drawings[:, None] - drawings[None]).mean(axis=(2, 3, 4))
     assert distances[~np.eye(CLASSES, dtype=bool)].min() > 1
 
 
-def test_the_photographs_own_sensor_noise_is_slight(unseen: NDArray[np.float64]) -> None:
-    # The Laplacian of white noise has sqrt(20) times its deviation; the calmest patch holds little else.
+def test_the_sensor_noise_of_the_images_is_weak(unseen: NDArray[np.float64]) -> None:
+    # The Laplacian of white noise has sqrt(20) times its deviation; the calmest patch has little else.
     laplacian = 4 * unseen[..., 1:-1, 1:-1] - unseen[..., :-2, 1:-1] - unseen[..., 2:, 1:-1]
     laplacian -= unseen[..., 1:-1, :-2] + unseen[..., 1:-1, 2:]
     patches = laplacian[..., :44, :44].reshape(*laplacian.shape[:3], 11, 4, 11, 4).std(axis=(-3, -1))
@@ -113,7 +142,7 @@ def test_the_photographs_own_sensor_noise_is_slight(unseen: NDArray[np.float64])
     assert np.median(calmest) < 2
 
 
-def test_nearest_class_means_are_well_above_chance_yet_far_from_perfect(
+def test_nearest_class_means_are_well_above_chance_and_far_from_perfect(
     unseen: NDArray[np.float64],
 ) -> None:
     means = standardise(sample(12, seed=6)).mean(axis=1)  # (classes, pixels)

@@ -53,7 +53,7 @@ def test_a_page_holds_the_tables_of_the_records_and_nothing_else(page: str, note
 
 def test_the_first_page_shows_the_baseline_beside_the_restorer() -> None:
     (table,) = FILLER["glance_tables"](read_records(ROOT / "results" / f"{FILLER['FIRST_PAGE_RUN']}.jsonl"))
-    alone, restored, baseline = ([cell.text for cell in line.cells] for line in table.lines)
+    alone, restored, baseline = ([cell.text for cell in row.cells] for row in table.rows)
     assert baseline[0].startswith("baseline")
     assert table.header[-1].endswith("40")
     assert alone[-1] < restored[-1] < baseline[-1], "the page says so in words, too"
@@ -69,7 +69,7 @@ def test_the_numbers_of_the_first_page_are_shares_of_the_rows() -> None:
         and (row.network, row.sigma_grey, row.population, row.noise)
         == (ORIGINAL, 40, "own", "clipped, 8-bit")
     )
-    assert table.lines[0].cells[-1].text == f"{100 * cell.correct / cell.samples:.1f}%"
+    assert table.rows[0].cells[-1].text == f"{100 * cell.correct / cell.samples:.1f}%"
 
 
 def test_the_pages_have_the_markers_of_their_tables() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from steadylens.checkpoints.info import TrainingInfo
 from steadylens.data.datasets import Dataset, ImageSet
@@ -23,6 +23,8 @@ from steadylens.evaluation.experiments import (
     measure,
     measure_networks,
     measure_restorers,
+    multiplications,
+    parameters,
 )
 from steadylens.nets.architecture import KINDS
 from steadylens.nets.classification import FusedClassifier, SignNet
@@ -315,3 +317,71 @@ def test_a_net_that_cannot_be_described_is_measured_again(
     news.clear()
     measure_networks(run, {"one": Linear(1)}, tmp_path)
     assert "skipped" not in states(news)
+
+
+class Frozen(nn.Module):
+    """Some layers that a call of train() does not put into training mode."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers).eval()
+
+    def train(self, mode: bool = True) -> "Frozen":
+        self.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.layers(images)
+        return result
+
+
+def test_multiplications_are_those_of_the_layers_by_hand() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),  # 10x10 outputs
+        nn.LeakyReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 6, 3, padding=1, groups=2, bias=False),  # 5x5 outputs
+        nn.Flatten(),
+        nn.Linear(150, 4),
+    )
+    expected = 10 * 10 * 8 * 3 * 9 + 5 * 5 * 6 * 4 * 9 + 150 * 4
+    assert multiplications(net, channels=3, size=12) == expected
+
+
+def test_multiplications_leave_modes_and_statistics_as_they_were() -> None:
+    norm, frozen = nn.BatchNorm2d(4), Frozen(nn.Conv2d(4, 2, 1), nn.Dropout())
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), norm, frozen).train()
+    before = {part: part.training for part in net.modules()}
+    multiplications(net, channels=1, size=6)
+    assert {part: part.training for part in net.modules()} == before
+    assert not frozen.layers.training
+    assert norm.num_batches_tracked is not None
+    assert norm.num_batches_tracked.item() == 0
+
+
+def test_multiplications_put_the_modes_back_when_the_net_fails() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout()).train()
+    with pytest.raises(RuntimeError):
+        multiplications(net, channels=2, size=6)
+    assert all(part.training for part in net.modules())
+
+
+def test_multiplications_need_no_memory_for_gradients() -> None:
+    net = nn.Conv2d(1, 2, 3)
+    multiplications(net, channels=1, size=5)
+    assert net.weight.grad is None
+    assert net.weight.requires_grad
+
+
+def test_multiplications_of_a_module_without_parameters_are_none() -> None:
+    assert multiplications(nn.Identity(), channels=3, size=8) == 0
+
+
+def test_multiplications_run_in_the_modules_own_precision() -> None:
+    assert multiplications(nn.Conv2d(1, 1, 3).double(), channels=1, size=5) == 9 * 9
+
+
+def test_parameters_count_frozen_and_shared_ones_once() -> None:
+    shared = nn.Linear(3, 2)
+    net = nn.Sequential(shared, nn.Linear(2, 3).requires_grad_(False), shared)
+    assert parameters(net) == 8 + 9

@@ -156,7 +156,7 @@ def test_all_seeds_are_measured_on_the_same_images_and_noise(reproduced: Path) -
     same = {name.partition(".")[0] for name, value in first.items() if torch.equal(value, again[name])}
     assert "restorer" in same  # the seeds are those of the classifier's stages
     assert any(not torch.equal(value, again[name]) for name, value in first.items())
-    assert "Spread over seeds" in (reproduced / "tables.md").read_text(encoding="utf-8")
+    assert "Variation over seeds" in (reproduced / "tables.md").read_text(encoding="utf-8")
 
 
 def test_pictures_are_kept_apart_from_the_other_records(reproduced: Path) -> None:
@@ -351,7 +351,7 @@ def test_the_page_shows_saved_and_lost_answers(
     text = page.read_text(encoding="utf-8")
     rows = changed(pairs, tiny_data, most=6)
     assert {row.figure for row in rows} == {"saved", "lost"}
-    assert 0 < text.index("Answers that restoration saved") < text.index("Answers that restoration lost")
+    assert 0 < text.index("Answers corrected by restoration") < text.index("Answers spoiled by restoration")
     assert all(image in text for row in rows for _, image in row.panels)
 
 

@@ -28,7 +28,7 @@ from steadylens.nets.classification import (
     read_program,
 )
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
-from steadylens.report.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS
+from tests.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS
 
 
 def drawn_images(count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Xavier weights against the bounds and the law of Glorot and Bengio.
+"""Xavier weights against the bounds and the distribution of Glorot and Bengio.
 
 The nets of Table 1 and Gaussian smoothing against the paper's numbers, NumPy, SciPy and PyTorch. A net's
 valid form is the net on an image that is surrounded with what the net pads it with.
@@ -32,7 +32,7 @@ from steadylens.nets.restoration import (
     normalize_pattern,
     silence_last_layer,
 )
-from steadylens.report.paper import TABLE_1
+from tests.paper import TABLE_1
 
 LAYERS: list[tuple[nn.Conv2d | nn.Linear, int, int]] = [
     (nn.Conv2d(16, 32, 3), 16 * 9, 32 * 9),

@@ -1,6 +1,6 @@
-"""The degradation module: statistics against SciPy, and the promises of its settings.
+"""The degradation module: statistics against SciPy, and what its settings promise.
 
-Tolerances are five standard errors of what is measured, so that a right program fails once in a million.
+Tolerances are five standard errors of the measured number, so that correct code fails once in a million runs.
 """
 
 import json
@@ -47,14 +47,14 @@ def grey(samples: int = 40, channels: int = 3, size: int = 32) -> Tensor:
 
 
 def noise_grey(family: Family, images: Tensor | None = None, seed: int = 1) -> Tensor:
-    """The noise that one family adds, in grey levels, neither clipped nor rounded."""
+    """Returns the noise that one family adds, in grey levels, neither clipped nor rounded."""
     images = grey() if images is None else images
     degrade = Degradation(families=(family,), clip=False, quantize=False)
     return (degrade(images, generator=seeded(seed)) - images).double() * 255
 
 
 def spread_tolerance(noise: Tensor) -> float:
-    """Five standard errors of a standard deviation, from the sample's own fourth moment."""
+    """Returns five standard errors of a standard deviation, from the sample's own fourth moment."""
     variance = noise.var().item()
     return 5 * math.sqrt(((noise**4).mean().item() - variance**2) / noise.numel()) / (2 * math.sqrt(variance))
 
@@ -64,11 +64,11 @@ def correlation(noise: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("family", "oracle"), DENSE, ids=["Gaussian", "uniform", "Laplacian"])
-def test_dense_noise_follows_its_law(family: Any, oracle: scipy.stats.rv_continuous) -> None:
+def test_dense_noise_follows_its_distribution(family: Any, oracle: scipy.stats.rv_continuous) -> None:
     noise = noise_grey(family(strength=SIGMA, shared=0))
     assert noise.mean().item() == pytest.approx(0, abs=5 * 20 / math.sqrt(noise.numel()))
     assert noise.std().item() == pytest.approx(20, abs=spread_tolerance(noise))
-    # Noise beyond [-1, 1] is cut, which the test of the distribution cannot see: it is too rare.
+    # Noise beyond [-1, 1] is cut off, too rarely for this test to notice.
     assert scipy.stats.kstest(noise.flatten().numpy(), oracle.cdf).pvalue > 1e-6
 
 
@@ -90,10 +90,10 @@ def test_neighbours_are_independent() -> None:
 
 @pytest.mark.parametrize("shared", [0, 1])
 @pytest.mark.parametrize("density", [0.05, 0.3, 1.0])
-def test_sparse_noise_has_its_density_and_its_law_where_it_is(density: float, shared: float) -> None:
+def test_sparse_noise_has_its_density_and_its_distribution(density: float, shared: float) -> None:
     family = Sparse(noise=Gaussian(strength=SIGMA, shared=shared), density=(density, density))
     noise = noise_grey(family)[:, : 1 if shared else 3]
-    there = noise != 0  # the table of the normal law has no 0
+    there = noise != 0  # the table of the normal distribution has no 0
     error = math.sqrt(density * (1 - density) / noise.numel())
     assert there.double().mean().item() == pytest.approx(density, abs=5 * error + 1 / 65536)
     assert scipy.stats.kstest(noise[there].numpy(), scipy.stats.norm(0, 20).cdf).pvalue > 1e-6
@@ -125,7 +125,7 @@ def test_salt_and_pepper_replaces_its_density_by_black_and_white_equally(shared:
     noisy = degrade(images, generator=seeded())
     hit = noisy != images
     impulses = noisy[hit]
-    # The pixel is taken away and the impulse is added, so black is 0 up to rounding: it must be exact.
+    # The pixel is removed and the impulse is added: despite rounding, black must be exactly 0.
     assert set(impulses.tolist()) == {0.0, 1.0}
     planes = hit[:, :1] if shared else hit
     error = math.sqrt(0.2 * 0.8 / planes.numel())
@@ -143,12 +143,12 @@ def test_the_drawn_strengths_are_those_of_the_images(family: Family) -> None:
     images = grey(50, size=48)
     drawn = degrade.draw(images, generator=seeded())
     measured = ((drawn.images - images) * 255).double().square().mean(dim=(1, 2, 3)).sqrt()
-    thinning = (drawn.density + (1 - drawn.density) * drawn.factor**2).sqrt()
+    masking = (drawn.density + (1 - drawn.density) * drawn.factor**2).sqrt()
     per_sample = 127.5 * torch.ones(50) if isinstance(family, SaltAndPepper) else drawn.strength_grey
     # The relative error of a spread of K values is sqrt((kurtosis - 1) / 4 K), with kurtosis <= 6 / density.
     values = 48 * 48 * torch.where(drawn.shared, 1, 3)
     tolerance = 5 * (6 / drawn.density / 4 / values).sqrt() + 0.001
-    assert ((measured / (per_sample * thinning) - 1).abs() < tolerance).all()
+    assert ((measured / (per_sample * masking) - 1).abs() < tolerance).all()
 
 
 def test_strengths_are_drawn_uniformly_between_their_ends() -> None:
@@ -163,9 +163,9 @@ def test_logarithmic_strengths_are_drawn_log_uniformly() -> None:
 
 
 def test_logarithmic_and_linear_strengths_mix() -> None:
-    slight = Gaussian(strength=Strength(low_grey=0.25, high_grey=1, logarithmic=True))
+    weak = Gaussian(strength=Strength(low_grey=0.25, high_grey=1, logarithmic=True))
     strong = Uniform(strength=Strength(low_grey=0, high_grey=0))
-    drawn = draw_settings(slight, strong)
+    drawn = draw_settings(weak, strong)
     assert (drawn.strength_grey[drawn.family == 1] == 0).all()
     assert (drawn.strength_grey[drawn.family == 0] >= 0.25).all()
 
@@ -187,7 +187,7 @@ def test_sharing_has_its_probability() -> None:
 
 
 def draw_settings(*families: Family, **options: Any) -> Drawn:
-    """What is drawn for 4,000 samples of one pixel."""
+    """Returns the settings that are drawn for 4,000 samples of one pixel."""
     return Degradation(families=families, **options).draw(grey(4000, 1, 1), generator=seeded())
 
 
@@ -211,7 +211,7 @@ def test_a_clean_share_of_samples_stays_as_it_is() -> None:
 
 
 def test_versions_of_one_image_are_adjacent_and_differ() -> None:
-    # Each image has its own brightness, far from the others', so that noisy images tell where they come from.
+    # Each image has a brightness of its own, far from the others', so that a noisy image shows its origin.
     images = torch.linspace(0.1, 0.9, 5).view(5, 1, 1, 1).expand(5, 3, 16, 16)
     degrade = Degradation(families=(Gaussian(strength=Strength(low_grey=1, high_grey=5)),), versions=4)
     noisy = degrade(images, generator=seeded())
@@ -221,7 +221,7 @@ def test_versions_of_one_image_are_adjacent_and_differ() -> None:
     assert len({sample.numpy().tobytes() for sample in noisy}) == 20
 
 
-def test_noise_is_fresh_at_every_call() -> None:
+def test_noise_differs_from_call_to_call() -> None:
     generator, degrade = seeded(), Degradation()
     first = degrade(grey(), generator=generator)
     assert not torch.equal(first, degrade(grey(), generator=generator))
@@ -252,7 +252,7 @@ def test_quantizing_rounds_to_the_nearest_grey_level(clip: bool) -> None:
     assert (exact * 255 - (exact * 255).round()).abs().max() > 0.4
 
 
-def test_noise_slighter_than_a_grey_level_survives_quantizing() -> None:
+def test_noise_weaker_than_a_grey_level_survives_quantizing() -> None:
     degrade = Degradation(families=(Gaussian(strength=Strength.fixed(0.4), shared=0),))
     noisy = degrade(to_float(torch.full((20, 3, 16, 16), 100, dtype=torch.uint8)), generator=seeded())
     changed = (noisy * 255).round() != 100
@@ -295,7 +295,7 @@ def test_gaussian_degradation_has_one_strength_and_independent_channels() -> Non
         gaussian_degradation(-1)
 
 
-def test_the_generator_decides_everything_and_the_global_one_nothing() -> None:
+def test_randomness_comes_from_the_given_generator_alone() -> None:
     torch.manual_seed(1)
     np.random.seed(1)
     first = Degradation()(grey(), generator=seeded())
@@ -307,7 +307,7 @@ def test_the_generator_decides_everything_and_the_global_one_nothing() -> None:
     assert not torch.equal(first, Degradation()(grey(), generator=seeded(2)))
 
 
-def test_drawing_with_a_record_gives_the_same_images() -> None:
+def test_drawing_with_the_settings_gives_the_same_images() -> None:
     degrade = Degradation(versions=2, clean_share=0.2)
     drawn = degrade.draw(grey(), generator=seeded())
     assert torch.equal(drawn.images, degrade(grey(), generator=seeded()))
@@ -351,7 +351,7 @@ def test_bad_settings_are_refused_with_the_rule(options: dict[str, Any], message
 @pytest.mark.parametrize(
     "images", [torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 8)], ids=["8-bit", "no batch"]
 )
-def test_what_is_no_batch_of_images_is_refused(images: Tensor) -> None:
+def test_anything_but_a_batch_of_images_is_refused(images: Tensor) -> None:
     with pytest.raises(ImageError):
         Degradation()(images, generator=seeded())
 

@@ -1,4 +1,4 @@
-"""Laws and ranges of noise against SciPy."""
+"""Distributions of noise against SciPy, and the rules of the ranges."""
 
 import math
 
@@ -10,8 +10,8 @@ from steadylens.errors import SettingError
 from steadylens.noise.families import (
     IMPULSE,
     LAPLACE,
-    LEVELS,
     NORMAL,
+    QUANTILE_COUNT,
     UNIFORM,
     Attenuated,
     Distribution,
@@ -32,41 +32,48 @@ ORACLES = [
 ]
 
 
-def every_value(law: Distribution, dtype: torch.dtype = torch.int32) -> torch.Tensor:
-    values = torch.empty(LEVELS)
-    law.fill(values, torch.arange(LEVELS, dtype=torch.int32).to(dtype))
+def name_of(value: object) -> str:
+    return str(getattr(value, "name", ""))
+
+
+def every_value(distribution: Distribution, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+    values = torch.empty(QUANTILE_COUNT)
+    distribution.fill(values, torch.arange(QUANTILE_COUNT, dtype=torch.int32).to(dtype))
     return values
 
 
-@pytest.mark.parametrize(("law", "oracle"), ORACLES, ids=lambda value: getattr(value, "name", ""))
-def test_the_table_of_a_law_is_as_close_to_it_as_65536_steps_can_be(
-    law: Distribution, oracle: scipy.stats.rv_continuous
+@pytest.mark.parametrize(("distribution", "oracle"), ORACLES, ids=name_of)
+def test_the_table_of_a_distribution_is_as_close_to_it_as_65536_steps_can_be(
+    distribution: Distribution, oracle: scipy.stats.rv_continuous
 ) -> None:
-    # A staircase of K equal steps is at best half a step off; the scaling to unit spread costs a few more.
-    assert scipy.stats.kstest(every_value(law).double().numpy(), oracle.cdf).statistic < 3 / LEVELS
+    # K equal steps are at best half a step off; scaling to standard deviation 1 costs a little more.
+    values = every_value(distribution).double().numpy()
+    assert scipy.stats.kstest(values, oracle.cdf).statistic < 3 / QUANTILE_COUNT
 
 
-@pytest.mark.parametrize("law", [NORMAL, UNIFORM, LAPLACE], ids=lambda law: law.name)
-def test_an_additive_law_has_mean_0_and_standard_deviation_1(law: Distribution) -> None:
-    values = every_value(law).double()
+@pytest.mark.parametrize("distribution", [NORMAL, UNIFORM, LAPLACE], ids=name_of)
+def test_an_additive_distribution_has_mean_0_and_standard_deviation_1(distribution: Distribution) -> None:
+    values = every_value(distribution).double()
     assert values.mean().item() == pytest.approx(0, abs=1e-6)
     assert values.square().mean().sqrt().item() == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize(("law", "oracle"), ORACLES, ids=lambda value: getattr(value, "name", ""))
-def test_the_fourth_moment_misses_little_for_want_of_the_farthest_tail(
-    law: Distribution, oracle: scipy.stats.rv_continuous
+@pytest.mark.parametrize(("distribution", "oracle"), ORACLES, ids=name_of)
+def test_the_fourth_moment_is_nearly_that_of_the_distribution_without_a_cut_tail(
+    distribution: Distribution, oracle: scipy.stats.rv_continuous
 ) -> None:
     expected = 3 + float(oracle.stats(moments="k"))
-    assert every_value(law).double().pow(4).mean().item() == pytest.approx(expected, rel=0.01)
+    assert every_value(distribution).double().pow(4).mean().item() == pytest.approx(expected, rel=0.01)
 
 
 def test_gaussian_noise_ends_at_4_3_standard_deviations() -> None:
-    assert every_value(NORMAL).max().item() == pytest.approx(scipy.stats.norm.ppf(1 - 0.5 / LEVELS), abs=1e-3)
-    assert every_value(NORMAL).min().item() == pytest.approx(-every_value(NORMAL).max().item(), abs=1e-4)
+    values = every_value(NORMAL)
+    expected = scipy.stats.norm.ppf(1 - 0.5 / QUANTILE_COUNT)
+    assert values.max().item() == pytest.approx(expected, abs=1e-3)
+    assert values.min().item() == pytest.approx(-values.max().item(), abs=1e-4)
 
 
-def test_the_uniform_law_needs_no_table_and_equals_it() -> None:
+def test_the_uniform_distribution_needs_no_table_and_equals_it() -> None:
     torch.testing.assert_close(every_value(UNIFORM), quantiles(UNIFORM, CPU), rtol=0, atol=1e-6)
 
 
@@ -76,9 +83,9 @@ def test_an_impulse_is_black_or_white_equally_often() -> None:
     assert values.mean().item() == 0.5
 
 
-@pytest.mark.parametrize("law", [NORMAL, UNIFORM, LAPLACE, IMPULSE], ids=lambda law: law.name)
-def test_bits_may_be_unsigned_words_or_integers(law: Distribution) -> None:
-    assert torch.equal(every_value(law, torch.uint16), every_value(law))
+@pytest.mark.parametrize("distribution", [NORMAL, UNIFORM, LAPLACE, IMPULSE], ids=name_of)
+def test_bits_may_be_unsigned_words_or_integers(distribution: Distribution) -> None:
+    assert torch.equal(every_value(distribution, torch.uint16), every_value(distribution))
 
 
 def test_a_fixed_strength_has_equal_ends() -> None:
@@ -124,14 +131,14 @@ def test_a_factor_that_is_no_range_within_0_to_1_is_refused() -> None:
         Attenuated(noise=Gaussian(), factor=(0.5, 1.5))
 
 
-def test_noise_that_is_thinned_already_cannot_be_thinned_again() -> None:
-    with pytest.raises(SettingError, match="thinned already"):
+def test_noise_that_is_masked_already_cannot_be_masked_again() -> None:
+    with pytest.raises(SettingError, match="masked already"):
         Sparse(noise=Sparse(noise=Gaussian()))
-    with pytest.raises(SettingError, match="thinned already"):
+    with pytest.raises(SettingError, match="masked already"):
         Attenuated(noise=SaltAndPepper())
 
 
-def test_families_are_named_as_in_the_field() -> None:
+def test_families_have_their_usual_names() -> None:
     families = (
         Gaussian(),
         Uniform(),

@@ -1,4 +1,4 @@
-"""A pool of noise has the laws of the degradation that it imitates, at fresh places in every call."""
+"""A pool of noise has the distributions of the degradation that it imitates, and each call differs."""
 
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ def unclipped(*families: Family, **settings: float) -> Degradation:
 
 
 def noise_of(degradation: Degradation, count: int = 200, blocks: int = 32) -> torch.Tensor:
-    """Returns what the pool adds to grey images of 32x32 pixels."""
+    """Returns the noise that the pool adds to grey images of 32x32 pixels."""
     pool = NoisePool.fill(degradation, generator=seeded(), blocks=blocks)
     clean = torch.full((count, 3, 32, 32), 0.5)
     return pool(clean, generator=seeded(2)) - 0.5
@@ -103,7 +103,7 @@ def test_neighbouring_values_planes_and_samples_are_independent() -> None:
         assert (one * other).mean().abs() < 5e-3
 
 
-def test_every_call_is_fresh_and_the_same_generator_state_gives_the_same() -> None:
+def test_every_call_differs_and_the_same_generator_state_gives_the_same() -> None:
     pool = NoisePool.fill(Degradation(), generator=seeded(), blocks=16)
     clean, generator = torch.rand(8, 3, 24, 24, generator=seeded()), seeded(3)
     first, second = pool(clean, generator=generator), pool(clean, generator=generator)
@@ -123,7 +123,7 @@ def test_clean_images_are_not_changed_and_versions_are_adjacent() -> None:
 
 
 @given(clip=st.booleans(), quantized=st.booleans(), seed=st.integers(0, 99))
-def test_clipping_and_rounding_are_what_was_asked(clip: bool, quantized: bool, seed: int) -> None:
+def test_clipping_and_rounding_follow_the_degradation(clip: bool, quantized: bool, seed: int) -> None:
     degradation = Degradation(families=FAMILIES, clip=clip, quantize=quantized)
     pool = NoisePool.fill(degradation, generator=seeded(seed), blocks=8, block_values=1024)
     noisy = pool(torch.rand(20, 3, 16, 16, generator=seeded(seed)), generator=seeded(seed))
@@ -137,17 +137,17 @@ def test_families_that_replace_pixels_are_refused() -> None:
 
 
 def test_too_few_blocks_are_refused() -> None:
-    with pytest.raises(SettingError, match="2 blocks do not do for 6 families"):
+    with pytest.raises(SettingError, match="blocks is 2, at least one for each of the 6 families"):
         NoisePool.fill(Degradation(), generator=seeded(), blocks=2)
 
 
-def test_images_too_large_for_a_block_are_refused_with_the_size_that_would_do() -> None:
+def test_images_too_large_for_a_block_are_refused_with_the_size_that_is_needed() -> None:
     pool = NoisePool.fill(Degradation(), generator=seeded(), blocks=6, block_values=1000)
     with pytest.raises(SettingError, match="block_values=1024"):
         pool(torch.rand(1, 3, 16, 16), generator=seeded())
 
 
-def test_what_is_no_batch_of_images_is_refused() -> None:
+def test_anything_but_a_batch_of_images_is_refused() -> None:
     pool = NoisePool.fill(replace(Degradation(), clip=False), generator=seeded(), blocks=6)
     with pytest.raises(ImageError, match="must be float"):
         pool(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), generator=seeded())

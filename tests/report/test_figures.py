@@ -1,4 +1,4 @@
-"""What the figures draw is what the records say."""
+"""The figures draw the numbers of the records."""
 
 import math
 import subprocess
@@ -89,7 +89,7 @@ def test_exploration_draws_contraction_against_the_diagonal() -> None:
     assert (diagonal.get_xy1(), diagonal.get_slope()) == ((0, 0), 1)
 
 
-def test_exploration_draws_how_hits_are_distributed() -> None:
+def test_exploration_draws_hits_by_norm() -> None:
     rows = select(RECORDS, Hits)
     (axes,) = figures.exploration([], [], rows).axes
     steps = [patch for patch in axes.patches if isinstance(patch, StepPatch)]
@@ -107,7 +107,7 @@ def test_exploration_has_the_four_panels_of_fig_3() -> None:
     assert len(figures.exploration(*rows).axes) == 4
 
 
-def test_densities_cut_off_a_towering_bin_and_write_its_height() -> None:
+def test_densities_cut_off_a_very_high_bin_and_write_its_height() -> None:
     rows = select(RECORDS, Density)
     panels = figures.densities(rows).axes
     sparse = panels[2]
@@ -132,7 +132,7 @@ def test_training_draws_losses_on_a_logarithmic_axis_unless_some_are_negative() 
     assert (left.get_yscale(), right.get_yscale()) == ("log", "linear")
 
 
-def test_method_names_the_parts_of_fig_1() -> None:
+def test_the_drawing_of_the_method_has_the_parts_of_fig_1() -> None:
     texts = " ".join(text.get_text() for text in figures.method().axes[0].texts)
     assert all(part in texts for part in ("degradation", "restoration", "shortcut", "loss", "classifier"))
 
@@ -147,13 +147,13 @@ def test_the_fused_network_has_the_colour_of_its_restorer() -> None:
     assert figures.COLOURS["restoration + original"] == figures.COLOURS["L11"]
 
 
-def test_a_network_of_another_name_has_a_colour_too() -> None:
+def test_another_network_has_a_colour_too() -> None:
     rows = [replace(row, network="my own") for row in OWN if row.network == "original"]
     (axes,) = figures.stability(rows).axes
     assert to_hex(axes.lines[0].get_color()) in figures.OTHER_COLOURS
 
 
-def test_networks_of_other_names_differ_and_look_alike_in_all_figures_with_them() -> None:
+def test_other_networks_have_different_styles_and_the_same_ones_in_all_figures() -> None:
     names = [f"net {number}" for number in range(20)]
     restoring = next(row for row in select(RECORDS, Restoring) if math.isfinite(row.noisy_db))
     hits = select(RECORDS, Hits)[0]
@@ -181,7 +181,7 @@ def test_the_same_figure_gives_the_same_svg() -> None:
 
 
 def test_figures_leave_pyplot_alone() -> None:
-    # In a process of its own: other tests' oracles may have loaded pyplot here.
+    # In another process, because other tests may have loaded pyplot here.
     code = "import sys; from steadylens.report import figures; figures.svg(figures.method()); "
     code += "sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

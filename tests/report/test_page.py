@@ -1,7 +1,4 @@
-"""The numbers at the top of the page.
-
-The page and the Markdown file: complete, self-contained, well-formed, the same every time.
-"""
+"""The page and the Markdown file are complete, self-contained, well-formed and the same every time."""
 
 import base64
 import re
@@ -42,7 +39,7 @@ def test_facts_are_accuracy_stability_and_restoration() -> None:
     ]
 
 
-def test_facts_stand_beside_the_papers_numbers() -> None:
+def test_facts_quote_the_papers_numbers() -> None:
     accuracy, stability, _ = facts(RECORDS)
     assert "paper 99.05 and 99.52" in accuracy.note
     assert "paper 93.2 and 98.5" in stability.note
@@ -54,7 +51,7 @@ def test_restoration_names_the_best_net_and_where_it_helps_least() -> None:
     assert "the least gain is +0.19 dB, at \N{GREEK SMALL LETTER SIGMA} = 1" in note
 
 
-def test_harm_to_slight_noise_is_not_hidden() -> None:
+def test_harm_at_weak_noise_is_shown() -> None:
     rows = [replace(row, restored_db=30.8) for row in select(RECORDS, Restoring) if row.sigma_grey > 0]
     assert "the least gain is -17.63 dB" in facts(rows)[0].note
 
@@ -68,7 +65,7 @@ def test_without_the_fused_network_there_is_nothing_to_compare() -> None:
     assert facts(rows) == []
 
 
-def test_each_way_of_storing_noisy_images_is_summed_up_by_itself() -> None:
+def test_each_noise_mode_has_a_fact_of_its_own() -> None:
     rows = select(RECORDS, Stability)
     found = facts([*rows, *(replace(row, noise="unclipped") for row in rows)])
     assert [fact.name for fact in found] == ["Stability under noise"] * 2
@@ -76,14 +73,14 @@ def test_each_way_of_storing_noisy_images_is_summed_up_by_itself() -> None:
 
 
 FEW = [record for record in RECORDS if isinstance(record, Stability | Hits | Picture)]
-"""Records of a few kinds, whose page is quickly drawn."""
+"""Records of a few types, whose page is drawn quickly."""
 
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Outline(HTMLParser):
-    """Collects what a page is made of, and fails where an element is not closed in its turn."""
+    """Collects the elements of a page, and fails where they are not closed in the right order."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -142,7 +139,7 @@ def test_the_page_is_well_formed_with_unique_ids(page: str, outline: Outline) ->
     assert len(outline.ids) == len(set(outline.ids))
 
 
-def test_the_page_refers_to_nothing_outside_itself(page: str, outline: Outline) -> None:
+def test_the_page_loads_nothing_from_elsewhere(page: str, outline: Outline) -> None:
     assert "http" not in page
     assert "//" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
     assert all(target.startswith(("data:image/", "#")) for target in outline.targets)
@@ -150,7 +147,7 @@ def test_the_page_refers_to_nothing_outside_itself(page: str, outline: Outline) 
     assert not re.search(r"url\(|@import", page)
 
 
-def test_the_drawings_are_svg_and_the_pictures_png(outline: Outline) -> None:
+def test_the_figures_are_svg_and_the_samples_png(outline: Outline) -> None:
     heads = {"data:image/svg+xml": b"<?xml", "data:image/png": b"\x89PNG"}
     for target in outline.targets:
         if target.startswith("data:"):
@@ -158,7 +155,7 @@ def test_the_drawings_are_svg_and_the_pictures_png(outline: Outline) -> None:
             assert base64.b64decode(data).startswith(heads[kind])
 
 
-def test_every_image_has_a_text_in_its_place(outline: Outline) -> None:
+def test_every_image_has_an_alternative_text(outline: Outline) -> None:
     assert len(outline.images) > 40
     assert all(image["alt"] for image in outline.images)
 
@@ -168,18 +165,18 @@ def test_every_link_leads_to_a_section(outline: Outline) -> None:
     assert links == set(outline.ids)
 
 
-def test_sections_tables_and_figures_stand_in_the_papers_order(outline: Outline) -> None:
+def test_sections_tables_and_figures_are_in_the_papers_order(outline: Outline) -> None:
     wanted = [
         "Method", "Figure 1. The method", "Training", "Restoration", "Figure 3. Restoration net by net",
         "Table 2. Which net restores best", "Accuracy", "Table 3. Accuracy on clean images", "Stability",
-        "Table 4. Accuracy under Gaussian noise (clipped, 8-bit), on all images", "Cost", "Pictures",
-        "Figure 2. What the restoration net does", "Figure 4. Put right by restoration", "Provenance",
+        "Table 4. Accuracy under Gaussian noise (clipped, 8-bit), on all images", "Cost", "Samples",
+        "Figure 2. What the restoration net does", "Figure 4. Answers corrected by restoration", "Provenance",
     ]  # fmt: skip
     places = [outline.headings.index(heading) for heading in wanted]
     assert places == sorted(places)
 
 
-def test_the_numbers_that_matter_stand_at_the_top(page: str) -> None:
+def test_the_main_numbers_are_at_the_top(page: str) -> None:
     top = page[: page.index("<main>")]
     assert all(number in top for number in ("98.93", "99.40", "93.33", "98.00", "27.9", "31.1"))
 
@@ -191,14 +188,14 @@ def test_the_page_says_where_it_comes_from(page: str) -> None:
     assert "torch 2.14.1" in end
 
 
-def test_time_that_rows_share_counts_once(page: str) -> None:
+def test_time_that_records_share_counts_once(page: str) -> None:
     end = page[page.index("What was measured") :]
     row = re.search(r'<th scope="row">Hits</th><td>6</td><td>189,450</td><td>(.*?)</td>', end)
     assert row is not None
     assert row[1] == "15 min 50 s"
 
 
-def test_names_from_the_data_cannot_become_markup(tmp_path: Path) -> None:
+def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     nasty = '"><script>alert(1)</script>'
     picture = replace(select(pictures(), Picture)[0], title=nasty)
     rows = [replace(row, network=nasty) for row in select(RECORDS, Stability)]
@@ -216,7 +213,7 @@ def test_sections_without_records_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted({type(record).__name__ for record in RECORDS}))
-def test_each_kind_of_record_makes_a_page_by_itself(kind: str, tmp_path: Path) -> None:
+def test_each_type_of_record_makes_a_page_by_itself(kind: str, tmp_path: Path) -> None:
     rows = [record for record in RECORDS if type(record).__name__ == kind]
     assert f'<th scope="row">{kind}</th>' in page_of(rows, tmp_path)
 
@@ -241,7 +238,7 @@ def test_tables_are_written_as_markdown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_report, write_tables])
-def test_no_records_are_refused_with_the_way_out(write: object, tmp_path: Path) -> None:
+def test_an_empty_list_of_records_is_refused_with_the_way_out(write: object, tmp_path: Path) -> None:
     assert callable(write)
     with pytest.raises(RecordError, match="measure first"):
         write([], tmp_path / "report.html")
@@ -255,7 +252,7 @@ def test_records_of_several_runs_are_refused(other: Provenance, tmp_path: Path) 
         write_report(rows, tmp_path / "report.html")
 
 
-def test_tables_show_the_seed_that_comes_first_and_the_spread_over_all(tmp_path: Path) -> None:
+def test_tables_show_the_first_seed_and_the_variation_over_all(tmp_path: Path) -> None:
     again = [
         replace(row, correct=row.correct - 50, provenance=replace(PROVENANCE, seed=4))
         for row in select(RECORDS, Accuracy)
@@ -263,12 +260,12 @@ def test_tables_show_the_seed_that_comes_first_and_the_spread_over_all(tmp_path:
     alone, both = tmp_path / "alone.md", tmp_path / "both.md"
     write_tables(RECORDS, alone)
     write_tables([*RECORDS, *again], both)
-    first, spread = both.read_text(encoding="utf-8").split("### Spread over seeds")
+    first, variation = both.read_text(encoding="utf-8").split("### Variation over seeds")
     assert first.strip() == alone.read_text(encoding="utf-8").strip()
-    assert "seeds 3, 4;" in spread
+    assert "seeds 3, 4;" in variation
 
 
-def test_rows_of_one_run_may_come_from_several_commits_and_devices(tmp_path: Path) -> None:
+def test_records_of_one_run_may_come_from_several_commits_and_devices(tmp_path: Path) -> None:
     elsewhere = replace(PROVENANCE, commit="fedcba9", device="a CPU")
     page = page_of([RECORDS[0], replace(RECORDS[1], provenance=elsewhere)], tmp_path)
     assert "0123abc, fedcba9" in page

@@ -1,7 +1,6 @@
-"""Every number about restoring is a record's, or the paper's.
+"""Every number in a table is that of a record or of the paper.
 
-Every number in a table is a record's, or the paper's. Mean and spread over seeds, against the standard
-library on rows that are known.
+Means and standard deviations over seeds agree with the standard library.
 """
 
 from collections.abc import Sequence
@@ -17,11 +16,11 @@ from steadylens.report.paper_tables import (
     cost_tables,
     overall,
     restoration_tables,
-    spread_tables,
     stability_tables,
     training_tables,
+    variation_tables,
 )
-from steadylens.report.tables import DASH, Line, Table, select
+from steadylens.report.tables import DASH, Table, TableRow, select
 from tests.reading_tables import best_in_column, cells, texts
 from tests.sample_records import SIGMAS, sample_records
 
@@ -31,7 +30,7 @@ RECORDS = sample_records()
 RESTORING, HITS, CONTRACTION, BY_NORM = restoration_tables(RECORDS)
 
 
-def test_restoration_table_holds_noisy_restored_and_gain() -> None:
+def test_restoration_table_has_noisy_restored_and_gain() -> None:
     rows = [row for row in select(RECORDS, Restoring) if row.network == "L7"]
     assert [float(text) for text in texts(RESTORING, "L7")] == pytest.approx(
         [row.restored_db for row in rows], abs=0.005
@@ -49,7 +48,7 @@ def test_restoration_table_marks_the_best_net_and_never_the_noisy_images() -> No
     assert all(best_in_column(RESTORING, column) == ["L11"] for column in range(1, len(SIGMAS) + 2))
 
 
-def test_table_2_gives_counts_and_per_cent_beside_the_papers() -> None:
+def test_table_2_gives_counts_and_per_cent_next_to_the_papers() -> None:
     row = next(row for row in select(RECORDS, Hits) if row.network == "L11")
     count1, share1, paper1, count2, share2, paper2 = texts(HITS, "L11")
     assert (count1, count2) == (f"{row.top1:,}", f"{row.top2:,}")
@@ -77,11 +76,11 @@ def test_contraction_by_norm_gives_the_highest_quantile_of_each_bin() -> None:
     assert "99.9 % quantile" in BY_NORM.caption
 
 
-def test_a_row_that_was_measured_again_counts_once() -> None:
+def test_a_record_that_was_measured_again_counts_once() -> None:
     rows = select(RECORDS, Hits)
     again = replace(rows[0], top1=7)
     (table,) = restoration_tables([*rows, again])
-    assert [line.cells[0].text for line in table.lines].count("L11") == 1
+    assert [row.cells[0].text for row in table.rows].count("L11") == 1
     assert texts(table, "L11")[0] == "7"
 
 
@@ -91,14 +90,14 @@ OWN, ALL = stability_tables(RECORDS)
 ACCURACY, COMPARISON = accuracy_tables(RECORDS)
 
 
-def printed_after(table: Table, name: str) -> Line | None:
-    """Returns the paper's line beneath a network's, if there is one."""
-    names = [line.cells[0].text for line in table.lines]
-    following = table.lines[names.index(name) + 1 :]
+def printed_after(table: Table, name: str) -> TableRow | None:
+    """Returns the row of the paper below a network's row, if there is one."""
+    names = [row.cells[0].text for row in table.rows]
+    following = table.rows[names.index(name) + 1 :]
     return following[0] if following and following[0].printed else None
 
 
-def test_training_table_tells_stage_steps_time_and_losses() -> None:
+def test_training_table_has_stage_steps_time_and_losses() -> None:
     (table,) = training_tables(RECORDS)
     assert texts(table, "classifier") == ["10,000", "11 min 46 s", "3.485", "0.3742"]
 
@@ -114,13 +113,13 @@ def test_table_3_gives_accuracy_with_its_interval() -> None:
     ("name", "expected"),
     [("original", ["99.05", "99.69", "99.81"]), ("restoration + original", ["99.52", "99.80", "99.85"])],
 )
-def test_table_3_stands_beside_the_papers(name: str, expected: list[str]) -> None:
-    line = printed_after(ACCURACY, name)
-    assert line is not None
-    assert [cell.text for cell in line.cells[1:]] == expected
+def test_table_3_has_the_numbers_of_the_paper_below_its_own(name: str, expected: list[str]) -> None:
+    row = printed_after(ACCURACY, name)
+    assert row is not None
+    assert [cell.text for cell in row.cells[1:]] == expected
 
 
-def test_table_3_has_no_printed_line_for_networks_that_the_paper_lacks() -> None:
+def test_table_3_has_no_printed_row_for_networks_that_the_paper_lacks() -> None:
     assert printed_after(ACCURACY, "strong noise augmentation") is None
 
 
@@ -153,7 +152,7 @@ def test_the_overall_column_leaves_clean_images_out() -> None:
 def test_table_4_marks_the_best_network_of_each_strength_and_never_the_papers() -> None:
     assert best_in_column(OWN, OWN.header.index("40")) == ["restoration + original"]
     assert best_in_column(OWN, OWN.header.index("overall")) == ["restoration + original"]
-    assert not any(cell.best for line in OWN.lines if line.printed for cell in line.cells)
+    assert not any(cell.best for row in OWN.rows if row.printed for cell in row.cells)
 
 
 def test_networks_that_are_equally_good_are_all_marked() -> None:
@@ -163,28 +162,28 @@ def test_networks_that_are_equally_good_are_all_marked() -> None:
 
 
 @pytest.mark.parametrize("name", ["original", "fine-tuned on noisy images", "restoration + original"])
-def test_table_4_stands_beside_the_papers_on_own_images(name: str) -> None:
-    line = printed_after(OWN, name)
+def test_table_4_on_own_images_has_the_numbers_of_the_paper_below_its_own(name: str) -> None:
+    row = printed_after(OWN, name)
     expected = paper.TABLE_4[name]
-    assert line is not None
-    assert [float(cell.text) for cell in line.cells[1:]] == [*expected.percent, expected.overall_percent]
+    assert row is not None
+    assert [float(cell.text) for cell in row.cells[1:]] == [*expected.percent, expected.overall_percent]
 
 
-def test_gaussian_smoothing_stands_beside_the_papers_row_of_the_shorter_name() -> None:
-    line = printed_after(OWN, "Gaussian smoothing as first layer")
-    assert line is not None
-    assert line.cells[-1].text == "94.9"
+def test_gaussian_smoothing_is_compared_with_the_papers_row_of_the_shorter_name() -> None:
+    row = printed_after(OWN, "Gaussian smoothing as first layer")
+    assert row is not None
+    assert row.cells[-1].text == "94.9"
 
 
-def test_table_4_on_all_images_has_no_printed_lines() -> None:
-    assert not any(line.printed for line in ALL.lines)
+def test_table_4_on_all_images_has_no_printed_rows() -> None:
+    assert not any(row.printed for row in ALL.rows)
 
 
-def test_strengths_that_the_paper_lacks_are_dashes_in_its_lines() -> None:
+def test_strengths_that_the_paper_lacks_are_dashes_in_its_rows() -> None:
     rows = [replace(row, sigma_grey=row.sigma_grey + 0.5) for row in select(RECORDS, Stability)]
-    line = printed_after(stability_tables(rows)[0], "original")
-    assert line is not None
-    assert [cell.text for cell in line.cells[1:-1]] == ["\N{EN DASH}"] * len(SIGMAS)
+    row = printed_after(stability_tables(rows)[0], "original")
+    assert row is not None
+    assert [cell.text for cell in row.cells[1:-1]] == ["\N{EN DASH}"] * len(SIGMAS)
 
 
 def test_a_network_that_was_not_measured_at_a_strength_has_a_dash_there() -> None:
@@ -192,7 +191,7 @@ def test_a_network_that_was_not_measured_at_a_strength_has_a_dash_there() -> Non
     assert texts(stability_tables(rows)[0], "original")[0] == "\N{EN DASH}"
 
 
-def test_each_way_of_storing_noisy_images_has_tables_of_its_own() -> None:
+def test_each_noise_mode_has_tables_of_its_own() -> None:
     rows = select(RECORDS, Stability)
     tables = stability_tables([*rows, *(replace(row, noise="unclipped") for row in rows)])
     sources = [table.source.split(";")[0] for table in tables]
@@ -222,11 +221,11 @@ def all_tables() -> Sequence[Table]:
     return [table for make in makers for table in make(RECORDS)]
 
 
-def test_every_line_has_as_many_cells_as_the_header() -> None:
-    assert all(len(line.cells) == len(table.header) for table in all_tables() for line in table.lines)
+def test_every_row_has_as_many_cells_as_the_header() -> None:
+    assert all(len(row.cells) == len(table.header) for table in all_tables() for row in table.rows)
 
 
-def test_every_table_names_recipe_seed_data_and_commit() -> None:
+def test_the_source_of_every_table_has_recipe_seed_data_and_commit() -> None:
     parts = ("recipe fast", "seed 3", "data GTSRB (sha256 5f2c9a01)", "commit 0123abc")
     assert all(part in table.source for table in all_tables() for part in parts)
 
@@ -253,25 +252,25 @@ def repeated(*seeds: int) -> list[Measurement]:
     return [*others, *(of_seed(row, seed) for seed in seeds for row in rows)]
 
 
-def test_a_run_of_one_seed_has_no_spread() -> None:
-    assert spread_tables(RECORDS) == []
+def test_a_run_of_one_seed_has_no_variation() -> None:
+    assert variation_tables(RECORDS) == []
 
 
-def test_networks_that_were_trained_once_are_left_out() -> None:
-    (table,) = spread_tables(repeated(3, 4, 5))
-    assert [line.cells[0].text for line in table.lines] == ["original"]
+def test_networks_that_were_trained_once_have_no_variation() -> None:
+    (table,) = variation_tables(repeated(3, 4, 5))
+    assert [row.cells[0].text for row in table.rows] == ["original"]
 
 
 def test_mean_and_deviation_are_the_samples() -> None:
-    (table,) = spread_tables(repeated(3, 4, 5))
-    spread = 100 * stdev(SHARES.values())
-    for cell in table.lines[0].cells[1:]:  # accuracy, and the mean over all strengths
-        assert cell.text == f"98.50 \N{PLUS-MINUS SIGN} {spread:.2f}"
+    (table,) = variation_tables(repeated(3, 4, 5))
+    deviation = 100 * stdev(SHARES.values())
+    for cell in table.rows[0].cells[1:]:  # accuracy, and the mean over all strengths
+        assert cell.text == f"98.50 \N{PLUS-MINUS SIGN} {deviation:.2f}"
         assert cell.note == "98.00\N{EN DASH}99.00"
 
 
 def test_there_is_a_column_for_each_number_that_matters() -> None:
-    (table,) = spread_tables(repeated(3, 4))
+    (table,) = variation_tables(repeated(3, 4))
     noises = {row.noise for row in select(RECORDS, Stability)}
     expected = [f"overall, {population} images, {noise}" for noise in noises for population in ("own", "all")]
     assert list(table.header) == ["network", "top-1, clean", *expected]
@@ -283,16 +282,16 @@ def test_a_number_of_one_seed_alone_has_no_column() -> None:
         for row in select(RECORDS, Stability)
         if row.network == "original"
     ]
-    assert spread_tables([*repeated(3, 4), *unclipped]) == spread_tables(repeated(3, 4))
+    assert variation_tables([*repeated(3, 4), *unclipped]) == variation_tables(repeated(3, 4))
 
 
-def test_of_rows_that_were_measured_twice_the_later_counts() -> None:
+def test_of_records_that_were_measured_twice_the_later_counts() -> None:
     wrong = [replace(row, correct=1) for row in repeated(4) if isinstance(row, Accuracy | Stability)]
-    assert spread_tables([*wrong, *repeated(3, 4, 5)]) == spread_tables(repeated(3, 4, 5))
+    assert variation_tables([*wrong, *repeated(3, 4, 5)]) == variation_tables(repeated(3, 4, 5))
 
 
 def test_the_source_names_all_seeds() -> None:
-    (table,) = spread_tables(repeated(3, 4, 5))
+    (table,) = variation_tables(repeated(3, 4, 5))
     assert table.source == (
         "Noise clipped, 8-bit; 1,000 images or noisy images in a number; recipe fast; seeds 3, 4, 5; "
         "data GTSRB (sha256 5f2c9a01); commit 0123abc."

@@ -1,4 +1,4 @@
-"""Tables as text: Markdown, numbers, provenance."""
+"""Tables become Markdown; numbers and provenance become text."""
 
 import math
 from dataclasses import replace
@@ -8,16 +8,16 @@ import pytest
 from steadylens.records import Cost, Restoring
 from steadylens.report.tables import (
     Cell,
-    Line,
     Table,
+    TableRow,
     decibels,
     duration,
     grouped,
-    line,
     percent,
     select,
     source,
     span,
+    text_row,
 )
 from tests.sample_records import PROVENANCE, restorings, sample_records
 
@@ -26,14 +26,14 @@ TABLE = Table(
     caption="A caption.",
     source="A source.",
     header=("name", "first", "second"),
-    lines=(
-        line("one", "1", "2"),
-        Line(cells=(Cell(text="two"), Cell(text="3", note="2-4", best=True), Cell(text="4"))),
+    rows=(
+        text_row("one", "1", "2"),
+        TableRow(cells=(Cell(text="two"), Cell(text="3", note="2-4", best=True), Cell(text="4"))),
     ),
 )
 
 
-def test_markdown_holds_title_caption_lines_and_source_with_the_best_cells_bold() -> None:
+def test_markdown_has_title_caption_rows_and_source_with_the_best_cells_bold() -> None:
     assert TABLE.markdown() == (
         "### A title\n\nA caption.\n\n"
         "| name | first | second |\n| --- | ---: | ---: |\n| one | 1 | 2 |\n| two | **3** (2-4) | 4 |\n\n"
@@ -46,7 +46,7 @@ def test_markdown_can_leave_out_the_notes() -> None:
 
 
 def test_markdown_escapes_what_would_break_a_table_or_become_html() -> None:
-    text = replace(TABLE, lines=(line("a|b", "<script>", "*x*"),)).markdown()
+    text = replace(TABLE, rows=(text_row("a|b", "<script>", "*x*"),)).markdown()
     assert r"| a\|b | \<script> | \*x\* |" in text
 
 
@@ -58,7 +58,7 @@ def test_source_names_noise_samples_recipe_seed_data_and_commit() -> None:
     )
 
 
-def test_source_tells_the_span_of_samples_and_every_commit() -> None:
+def test_source_has_the_range_of_samples_and_every_commit() -> None:
     row = select(restorings(), Restoring)[0]
     other = replace(row, samples=9, provenance=replace(PROVENANCE, commit="fedcba9"))
     text = source([row, other], count="images")
@@ -66,7 +66,7 @@ def test_source_tells_the_span_of_samples_and_every_commit() -> None:
     assert "commit 0123abc, fedcba9." in text
 
 
-def test_select_keeps_one_kind_in_its_order() -> None:
+def test_select_keeps_one_type_in_its_order() -> None:
     rows = select(sample_records(), Cost)
     assert [row.network for row in rows] == ["L11", "original"]
 
@@ -79,7 +79,7 @@ def test_grouped_keeps_the_order_of_first_appearance() -> None:
     ("seconds", "text"),
     [(0.04, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (9000, "2 h 30 min")],
 )
-def test_duration_has_the_units_that_matter(seconds: float, text: str) -> None:
+def test_duration_has_at_most_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
@@ -88,7 +88,7 @@ def test_duration_never_writes_sixty_seconds() -> None:
     assert duration(3599.7) == "1 h 00 min"
 
 
-def test_numbers_that_are_missing_or_infinite_have_a_sign_of_their_own() -> None:
+def test_missing_and_infinite_numbers_have_signs() -> None:
     assert (percent(None, digits=1), decibels(None)) == ("\N{EN DASH}", "\N{EN DASH}")
     assert decibels(math.inf) == "\N{INFINITY}"
 

@@ -4,7 +4,6 @@ The result is what the nets themselves return, and a file that is not an image i
 """
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 import steadylens
-from steadylens.data import sources, synthetic_signs
+from steadylens.data import sources
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.preprocessing import Fit
 from steadylens.nets.classification import FusedClassifier
@@ -246,23 +245,6 @@ def test_a_drawing_is_made_from_its_seed() -> None:
         draw_sign(43, 0)
     with pytest.raises(SettingError, match="seed is -1"):
         draw_sign(0, -1)
-
-
-def test_synthetic_signs_have_the_classes_of_the_photographs_in_the_same_order() -> None:
-    assert len(synthetic_signs.CLASS_NAMES) == len(sources.CLASS_NAMES)
-    telling = re.compile(
-        r"limit.(\d+)|left|right$|stop|yield|no entry|priority road|no vehicles|road work|ahead only"
-    )
-    for drawn, photographed in zip(synthetic_signs.CLASS_NAMES, sources.CLASS_NAMES, strict=True):
-        name = (
-            photographed.lower()
-            .replace("(", "")
-            .removesuffix(" ahead")
-            .replace("narrows on the right", "narrows")
-        )
-        assert [found[0] for found in telling.finditer(drawn)] == [
-            found[0] for found in telling.finditer(name)
-        ]
 
 
 def test_about_a_quarter_of_synthetic_signs_are_misread() -> None:

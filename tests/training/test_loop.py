@@ -1,6 +1,6 @@
-"""The optimizers against the update rules written out, and the courses of their rates.
+"""The optimizers against their update rules written out, and their learning rates step by step.
 
-A training can be cut anywhere and goes on the same; its objectives are the paper's.
+A training can be interrupted anywhere and continues with the same result.
 """
 
 import math
@@ -19,19 +19,17 @@ from steadylens.data.datasets import Dataset
 from steadylens.errors import CheckpointError, DivergenceError, SettingError
 from steadylens.images.tensors import to_float
 from steadylens.nets.classification import FusedClassifier, SignNet
-from steadylens.nets.restoration import DongNet, RestorationNet, initialize_xavier
+from steadylens.nets.restoration import RestorationNet, initialize_xavier
 from steadylens.noise.degradation import Degradation, gaussian_degradation
-from steadylens.training import objectives as objectives_module
 from steadylens.training.loop import CURVE_POINTS, MomentumSgd, OneCycleAdam, Optimization, Training
 from steadylens.training.objectives import (
-    Augmentation,
     LogSquaredError,
-    Objective,
     RestorationLoss,
     SquaredError,
     classifying_objective,
     restoring_objective,
 )
+from tests.tiny_runs import sign_training
 
 IMAGES = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -236,23 +234,6 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def sign_training(data: Dataset, optimization: Optimization, *, seed: int = 1, weights: int = 1) -> Training:
-    """Returns a training in which everything is random: batch, pose, noise and dropout."""
-    net = SignNet(classes=4)
-    initialize_xavier(net, generator=seeded(weights))
-    objective = classifying_objective(
-        net,
-        data.train.images,
-        data.train.labels,
-        batch=4,
-        augmentation=Augmentation(),
-        degradation=Degradation(),
-    )
-    return Training(
-        net, objective, optimization=optimization, steps=STEPS, generator=seeded(seed), clip_norm=5.0
-    )
-
-
 def point_training(
     losses: list[float], *, steps: int, optimization: Optimization = SGD, clip_norm: float | None = None
 ) -> Training:
@@ -286,13 +267,13 @@ def assert_same_state(training: Training, other: Training) -> None:
 def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(
     tiny_data: Dataset, tmp_path: Path, optimization: Optimization, cut: int
 ) -> None:
-    whole = sign_training(tiny_data, optimization)
+    whole = sign_training(tiny_data, steps=STEPS, optimization=optimization)
     advance(whole, STEPS)
-    first = sign_training(tiny_data, optimization)
+    first = sign_training(tiny_data, steps=STEPS, optimization=optimization)
     advance(first, cut)
     save_state(tmp_path / "a.training", *first.state())
     torch.manual_seed(cut)  # another process has another global generator
-    second = sign_training(tiny_data, optimization, seed=7, weights=7)
+    second = sign_training(tiny_data, steps=STEPS, optimization=optimization, seed=7, weights=7)
     second.resume(*load_state(tmp_path / "a.training"))
     assert second.step == cut
     assert second.seconds == first.seconds
@@ -315,7 +296,7 @@ def test_a_cut_in_the_middle_of_a_curve_point_does_not_show(tmp_path: Path) -> N
 
 
 def test_training_leaves_the_global_generator_as_it_was(tiny_data: Dataset) -> None:
-    training = sign_training(tiny_data, ADAM)
+    training = sign_training(tiny_data, steps=STEPS, optimization=ADAM)
     before = torch.get_rng_state()
     advance(training, 2)
     assert torch.equal(torch.get_rng_state(), before)
@@ -325,7 +306,7 @@ def test_the_global_generator_has_no_influence_and_ours_has(tiny_data: Dataset) 
     trainings = []
     for global_seed, seed in ((1, 1), (2, 1), (1, 2)):
         torch.manual_seed(global_seed)
-        trainings.append(sign_training(tiny_data, ADAM, seed=seed))
+        trainings.append(sign_training(tiny_data, steps=STEPS, optimization=ADAM, seed=seed))
         advance(trainings[-1], 2)
     assert_same_state(trainings[0], trainings[1])
     assert trainings[0].curve != trainings[2].curve
@@ -367,7 +348,7 @@ def test_a_loss_that_is_not_finite_is_a_divergence(bad: float) -> None:
 
 
 def test_a_rate_beyond_reason_is_a_divergence(tiny_data: Dataset) -> None:
-    training = sign_training(tiny_data, MomentumSgd(learning_rate=1e30))
+    training = sign_training(tiny_data, steps=STEPS, optimization=MomentumSgd(learning_rate=1e30))
     training.clip_norm = None
     with pytest.raises(DivergenceError, match=r"lower the learning rate \(1e\+30\)"):
         advance(training, STEPS)
@@ -404,7 +385,7 @@ def test_the_state_of_another_number_of_steps_is_refused() -> None:
 
 
 def test_the_state_of_another_net_is_refused(tiny_data: Dataset) -> None:
-    other = sign_training(tiny_data, SGD)
+    other = sign_training(tiny_data, steps=STEPS, optimization=SGD)
     advance(other, 1)
     with pytest.raises(CheckpointError, match=r"another net: the weights lack bias .* to start again$"):
         point_training([1.0], steps=STEPS).resume(*other.state())
@@ -424,176 +405,6 @@ def test_a_state_that_lacks_a_number_is_refused(lost: str) -> None:
     del plain[lost]
     with pytest.raises(CheckpointError, match=lost):
         point_training([1.0], steps=3).resume(tensors, plain)
-
-
-class Recorder(nn.Module):
-    """A restorer that changes nothing but the size, and remembers what it was given."""
-
-    def __init__(self, margin: int = 0) -> None:
-        super().__init__()
-        self.valid_margin = margin
-        self.seen: list[Tensor] = []
-
-    def valid(self, images: Tensor) -> Tensor:
-        self.seen.append(images)
-        margin = self.valid_margin
-        end = images.shape[-1] - margin
-        return images[..., margin:end, margin:end]
-
-
-def total(objective: Objective, *, seed: int = 0) -> float:
-    return sum(float(part.detach()) for part in objective(seeded(seed)))
-
-
-@pytest.mark.parametrize("versions", [1, 3])
-@pytest.mark.parametrize("net", [RestorationNet(depth=3), DongNet()], ids=["L3", "Dong"])
-def test_restoring_is_equation_3(tiny_data: Dataset, net: RestorationNet | DongNet, versions: int) -> None:
-    initialize_xavier(net, generator=seeded(5))
-    images = tiny_data.train.images[:, :, :16, :16]
-    degradation = Degradation(versions=versions)
-    objective = restoring_objective(
-        net, images, degradation=degradation, loss=SquaredError(), batch=2, patch=16
-    )
-    # The same draws, in the same order: which images, then their noise.
-    generator = seeded(3)
-    clean = to_float(images[torch.randint(len(images), (2,), generator=generator)])
-    noisy = degradation(clean, generator=generator)
-    size, margin = 16 - 2 * net.margin, net.margin
-    energy = 0.0
-    with torch.inference_mode():
-        for i in range(2):
-            for j in range(versions):
-                restored = net.valid(noisy[i * versions + j][None])[0].tolist()
-                wanted = clean[i].tolist()
-                energy += sum(
-                    (wanted[c][margin + y][margin + x] - restored[c][y][x]) ** 2
-                    for c in range(3)
-                    for y in range(size)
-                    for x in range(size)
-                )
-    assert total(objective, seed=3) == pytest.approx(energy / (2 * versions), rel=1e-4)
-
-
-def parts_and_gradients(objective: Objective, module: nn.Module) -> tuple[int, float, list[Tensor]]:
-    parts = list(objective(seeded(2)))
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    loss = torch.stack(parts).sum()
-    return len(parts), float(loss.detach()), list(torch.autograd.grad(loss, trained))
-
-
-@pytest.mark.parametrize("task", ["restoring", "classifying"])
-def test_the_loss_in_parts_is_the_loss_of_the_whole_batch(
-    tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, task: str
-) -> None:
-    degradation = Degradation(versions=2)
-    if task == "restoring":
-        net: nn.Module = (restorer := RestorationNet(depth=3))
-        objective = restoring_objective(
-            restorer,
-            tiny_data.train.images,
-            degradation=degradation,
-            loss=LogSquaredError(),
-            batch=5,
-            patch=12,
-        )
-    else:
-        net = SignNet(classes=4).eval()
-        train = tiny_data.train
-        objective = classifying_objective(net, train.images, train.labels, batch=5, degradation=degradation)
-    results = []
-    for size in (1000, 3):
-        monkeypatch.setattr(objectives_module, "cache_batch", lambda device, size=size: size)
-        results.append(parts_and_gradients(objective, net))
-    (one, whole, whole_gradients), (four, summed, summed_gradients) = results
-    assert (one, four) == (1, 4)  # ten images as 3 + 3 + 3 + 1
-    assert summed == pytest.approx(whole, rel=1e-5)
-    for expected, found in zip(whole_gradients, summed_gradients, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
-
-
-@pytest.mark.parametrize("margin", [0, 2])
-def test_every_noisy_version_is_compared_with_its_own_clean_centre(tiny_data: Dataset, margin: int) -> None:
-    degradation = Degradation(versions=3, clean_share=1.0, quantize=False)
-    objective = restoring_objective(
-        Recorder(margin),
-        tiny_data.train.images,
-        degradation=degradation,
-        loss=SquaredError(),
-        batch=7,
-        patch=9,
-    )
-    assert total(objective) == 0
-
-
-def test_patches_are_windows_from_everywhere_in_the_images() -> None:
-    rows, columns = torch.arange(6)[:, None] * 10, torch.arange(7)[None, :]
-    images = torch.stack([rows + columns, rows + columns + 100, (rows + columns) * 2]).to(torch.uint8)[None]
-    recorder = Recorder()
-    degradation = Degradation(clean_share=1.0)
-    objective = restoring_objective(
-        recorder, images, degradation=degradation, loss=SquaredError(), batch=400, patch=4
-    )
-    assert total(objective) == 0
-    patches = (torch.cat(recorder.seen) * 255).round().to(torch.uint8)
-    corners = set()
-    for patch in patches:
-        top, left = divmod(int(patch[0, 0, 0]), 10)
-        corners.add((top, left))
-        assert torch.equal(patch, images[0, :, top : top + 4, left : left + 4])
-    assert corners == {(top, left) for top in range(3) for left in range(4)}
-
-
-def test_noise_is_fresh_in_every_step(tiny_data: Dataset) -> None:
-    recorder = Recorder()
-    image = tiny_data.train.images[:1]
-    objective = restoring_objective(
-        recorder, image, degradation=gaussian_degradation(20), loss=SquaredError(), batch=2, patch=48
-    )
-    generator = seeded(0)
-    for _ in range(2):
-        list(objective(generator))
-    first, second = recorder.seen
-    assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first, second)
-
-
-@pytest.mark.parametrize("patch", [4, 12, 49])
-def test_a_patch_that_does_not_fit_net_or_images_is_refused(tiny_data: Dataset, patch: int) -> None:
-    with pytest.raises(SettingError, match=rf"patch is {patch} .* margin \(12\) .* size \(48\)"):
-        restoring_objective(
-            RestorationNet(depth=11),
-            tiny_data.train.images,
-            degradation=Degradation(),
-            loss=SquaredError(),
-            batch=1,
-            patch=patch,
-        )
-
-
-@pytest.mark.parametrize("patch", [13, 48])
-def test_the_smallest_and_the_largest_patch_train(tiny_data: Dataset, patch: int) -> None:
-    objective = restoring_objective(
-        RestorationNet(depth=11),
-        tiny_data.train.images,
-        degradation=Degradation(),
-        loss=SquaredError(),
-        batch=1,
-        patch=patch,
-    )
-    assert total(objective) > 0
-
-
-def test_classifying_is_the_mean_cross_entropy(tiny_data: Dataset) -> None:
-    net = SignNet(classes=4).eval()
-    train = tiny_data.train
-    objective = classifying_objective(net, train.images, train.labels, batch=12)
-    chosen = torch.randint(len(train), (12,), generator=seeded(4))
-    with torch.inference_mode():
-        probabilities = net(to_float(train.images[chosen])).double().softmax(dim=1)
-    expected = -sum(
-        float(row[label].log()) for row, label in zip(probabilities, train.labels[chosen], strict=True)
-    )
-    assert total(objective, seed=4) == pytest.approx(expected / 12, rel=1e-5)
 
 
 def pretend_fast_bfloat16(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
@@ -629,18 +440,6 @@ def test_bfloat16_hardly_moves_loss_and_gradient_and_leaves_the_weights_in_float
     assert rounded_loss != loss, "bfloat16 was used"
     assert rounded_loss == pytest.approx(loss, rel=0.02)
     assert float((rounded_gradient - gradient).norm()) < 0.05 * float(gradient.norm())
-
-
-def test_labels_go_with_their_noisy_versions(tiny_data: Dataset) -> None:
-    class Colour(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            red, green, blue = images.mean(dim=(2, 3)).unbind(dim=1)
-            return 1000 * torch.stack([red - green, green - red, blue, red + green - 0.65], dim=1)
-
-    train = tiny_data.train
-    degradation = Degradation(versions=3, clean_share=1.0)
-    objective = classifying_objective(Colour(), train.images, train.labels, batch=16, degradation=degradation)
-    assert total(objective) < 0.01
 
 
 @pytest.mark.parametrize("fast", [False, True], ids=["float32", "bfloat16"])

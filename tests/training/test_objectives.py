@@ -1,6 +1,6 @@
-"""The losses against plain loops over images, channels, rows and columns.
+"""The losses and objectives against plain loops over images, channels, rows and columns.
 
-Changes of pose against SciPy, changes of light by what they do to images that are known.
+Changes of pose are compared with SciPy, changes of light with known images.
 """
 
 import math
@@ -14,10 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
-from torch import Tensor
+from torch import Tensor, nn
 
+from steadylens.data.datasets import Dataset
 from steadylens.errors import ImageError, SettingError
-from steadylens.training.objectives import Augmentation, LogSquaredError, SquaredError
+from steadylens.images.tensors import to_float
+from steadylens.nets.classification import SignNet
+from steadylens.nets.restoration import DongNet, RestorationNet, initialize_xavier
+from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.training import objectives as objectives_module
+from steadylens.training.objectives import (
+    Augmentation,
+    LogSquaredError,
+    Objective,
+    SquaredError,
+    classifying_objective,
+    restoring_objective,
+)
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 
@@ -108,11 +121,193 @@ def test_a_decibel_counts_the_same_at_any_strength(error: float) -> None:
     assert halved.item() == pytest.approx(math.log(4), abs=1e-5)
 
 
-NONE = Augmentation(rotation_degrees=0, scale=0, shift=0, brightness=0, contrast=0)
-
-
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class Recorder(nn.Module):
+    """A restorer that changes nothing but the size, and remembers what it was given."""
+
+    def __init__(self, margin: int = 0) -> None:
+        super().__init__()
+        self.valid_margin = margin
+        self.seen: list[Tensor] = []
+
+    def valid(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        margin = self.valid_margin
+        end = images.shape[-1] - margin
+        return images[..., margin:end, margin:end]
+
+
+def total(objective: Objective, *, seed: int = 0) -> float:
+    return sum(float(part.detach()) for part in objective(seeded(seed)))
+
+
+@pytest.mark.parametrize("versions", [1, 3])
+@pytest.mark.parametrize("net", [RestorationNet(depth=3), DongNet()], ids=["L3", "Dong"])
+def test_restoring_is_equation_3(tiny_data: Dataset, net: RestorationNet | DongNet, versions: int) -> None:
+    initialize_xavier(net, generator=seeded(5))
+    images = tiny_data.train.images[:, :, :16, :16]
+    degradation = Degradation(versions=versions)
+    objective = restoring_objective(
+        net, images, degradation=degradation, loss=SquaredError(), batch=2, patch=16
+    )
+    # The same draws, in the same order: which images, then their noise.
+    generator = seeded(3)
+    clean = to_float(images[torch.randint(len(images), (2,), generator=generator)])
+    noisy = degradation(clean, generator=generator)
+    size, margin = 16 - 2 * net.margin, net.margin
+    energy = 0.0
+    with torch.inference_mode():
+        for i in range(2):
+            for j in range(versions):
+                restored = net.valid(noisy[i * versions + j][None])[0].tolist()
+                wanted = clean[i].tolist()
+                energy += sum(
+                    (wanted[c][margin + y][margin + x] - restored[c][y][x]) ** 2
+                    for c in range(3)
+                    for y in range(size)
+                    for x in range(size)
+                )
+    assert total(objective, seed=3) == pytest.approx(energy / (2 * versions), rel=1e-4)
+
+
+def parts_and_gradients(objective: Objective, module: nn.Module) -> tuple[int, float, list[Tensor]]:
+    parts = list(objective(seeded(2)))
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    loss = torch.stack(parts).sum()
+    return len(parts), float(loss.detach()), list(torch.autograd.grad(loss, trained))
+
+
+@pytest.mark.parametrize("task", ["restoring", "classifying"])
+def test_the_loss_in_parts_is_the_loss_of_the_whole_batch(
+    tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    degradation = Degradation(versions=2)
+    if task == "restoring":
+        net: nn.Module = (restorer := RestorationNet(depth=3))
+        objective = restoring_objective(
+            restorer,
+            tiny_data.train.images,
+            degradation=degradation,
+            loss=LogSquaredError(),
+            batch=5,
+            patch=12,
+        )
+    else:
+        net = SignNet(classes=4).eval()
+        train = tiny_data.train
+        objective = classifying_objective(net, train.images, train.labels, batch=5, degradation=degradation)
+    results = []
+    for size in (1000, 3):
+        monkeypatch.setattr(objectives_module, "cache_batch", lambda device, size=size: size)
+        results.append(parts_and_gradients(objective, net))
+    (one, whole, whole_gradients), (four, summed, summed_gradients) = results
+    assert (one, four) == (1, 4)  # ten images as 3 + 3 + 3 + 1
+    assert summed == pytest.approx(whole, rel=1e-5)
+    for expected, found in zip(whole_gradients, summed_gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("margin", [0, 2])
+def test_every_noisy_version_is_compared_with_its_own_clean_centre(tiny_data: Dataset, margin: int) -> None:
+    degradation = Degradation(versions=3, clean_share=1.0, quantize=False)
+    objective = restoring_objective(
+        Recorder(margin),
+        tiny_data.train.images,
+        degradation=degradation,
+        loss=SquaredError(),
+        batch=7,
+        patch=9,
+    )
+    assert total(objective) == 0
+
+
+def test_patches_are_windows_from_everywhere_in_the_images() -> None:
+    rows, columns = torch.arange(6)[:, None] * 10, torch.arange(7)[None, :]
+    images = torch.stack([rows + columns, rows + columns + 100, (rows + columns) * 2]).to(torch.uint8)[None]
+    recorder = Recorder()
+    degradation = Degradation(clean_share=1.0)
+    objective = restoring_objective(
+        recorder, images, degradation=degradation, loss=SquaredError(), batch=400, patch=4
+    )
+    assert total(objective) == 0
+    patches = (torch.cat(recorder.seen) * 255).round().to(torch.uint8)
+    corners = set()
+    for patch in patches:
+        top, left = divmod(int(patch[0, 0, 0]), 10)
+        corners.add((top, left))
+        assert torch.equal(patch, images[0, :, top : top + 4, left : left + 4])
+    assert corners == {(top, left) for top in range(3) for left in range(4)}
+
+
+def test_noise_is_fresh_in_every_step(tiny_data: Dataset) -> None:
+    recorder = Recorder()
+    image = tiny_data.train.images[:1]
+    objective = restoring_objective(
+        recorder, image, degradation=gaussian_degradation(20), loss=SquaredError(), batch=2, patch=48
+    )
+    generator = seeded(0)
+    for _ in range(2):
+        list(objective(generator))
+    first, second = recorder.seen
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("patch", [4, 12, 49])
+def test_a_patch_that_does_not_fit_net_or_images_is_refused(tiny_data: Dataset, patch: int) -> None:
+    with pytest.raises(SettingError, match=rf"patch is {patch} .* margin \(12\) .* size \(48\)"):
+        restoring_objective(
+            RestorationNet(depth=11),
+            tiny_data.train.images,
+            degradation=Degradation(),
+            loss=SquaredError(),
+            batch=1,
+            patch=patch,
+        )
+
+
+@pytest.mark.parametrize("patch", [13, 48])
+def test_the_smallest_and_the_largest_patch_train(tiny_data: Dataset, patch: int) -> None:
+    objective = restoring_objective(
+        RestorationNet(depth=11),
+        tiny_data.train.images,
+        degradation=Degradation(),
+        loss=SquaredError(),
+        batch=1,
+        patch=patch,
+    )
+    assert total(objective) > 0
+
+
+def test_classifying_is_the_mean_cross_entropy(tiny_data: Dataset) -> None:
+    net = SignNet(classes=4).eval()
+    train = tiny_data.train
+    objective = classifying_objective(net, train.images, train.labels, batch=12)
+    chosen = torch.randint(len(train), (12,), generator=seeded(4))
+    with torch.inference_mode():
+        probabilities = net(to_float(train.images[chosen])).double().softmax(dim=1)
+    expected = -sum(
+        float(row[label].log()) for row, label in zip(probabilities, train.labels[chosen], strict=True)
+    )
+    assert total(objective, seed=4) == pytest.approx(expected / 12, rel=1e-5)
+
+
+def test_labels_go_with_their_noisy_versions(tiny_data: Dataset) -> None:
+    class Colour(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            red, green, blue = images.mean(dim=(2, 3)).unbind(dim=1)
+            return 1000 * torch.stack([red - green, green - red, blue, red + green - 0.65], dim=1)
+
+    train = tiny_data.train
+    degradation = Degradation(versions=3, clean_share=1.0)
+    objective = classifying_objective(Colour(), train.images, train.labels, batch=16, degradation=degradation)
+    assert total(objective) < 0.01
+
+
+NONE = Augmentation(rotation_degrees=0, scale=0, shift=0, brightness=0, contrast=0)
 
 
 def textured_ramps(count: int, height: int, width: int) -> Tensor:

@@ -12,11 +12,12 @@ from steadylens.errors import SettingError
 from steadylens.nets.classification import SIGN_SIZE, SignNet
 from steadylens.nets.restoration import RestorationNet, restorer_named
 from steadylens.noise.degradation import PAPER_FAMILIES, Degradation
-from steadylens.report import paper
+from steadylens.report.paper import SIGMAS_GREY
 from steadylens.training.loop import MomentumSgd
 from steadylens.training.objectives import LogSquaredError, SquaredError
 from steadylens.training.recipes import FAST, LONG, PAPER, PAPER_QUARTER, QUICK, SMOKE, THOROUGH, recipe_named
 from steadylens.training.settings import ClassifierRecipe, Recipe, RestorerRecipe, Sampling
+from tests.paper import EXPLORATORY_IMAGES, NOISY_VERSIONS, TABLE_1
 
 RECIPES = (PAPER, PAPER_QUARTER, LONG, THOROUGH, FAST, QUICK, SMOKE)
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
@@ -94,15 +95,15 @@ def test_the_paper_draws_its_own_mixture_of_noise() -> None:
 
 def test_the_paper_measures_on_its_own_numbers_of_images() -> None:
     evaluation = PAPER.evaluation
-    assert evaluation.exploration_images == paper.EXPLORATORY_IMAGES == 1263
-    assert evaluation.exploration_versions == paper.NOISY_VERSIONS == 150
+    assert evaluation.exploration_images == EXPLORATORY_IMAGES == 1263
+    assert evaluation.exploration_versions == NOISY_VERSIONS == 150
     assert evaluation.sampling == Sampling(versions=150)
-    assert list(evaluation.stability_sigmas_grey) == list(paper.SIGMAS_GREY)
+    assert list(evaluation.stability_sigmas_grey) == list(SIGMAS_GREY)
     assert (evaluation.accuracy_images, evaluation.stability_images) == (None, None)  # all
 
 
 def test_the_paper_compares_the_nets_of_table_1_and_fuses_the_deepest() -> None:
-    assert PAPER.nets == tuple(paper.TABLE_1)
+    assert PAPER.nets == tuple(TABLE_1)
     assert PAPER.front == "L11"
 
 
@@ -161,9 +162,9 @@ def test_an_unknown_net_gives_the_choices(name: str) -> None:
         restorer_named(name)
 
 
-@pytest.mark.parametrize("name", paper.TABLE_1)
+@pytest.mark.parametrize("name", TABLE_1)
 def test_a_net_by_its_name_is_that_of_table_1(name: str) -> None:
-    net, row = restorer_named(name), paper.TABLE_1[name]
+    net, row = restorer_named(name), TABLE_1[name]
     assert sum(parameter.numel() for parameter in net.parameters()) == row.parameters
     assert (net.margin, net.field) == (row.margin, row.field)
 
@@ -223,9 +224,9 @@ def test_the_noise_augmented_baseline_sees_as_many_images_as_its_rival(recipe: R
 @each_recipe
 def test_what_is_measured_is_not_more_than_the_paper_did(recipe: Recipe) -> None:
     evaluation = recipe.evaluation
-    assert set(evaluation.stability_sigmas_grey) <= set(paper.SIGMAS_GREY)
-    assert 1 <= evaluation.sampling.versions <= paper.NOISY_VERSIONS
-    assert 1 <= evaluation.exploration_images <= paper.EXPLORATORY_IMAGES
+    assert set(evaluation.stability_sigmas_grey) <= set(SIGMAS_GREY)
+    assert 1 <= evaluation.sampling.versions <= NOISY_VERSIONS
+    assert 1 <= evaluation.exploration_images <= EXPLORATORY_IMAGES
     assert evaluation.psnr_sigmas_grey[0] == 0  # clean images show whether a restorer does harm
 
 

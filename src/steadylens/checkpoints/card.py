@@ -14,7 +14,7 @@ from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
 from steadylens.records import Cost, Hits, Measurement, Restoring, Stability
 from steadylens.report.paper import CITATION
 from steadylens.report.paper_tables import accuracy_tables, cost_tables, restoration_tables, stability_tables
-from steadylens.report.tables import SIGMA, Line, Table, decibels, duration, select
+from steadylens.report.tables import SIGMA, Table, TableRow, decibels, duration, select
 
 TERMS = (
     "The German Traffic Sign Recognition Benchmark: J. Stallkamp, M. Schlipsing, J. Salmen, C. Igel, *Man "
@@ -225,11 +225,11 @@ def _figures(figures: Sequence[Measurement]) -> Iterator[str]:
 
 def _unranked(table: Table) -> Table:
     """Returns the table without marks of the best cell: a card has one net, which is always the best."""
-    lines = [
-        Line(cells=tuple(replace(cell, best=False) for cell in line.cells), printed=line.printed)
-        for line in table.lines
+    rows = [
+        TableRow(cells=tuple(replace(cell, best=False) for cell in row.cells), printed=row.printed)
+        for row in table.rows
     ]
-    return replace(table, lines=tuple(lines))
+    return replace(table, rows=tuple(rows))
 
 
 def card(name: str | Path) -> Card:

@@ -1,7 +1,7 @@
 """Loads data sets: synthetic signs, the German benchmark, or any folder of classes.
 
 Images are decoded, or drawn, once and kept in a cache that is checked before it is used. The split into
-training, validation and test images depends on the seed and is made anew each time.
+training, validation and test images depends on the seed and is not cached.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steadylens.data import synthetic_signs as signs
-from steadylens.data.sources import Listing, Photograph, list_folder, list_gtsrb
-from steadylens.data.splitting import Part, Roll, split
+from steadylens.data.sources import CLASS_NAMES, Listing, Photograph, list_folder, list_gtsrb
+from steadylens.data.splitting import ImageIndex, Part, split
 from steadylens.devices import ProgressCallback
 from steadylens.errors import DatasetError, ImageError, SettingError, StorageError
 from steadylens.files import replacing
@@ -30,30 +30,28 @@ from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED, read_image
 
 Job = Callable[[], Tensor]
-"""Makes the images of one file or of one track, uint8 (frames, 3, S, S)."""
+"""Returns the images of one file or of one track, uint8 (frames, 3, S, S)."""
 
 _JOBS_AT_ONCE = 64
 
-_MOST_THREADS = (
-    4  # decoding frees the interpreter, but small images are mostly Python: more threads slow down
-)
+_MOST_THREADS = 4  # decoding small images takes mostly Python code, which more threads slow down
 
 
 def load_or_make(
     path: Path, jobs: Sequence[Job], *, frames: int, size: int, progress: ProgressCallback | None
 ) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Reads the images at `path`, or makes them and keeps them there if it holds no sound copy.
+    """Reads images from a file, or makes them and writes the file if it is missing or damaged.
 
     Args:
-        path: The file; its name must change with whatever the jobs depend on.
-        jobs: What makes the images, in order.
+        path: The file; its name must change with everything that the jobs depend on.
+        jobs: The functions that make the images, in order.
         frames: Number of images that each job makes.
         size: Height and width of the images in pixels.
         progress: Called while images are made, from the calling thread.
 
     Returns:
-        The images, uint8 (N, 3, S, S), which may lie in the file: changing them does not change it; a 64-bit
-        digest of each one's pixels, int64 (N,); and a note if the file could not be written.
+        The images, uint8 (N, 3, S, S), which may be mapped from the file (changing them does not change it);
+        a 64-bit digest of each image's pixels, int64 (N,); and a note if the file could not be written.
     """
     shape = (len(jobs) * frames, 3, size, size)
     stored = _read(path, shape)
@@ -64,14 +62,14 @@ def load_or_make(
     try:
         with replacing(path) as temporary:
             save_file({"images": images, "digests": digests}, temporary)
-    except (StorageError, SafetensorError) as error:  # the images are at hand all the same
+    except (StorageError, SafetensorError) as error:  # the images can be used without the file
         return images, digests, (f"the images are not kept for the next time: {error}",)
-    # What is read from the file is mapped: unlike what was made, it takes no memory that others may need.
+    # Images that are mapped from the file take no memory of their own, unlike those just made.
     return load_file(path)["images"], digests, ()
 
 
 def pixel_digests(images: Tensor) -> Tensor:
-    """Returns a 64-bit digest of the pixels of each image, int64 (N,): equal for equal images only."""
+    """Returns a 64-bit digest of each image's pixels, int64 (N,); different images have different digests."""
     hashes = (hashlib.blake2b(image, digest_size=8).digest() for image in images.contiguous().numpy())
     return torch.from_numpy(np.frombuffer(b"".join(hashes), dtype="<i8").astype(np.int64))
 
@@ -106,17 +104,17 @@ def _make(jobs: Sequence[Job], shape: tuple[int, ...], frames: int, progress: Pr
     try:
         for done in pool.map(fill, range(0, len(jobs), _JOBS_AT_ONCE)):
             progress(done, len(images))
-    finally:  # after an error or an interrupt, what has not begun is not begun
+    finally:  # after an error or an interrupt, no further job starts
         pool.shutdown(cancel_futures=True)
     return images
 
 
 SIGNS_PER_CLASS = 60
-"""Training images of each class that `signs` draws when no number is given."""
+"""Training images of each class in the source `signs` without a number."""
 
-_FRAMES = 5  # views of one drawn sign
+_FRAMES = 5  # views of one synthetic sign
 
-_DRAWN_TEST_TRACKS = 10
+_SIGN_TEST_TRACKS = 10
 
 _CACHE_FORMAT = 1
 
@@ -128,7 +126,7 @@ class ImageSet:
     Attributes:
         images: 8-bit RGB, uint8 (N, 3, S, S).
         labels: Classes, int64 (N,).
-        tracks: The physical sign that each image shows, int64 (N,): images of one sign share a number.
+        tracks: The number of the physical sign that each image shows, int64 (N,).
     """
 
     images: Tensor
@@ -138,8 +136,8 @@ class ImageSet:
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
             raise ImageError(
-                f"images are {self.images.dtype} {tuple(self.images.shape)}, stored ones are uint8 "
-                "(N, 3, H, W); convert with images.to_uint8"
+                f"images are {self.images.dtype} {tuple(self.images.shape)}, they must be uint8 "
+                "(N, 3, H, W); convert them with steadylens.to_uint8"
             )
         for name, values in (("labels", self.labels), ("tracks", self.tracks)):
             if values.dtype != torch.int64 or values.shape != self.images.shape[:1]:
@@ -153,10 +151,10 @@ class ImageSet:
         return len(self.images)
 
     def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
-        """Returns a copy of the images at `indices`, int64 or a mask of bool (N,), in that order."""
+        """Returns a copy of the images at `indices` in that order: integers, or a mask of bool (N,)."""
         chosen = torch.as_tensor(indices, device=self.labels.device)
         if chosen.dtype != torch.bool:
-            chosen = chosen.long()  # an empty list has no integers to tell its type by
+            chosen = chosen.long()  # an empty list becomes a tensor of floats
         return ImageSet(images=self.images[chosen], labels=self.labels[chosen], tracks=self.tracks[chosen])
 
     def to(self, device: torch.device | str) -> "ImageSet":
@@ -168,16 +166,16 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Dataset:
-    """Labelled images in three parts that share no physical sign, as far as tracks are known.
+    """Labelled images in three parts. No physical sign is in two parts, as far as tracks are known.
 
     Attributes:
-        train: What nets are trained on.
-        validation: What choices are made by.
-        test: What is reported.
-        class_names: Names of the classes; a label is a place in this tuple.
-        source: Where the images come from, as it was given.
-        fingerprint: Twelve hexadecimal digits that change with any pixel, label, name or the split.
-        notes: What a user must know, a sentence each.
+        train: The images to train on.
+        validation: The images to choose settings with.
+        test: The images of the reported results.
+        class_names: Names of the classes; a label is an index into this tuple.
+        source: Where the images come from, as given to `load_dataset`.
+        fingerprint: Twelve hexadecimal digits that change with every pixel, label, name and with the split.
+        notes: What a user must know about the data, one sentence each.
         fit: How photographs were fitted into squares.
     """
 
@@ -193,7 +191,7 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Plan:
-    """All that is known of a source before its images are made; `frames` images come from each job."""
+    """All that is known of a source before its images are made; each job makes `frames` images."""
 
     jobs: list[Job]
     frames: int
@@ -203,7 +201,7 @@ class _Plan:
     tracks: list[str]
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    fitted: tuple[str, ...] = ()  # the fit, unless the images are squashed: then all is named as it ever was
+    fitted: tuple[str, ...] = ()  # the fit, unless images are squashed: earlier versions knew no other fit
 
 
 def load_dataset(
@@ -218,26 +216,27 @@ def load_dataset(
 ) -> Dataset:
     """Loads images from a source and splits them.
 
-    Validation images are whole tracks of the training set, of every class that has two tracks or more,
-    unless the source brings its own. Tracks with an image that equals a test image are left out and noted.
+    Validation images are whole tracks of the training set, from every class that has two tracks or more,
+    unless the source has validation images of its own. Tracks that contain a test image are left out; a note
+    says so.
 
     Args:
-        source: `signs` or `signs:N` for drawn ones, about N training images a class (the drawings are
-            always the same ones, only their split depends on the seed); `gtsrb:DIR` for the German
-            Traffic Sign Recognition Benchmark; `folder:DIR` for a folder of class folders.
+        source: `signs` or `signs:N` for synthetic signs, about N training images per class (the images are
+            always the same, only their split depends on the seed); `gtsrb:DIR` for the German Traffic Sign
+            Recognition Benchmark; `folder:DIR` for a folder with one folder per class.
         size: Height and width of the images in pixels.
-        fit: How photographs become squares of that size, as a `PreparedClassifier` tells; signs are drawn
-            as squares.
+        fit: How photographs become squares of that size, as `PreparedClassifier.fit` says; synthetic signs
+            are square.
         seed: Seed of the split.
-        validation_share: The share of each class's training tracks to validate on, above 0 and below 1.
-        cache: Folder to keep images in that were decoded or drawn, which may be emptied at any time, or
-            None for the user's cache folder.
-        progress: Called with the number of images that are done and the number of all, while images are
+        validation_share: The share of each class's training tracks for validation, above 0 and below 1.
+        cache: Folder for decoded or drawn images, or None for the user's cache folder. Its files may be
+            deleted at any time.
+        progress: Called with the number of images that are done and the number of all images while they are
             decoded or drawn; not called when they come from the cache.
 
     Raises:
-        DatasetError: If the source is unknown, missing, damaged, or cannot be split.
-        SettingError: If the size or the share breaks its rule, or the fit does not reach the size.
+        DatasetError: If the source is unknown, missing or damaged, or cannot be split.
+        SettingError: If the size or the share is out of range, or the fit gives images below the size.
     """
     if size < 1:
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
@@ -256,7 +255,7 @@ def load_dataset(
         torch.tensor(values, dtype=torch.int64).repeat_interleave(plan.frames)
         for values in (plan.parts, plan.labels, [numbers[name] for name in plan.tracks])
     )
-    roll = Roll(
+    index = ImageIndex(
         parts=parts,
         labels=labels,
         tracks=tracks,
@@ -264,7 +263,7 @@ def load_dataset(
         class_names=plan.class_names,
         track_names=tuple(numbers),
     )
-    parts, split_notes = split(roll, validation_share=validation_share, seed=seed)
+    parts, split_notes = split(index, validation_share=validation_share, seed=seed)
     everything = ImageSet(images=images, labels=labels, tracks=tracks)
     return Dataset(
         train=everything.subset(parts == Part.TRAIN),
@@ -294,12 +293,12 @@ def _plan_photographs(listing: Listing, size: int, fit: Fit) -> _Plan:
     photographs = listing.photographs
     fitted = () if fit == SQUASHED else (str(fit),)
     return _Plan(
-        jobs=[partial(_decode, listing.root, shot, size, fit) for shot in photographs],
+        jobs=[partial(_decode, listing.root, photograph, size, fit) for photograph in photographs],
         frames=1,
         key=_digest(_CACHE_FORMAT, PIL.__version__, size, listing.key(), *fitted),
-        parts=[shot.part for shot in photographs],
-        labels=[shot.label for shot in photographs],
-        tracks=[shot.track for shot in photographs],
+        parts=[photograph.part for photograph in photographs],
+        labels=[photograph.label for photograph in photographs],
+        tracks=[photograph.track for photograph in photographs],
         class_names=listing.class_names,
         notes=listing.notes,
         fitted=fitted,
@@ -315,28 +314,28 @@ def _decode(root: Path, photograph: Photograph, size: int, fit: Fit) -> Tensor:
 
 def _plan_signs(count: str, size: int) -> _Plan:
     if count and not (count.isdecimal() and int(count)):
-        raise DatasetError(f"source is 'signs:{count}', the number of images a class must be 1 or more")
-    wanted = int(count) if count else SIGNS_PER_CLASS
-    train_tracks = max(round(wanted / _FRAMES), 2)  # one for validation
-    wishes = [
+        raise DatasetError(f"source is 'signs:{count}', the number of images per class must be 1 or more")
+    per_class = int(count) if count else SIGNS_PER_CLASS
+    train_tracks = max(round(per_class / _FRAMES), 2)  # one for validation
+    wanted = [
         (part, label, track)
-        for part, tracks in ((Part.TRAIN, train_tracks), (Part.TEST, _DRAWN_TEST_TRACKS))
-        for label in range(len(signs.CLASS_NAMES))
+        for part, tracks in ((Part.TRAIN, train_tracks), (Part.TEST, _SIGN_TEST_TRACKS))
+        for label in range(len(CLASS_NAMES))
         for track in range(tracks)
     ]
-    # The cache must not outlive the code that drew it: a sample of drawings stands for that code.
+    # A changed drawing code must not find an old cache: a sample of drawings represents the code.
     sample = [
         signs.draw_track(label, frames=1, rng=np.random.default_rng(label), size=size)
-        for label in range(len(signs.CLASS_NAMES))
+        for label in range(len(CLASS_NAMES))
     ]
     return _Plan(
-        jobs=[partial(_draw, label, (part, label, track), size) for part, label, track in wishes],
+        jobs=[partial(_draw, label, (part, label, track), size) for part, label, track in wanted],
         frames=_FRAMES,
         key=_digest(_CACHE_FORMAT, size, train_tracks, torch.from_numpy(np.stack(sample))),
-        parts=[part for part, _, _ in wishes],
-        labels=[label for _, label, _ in wishes],
-        tracks=[f"{part.name.lower()} class {label} track {track}" for part, label, track in wishes],
-        class_names=signs.CLASS_NAMES,
+        parts=[part for part, _, _ in wanted],
+        labels=[label for _, label, _ in wanted],
+        tracks=[f"{part.name.lower()} class {label} track {track}" for part, label, track in wanted],
+        class_names=CLASS_NAMES,
     )
 
 

@@ -1,9 +1,9 @@
-"""The artwork of the 43 synthetic traffic signs: symbols, the pen that draws them, and plates.
+"""The drawings of the 43 synthetic traffic signs: symbols, the pen that draws them, and the shapes of signs.
 
-A symbol is drawn in a frame of its own, x to the right and y down, both in [-1, 1]. Letters are strokes,
-since a font would look different on another machine. A plate draws its ground and rim and hands the symbol a
-pen for the inner part. The classes have the order of the German Traffic Sign Recognition Benchmark; the
-drawings are our own.
+A symbol is drawn in coordinates of its own, x to the right and y down, both in [-1, 1]. Letters are drawn as
+lines, since a font would look different on another machine. A shape, a red triangle for example, draws the
+board of a sign and then the symbol on it. The classes are those of the German Traffic Sign Recognition
+Benchmark, in its order; the drawings are our own.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,40 +35,40 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pen:
-    """Draws in a frame of its own: `unit` pixels long, centred on pixel (`x`, `y`), coloured `ink`."""
+    """Draws in `colour`, in coordinates whose origin is pixel (`x`, `y`) and whose unit is `unit` pixels."""
 
     canvas: ImageDraw.ImageDraw
     x: float
     y: float
     unit: float
-    ink: Colour = BLACK
+    colour: Colour = BLACK
 
     def at(self, x: float, y: float, scale: float) -> "Pen":
-        """Returns a pen for the smaller frame with centre (x, y) and half-side `scale`."""
+        """Returns a pen whose origin is (x, y) and whose unit is `scale` of this one's."""
         return replace(self, x=self.x + x * self.unit, y=self.y + y * self.unit, unit=scale * self.unit)
 
-    def dip(self, ink: Colour) -> "Pen":
-        """Returns the pen with another colour."""
-        return replace(self, ink=ink)
+    def in_colour(self, colour: Colour) -> "Pen":
+        """Returns a pen of another colour."""
+        return replace(self, colour=colour)
 
     def fill(self, *points: Point) -> None:
         """Fills a polygon."""
-        self.canvas.polygon([self._pixel(point) for point in points], fill=(*self.ink, 255))
+        self.canvas.polygon([self._pixel(point) for point in points], fill=(*self.colour, 255))
 
     def disc(self, x: float, y: float, radius: float) -> None:
         """Fills a circle."""
         corners = [self._pixel((x - radius, y - radius)), self._pixel((x + radius, y + radius))]
-        self.canvas.ellipse(corners, fill=(*self.ink, 255))
+        self.canvas.ellipse(corners, fill=(*self.colour, 255))
 
     def stroke(self, *points: Point, width: float) -> None:
         """Draws a line with round joints and ends."""
         pixels = [self._pixel(point) for point in points]
-        self.canvas.line(pixels, fill=(*self.ink, 255), width=round(width * self.unit))
+        self.canvas.line(pixels, fill=(*self.colour, 255), width=round(width * self.unit))
         for x, y in points:
             self.disc(x, y, width / 2)
 
     def arrow(self, *points: Point, width: float) -> None:
-        """Draws a line whose last point is the tip of a head."""
+        """Draws a line that ends in an arrowhead, whose tip is the last point."""
         (x, y), (tip_x, tip_y) = points[-2:]
         length = float(np.hypot(tip_x - x, tip_y - y))
         along_x, along_y = (tip_x - x) / length, (tip_y - y) / length
@@ -85,7 +85,7 @@ class Pen:
 
 
 Symbol = Callable[[Pen], None]
-"""What draws a symbol with the pen it is given."""
+"""Draws a symbol with a pen."""
 
 
 def arc(x: float, y: float, radii: Point, start: float, stop: float) -> list[Point]:
@@ -114,7 +114,7 @@ def _strokes(letter: str) -> Sequence[Sequence[Point]]:
 
 
 def text(pen: Pen, letters: str, *, cell: Point, width: float) -> None:
-    """Draws letters side by side; `cell` is the width and the half-height of one."""
+    """Draws letters side by side; `cell` is the width and half the height of one letter."""
     left = -(len(letters) - 1) / 2
     for column, letter in enumerate(letters):
         for points in _strokes(letter):
@@ -129,11 +129,11 @@ def number(pen: Pen, digits: str) -> None:
 
 
 def nothing(pen: Pen) -> None:
-    """Leaves the plate empty."""
+    """Draws no symbol."""
 
 
 def inset(pen: Pen, symbol: Symbol, scale: float) -> None:
-    """Draws a symbol smaller than its frame."""
+    """Draws a symbol at a smaller scale."""
     symbol(pen.at(0, 0, scale))
 
 
@@ -153,9 +153,9 @@ def lorry(pen: Pen) -> None:
         pen.disc(x, 0.42, 0.2)
 
 
-def overtaking(pen: Pen, left: Symbol, ink: Colour) -> None:
-    """Draws a car and, to its left in another colour, what overtakes it."""
-    left(pen.at(-0.45, 0, 0.46).dip(ink))
+def overtaking(pen: Pen, left: Symbol, colour: Colour) -> None:
+    """Draws a car and, to its left in another colour, the vehicle that overtakes it."""
+    left(pen.at(-0.45, 0, 0.46).in_colour(colour))
     car(pen.at(0.48, 0, 0.42))
 
 
@@ -201,7 +201,7 @@ def narrowing(pen: Pen) -> None:
 
 
 def digger(pen: Pen) -> None:
-    """Draws a worker who shovels a heap."""
+    """Draws a worker with a shovel and a heap."""
     pen.disc(-0.1, -0.75, 0.2)
     pen.stroke((-0.2, -0.45), (-0.5, 0.1), width=0.32)
     pen.stroke((-0.5, 0.1), (-0.35, 0.85), width=0.22)
@@ -214,8 +214,8 @@ def digger(pen: Pen) -> None:
 def signals(pen: Pen) -> None:
     """Draws three lamps."""
     pen.stroke((0, -0.6), (0, 0.6), width=0.75)
-    for y, ink in ((-0.6, RED), (0, YELLOW), (0.6, GREEN)):
-        pen.dip(ink).disc(0, y, 0.25)
+    for y, colour in ((-0.6, RED), (0, YELLOW), (0.6, GREEN)):
+        pen.in_colour(colour).disc(0, y, 0.25)
 
 
 def walker(pen: Pen) -> None:
@@ -287,45 +287,48 @@ def keep(pen: Pen, side: int) -> None:
 
 
 def roundabout(pen: Pen) -> None:
-    """Draws three arrows that chase each other around."""
+    """Draws three arrows in a circle."""
     for start in (20, 140, 260):
         pen.arrow(*arc(0, 0, (0.64, 0.64), start, start - 88)[::4], width=0.2)
 
 
-MASTER_SIDE = 128
+DRAWING_SIDE = 128
 """Height and width of the drawing of a class, in pixels."""
 
-_OVERSAMPLING = 4  # Pillow draws without antialiasing: draw larger, then average
+_OVERSAMPLING = 4  # Pillow draws without antialiasing, so draw larger and average
 
-_ASHEN = (220, 200, 190)  # what the sun leaves of any paint, in the end
+_FADED = (220, 200, 190)  # what any colour fades to in the sun
 
-Plate = Callable[[Pen, Symbol], None]
-
-
-def _round(pen: Pen, symbol: Symbol, *, rim: Colour, ground: Colour, ink: Colour, inner: float) -> None:
-    pen.dip(WHITE).disc(0, 0, 0.97)
-    pen.dip(rim).disc(0, 0, 0.93)
-    pen.dip(ground).disc(0, 0, inner)
-    symbol(pen.at(0, 0, 0.72).dip(ink))
+Shape = Callable[[Pen, Symbol], None]
+"""Draws the board of a sign, then the symbol on it."""
 
 
-_ban = partial(_round, rim=RED, ground=WHITE, ink=BLACK, inner=0.7)
+def _round(
+    pen: Pen, symbol: Symbol, *, border: Colour, background: Colour, colour: Colour, inner: float
+) -> None:
+    pen.in_colour(WHITE).disc(0, 0, 0.97)
+    pen.in_colour(border).disc(0, 0, 0.93)
+    pen.in_colour(background).disc(0, 0, inner)
+    symbol(pen.at(0, 0, 0.72).in_colour(colour))
 
-_order = partial(_round, rim=BLUE, ground=BLUE, ink=WHITE, inner=0.9)
+
+_ban = partial(_round, border=RED, background=WHITE, colour=BLACK, inner=0.7)
+
+_order = partial(_round, border=BLUE, background=BLUE, colour=WHITE, inner=0.9)
 
 
 def _end(pen: Pen, symbol: Symbol) -> None:
-    _round(pen, symbol, rim=GREY, ground=WHITE, ink=GREY, inner=0.88)
+    _round(pen, symbol, border=GREY, background=WHITE, colour=GREY, inner=0.88)
     for shift in (-0.16, -0.08, 0, 0.08, 0.16):
         pen.stroke((-0.6 + shift, 0.6 + shift), (0.6 + shift, -0.6 + shift), width=0.05)
 
 
 def _triangle(pen: Pen, symbol: Symbol, *, up: int) -> None:
     corners = [(0, -0.78 * up), (0.82, 0.66 * up), (-0.82, 0.66 * up)]
-    for ink, width in ((WHITE, 0.3), (RED, 0.24)):
-        pen.dip(ink).stroke(*corners, corners[0], width=width)
-        pen.dip(ink).fill(*corners)
-    pen.dip(WHITE).fill(*[(0.76 * x, 0.76 * y + 0.045 * up) for x, y in corners])
+    for colour, width in ((WHITE, 0.3), (RED, 0.24)):
+        pen.in_colour(colour).stroke(*corners, corners[0], width=width)
+        pen.in_colour(colour).fill(*corners)
+    pen.in_colour(WHITE).fill(*[(0.76 * x, 0.76 * y + 0.045 * up) for x, y in corners])
     symbol(pen.at(0, 0.2, 0.42))
 
 
@@ -335,74 +338,73 @@ _yield = partial(_triangle, up=-1)
 
 
 def _stop(pen: Pen, symbol: Symbol) -> None:
-    for ink, radius in ((WHITE, 1.0), (RED, 0.93)):
-        pen.dip(ink).fill(*arc(0, 0, (radius, radius), 22.5, 382.5)[::4])
-    symbol(pen.at(0, 0, 0.9).dip(WHITE))
+    for colour, radius in ((WHITE, 1.0), (RED, 0.93)):
+        pen.in_colour(colour).fill(*arc(0, 0, (radius, radius), 22.5, 382.5)[::4])
+    symbol(pen.at(0, 0, 0.9).in_colour(WHITE))
 
 
 def _diamond(pen: Pen, symbol: Symbol) -> None:
-    for ink, radius in ((BLACK, 0.98), (WHITE, 0.94), (YELLOW, 0.62)):
-        pen.dip(ink).fill((0, -radius), (radius, 0), (0, radius), (-radius, 0))
+    for colour, radius in ((BLACK, 0.98), (WHITE, 0.94), (YELLOW, 0.62)):
+        pen.in_colour(colour).fill((0, -radius), (radius, 0), (0, radius), (-radius, 0))
     symbol(pen)
 
 
 def _no_entry(pen: Pen, symbol: Symbol) -> None:
-    _round(pen, symbol, rim=RED, ground=RED, ink=WHITE, inner=0.9)
-    pen.dip(WHITE).fill((-0.72, -0.2), (0.72, -0.2), (0.72, 0.2), (-0.72, 0.2))
+    _round(pen, symbol, border=RED, background=RED, colour=WHITE, inner=0.9)
+    pen.in_colour(WHITE).fill((-0.72, -0.2), (0.72, -0.2), (0.72, 0.2), (-0.72, 0.2))
 
 
-class _Design(NamedTuple):
-    name: str
-    plate: Plate
+class Design(NamedTuple):
+    """What a sign looks like: its shape and the symbol on it."""
+
+    shape: Shape
     symbol: Symbol
 
 
-_DESIGNS = (
-    *(_Design(f"speed limit {n}", _ban, partial(number, digits=str(n))) for n in (20, 30, 50, 60, 70, 80)),
-    _Design("end of speed limit 80", _end, partial(number, digits="80")),
-    *(_Design(f"speed limit {n}", _ban, partial(number, digits=str(n))) for n in (100, 120)),
-    _Design("no overtaking", _ban, partial(overtaking, left=car, ink=RED)),
-    _Design("no overtaking by lorries", _ban, partial(overtaking, left=lorry, ink=RED)),
-    _Design("priority at the next crossing", _warning, crossroads),
-    _Design("priority road", _diamond, nothing),
-    _Design("yield", _yield, nothing),
-    _Design("stop", _stop, partial(text, letters="STOP", cell=(0.43, 0.35), width=0.13)),
-    _Design("no vehicles", _ban, nothing),
-    _Design("no lorries", _ban, partial(inset, symbol=lorry, scale=0.78)),
-    _Design("no entry", _no_entry, nothing),
-    _Design("danger", _warning, exclamation),
-    _Design("bend to the left", _warning, partial(bend, side=-1)),
-    _Design("bend to the right", _warning, partial(bend, side=1)),
-    _Design("double bend", _warning, double_bend),
-    _Design("bumpy road", _warning, bumps),
-    _Design("slippery road", _warning, skid),
-    _Design("road narrows", _warning, narrowing),
-    _Design("road works", _warning, digger),
-    _Design("traffic signals", _warning, signals),
-    _Design("pedestrians", _warning, walker),
-    _Design("children", _warning, children),
-    _Design("cyclists", _warning, bicycle),
-    _Design("snow or ice", _warning, snowflake),
-    _Design("wild animals", _warning, deer),
-    _Design("end of all limits", _end, nothing),
-    _Design("turn right", _order, partial(turn, side=1)),
-    _Design("turn left", _order, partial(turn, side=-1)),
-    _Design("ahead only", _order, ahead),
-    _Design("ahead or right", _order, partial(ahead_or, side=1)),
-    _Design("ahead or left", _order, partial(ahead_or, side=-1)),
-    _Design("keep right", _order, partial(keep, side=1)),
-    _Design("keep left", _order, partial(keep, side=-1)),
-    _Design("roundabout", _order, roundabout),
-    _Design("end of no overtaking", _end, partial(overtaking, left=car, ink=GREY)),
-    _Design("end of no overtaking by lorries", _end, partial(overtaking, left=lorry, ink=GREY)),
+DESIGNS = (
+    *(Design(_ban, partial(number, digits=str(limit))) for limit in (20, 30, 50, 60, 70, 80)),
+    Design(_end, partial(number, digits="80")),
+    *(Design(_ban, partial(number, digits=str(limit))) for limit in (100, 120)),
+    Design(_ban, partial(overtaking, left=car, colour=RED)),
+    Design(_ban, partial(overtaking, left=lorry, colour=RED)),
+    Design(_warning, crossroads),
+    Design(_diamond, nothing),
+    Design(_yield, nothing),
+    Design(_stop, partial(text, letters="STOP", cell=(0.43, 0.35), width=0.13)),
+    Design(_ban, nothing),
+    Design(_ban, partial(inset, symbol=lorry, scale=0.78)),
+    Design(_no_entry, nothing),
+    Design(_warning, exclamation),
+    Design(_warning, partial(bend, side=-1)),
+    Design(_warning, partial(bend, side=1)),
+    Design(_warning, double_bend),
+    Design(_warning, bumps),
+    Design(_warning, skid),
+    Design(_warning, narrowing),
+    Design(_warning, digger),
+    Design(_warning, signals),
+    Design(_warning, walker),
+    Design(_warning, children),
+    Design(_warning, bicycle),
+    Design(_warning, snowflake),
+    Design(_warning, deer),
+    Design(_end, nothing),
+    Design(_order, partial(turn, side=1)),
+    Design(_order, partial(turn, side=-1)),
+    Design(_order, ahead),
+    Design(_order, partial(ahead_or, side=1)),
+    Design(_order, partial(ahead_or, side=-1)),
+    Design(_order, partial(keep, side=1)),
+    Design(_order, partial(keep, side=-1)),
+    Design(_order, roundabout),
+    Design(_end, partial(overtaking, left=car, colour=GREY)),
+    Design(_end, partial(overtaking, left=lorry, colour=GREY)),
 )
-
-CLASS_NAMES: tuple[str, ...] = tuple(design.name for design in _DESIGNS)
-"""The names of the 43 classes; a label is a place in this tuple."""
+"""The designs of the signs, in the order of `sources.CLASS_NAMES`."""
 
 
-class Paint(NamedTuple):
-    """One class's sign straight on: new (RGB), wholly faded (RGB), and its outline (L)."""
+class SignImages(NamedTuple):
+    """The sign of one class seen from the front: new (RGB), faded by the sun (RGB), and its outline (L)."""
 
     new: Image.Image
     faded: Image.Image
@@ -410,14 +412,14 @@ class Paint(NamedTuple):
 
 
 @cache
-def paint(label: int) -> Paint:
-    """Returns the sign of a class, `MASTER_SIDE` pixels a side; it is shared, so never draw on it."""
-    side = MASTER_SIDE * _OVERSAMPLING
+def sign_images(label: int) -> SignImages:
+    """Returns the sign of a class, `DRAWING_SIDE` pixels a side; cached: copy before changing."""
+    side = DRAWING_SIDE * _OVERSAMPLING
     image = Image.new("RGBA", (side, side))
     pen = Pen(canvas=ImageDraw.Draw(image), x=side / 2, y=side / 2, unit=side / 2)
-    design = _DESIGNS[label]
-    design.plate(pen, design.symbol)
-    master = image.reduce(_OVERSAMPLING)
-    new = Image.merge("RGB", master.split()[:3])
-    ashen = Image.new("RGB", new.size, _ASHEN)
-    return Paint(new, Image.blend(new.convert("L").convert("RGB"), ashen, 0.4), master.getchannel("A"))
+    design = DESIGNS[label]
+    design.shape(pen, design.symbol)
+    drawing = image.reduce(_OVERSAMPLING)
+    new = Image.merge("RGB", drawing.split()[:3])
+    faded = Image.blend(new.convert("L").convert("RGB"), Image.new("RGB", new.size, _FADED), 0.4)
+    return SignImages(new, faded, drawing.getchannel("A"))

@@ -1,7 +1,7 @@
-"""Lists labelled image files of the German benchmark, or of a folder for each class; opens none of them.
+"""Lists the labelled image files of the German benchmark or of class folders, without opening them.
 
 Official archives: Final_Training/Images/CCCCC/TTTTT_FFFFF.ppm beside GT-CCCCC.csv, and
-Final_Test/Images/NNNNN.ppm with GT-final_test.csv; tables are separated by semicolons. Repackaging:
+Final_Test/Images/NNNNN.ppm with GT-final_test.csv; tables are separated by semicolons. Repackaged:
 Train.csv and Test.csv, separated by commas, with paths such as Train/20/00020_00004_00012.png. C is the
 class, T the track (one physical sign, filmed from a passing car), F the frame.
 """
@@ -21,16 +21,16 @@ from steadylens.data.splitting import Part
 from steadylens.errors import DatasetError
 from steadylens.images.tensors import IMAGE_SUFFIXES, Box
 
-MOST_KINDS = 8
-"""How many endings of files that were left out are named."""
+MOST_ENDINGS = 8
+"""How many endings of left-out files a note names."""
 
 
 class Stamp(NamedTuple):
-    """What tells that a file has not changed.
+    """Size and modification time of a file, which show whether it has changed.
 
     Attributes:
         size_bytes: Length of the file.
-        modified_ns: Time of its last change, in nanoseconds of the epoch.
+        modified_ns: Time of the last change, in nanoseconds since the epoch.
     """
 
     size_bytes: int
@@ -38,15 +38,15 @@ class Stamp(NamedTuple):
 
 
 class Photograph(NamedTuple):
-    """One image file of a set. Sorting puts the parts and tracks together.
+    """One image file of a data set; sorting orders files by part and track.
 
     Attributes:
-        part: What the set's makers meant it for.
-        track: Name of the physical sign that it shows; the same name is the same sign.
-        path: Where it lies, relative to the root of its listing, with forward slashes.
-        label: Its class, a place in the class names of its listing.
-        stamp: State of the file when it was listed.
-        box: The part of the image that shows the sign, or None for all of it.
+        part: The part of the data set that it belongs to.
+        track: Name of the physical sign that it shows.
+        path: The file, relative to the root of its listing, with forward slashes.
+        label: Its class, an index into the class names of its listing.
+        stamp: Size and modification time of the file when it was listed.
+        box: The region of the image that shows the sign, or None for the whole image.
     """
 
     part: Part
@@ -63,9 +63,9 @@ class Listing:
 
     Attributes:
         root: The folder that the paths start from.
-        photographs: The files; without any of the test part the set has no test images of its own.
+        photographs: The files; if none is in the test part, the data set has no test images of its own.
         class_names: Names of the classes.
-        notes: What a user must know about the list, a sentence each.
+        notes: What a user must know about the list, one sentence each.
     """
 
     root: Path
@@ -74,7 +74,7 @@ class Listing:
     notes: tuple[str, ...] = ()
 
     def key(self) -> str:
-        """Returns a hexadecimal digest that changes with any path, file or box and with their order."""
+        """Returns a hexadecimal digest that changes with every path, file and box and with their order."""
         digest = hashlib.sha256()
         for photograph in self.photographs:
             digest.update(os.fsencode(photograph.path))
@@ -83,18 +83,18 @@ class Listing:
 
 
 def scan_images(root: Path, start: str = "", *, others: Counter[str] | None = None) -> dict[str, Stamp]:
-    """Finds the image files below a folder, at any depth; hidden files and folders do not count.
+    """Finds the image files below a folder, at any depth; hidden files and folders are skipped.
 
     Args:
         root: The folder that the returned paths start from.
         start: Where to look, relative to `root`.
-        others: Counts the endings of files that are no images, if it is given.
+        others: If given, counts the endings of files that are no images.
 
     Returns:
         The state of every file with a suffix in `IMAGE_SUFFIXES`, by its path with forward slashes.
 
     Raises:
-        DatasetError: If a folder is missing or cannot be looked into.
+        DatasetError: If a folder is missing or cannot be read.
     """
     try:
         return dict(
@@ -110,7 +110,7 @@ def subfolders(folder: Path) -> list[str]:
     """Returns the sorted names of the folders in a folder, without hidden ones.
 
     Raises:
-        DatasetError: If the folder is missing or cannot be looked into.
+        DatasetError: If the folder is missing or cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
@@ -122,7 +122,7 @@ def subfolders(folder: Path) -> list[str]:
 def _scan(folder: Path, prefix: str, others: Counter[str]) -> Iterator[tuple[str, Stamp]]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):  # such as the ._NAME twins that a system may leave
+            if entry.name.startswith("."):  # such as the ._NAME files of macOS
                 continue
             if entry.is_dir():
                 yield from _scan(folder / entry.name, f"{prefix}{entry.name}/", others)
@@ -134,11 +134,11 @@ def _scan(folder: Path, prefix: str, others: Counter[str]) -> Iterator[tuple[str
 
 
 def counted(endings: Counter[str]) -> str:
-    """Returns how many files of which endings there are, the most frequent first, for people."""
-    kinds = [
-        f"{number} {ending or 'without an ending'}" for ending, number in endings.most_common(MOST_KINDS)
+    """Returns a text that counts files by their endings, the most frequent first."""
+    parts = [
+        f"{number} {ending or 'without an ending'}" for ending, number in endings.most_common(MOST_ENDINGS)
     ]
-    return ", ".join([*kinds, *(["others"] if len(endings) > MOST_KINDS else [])])
+    return ", ".join([*parts, *(["others"] if len(endings) > MOST_ENDINGS else [])])
 
 
 _PARTS: dict[str, Part] = {
@@ -150,12 +150,12 @@ _PARTS: dict[str, Part] = {
 
 
 def list_folder(folder: Path) -> Listing:
-    """Lists the images of a folder that holds one folder a class, or those in its train and test folders.
+    """Lists the images of a folder that contains class folders, or train and test folders with class folders.
 
-    The classes are the training folders, sorted by name. Every image counts as a track of its own.
+    The classes are the class folders of the training part, sorted by name. Every image is a track of its own.
 
     Args:
-        folder: Holds the class folders, or folders train and test (and val or validation) that hold them.
+        folder: Contains class folders, or folders train and test (and val or validation) with class folders.
 
     Raises:
         DatasetError: If a folder is missing, there is no class, a class has no image, or validation or test
@@ -169,7 +169,7 @@ def list_folder(folder: Path) -> Listing:
         notes = [note] if ignored else []
     elif names and len(parts) == len(names):
         raise DatasetError(
-            f"{folder} has {' and '.join(names)} alone; give it both train and test, or one folder a class"
+            f"{folder} has {' and '.join(names)} alone; give it both train and test, or one folder per class"
         )
     else:
         parts, notes = {"": Part.TRAIN}, []
@@ -190,7 +190,7 @@ def list_folder(folder: Path) -> Listing:
 def _training_classes(folder: Path, parts: dict[str, Part]) -> dict[str, int]:
     names = {name for top, part in parts.items() if part == Part.TRAIN for name in subfolders(folder / top)}
     if not names:
-        raise DatasetError(f"{folder} holds no images in class folders; put each class into its own folder")
+        raise DatasetError(f"{folder} contains no class folders with images; put each class into a folder")
     return {name: label for label, name in enumerate(sorted(names))}
 
 
@@ -202,7 +202,7 @@ def _photographs(
         start = f"{top}/{name}" if top else name
         files = scan_images(folder, start, others=others)
         if not files:
-            raise DatasetError(f"{folder / start} holds no images; fill it or remove it")
+            raise DatasetError(f"{folder / start} contains no images; fill it or remove it")
         if name not in classes:
             raise DatasetError(
                 f"{folder / start} is a class that training lacks; add training images or remove it"
@@ -250,7 +250,7 @@ CLASS_NAMES = (
     "End of no passing",
     "End of no passing by vehicles over 3.5 metric tons",
 )
-"""The names of the 43 classes; a label is a place in this tuple."""
+"""The names of the 43 classes of the benchmark and of the synthetic signs; a label is an index into it."""
 
 _TRAINING, _TEST = "Final_Training/Images", "Final_Test/Images"
 
@@ -261,7 +261,9 @@ _TEST_TABLE = "GT-final_test.csv"
 _TRACK = re.compile(r"(\d+)_\d+\.[^.]+$")  # TRACK_FRAME, with or without CLASS_ in front
 
 
-class _Row(NamedTuple):
+class _Annotation(NamedTuple):
+    """One line of a table of the benchmark."""
+
     place: str  # "file, line n", for messages
     file: str
     label: int
@@ -272,26 +274,27 @@ def list_gtsrb(folder: Path) -> Listing:
     """Lists the images that the benchmark's tables name, in whichever layout the folder has.
 
     Args:
-        folder: The folder that holds GTSRB, or GTSRB itself.
+        folder: The folder that contains GTSRB, or GTSRB itself.
 
     Raises:
         DatasetError: If the folder has neither layout, a table or an image is missing, or a table is wrong.
     """
-    subfolders(folder)  # says so if the folder is missing
+    subfolders(folder)  # raises if the folder is missing
     for root in (folder, folder / "GTSRB"):
         if (root / _TRAINING).is_dir():
             return _listing(root, [*_official_training(root), *_official_test(root)])
         if (root / "Train.csv").is_file():
             return _listing(root, list(_repackaged(root)))
     raise DatasetError(
-        f"{folder} holds neither {_TRAINING} (the official archives) nor Train.csv (the repackaging); "
-        "give the folder that holds GTSRB"
+        f"{folder} contains neither {_TRAINING} (the official archives) nor Train.csv (the repackaged set); "
+        "give the folder that contains GTSRB"
     )
 
 
 def _listing(root: Path, photographs: list[Photograph]) -> Listing:
-    counts = tuple(sum(shot.part == part for shot in photographs) for part in (Part.TRAIN, Part.TEST))
-    note = "{:,} training and {:,} test images are there, of the benchmark's {:,} and {:,}"
+    parts = [photograph.part for photograph in photographs]
+    counts = (parts.count(Part.TRAIN), parts.count(Part.TEST))
+    note = "{:,} training and {:,} test images were found, of the benchmark's {:,} and {:,}"
     return Listing(
         root=root,
         photographs=tuple(sorted(photographs)),
@@ -303,59 +306,64 @@ def _listing(root: Path, photographs: list[Photograph]) -> Listing:
 def _official_training(root: Path) -> Iterator[Photograph]:
     files = scan_images(root, _TRAINING)
     for name in subfolders(root / _TRAINING):
-        for row in _read_table(root / _TRAINING / name / f"GT-{name}.csv", "Filename"):
-            path = f"{_TRAINING}/{name}/{row.file}"
-            yield _photograph(Part.TRAIN, path, _stamp(files, path, row), row)
+        for annotation in _read_table(root / _TRAINING / name / f"GT-{name}.csv", "Filename"):
+            path = f"{_TRAINING}/{name}/{annotation.file}"
+            yield _photograph(Part.TRAIN, path, _stamp(files, path, annotation), annotation)
 
 
 def _official_test(root: Path) -> Iterator[Photograph]:
-    # The annotated table is an archive of its own, which people unpack in different places.
+    # The annotations are an archive of their own, which may be unpacked in different places.
     places = [root / _TEST / _TEST_TABLE, root / _TEST_TABLE, root.parent / _TEST_TABLE]
     table = next((place for place in places if place.is_file()), places[0])
     rows = list(_read_table(table, "Filename"))
     files = scan_images(root, _TEST)
-    for row in rows:
-        path = f"{_TEST}/{row.file}"
-        yield _photograph(Part.TEST, path, _stamp(files, path, row), row)
+    for annotation in rows:
+        path = f"{_TEST}/{annotation.file}"
+        yield _photograph(Part.TEST, path, _stamp(files, path, annotation), annotation)
 
 
 def _repackaged(root: Path) -> Iterator[Photograph]:
     parts = ((Part.TRAIN, "Train.csv"), (Part.TEST, "Test.csv"))
-    rows = [(part, row) for part, table in parts for row in _read_table(root / table, "Path")]
-    tops = {row.file.partition("/")[0].casefold() for _, row in rows}
+    rows = [(part, annotation) for part, table in parts for annotation in _read_table(root / table, "Path")]
+    tops = {annotation.file.partition("/")[0].casefold() for _, annotation in rows}
     files: dict[str, Stamp] = {}
     for name in subfolders(root):
         if name.casefold() in tops:
             files |= scan_images(root, name)
     spellings = {path.casefold(): path for path in files}
-    for part, row in rows:
-        path = row.file if row.file in files else spellings.get(row.file.casefold(), row.file)
-        yield _photograph(part, path, _stamp(files, path, row), row)
+    for part, annotation in rows:
+        named = annotation.file
+        path = named if named in files else spellings.get(named.casefold(), named)
+        yield _photograph(part, path, _stamp(files, path, annotation), annotation)
 
 
-def _stamp(files: dict[str, Stamp], path: str, row: _Row) -> Stamp:
+def _stamp(files: dict[str, Stamp], path: str, annotation: _Annotation) -> Stamp:
     try:
         return files[path]
     except KeyError:
         raise DatasetError(
-            f"{row.place} names {row.file}, which is not there; unpack the archive again"
+            f"{annotation.place} names {annotation.file}, which is not there; unpack the archive again"
         ) from None
 
 
-def _photograph(part: Part, path: str, stamp: Stamp, row: _Row) -> Photograph:
-    if part == Part.TEST:  # test images are single frames, without a track
-        return Photograph(part, path, path, row.label, stamp, row.box)
+def _photograph(part: Part, path: str, stamp: Stamp, annotation: _Annotation) -> Photograph:
+    label, box = annotation.label, annotation.box
+    if part == Part.TEST:  # test images are single frames without a track
+        return Photograph(part, path, path, label, stamp, box)
     track = _TRACK.search(path)
     if track is None:
-        raise DatasetError(f"{row.place} names {row.file}, it must end in TRACK_FRAME, as 00023_00017.ppm")
-    return Photograph(part, f"class {row.label:02} track {track[1]}", path, row.label, stamp, row.box)
+        raise DatasetError(
+            f"{annotation.place} names {annotation.file}, it must end in TRACK_FRAME, for example "
+            "00023_00017.ppm"
+        )
+    return Photograph(part, f"class {label:02} track {track[1]}", path, label, stamp, box)
 
 
-def _read_table(path: Path, file_column: str) -> Iterator[_Row]:
+def _read_table(path: Path, file_column: str) -> Iterator[_Annotation]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
-        raise DatasetError(f"{path} is missing; unpack the archive that holds it") from error
+        raise DatasetError(f"{path} is missing; unpack the archive that contains it") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read: {error}; unpack the archive again") from error
     header = lines[0] if lines else ""
@@ -371,10 +379,10 @@ def _read_table(path: Path, file_column: str) -> Iterator[_Row]:
     places = [columns.index(name) for name in needed]
     for number, cells in enumerate(table[1:], start=2):
         if cells:
-            yield _read_row(f"{path}, line {number}", needed, cells, places)
+            yield _read_annotation(f"{path}, line {number}", needed, cells, places)
 
 
-def _read_row(place: str, names: tuple[str, ...], cells: list[str], places: list[int]) -> _Row:
+def _read_annotation(place: str, names: tuple[str, ...], cells: list[str], places: list[int]) -> _Annotation:
     if len(cells) <= max(places):
         raise DatasetError(f"{place} has {len(cells)} cells, too few; use the table of the archive")
     file, *rest = (cells[column].strip() for column in places)
@@ -386,4 +394,4 @@ def _read_row(place: str, names: tuple[str, ...], cells: list[str], places: list
     label, left, top, right, bottom = numbers
     if label >= len(CLASS_NAMES):
         raise DatasetError(f"{place}: ClassId is {label}, it must be 0 to 42; correct the table")
-    return _Row(place, file, label, (left, top, right + 1, bottom + 1))  # the table's box is inclusive
+    return _Annotation(place, file, label, (left, top, right + 1, bottom + 1))  # the table's box is inclusive

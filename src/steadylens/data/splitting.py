@@ -1,4 +1,4 @@
-"""Splitting labelled images into three parts by whole tracks, so that no physical sign stands in two."""
+"""Splits labelled images into three parts by whole tracks, so that no physical sign is in two parts."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -10,11 +10,11 @@ from steadylens.errors import DatasetError, SettingError
 from steadylens.randomness import derived_generator
 
 TEST_SHARE = 0.2
-"""The share of every class that becomes the test set of a source without one."""
+"""The share of every class that becomes the test set if the source has none."""
 
 
 class Part(IntEnum):
-    """What an image is used for."""
+    """The part of a data set that an image belongs to."""
 
     TRAIN = 0
     VALIDATION = 1
@@ -23,11 +23,11 @@ class Part(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Roll:
-    """What the split of N images depends on.
+class ImageIndex:
+    """What is known of N images before they are split.
 
     Attributes:
-        parts: What the makers of the set meant each image for, values of `Part`, int64 (N,).
+        parts: The part that the source assigns each image to, values of `Part`, int64 (N,).
         labels: Classes, int64 (N,).
         tracks: Physical signs, int64 (N,), each within one class.
         digests: Digests of the images' pixels, int64 (N,).
@@ -43,48 +43,49 @@ class Roll:
     track_names: tuple[str, ...]
 
 
-def split(roll: Roll, *, validation_share: float, seed: int) -> tuple[Tensor, tuple[str, ...]]:
-    """Decides what every image is used for.
+def split(index: ImageIndex, *, validation_share: float, seed: int) -> tuple[Tensor, tuple[str, ...]]:
+    """Assigns every image to a part.
 
-    Test and validation images that are marked as such stay what they are. Tracks outside the test set that
-    hold the equal of a test image are left out.
+    Images that the source assigns to test or validation stay there. Tracks outside the test set that contain
+    a test image are left out.
 
     Args:
-        roll: The images.
-        validation_share: The share of each class's training tracks to validate on, if none are marked.
+        index: The images.
+        validation_share: The share of each class's training tracks for validation, if the source has no
+            validation images.
         seed: Seed of the choice.
 
     Returns:
-        Values of `Part`, int64 (N,); a sentence on what was left out, if anything was.
+        Values of `Part`, int64 (N,); and a sentence on the images that were left out, if there are any.
 
     Raises:
         DatasetError: If a class has too few images to be split, or there are fewer than two classes.
         SettingError: If the share is not between 0 and 1.
     """
-    parts, labels, tracks = roll.parts.clone(), roll.labels, roll.tracks
+    parts, labels, tracks = index.parts.clone(), index.labels, index.tracks
     own_test, own_validation = bool((parts == Part.TEST).any()), bool((parts == Part.VALIDATION).any())
     if not (own_test and own_validation):
-        _refuse_single_images(labels[parts == Part.TRAIN], roll.class_names)
+        _refuse_single_images(labels[parts == Part.TRAIN], index.class_names)
     if not own_test:
         candidates = torch.nonzero(parts == Part.TRAIN).flatten()
         held = hold_out(labels[candidates], tracks[candidates], share=TEST_SHARE, seed=seed, purpose="test")
         parts[candidates[held]] = Part.TEST
-    doubles = torch.isin(roll.digests, roll.digests[parts == Part.TEST]) & (parts != Part.TEST)
-    parts[torch.isin(tracks, tracks[doubles])] = Part.LEFT_OUT
-    _check_classes(labels, parts, roll.class_names)
+    duplicates = torch.isin(index.digests, index.digests[parts == Part.TEST]) & (parts != Part.TEST)
+    parts[torch.isin(tracks, tracks[duplicates])] = Part.LEFT_OUT
+    _check_classes(labels, parts, index.class_names)
     if not own_validation:
         candidates = torch.nonzero(parts == Part.TRAIN).flatten()
         held = hold_out(
             labels[candidates], tracks[candidates], share=validation_share, seed=seed, purpose="validation"
         )
         parts[candidates[held]] = Part.VALIDATION
-    return parts, _note_left_out(roll, parts, doubles)
+    return parts, _note_left_out(index, parts, duplicates)
 
 
 def hold_out(labels: Tensor, tracks: Tensor, *, share: float, seed: int, purpose: str) -> Tensor:
     """Chooses about a share of every class, by whole tracks.
 
-    A class with two tracks or more has at least one on either side; a single track is never held out.
+    Of two tracks or more, at least one is held out and at least one stays; a single track always stays.
     The choice depends on the set of tracks of each class, not on the order of the images.
 
     Args:
@@ -92,7 +93,7 @@ def hold_out(labels: Tensor, tracks: Tensor, *, share: float, seed: int, purpose
         tracks: Tracks of the images, int64 (N,), each within one class.
         share: The share of each class's tracks to hold out, above 0 and below 1.
         seed: Seed of the choice.
-        purpose: Name of the choice: other purposes choose independently.
+        purpose: Name of the choice; choices of different names are independent.
 
     Returns:
         Which images are held out, bool (N,).
@@ -139,13 +140,13 @@ def _check_classes(labels: Tensor, parts: Tensor, class_names: tuple[str, ...]) 
         )
 
 
-def _note_left_out(roll: Roll, parts: Tensor, doubles: Tensor) -> tuple[str, ...]:
-    left_out = roll.tracks[parts == Part.LEFT_OUT]
+def _note_left_out(index: ImageIndex, parts: Tensor, duplicates: Tensor) -> tuple[str, ...]:
+    left_out = index.tracks[parts == Part.LEFT_OUT]
     if not len(left_out):
         return ()
-    names = [roll.track_names[track] for track in _distinct(left_out)]
+    names = [index.track_names[track] for track in _distinct(left_out)]
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return (
         f"images left out by whole tracks: {len(left_out)}, because test images equal "
-        f"{int(doubles.sum())} of them: {shown}",
+        f"{int(duplicates.sum())} of them: {shown}",
     )

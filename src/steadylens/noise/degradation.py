@@ -1,4 +1,4 @@
-"""The degradation module: clean -> noisy, each sample with its own fresh noise (Sec. 4.1, Fig. 1)."""
+"""The degradation module adds new random noise to each clean image (Sec. 4.1, Fig. 1)."""
 
 import math
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ from torch import Tensor
 from steadylens.errors import SettingError
 from steadylens.images.tensors import GREY_LEVELS, check_images, quantize
 from steadylens.noise.families import (
-    LEVELS,
+    QUANTILE_COUNT,
     Attenuated,
     Distribution,
     Family,
@@ -36,12 +36,12 @@ PAPER_FAMILIES: tuple[Family, ...] = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawn:
-    """Noisy images and what was drawn for each of them, one row per noisy image.
+    """Noisy images and the settings that were drawn for each of them.
 
     Attributes:
         images: The noisy images, float (N * versions, C, H, W).
         family: Index into the degradation's families, int64 (N * versions,); -1 where an image stayed clean.
-        strength_grey: Standard deviation of the noise before thinning, in grey levels, or the height of
+        strength_grey: Standard deviation of the noise before masking, in grey levels, or the height of
             impulses, 255; 0 where clean.
         shared: Whether the channels share one pattern, bool.
         density: Share of the values that keep their full noise; 1 where clean.
@@ -58,7 +58,7 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Degradation:
-    """Clean -> noisy: a random family and a random strength for each sample, fresh noise for each value.
+    """Makes clean images noisy: each sample gets a random family and strength, each value its own noise.
 
     Example:
         >>> degrade = Degradation(families=(Gaussian(strength=Strength.fixed(25)),))
@@ -66,7 +66,7 @@ class Degradation:
         torch.Size([4, 3, 48, 48])
 
     Attributes:
-        families: What noise there is.
+        families: The families to draw from.
         weights: How often each family is drawn, in proportion; empty for equally often.
         versions: Noisy versions of each clean image, the paper's M; they are adjacent in the result.
         clean_share: Probability that a sample stays as it is (but for clipping and quantizing).
@@ -98,7 +98,7 @@ class Degradation:
 
     @property
     def noise_mode(self) -> str:
-        """How noisy values end, for tables: "clipped, 8-bit", "clipped", "unclipped, 8-bit", "unclipped"."""
+        """How noisy images are stored: "clipped, 8-bit", "clipped", "unclipped, 8-bit" or "unclipped"."""
         return ("clipped" if self.clip else "unclipped") + (", 8-bit" if self.quantize else "")
 
     def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -106,7 +106,7 @@ class Degradation:
 
         Args:
             images: Clean images, float (N, C, H, W) in [0, 1]; they are not changed.
-            generator: Where all randomness comes from, on the device of the images.
+            generator: Source of all randomness, on the device of the images.
 
         Returns:
             Noisy images, float (N * versions, C, H, W) of the same type and on the same device.
@@ -118,21 +118,21 @@ class Degradation:
         return self._degrade(images, generator)[0]
 
     def draw(self, images: Tensor, *, generator: torch.Generator) -> Drawn:
-        """Returns noisy versions of clean images, and what was drawn for each.
+        """Returns noisy versions of clean images, and the settings that were drawn for each.
 
         The same generator state gives the same images as calling the degradation. Arguments and errors
         are those of the call.
         """
-        noisy, rows = self._degrade(images, generator)
+        noisy, settings = self._degrade(images, generator)
         names = ("family", "strength_grey", "shared", "density", "factor")
-        drawn = {name: torch.from_numpy(getattr(rows, name)).to(images.device) for name in names}
+        drawn = {name: torch.from_numpy(getattr(settings, name)).to(images.device) for name in names}
         return Drawn(images=noisy, **drawn)
 
     def stored(self, images: Tensor) -> Tensor:
-        """Returns images, restored ones for example, clipped and rounded as this degradation does it."""
+        """Returns images, restored ones for example, clipped and rounded as the noisy images are."""
         return self._store(images.clone())
 
-    def _degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, "_Rows"]:
+    def _degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, "_SampleSettings"]:
         check_images(images)
         if generator.device.type != images.device.type:
             raise SettingError(
@@ -140,53 +140,58 @@ class Degradation:
                 f"make it with torch.Generator({images.device.type!r})"
             )
         seed = torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device)
-        # What is drawn once per sample is drawn on the host, for it decides which kernels run at all.
+        # Settings are drawn on the CPU, because they decide which kernels run.
         host = np.random.Generator(np.random.SFC64(int(seed)))
-        rows = self._rows(len(images) * self.versions, host)
+        settings = self._draw_settings(len(images) * self.versions, host)
         source = host if images.device.type == "cpu" else generator
 
-        # Samples of one kind stand together while they are worked on, so that one kernel serves them all.
-        planes = np.where(rows.family < 0, 0, np.where(rows.shared, 1, images.shape[1]))
-        order = np.lexsort((rows.law, rows.thinned, planes))
+        # Samples of one kind are processed together, by one kernel.
+        planes = np.where(settings.family < 0, 0, np.where(settings.shared, 1, images.shape[1]))
+        order = np.lexsort((settings.distribution, settings.masked, planes))
         noisy = images.index_select(0, torch.from_numpy(order // self.versions).to(images.device))
-        laws, _, _ = _ranges(self.families)
-        bits = _Bits(int((planes * (1 + rows.thinned)).sum()) * math.prod(images.shape[2:]), source)
+        distributions, _, _ = _ranges(self.families)
+        bits = _Bits(int((planes * (1 + settings.masked)).sum()) * math.prod(images.shape[2:]), source)
         for start, stop in _runs(planes[order]):
             chosen = order[start:stop]
             if planes[chosen[0]]:
                 _add_noise(
-                    noisy[start:stop], int(planes[chosen[0]]), rows.take(chosen), laws, bits, clip=self.clip
+                    noisy[start:stop],
+                    int(planes[chosen[0]]),
+                    settings.take(chosen),
+                    distributions,
+                    bits,
+                    clip=self.clip,
                 )
         noisy = self._store(noisy)
         if (np.diff(order) > 0).all():
-            return noisy, rows
-        return noisy.index_select(0, torch.from_numpy(np.argsort(order)).to(images.device)), rows
+            return noisy, settings
+        return noisy.index_select(0, torch.from_numpy(np.argsort(order)).to(images.device)), settings
 
     def _store(self, images: Tensor) -> Tensor:
         if self.clip:
             images.clamp_(0, 1)
         return quantize(images) if self.quantize else images
 
-    def _rows(self, count: int, host: np.random.Generator) -> "_Rows":
+    def _draw_settings(self, count: int, host: np.random.Generator) -> "_SampleSettings":
         pick, stay, position, share, density, factor = host.random((6, count), dtype=np.float32)
         weights = np.cumsum(self.weights or [1.0] * len(self.families))
         family = np.searchsorted(weights, pick * weights[-1], side="right")
-        _, law, ranges = _ranges(self.families)
+        _, distribution, ranges = _ranges(self.families)
         low, high, logarithmic, shared, density_low, density_high, factor_low, factor_high = ranges[:, family]
         strength = low + position * (high - low)
         if logarithmic.any():
             with np.errstate(divide="ignore", invalid="ignore"):
                 strength = np.where(logarithmic, low * (high / low) ** position, strength)
-        rows = _Rows(
+        settings = _SampleSettings(
             family=family,
-            law=law[family],
+            distribution=distribution[family],
             strength_grey=strength,
             shared=share < shared,
             density=density_low + density * (density_high - density_low),
             factor=factor_low + factor * (factor_high - factor_low),
         )
-        rows.keep_clean(stay < self.clean_share)
-        return rows
+        settings.keep_clean(stay < self.clean_share)
+        return settings
 
 
 def gaussian_degradation(sigma_grey: float, *, clip: bool = True, quantize: bool = True) -> Degradation:
@@ -205,22 +210,22 @@ def gaussian_degradation(sigma_grey: float, *, clip: bool = True, quantize: bool
 
 
 @dataclass(kw_only=True, slots=True)
-class _Rows:
-    """What is drawn once per sample, one entry each."""
+class _SampleSettings:
+    """The settings that are drawn once per sample, one entry for each sample."""
 
     family: NDArray[np.int64]
-    law: NDArray[np.int64]
+    distribution: NDArray[np.int64]
     strength_grey: NDArray[np.float32]
     shared: NDArray[np.bool_]
     density: NDArray[np.float32]
     factor: NDArray[np.float32]
 
     @property
-    def thinned(self) -> NDArray[np.bool_]:
+    def masked(self) -> NDArray[np.bool_]:
         return self.factor < 1
 
-    def take(self, chosen: NDArray[np.int64]) -> "_Rows":
-        return _Rows(**{each.name: getattr(self, each.name)[chosen] for each in fields(self)})
+    def take(self, chosen: NDArray[np.int64]) -> "_SampleSettings":
+        return _SampleSettings(**{each.name: getattr(self, each.name)[chosen] for each in fields(self)})
 
     def keep_clean(self, chosen: NDArray[np.bool_]) -> None:
         self.family[chosen] = -1
@@ -233,8 +238,8 @@ class _Rows:
 def _ranges(
     families: tuple[Family, ...],
 ) -> tuple[tuple[Distribution, ...], NDArray[np.int64], NDArray[np.float32]]:
-    """Returns the distinct laws, each family's index into them, and the ends of its ranges (8, families)."""
-    laws = tuple(dict.fromkeys(family.law for family in families))
+    """Returns the distributions, each family's index into them, and the ends of its ranges (8, families)."""
+    distributions = tuple(dict.fromkeys(family.distribution for family in families))
     ranges = [
         (
             family.strength.low_grey,
@@ -246,11 +251,12 @@ def _ranges(
         )
         for family in families
     ]
-    return laws, np.array([laws.index(family.law) for family in families]), np.array(ranges, np.float32).T
+    index = np.array([distributions.index(family.distribution) for family in families])
+    return distributions, index, np.array(ranges, np.float32).T
 
 
 class _Bits:
-    """The 16 random bits of every value of a batch, drawn in one go."""
+    """The 16 random bits of every value of a batch, drawn all at once."""
 
     def __init__(self, count: int, source: np.random.Generator | torch.Generator) -> None:
         if isinstance(source, np.random.Generator):
@@ -258,7 +264,7 @@ class _Bits:
             self.left = torch.from_numpy(words.view(np.uint16))
         else:
             self.left = torch.randint(
-                LEVELS, (count,), generator=source, device=source.device, dtype=torch.int32
+                QUANTILE_COUNT, (count,), generator=source, device=source.device, dtype=torch.int32
             )
 
     def take(self, count: int) -> Tensor:
@@ -267,35 +273,44 @@ class _Bits:
 
 
 def _add_noise(
-    noisy: Tensor, planes: int, rows: _Rows, laws: tuple[Distribution, ...], bits: _Bits, *, clip: bool
+    noisy: Tensor,
+    planes: int,
+    settings: _SampleSettings,
+    distributions: tuple[Distribution, ...],
+    bits: _Bits,
+    *,
+    clip: bool,
 ) -> None:
-    """Adds noise in place to samples whose noise has `planes` planes; thinned ones stand last."""
+    """Adds noise in place to samples whose noise has `planes` planes; masked samples come last."""
     samples, _, height, width = noisy.shape
     size = planes * height * width
     noise = torch.empty(samples * size, device=noisy.device)
-    runs = [(start, stop, laws[rows.law[start]]) for start, stop in _runs(rows.law)]
+    runs = [
+        (start, stop, distributions[settings.distribution[start]])
+        for start, stop in _runs(settings.distribution)
+    ]
     drawn = bits.take(samples * size)
-    for start, stop, law in runs:
-        law.fill(noise[start * size : stop * size], drawn[start * size : stop * size])
+    for start, stop, distribution in runs:
+        distribution.fill(noise[start * size : stop * size], drawn[start * size : stop * size])
     noise = noise.view(samples, planes, height, width)
-    noise.mul_(_column(rows.strength_grey, noisy.device) / GREY_LEVELS)
+    noise.mul_(_column(settings.strength_grey, noisy.device) / GREY_LEVELS)
     if not clip:
         noise.clamp_(-1, 1)
-    first = samples - int(rows.thinned.sum())
+    first = samples - int(settings.masked.sum())
     if first < samples:
-        share = _share_of_noise(bits, noise[first:], rows, first)
-        for start, stop, law in runs:
-            if law.replaces:
+        share = _share_of_noise(bits, noise[first:], settings, first)
+        for start, stop, distribution in runs:
+            if distribution.replaces:
                 noisy[start:stop].mul_(1 - share[start - first : stop - first])
         noise[first:].mul_(share)
     noisy.add_(noise)
 
 
-def _share_of_noise(bits: _Bits, noise: Tensor, rows: _Rows, first: int) -> Tensor:
+def _share_of_noise(bits: _Bits, noise: Tensor, settings: _SampleSettings, first: int) -> Tensor:
     """Returns 1 with the probability `density` of each sample, else its `factor`, in the noise's shape."""
-    below = _column(np.round(rows.density[first:] * LEVELS), noise.device)
-    factor = _column(rows.factor[first:], noise.device)
-    # Subtracting and clamping integers is the same as comparing them, and several times faster on a CPU.
+    below = _column(np.round(settings.density[first:] * QUANTILE_COUNT), noise.device)
+    factor = _column(settings.factor[first:], noise.device)
+    # Subtracting and clamping integers gives what comparing them gives, several times faster on a CPU.
     share = bits.take(noise.numel()).to(torch.float32).view(noise.shape)
     torch.sub(below, share, out=share).clamp_(max=1)
     return torch.maximum(share, factor, out=share)

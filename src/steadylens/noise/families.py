@@ -1,7 +1,7 @@
-"""The families of noise: laws of one value, and how a family strengthens, shares and thins them (Fig. 1).
+"""The families of noise (Fig. 1): the distribution of one value, the strength, and which values get noise.
 
-A family is nothing but ranges. For each sample a strength, whether the channels share one pattern, the share
-of the values that keep their full noise, and the factor on the others are drawn from them.
+A family consists of ranges. For each sample four settings are drawn from them: the strength, whether the
+channels share one pattern, the share of the values that keep their full noise, and the factor on the others.
 """
 
 import math
@@ -16,24 +16,26 @@ from torch import Tensor
 from steadylens.errors import SettingError
 from steadylens.images.tensors import GREY_LEVELS
 
-LEVELS = 1 << 16
-"""Number of quantiles that stand for a law: a value is drawn with 16 random bits."""
+QUANTILE_COUNT = 1 << 16
+"""Number of quantiles in the table of a distribution: 16 random bits choose one."""
 
 Range = tuple[float, float]
-"""The lower and upper end of what is drawn uniformly for each sample; equal ends fix it."""
+"""Lower and upper end of a number that is drawn uniformly for each sample; equal ends make it constant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """The law of one noise value, given by its quantile function.
+    """The distribution of one noise value, given by its quantile function.
 
-    It is tabulated at the middles of 65,536 equally probable cells and scaled to mean 0 and standard
-    deviation 1, unless it replaces pixels: a Gaussian table ends at 4.3 standard deviations.
+    The quantile function is tabulated at the middles of 65,536 equally probable intervals and scaled to mean
+    0 and standard deviation 1, unless the noise replaces pixels. The table of the normal distribution ends at
+    4.3 standard deviations.
 
     Attributes:
-        name: The law's name in the field.
+        name: The usual name of the distribution.
         quantile: Probabilities in (0, 1), float64 (K,) -> values, float64 (K,).
-        replaces: Whether a value takes the pixel's place; the family's factor must then be 0.
+        replaces: Whether a value replaces the pixel instead of being added to it; the family's factor must
+            then be 0.
     """
 
     name: str
@@ -41,30 +43,31 @@ class Distribution:
     replaces: bool = False
 
     def fill(self, values: Tensor, bits: Tensor) -> None:
-        """Writes one value of the law for each 16 random bits.
+        """Writes one random value for each 16 random bits.
 
         Args:
-            values: Where to write, float32 (K,).
+            values: Receives the values, float32 (K,).
             bits: Integers from 0 to 65,535, uint16 or int32 (K,).
         """
         torch.index_select(quantiles(self, values.device), 0, bits.to(torch.int32), out=values)
 
 
-class UniformLaw(Distribution):
-    """The uniform law, whose quantiles need no table."""
+class UniformDistribution(Distribution):
+    """The uniform distribution, whose quantiles are computed without a table."""
 
     __slots__ = ()
 
     def fill(self, values: Tensor, bits: Tensor) -> None:
-        """Writes one value of the law for each 16 random bits."""
-        values.copy_(bits).sub_((LEVELS - 1) / 2).mul_(math.sqrt(12 / (LEVELS**2 - 1)))
+        """Writes one random value for each 16 random bits."""
+        values.copy_(bits).sub_((QUANTILE_COUNT - 1) / 2).mul_(math.sqrt(12 / (QUANTILE_COUNT**2 - 1)))
 
 
 @cache
-def quantiles(law: Distribution, device: torch.device) -> Tensor:
-    """Returns the 65,536 equally probable values of a law in rising order, float32 (65536,)."""
-    values = law.quantile((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
-    if not law.replaces:
+def quantiles(distribution: Distribution, device: torch.device) -> Tensor:
+    """Returns the 65,536 equally probable values of a distribution in rising order, float32 (65536,)."""
+    middles = (torch.arange(QUANTILE_COUNT, dtype=torch.float64) + 0.5) / QUANTILE_COUNT
+    values = distribution.quantile(middles)
+    if not distribution.replaces:
         values = values - values.mean()
         values = values / values.square().mean().sqrt()
     return values.to(device, torch.float32)
@@ -77,7 +80,7 @@ def _laplace_quantile(probabilities: Tensor) -> Tensor:
 
 NORMAL = Distribution("normal", torch.special.ndtri)
 
-UNIFORM = UniformLaw("uniform", torch.clone)
+UNIFORM = UniformDistribution("uniform", torch.clone)
 
 LAPLACE = Distribution("Laplace", _laplace_quantile)
 
@@ -86,16 +89,16 @@ IMPULSE = Distribution("impulse", torch.round, replaces=True)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Strength:
-    """How strong noise is, in grey levels of 255: drawn for each sample between two ends.
+    """The strength of noise in grey levels of 255, drawn for each sample between two ends.
 
-    It is the standard deviation of the noise, for all additive laws alike: a uniform law of strength s
-    spans s times the square root of 3 to either side.
+    For every additive distribution it is the standard deviation: uniform noise of strength s reaches from
+    -sqrt(3) s to sqrt(3) s.
 
     Attributes:
         low_grey: The lower end, at least 0.
         high_grey: The upper end, at least the lower one.
-        logarithmic: Whether the logarithm is uniform, which draws slight noise as often as strong noise;
-            otherwise the strength itself is. Needs a lower end above 0.
+        logarithmic: Whether the logarithm of the strength is drawn uniformly, so that weak noise is as
+            frequent as strong noise, instead of the strength itself. Needs a lower end above 0.
     """
 
     low_grey: float = 0.25
@@ -113,7 +116,7 @@ class Strength:
 
     @classmethod
     def fixed(cls, grey: float) -> "Strength":
-        """Returns the strength that is `grey` grey levels for every sample."""
+        """Returns a strength of `grey` grey levels for every sample."""
         return cls(low_grey=grey, high_grey=grey)
 
 
@@ -128,15 +131,15 @@ def _check_range(name: str, value: Range) -> None:
 
 
 class Family(Protocol):
-    """What `Degradation` reads of a family of noise."""
+    """What `Degradation` needs to know of a family of noise."""
 
     @property
     def name(self) -> str:
-        """The family's name in the field."""
+        """The usual name of the family."""
 
     @property
-    def law(self) -> Distribution:
-        """The law of one value."""
+    def distribution(self) -> Distribution:
+        """The distribution of one value."""
 
     @property
     def strength(self) -> Strength:
@@ -172,12 +175,12 @@ class _Dense:
 
     @property
     def density(self) -> Range:
-        """All values keep their noise."""
+        """All values keep their full noise."""
         return (1.0, 1.0)
 
     @property
     def factor(self) -> Range:
-        """There are no other values."""
+        """Without effect, since all values keep their full noise."""
         return (1.0, 1.0)
 
 
@@ -186,7 +189,7 @@ class Gaussian(_Dense):
 
     __slots__ = ()
     name = "Gaussian"
-    law = NORMAL
+    distribution = NORMAL
 
 
 class Uniform(_Dense):
@@ -194,7 +197,7 @@ class Uniform(_Dense):
 
     __slots__ = ()
     name = "uniform"
-    law = UNIFORM
+    distribution = UNIFORM
 
 
 class Laplacian(_Dense):
@@ -202,68 +205,70 @@ class Laplacian(_Dense):
 
     __slots__ = ()
     name = "Laplacian"
-    law = LAPLACE
+    distribution = LAPLACE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Thinned:
+class _Masked:
+    """Noise of which only a random part of the values is kept in full."""
+
     noise: Family
 
     def __post_init__(self) -> None:
         if self.noise.density != (1.0, 1.0):
             raise SettingError(
-                f"{self.noise.name} noise is thinned already, or replaces pixels; "
+                f"{self.noise.name} noise is masked already or replaces pixels; "
                 "wrap Gaussian, Uniform or Laplacian noise"
             )
 
     @property
-    def law(self) -> Distribution:
-        """The law of the wrapped noise."""
-        return self.noise.law
+    def distribution(self) -> Distribution:
+        """The distribution of the wrapped noise."""
+        return self.noise.distribution
 
     @property
     def strength(self) -> Strength:
-        """The strength of the wrapped noise, before it is thinned."""
+        """The strength of the wrapped noise before the mask."""
         return self.noise.strength
 
     @property
     def shared(self) -> float:
-        """The probability that all channels share one pattern, the kept places too."""
+        """The probability that all channels share one pattern and one mask."""
         return self.noise.shared
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sparse(_Thinned):
+class Sparse(_Masked):
     """Noise times a Bernoulli variable: only a share of the values are noisy.
 
     Attributes:
-        noise: The noise to make sparse; its strength is the standard deviation where there is noise.
+        noise: The noise to make sparse; its strength is the standard deviation of the noisy values.
         density: The range of the share of noisy values, within [0, 1].
     """
 
     density: Range = (0.05, 0.5)
 
     def __post_init__(self) -> None:
-        _Thinned.__post_init__(self)
+        _Masked.__post_init__(self)
         _check_range("density", self.density)
 
     @property
     def name(self) -> str:
-        """The name of the wrapped noise, called sparse."""
+        """The name of the wrapped noise after the word sparse."""
         return f"sparse {self.noise.name}"
 
     @property
     def factor(self) -> Range:
-        """The other values have no noise."""
+        """All other values have no noise."""
         return (0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Attenuated(_Thinned):
-    """Noise whose intensity is manipulated: kept with some probability, else scaled down (Sec. 4.1).
+class Attenuated(_Masked):
+    """Noise of manipulated intensity (Sec. 4.1): a value keeps its noise or has it scaled down.
 
     Attributes:
-        noise: The noise to attenuate; its strength is the standard deviation where it is kept.
+        noise: The noise to attenuate; its strength is the standard deviation of the values that keep it.
         density: The range of the probability that a value keeps its noise, within [0, 1].
         factor: The range of the factor on the noise of all other values, within [0, 1].
     """
@@ -272,29 +277,30 @@ class Attenuated(_Thinned):
     factor: Range = (0.0, 0.9)
 
     def __post_init__(self) -> None:
-        _Thinned.__post_init__(self)
+        _Masked.__post_init__(self)
         _check_range("density", self.density)
         _check_range("factor", self.factor)
 
     @property
     def name(self) -> str:
-        """The name of the wrapped noise, called attenuated."""
+        """The name of the wrapped noise after the word attenuated."""
         return f"attenuated {self.noise.name}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SaltAndPepper:
-    """Impulses: a share of the values becomes black or white, both equally often.
+    """Impulse noise: a share of the values becomes black or white, both equally often.
 
     Attributes:
         density: The range of the share of the values that are replaced, within [0, 1].
-        shared: The probability that the channels of a sample share all impulses: black and white pixels.
+        shared: The probability that the channels of a sample share all impulses, so that whole pixels become
+            black or white.
     """
 
     density: Range = (0.005, 0.2)
     shared: float = 0.5
     name: ClassVar[str] = "salt and pepper"
-    law: ClassVar[Distribution] = IMPULSE
+    distribution: ClassVar[Distribution] = IMPULSE
     strength: ClassVar[Strength] = Strength.fixed(GREY_LEVELS)
     factor: ClassVar[Range] = (0.0, 0.0)
 

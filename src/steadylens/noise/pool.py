@@ -1,4 +1,4 @@
-"""Noise from a pool: drawn once, then cut out at random places, when drawing it anew would take too long."""
+"""Noise from a pool: drawn once, then cut out at random positions, where new noise takes too long."""
 
 import math
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from torch import Tensor
 from steadylens.errors import SettingError
 from steadylens.images.tensors import GREY_LEVELS, check_images
 from steadylens.noise.degradation import Degradation
-from steadylens.noise.families import LEVELS, Family
+from steadylens.noise.families import QUANTILE_COUNT, Family
 
-STRENGTHS = 1 << 12
-"""How many equally probable strengths stand for a family's range; half of them with the noise turned over."""
+STRENGTH_COUNT = 1 << 12
+"""Number of equally probable factors that represent a family's strengths; half of them are negative."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class NoisePool:
-    """A degradation whose noise comes from a pool: the same laws, many times quicker on a CPU.
+    """A degradation whose noise comes from a pool: the same distributions, many times faster on a CPU.
 
-    The pool is blocks of one family each, of strength 1, with the family's thinning in it. A sample gets a
-    random block, a random place in it for each plane, a random strength and a random sign. So its family,
-    strength, thinning and pattern vary from call to call as those of `degradation` do, but two samples in
-    many share parts of a pattern, which no test of noise against noise should be made of.
+    The pool consists of blocks of noise of strength 1; each block has one family and one mask. A sample gets
+    a random block, a random position in it for each plane, a random strength and a random sign. So its
+    family, strength, mask and pattern vary from call to call as those of `degradation` do. But some samples
+    share parts of a pattern: do not use a pool where samples must be statistically independent.
 
     Example:
         >>> pool = NoisePool.fill(Degradation(), generator=torch.Generator().manual_seed(1), blocks=16)
@@ -30,7 +30,7 @@ class NoisePool:
         torch.Size([4, 3, 48, 48])
 
     Attributes:
-        degradation: What is imitated.
+        degradation: The degradation that the pool imitates.
         values: The noise, float (blocks, values of a block).
         families: The family of each block, int64 (blocks,).
         shared: Whether the channels share one pattern, for each block, bool (blocks,).
@@ -52,33 +52,37 @@ class NoisePool:
         blocks: int = 128,
         block_values: int = 1 << 14,
     ) -> "NoisePool":
-        """Draws a pool, by default 2 million values, 8 MiB.
+        """Draws a pool, by default of 2 million values, 8 MiB.
 
         Args:
-            degradation: What to imitate. Families get blocks in proportion to their weights, at least one.
-            generator: Where all randomness comes from; the pool lies on its device.
+            degradation: The degradation to imitate. Families get blocks in proportion to their weights, at
+                least one each.
+            generator: Source of all randomness; the pool is on its device.
             blocks: Number of blocks; each has one family, density and factor.
-            block_values: Values of a block, at least four times as many as an image has pixels.
+            block_values: Values in a block, at least four times as many as an image has pixels.
 
         Raises:
             SettingError: If a family replaces pixels, or there are fewer blocks than families.
         """
         families = degradation.families
         for family in families:
-            if family.law.replaces:
+            if family.distribution.replaces:
                 raise SettingError(
                     f"{family.name} noise replaces pixels, a pool holds noise that is added; leave it out"
                 )
         if blocks < len(families):
-            raise SettingError(f"{blocks} blocks do not do for {len(families)} families of noise")
+            raise SettingError(
+                f"blocks is {blocks}, at least one for each of the {len(families)} families is needed"
+            )
         device = generator.device
-        owners = _shares(degradation, blocks)
+        family_of_block = _families_of_blocks(degradation, blocks)
         strengths = [_strengths(family, degradation.clean_share) for family in families]
+        values = [_block(families[index], block_values, generator) for index in family_of_block]
         return cls(
             degradation=degradation,
-            values=torch.stack([_block(families[owner], block_values, generator) for owner in owners]),
-            families=torch.tensor(owners, device=device),
-            shared=torch.tensor(_shared(families, owners), device=device),
+            values=torch.stack(values),
+            families=torch.tensor(family_of_block, device=device),
+            shared=torch.tensor(_sharing_of_blocks(families, family_of_block), device=device),
             strengths=torch.stack(strengths).to(device),
         )
 
@@ -87,7 +91,7 @@ class NoisePool:
 
         Args:
             images: Clean images, float (N, C, H, W) in [0, 1], on the pool's device; they are not changed.
-            generator: Where the choice comes from, on the same device.
+            generator: Source of all randomness, on the same device.
 
         Returns:
             Noisy images, float (N * versions, C, H, W).
@@ -106,18 +110,18 @@ class NoisePool:
             )
         device = self.values.device
         blocks = torch.randint(len(self.values), (count,), generator=generator, device=device)
-        places = torch.randint(
+        positions = torch.randint(
             block_values - plane + 1, (count, channels), generator=generator, device=device
         )
-        places = torch.where(self.shared.index_select(0, blocks)[:, None], places[:, :1], places)
-        places = places.add_(blocks[:, None], alpha=block_values).view(-1)
-        drawn = torch.randint(STRENGTHS, (count,), generator=generator, device=device)
-        drawn.add_(self.families.index_select(0, blocks), alpha=STRENGTHS)
+        positions = torch.where(self.shared.index_select(0, blocks)[:, None], positions[:, :1], positions)
+        positions = positions.add_(blocks[:, None], alpha=block_values).view(-1)
+        drawn = torch.randint(STRENGTH_COUNT, (count,), generator=generator, device=device)
+        drawn.add_(self.families.index_select(0, blocks), alpha=STRENGTH_COUNT)
         strengths = self.strengths.view(-1).index_select(0, drawn)[:, None].expand(count, channels)
 
-        # A window for every place where one could begin, none of them copied before it is chosen.
+        # A view of the window at every position; only those that are chosen are copied.
         windows = self.values.view(-1).unfold(0, plane, 1)
-        noise = windows.index_select(0, places).to(images.dtype)
+        noise = windows.index_select(0, positions).to(images.dtype)
         clean = images if versions == 1 else images.repeat_interleave(versions, dim=0)
         factors = strengths.reshape(-1, 1).to(images.dtype)
         noisy = torch.addcmul(clean.reshape(noise.shape), noise, factors, out=noise)
@@ -127,13 +131,13 @@ class NoisePool:
         if self.degradation.clip:
             images.clamp_(0, 1)
         if self.degradation.quantize:
-            # As images.quantize but for the last bit: a product takes a quarter of a quotient's time.
+            # Equal to `quantize` but for the last bit: multiplying takes a quarter of the time of dividing.
             images.mul_(GREY_LEVELS).round_().mul_(1 / GREY_LEVELS)
         return images
 
 
-def _shares(degradation: Degradation, blocks: int) -> list[int]:
-    """Returns the family of each block: one for each, the others where most is missing to its weight."""
+def _families_of_blocks(degradation: Degradation, blocks: int) -> list[int]:
+    """Returns the family of each block: one block for each, the others in proportion to the weights."""
     weights = degradation.weights or (1.0,) * len(degradation.families)
     counts = [1 if weight else 0 for weight in weights]
     while sum(counts) < blocks:
@@ -141,14 +145,14 @@ def _shares(degradation: Degradation, blocks: int) -> list[int]:
             weight / sum(weights) * blocks - count for weight, count in zip(weights, counts, strict=True)
         ]
         counts[missing.index(max(missing))] += 1
-    return [owner for owner, count in enumerate(counts) for _ in range(count)]
+    return [index for index, count in enumerate(counts) for _ in range(count)]
 
 
-def _shared(families: tuple[Family, ...], owners: list[int]) -> list[bool]:
-    """Returns whether each block is for samples whose channels share one pattern, in each family's share."""
+def _sharing_of_blocks(families: tuple[Family, ...], family_of_block: list[int]) -> list[bool]:
+    """Returns for each block whether channels share one pattern, as often as its family says."""
     flags = []
-    for owner, family in enumerate(families):
-        count = owners.count(owner)
+    for index, family in enumerate(families):
+        count = family_of_block.count(index)
         flags += [number < round(family.shared * count) for number in range(count)]
     return flags
 
@@ -158,23 +162,23 @@ def _block(family: Family, size: int, generator: torch.Generator) -> Tensor:
     device = generator.device
 
     def bits() -> Tensor:
-        return torch.randint(LEVELS, (size,), generator=generator, device=device, dtype=torch.int32)
+        return torch.randint(QUANTILE_COUNT, (size,), generator=generator, device=device, dtype=torch.int32)
 
     values = torch.empty(size, device=device)
-    family.law.fill(values, bits())
+    family.distribution.fill(values, bits())
     positions = torch.rand(2, generator=generator, device=device).tolist()
     density, factor = (
         low + position * (high - low)
         for position, (low, high) in zip(positions, (family.density, family.factor), strict=True)
     )
     if factor < 1:
-        values.mul_(torch.where(bits() < round(density * LEVELS), 1.0, factor))
+        values.mul_(torch.where(bits() < round(density * QUANTILE_COUNT), 1.0, factor))
     return values
 
 
 def _strengths(family: Family, clean_share: float) -> Tensor:
-    """Returns the factors of a family at the middles of equally probable cells, both signs alike, (K,)."""
-    half = (torch.arange(STRENGTHS // 2, dtype=torch.float64) + 0.5) / (STRENGTHS // 2)
+    """Returns a family's factors at the middles of equally probable intervals, with both signs, (K,)."""
+    half = (torch.arange(STRENGTH_COUNT // 2, dtype=torch.float64) + 0.5) / (STRENGTH_COUNT // 2)
     position = ((half - clean_share) / (1 - clean_share)) if clean_share < 1 else half - 1
     low, high = family.strength.low_grey, family.strength.high_grey
     if family.strength.logarithmic:

@@ -1,7 +1,7 @@
-"""Records -> the paper's figures and the curves it lacks, with their captions.
+"""Draws the paper's figures, and curves that the paper lacks, from records.
 
-Networks of the paper have one colour in all of them, others one by the order in which they are drawn. The
-paper's colours are not known; these are told apart by people with any colour vision (Okabe and Ito).
+Each network of the paper has one colour in all figures; other networks get colours in the order in which they
+are drawn. People with any colour vision can distinguish the colours (Okabe and Ito).
 """
 
 import base64
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, pairwise
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -30,10 +30,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("matplotlib", "report") from error
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
 INK = "#333333"
 
 QUIET = "#8a8a8a"
@@ -44,23 +40,23 @@ COLOURS = {
     ORIGINAL: "#767676", FINE_TUNED: "#e69f00", SMOOTHED: "#8c6d31", AUGMENTED: "#d55e00",
     RESTORED: "#0072b2", ALONE: "#767676",
 }  # fmt: skip
-"""A network's colour. A fused network has that of its restorer."""
+"""The colour of each network; a fused network has the colour of its restorer."""
 
 MARKERS = dict(zip(COLOURS, "osD^vPXddPXvod", strict=True))
-"""A second way to tell networks apart, for prints without colour."""
+"""The marker of each network, for prints without colour."""
 
 OTHER_COLOURS = (
     "#332288", "#882255", "#117733", "#999933", "#44aa99", "#aa4499", "#cc6677", "#88ccee", "#ddcc77"
 )  # fmt: skip
 
 OTHER_MARKERS = "*sP^v"
-"""Those of networks of other names (colours of Tol): forty-five pairs, all different."""
+"""Markers of other networks; with the colours of Tol above they give 45 different pairs."""
 
 WIDTH = 9.4
-"""Width of every figure in inches: shown at the same width, their letters have the same size."""
+"""Width of every figure in inches: at the same width, text has the same size in all figures."""
 
 LEGEND_LETTERS, HANDLE_LETTERS = 100, 6
-"""About how many letters stand side by side in the legend above a figure, and how many a handle takes."""
+"""About how many letters fit into a line of the legend, and how many a legend's symbol takes."""
 
 Colours = Mapping[str, str]
 
@@ -68,7 +64,7 @@ SIGMA_LABEL = r"$\sigma$ of the noise (grey levels of 255)"
 
 
 def svg(figure: Figure) -> str:
-    """Renders a figure; the same figure always gives the same text."""
+    """Returns a figure as SVG; the same figure always gives the same text."""
     text = io.StringIO()
     with rc_context({"svg.hashsalt": "steadylens", "svg.fonttype": "path"}):
         figure.savefig(text, format="svg", dpi=200, metadata={"Date": None})
@@ -76,7 +72,7 @@ def svg(figure: Figure) -> str:
 
 
 def method() -> Figure:
-    """Draws how the restoration net is trained (Sec. 4.1) and where it then stands (Sec. 4.2)."""
+    """Draws how the restoration net is trained (Sec. 4.1) and where it is used (Sec. 4.2)."""
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlim=(-1, 100), ylim=(1, 39), aspect="equal")
@@ -104,24 +100,24 @@ def method() -> Figure:
     return figure
 
 
-def densities(rows: Sequence[Density]) -> Figure:
-    """Draws the histogram of each noise family's values (Fig. 1), a bin that towers cut off and labelled."""
-    figure, panels = _grid(len(rows), columns=5, height=1.7)
-    for axes, row in zip(panels, rows, strict=True):
-        shares = 100 * np.asarray(row.shares)
+def densities(records: Sequence[Density]) -> Figure:
+    """Draws a histogram of each family's noise (Fig. 1); a very high bin is cut off and labelled."""
+    figure, panels = _grid(len(records), columns=5, height=1.7)
+    for axes, record in zip(panels, records, strict=True):
+        shares = 100 * np.asarray(record.shares)
         second, tallest = np.sort(np.append(shares, 0))[-2:]
         top = 1.15 * (2 * second if tallest > 4 * second > 0 else tallest)
-        axes.stairs(shares, row.edges_grey, fill=True, color=COLOURS["L11"])
+        axes.stairs(shares, record.edges_grey, fill=True, color=COLOURS["L11"])
         axes.set_ylim(0, top or 1)
         if tallest > top:
             axes.text(0.54, 0.88, f"{tallest:.0f} %", transform=axes.transAxes, fontsize=8, color=INK)
-        _dressed(axes, title=f"{row.family}\n{row.strength_grey:g} grey levels")
+        _style_axes(axes, title=f"{record.family}\n{record.strength_grey:g} grey levels")
     _shared_labels(figure, "value of the noise (grey levels of 255)", "share of values (%)")
     return figure
 
 
 def training(curves: Sequence[Curve]) -> Figure:
-    """Draws the loss of each stage, on a logarithmic axis where it is positive throughout."""
+    """Draws the loss of each stage, on a logarithmic axis if all its values are positive."""
     figure, panels = _grid(len(curves), columns=4, height=1.9)
     for axes, curve in zip(panels, curves, strict=True):
         axes.plot(curve.steps, curve.losses, color=COLOURS["L11"], linewidth=1.2)
@@ -132,43 +128,43 @@ def training(curves: Sequence[Curve]) -> Figure:
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
-        _dressed(axes, title=curve.stage)
+        _style_axes(axes, title=curve.stage)
     _shared_labels(figure, "step", "mean loss")
     return figure
 
 
-def restoration(rows: Sequence[Restoring]) -> Figure:
-    """Draws by the noise's strength each net's mean PSNR, the noisy images' dashed, and the gain."""
+def restoration(records: Sequence[Restoring]) -> Figure:
+    """Draws each net's mean PSNR and gain by strength of noise; dashed lines are the noisy images."""
     figure, (left, right) = _grid(2, columns=2, height=3.8)
-    finite = [row for row in rows if np.isfinite((row.noisy_db, row.restored_db)).all()]
-    noisy = sorted({row.sigma_grey: row.noisy_db for row in finite}.items())
+    finite = [record for record in records if np.isfinite((record.noisy_db, record.restored_db)).all()]
+    noisy = sorted({record.sigma_grey: record.noisy_db for record in finite}.items())
     left.plot(*np.transpose(noisy), color=INK, linestyle="--", marker=".", label="noisy images")
     right.axhline(0, color=INK, linestyle="--")
-    networks = grouped(finite, by=lambda row: row.network)
+    networks = grouped(finite, by=lambda record: record.network)
     styles = _line_styles(networks)
     for name, some in networks.items():
-        points = {row.sigma_grey: (row.restored_db, row.restored_db - row.noisy_db) for row in some}
+        points = {each.sigma_grey: (each.restored_db, each.restored_db - each.noisy_db) for each in some}
         restored, gain = np.transpose([points[sigma] for sigma in sorted(points)])
         left.plot(sorted(points), restored, label=name, **styles[name])
         right.plot(sorted(points), gain, **styles[name])
-    _dressed(left, x=SIGMA_LABEL, y="mean PSNR (dB)")
-    _dressed(right, x=SIGMA_LABEL, y="gain over the noisy images (dB)")
+    _style_axes(left, x=SIGMA_LABEL, y="mean PSNR (dB)")
+    _style_axes(right, x=SIGMA_LABEL, y="gain over the noisy images (dB)")
     _common_legend(figure, left.lines)
     return figure
 
 
-def stability(rows: Sequence[Stability]) -> Figure:
-    """Draws each network's accuracy against the noise's strength, its interval as a band (Table 4)."""
+def stability(records: Sequence[Stability]) -> Figure:
+    """Draws each network's accuracy by strength of noise, with its interval as a band (Table 4)."""
     figure, (axes,) = _grid(1, columns=1, height=4.2)
-    networks = grouped(rows, by=lambda row: row.network)
+    networks = grouped(records, by=lambda record: record.network)
     styles = _line_styles(networks)
     for name, some in networks.items():
-        points = {row.sigma_grey: (row.correct / row.samples, row.lower, row.upper) for row in some}
+        points = {each.sigma_grey: (each.correct / each.samples, each.lower, each.upper) for each in some}
         sigmas = sorted(points)
         share, lower, upper = 100 * np.transpose([points[sigma] for sigma in sigmas])
         axes.fill_between(sigmas, lower, upper, color=styles[name]["color"], alpha=0.2, linewidth=0)
         axes.plot(sigmas, share, label=name, **styles[name])
-    _dressed(axes, x=SIGMA_LABEL, y="accuracy (%)")
+    _style_axes(axes, x=SIGMA_LABEL, y="accuracy (%)")
     axes.legend(frameon=False, loc="lower left")
     return figure
 
@@ -176,20 +172,22 @@ def stability(rows: Sequence[Stability]) -> Figure:
 def exploration(
     scatters: Sequence[Scatter], contractions: Sequence[Contraction], hits: Sequence[Hits]
 ) -> Figure:
-    """Draws the four panels of Fig. 3, those that there are records for.
+    """Draws those of the four panels of Fig. 3 that there are records for.
 
     Args:
-        scatters: Top left with their lines, top right with their parabolas.
-        contractions: Bottom left, with the diagonal K = 1 above which no contraction reaches.
-        hits: Bottom right.
+        scatters: For the top left with fitted lines and the top right with fitted parabolas.
+        contractions: For the bottom left, with the diagonal K = 1: below it the net contracts.
+        hits: For the bottom right.
     """
-    rows: tuple[Scatter | Contraction | Hits, ...] = (*scatters, *contractions, *hits)
-    styles = _line_styles(unique(row.network for row in rows))
+    records: tuple[Scatter | Contraction | Hits, ...] = (*scatters, *contractions, *hits)
+    styles = _line_styles(unique(record.network for record in records))
     colours = {name: style["color"] for name, style in styles.items()}
     draws: list[Callable[[Axes], None]] = []
     if scatters:
-        draws.append(partial(_draw_scatters, colours, "line", [(row, row.line) for row in scatters]))
-        draws.append(partial(_draw_scatters, colours, "parabola", [(row, row.parabola) for row in scatters]))
+        lines = [(record, record.line) for record in scatters]
+        parabolas = [(record, record.parabola) for record in scatters]
+        draws.append(partial(_draw_scatters, colours, "line", lines))
+        draws.append(partial(_draw_scatters, colours, "parabola", parabolas))
     if contractions:
         draws.append(partial(_draw_contractions, colours, contractions))
     if hits:
@@ -204,33 +202,33 @@ def exploration(
 
 
 def _draw_scatters(
-    colours: Colours, fit: str, rows: Sequence[tuple[Scatter, Sequence[float]]], axes: Axes
+    colours: Colours, fit: str, records: Sequence[tuple[Scatter, Sequence[float]]], axes: Axes
 ) -> None:
-    for row, coefficients in rows:
-        colour, noisy = colours[row.network], np.asarray(row.noisy_db)
-        axes.scatter(noisy, row.restored_db, s=4, alpha=0.3, color=colour, linewidths=0, rasterized=True)
+    for record, coefficients in records:
+        colour, noisy = colours[record.network], np.asarray(record.noisy_db)
+        axes.scatter(noisy, record.restored_db, s=4, alpha=0.3, color=colour, linewidths=0, rasterized=True)
         grid = np.linspace(noisy.min(), noisy.max(), 50)
         axes.plot(grid, np.polyval(coefficients, grid), color=colour)
     axes.axline((30, 30), slope=1, color=QUIET, linestyle=":", linewidth=1)
-    _dressed(axes, title=f"with fitted {fit}", x="PSNR of noisy images (dB)", y="PSNR of restored (dB)")
+    _style_axes(axes, title=f"with fitted {fit}", x="PSNR of noisy images (dB)", y="PSNR of restored (dB)")
 
 
-def _draw_contractions(colours: Colours, rows: Sequence[Contraction], axes: Axes) -> None:
-    for row in rows:
-        points = row.noise_norms, row.restored_norms
-        axes.scatter(*points, s=4, alpha=0.4, color=colours[row.network], linewidths=0, rasterized=True)
+def _draw_contractions(colours: Colours, records: Sequence[Contraction], axes: Axes) -> None:
+    for record in records:
+        points = record.noise_norms, record.restored_norms
+        axes.scatter(*points, s=4, alpha=0.4, color=colours[record.network], linewidths=0, rasterized=True)
     axes.axline((0, 0), slope=1, color=INK, linestyle="--", linewidth=1, label="K = 1")
     axes.set(xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False, loc="upper left")
-    _dressed(axes, title="contraction", x=r"$\|\nu\|$", y=r"$\|F(x + \nu) - F(x)\|$")
+    _style_axes(axes, title="contraction", x=r"$\|\nu\|$", y=r"$\|F(x + \nu) - F(x)\|$")
 
 
-def _draw_hits(colours: Colours, rows: Sequence[Hits], axes: Axes) -> None:
-    for row in rows:
-        axes.stairs(row.top1_by_norm, row.norm_edges, color=colours[row.network], linewidth=1.6)
+def _draw_hits(colours: Colours, records: Sequence[Hits], axes: Axes) -> None:
+    for record in records:
+        axes.stairs(record.top1_by_norm, record.norm_edges, color=colours[record.network], linewidth=1.6)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    _dressed(axes, title="best PSNR of all nets (top-1 hits)", x=r"$\|\nu\|$", y="noisy images")
+    _style_axes(axes, title="best PSNR of all nets (top-1 hits)", x=r"$\|\nu\|$", y="noisy images")
 
 
 def _grid(count: int, *, columns: int, height: float) -> tuple[Figure, list[Axes]]:
@@ -239,7 +237,7 @@ def _grid(count: int, *, columns: int, height: float) -> tuple[Figure, list[Axes
     return figure, [figure.add_subplot(rows, columns, 1 + index) for index in range(count)]
 
 
-def _dressed(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
+def _style_axes(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     axes.set_title(title, fontsize=9, loc="left", color=INK)
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
@@ -256,14 +254,14 @@ def _shared_labels(figure: Figure, x: str, y: str) -> None:
 
 
 def _common_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Names what several panels show, above all of them, where it hides nothing."""
+    """Puts one legend above all panels."""
     widths = [len(str(handle.get_label())) + HANDLE_LETTERS for handle in handles]
     columns = len(handles) if sum(widths) <= LEGEND_LETTERS else max(1, LEGEND_LETTERS // max(widths))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
 
 
 def _line_styles(networks: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Returns how to draw each network, so that those of other names differ from each other."""
+    """Returns the line style of each network, different for each."""
     others = zip(cycle(OTHER_COLOURS), cycle(OTHER_MARKERS), strict=False)
     styles = {}
     for name in networks:
@@ -291,11 +289,11 @@ def _draw_path(axes: Axes, *points: tuple[float, float]) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Illustration:
-    """A figure ready for a page: everything in it is text.
+    """A figure for the page, as text.
 
     Attributes:
-        caption: One sentence on how to read it.
-        source: What it shows and where it comes from.
+        caption: How to read the figure, in one sentence.
+        source: What it shows and where the records come from.
         image: The SVG file in base64.
     """
 
@@ -306,22 +304,22 @@ class Illustration:
 
 
 def method_illustrations(records: Sequence[Measurement]) -> list[Illustration]:
-    """Draws both parts of Fig. 1, if there are densities of noise."""
-    if not (rows := select(records, Density)):
+    """Draws both parts of Fig. 1, if there are records of noise densities."""
+    if not (measured := select(records, Density)):
         return []
     drawn = Illustration(
         title="Figure 1. The method",
-        caption="The restoration net is trained alone; then it is frozen and the classifier is fine-tuned "
+        caption="The restoration net is trained first; then it is frozen, and the classifier is fine-tuned "
         "behind it.",
         source=f"After {CITATION}.",
         image=_encoded(method()),
     )
     noise = Illustration(
         title="Figure 1. Noise of the degradation module",
-        caption="What single values of noise look like, for each family at one strength; a bin that towers "
-        "over the others is cut off and bears its height.",
-        source=source(rows, count="values in a histogram"),
-        image=_encoded(densities(rows)),
+        caption="The distribution of noise values of each family at one strength; a bin far higher than the "
+        "others is cut off and labelled with its height.",
+        source=source(measured, count="values in a histogram"),
+        image=_encoded(densities(measured)),
     )
     return [drawn, noise]
 
@@ -340,51 +338,51 @@ def training_illustrations(records: Sequence[Measurement]) -> list[Illustration]
 
 
 def restoration_illustrations(records: Sequence[Measurement]) -> list[Illustration]:
-    """Draws PSNR by strength, then Fig. 3, each once for every way in which noisy images were stored."""
-    finite = [row for row in select(records, Restoring) if isfinite(row.noisy_db)]
-    by_sigma = grouped(finite, by=lambda row: row.noise).values()
-    explored = [row for row in records if isinstance(row, Scatter | Contraction | Hits)]
-    by_noise = grouped(explored, by=lambda row: row.noise).values()
+    """Draws PSNR by strength, then Fig. 3, each once for every noise mode."""
+    finite = [record for record in select(records, Restoring) if isfinite(record.noisy_db)]
+    by_sigma = grouped(finite, by=lambda record: record.noise).values()
+    explored = [record for record in records if isinstance(record, Scatter | Contraction | Hits)]
+    by_noise = grouped(explored, by=lambda record: record.noise).values()
     return [*map(_restoration, by_sigma), *map(_exploration, by_noise)]
 
 
 def stability_illustrations(records: Sequence[Measurement]) -> list[Illustration]:
-    """Draws accuracy by strength once for every way of storing and population of images."""
-    groups = grouped(select(records, Stability), by=lambda row: (row.population == "all", row.noise))
+    """Draws accuracy by strength once for every noise mode and population of images."""
+    groups = grouped(select(records, Stability), by=lambda record: (record.population == "all", record.noise))
     return [_stability(groups[key]) for key in sorted(groups)]
 
 
-def _restoration(rows: Sequence[Restoring]) -> Illustration:
+def _restoration(records: Sequence[Restoring]) -> Illustration:
     return Illustration(
         title="Restoration by strength of noise",
-        caption=f"Mean PSNR by {SIGMA}, and its gain: a net helps where its curve lies above the dashed one, "
-        "and harms where it lies below.",
-        source=source(rows, count="images at each point"),
-        image=_encoded(restoration(rows)),
+        caption=f"Mean PSNR by {SIGMA}, and its gain: a net helps where its curve is above the dashed line, "
+        "and harms where it is below.",
+        source=source(records, count="images at each point"),
+        image=_encoded(restoration(records)),
     )
 
 
-def _exploration(rows: Sequence[Scatter | Contraction | Hits]) -> Illustration:
-    figure = exploration(select(rows, Scatter), select(rows, Contraction), select(rows, Hits))
+def _exploration(records: Sequence[Scatter | Contraction | Hits]) -> Illustration:
+    figure = exploration(select(records, Scatter), select(records, Contraction), select(records, Hits))
     return Illustration(
         title="Figure 3. Restoration net by net",
         caption="Top: PSNR of each noisy image before and after each net, with a fitted line and parabola; "
-        "on the dotted diagonal a net changes nothing. Bottom: the noise that comes out of a net against "
-        "that which goes in, and how strong the noise is where each net restores best.",
-        source=source(rows, count="noisy images, some of which are drawn"),
+        "on the dotted diagonal a net changes nothing. Bottom: the norm of the noise after the net against "
+        "the norm before it, and how strong the noise is where each net restores best.",
+        source=source(records, count="noisy images, some of which are drawn"),
         image=_encoded(figure),
     )
 
 
-def _stability(rows: Sequence[Stability]) -> Illustration:
-    own = rows[0].population == "own"
+def _stability(records: Sequence[Stability]) -> Illustration:
+    own = records[0].population == "own"
     return Illustration(
         title=f"Stability, on {'the images that each network classifies correctly' if own else 'all images'}",
         caption=f"Accuracy by {SIGMA} of the noise; bands are 95 % Wilson intervals.",
-        source=source(rows, count="noisy images at each point"),
-        image=_encoded(stability(rows)),
+        source=source(records, count="noisy images at each point"),
+        image=_encoded(stability(records)),
     )
 
 
-def _encoded(figure: "Figure") -> str:
+def _encoded(figure: Figure) -> str:
     return base64.b64encode(svg(figure).encode()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Records -> one page that anyone can open, or its tables as Markdown. Needs the records alone, no net."""
+"""Writes a report from records: one HTML page, or its tables as Markdown. No net is needed."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from steadylens.report.paper_tables import (
     cost_tables,
     overall,
     restoration_tables,
-    spread_tables,
     stability_tables,
     training_tables,
+    variation_tables,
 )
 from steadylens.report.tables import (
     SIGMA,
@@ -28,11 +28,11 @@ from steadylens.report.tables import (
     duration,
     first_run,
     grouped,
-    line,
     percent,
     select,
     source,
     span,
+    text_row,
     unique,
 )
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fact:
-    """One of the few numbers that matter, as `before` and `after` the restoration net came in."""
+    """One of the main numbers at the top of the page, before and after restoration."""
 
     name: str
     before: str
@@ -52,15 +52,15 @@ class Fact:
 
 
 def facts(records: Sequence[Measurement]) -> list[Fact]:
-    """Returns the numbers for the top of the page, those that there are records for."""
+    """Returns the main numbers that there are records for."""
     return [*_accuracy_facts(records), *_stability_facts(records), *_restoration_facts(records)]
 
 
 def _accuracy_facts(records: Sequence[Measurement]) -> list[Fact]:
-    rows = {row.network: row for row in select(records, Accuracy) if row.k == 1}
-    if (pair := _compared(rows)) is None:
+    top1 = {record.network: record for record in select(records, Accuracy) if record.k == 1}
+    if (pair := _compared(top1)) is None:
         return []
-    before, after = (percent(rows[name].correct / rows[name].samples, digits=2) for name in pair)
+    before, after = (percent(top1[name].correct / top1[name].samples, digits=2) for name in pair)
     note = f"top-1, {' and '.join(pair)}"
     if pair == (ORIGINAL, RESTORED):
         paper = " and ".join(f"{TABLE_3[IN_TABLE_3[name]].top1_percent:.2f}" for name in pair)
@@ -69,12 +69,12 @@ def _accuracy_facts(records: Sequence[Measurement]) -> list[Fact]:
 
 
 def _stability_facts(records: Sequence[Measurement]) -> list[Fact]:
-    own = [row for row in select(records, Stability) if row.population == "own"]
+    own = [record for record in select(records, Stability) if record.population == "own"]
     found = []
-    for noise, rows in grouped(own, by=lambda row: row.noise).items():
-        if (pair := _compared(row.network for row in rows)) is None:
+    for noise, some in grouped(own, by=lambda record: record.noise).items():
+        if (pair := _compared(record.network for record in some)) is None:
             continue
-        means = [overall([row for row in rows if row.network == name]) for name in pair]
+        means = [overall([record for record in some if record.network == name]) for name in pair]
         if None in means:
             continue
         before, after = (percent(mean, digits=2) for mean in means)
@@ -87,7 +87,7 @@ def _stability_facts(records: Sequence[Measurement]) -> list[Fact]:
 
 
 def _compared(names: Iterable[str]) -> tuple[str, str] | None:
-    """Returns the two networks that the page is about: the paper's, or a classifier and its first pair."""
+    """Returns the two networks that the page compares: the paper's, or a classifier and its first pair."""
     found = unique(names)
     if {ORIGINAL, RESTORED} <= set(found):
         return ORIGINAL, RESTORED
@@ -96,21 +96,21 @@ def _compared(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def _restoration_facts(records: Sequence[Measurement]) -> list[Fact]:
-    noisy = [row for row in select(records, Restoring) if row.sigma_grey > 0 and isfinite(row.noisy_db)]
-    return [
-        _restoration_fact(noise, rows) for noise, rows in grouped(noisy, by=lambda row: row.noise).items()
-    ]
+    finite = [record for record in select(records, Restoring) if isfinite(record.noisy_db)]
+    noisy = [record for record in finite if record.sigma_grey > 0]
+    by_noise = grouped(noisy, by=lambda record: record.noise)
+    return [_restoration_fact(noise, some) for noise, some in by_noise.items()]
 
 
-def _restoration_fact(noise: str, rows: Sequence[Restoring]) -> Fact:
-    nets = grouped(rows, by=lambda row: row.network)
-    best = max(nets, key=lambda name: fmean(row.restored_db for row in nets[name]))
-    gains = {row.sigma_grey: row.restored_db - row.noisy_db for row in nets[best]}
+def _restoration_fact(noise: str, records: Sequence[Restoring]) -> Fact:
+    nets = grouped(records, by=lambda record: record.network)
+    best = max(nets, key=lambda name: fmean(record.restored_db for record in nets[name]))
+    gains = {record.sigma_grey: record.restored_db - record.noisy_db for record in nets[best]}
     least = min(gains, key=gains.__getitem__)
     return Fact(
         name="Restoration",
-        before=f"{fmean(row.noisy_db for row in nets[best]):.1f}",
-        after=f"{fmean(row.restored_db for row in nets[best]):.1f}",
+        before=f"{fmean(record.noisy_db for record in nets[best]):.1f}",
+        after=f"{fmean(record.restored_db for record in nets[best]):.1f}",
         unit="dB",
         note=f"mean PSNR, noisy and after {best}; noise {noise}; the least gain is {gains[least]:+z.2f} dB, "
         f"at {SIGMA} = {least:g}",
@@ -120,28 +120,28 @@ def _restoration_fact(noise: str, rows: Sequence[Restoring]) -> Fact:
 GALLERIES: dict[int | str, tuple[str, str]] = {
     2: (
         "Figure 2. What the restoration net does",
-        "Samples of the classes, with the pattern that the net adds.",
+        "Images of several classes, with the pattern that the net adds.",
     ),
     4: (
-        "Figure 4. Put right by restoration",
-        "Images that the original network gets wrong and the fused one right.",
+        "Figure 4. Answers corrected by restoration",
+        "Images that the original network gets wrong and the fused network gets right.",
     ),
     "saved": (
-        "Answers that restoration saved",
-        "Noisy images that the classifier alone gets wrong and behind the restorer right: the noisy image "
-        "with the answer alone, and the restored one with the answer behind the restorer.",
+        "Answers corrected by restoration",
+        "Noisy images that the classifier gets wrong alone and right behind the restorer: the noisy image "
+        "with the answer of the classifier alone, and the restored image with the answer of both.",
     ),
     "lost": (
-        "Answers that restoration lost",
+        "Answers spoiled by restoration",
         "Noisy images that the classifier gets right alone and wrong behind the restorer.",
     ),
 }
-"""Title and caption by `Picture.figure`, in the order of the page."""
+"""Title and caption for each value of `Picture.figure`, in the order of the page."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gallery:
-    """Rows of images that people look at."""
+    """Rows of sample images."""
 
     title: str
     caption: str
@@ -150,7 +150,7 @@ class Gallery:
 
     @property
     def columns(self) -> int:
-        """Images in the longest row."""
+        """Number of images in the longest row."""
         return max(len(picture.panels) for picture in self.pictures)
 
 
@@ -159,7 +159,7 @@ class Section:
     """A part of the page.
 
     Attributes:
-        lead: One sentence on what it is about.
+        lead: What the section is about, in one sentence.
     """
 
     title: str
@@ -170,7 +170,7 @@ class Section:
 
 
 def require_drawing() -> None:
-    """Makes sure that figures can be drawn, before hours are spent on what they show.
+    """Checks that figures can be drawn, before hours of measuring.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -179,15 +179,15 @@ def require_drawing() -> None:
 
 
 def write_report(records: Sequence[Measurement], path: Path) -> None:
-    """Writes the tables and figures that the records allow for as one self-contained HTML file.
+    """Writes tables and figures as one self-contained HTML file.
 
     Args:
-        records: Rows of one recipe and data, of any kinds; what there are no rows for is left out. Tables and
-            figures are of the seed that comes first, but for the spread over seeds.
+        records: Records of one recipe and data, of any types; sections without records are left out. Tables
+            and figures show the first seed, except for the variation over seeds.
         path: The file to write.
 
     Raises:
-        RecordError: If there are no records, or they are of more than one recipe or data.
+        RecordError: If there are no records, or they are from more than one recipe or data set.
         MissingExtraError: If matplotlib is not installed.
         StorageError: If the file cannot be written.
     """
@@ -203,7 +203,7 @@ def write_report(records: Sequence[Measurement], path: Path) -> None:
     page = environment.get_template("report.html").render(
         run=records[0].provenance,
         facts=facts(shown),
-        sections=_sections(shown, spread_tables(records)),
+        sections=_sections(shown, variation_tables(records)),
         provenance=_provenance(records),
         measurements=_measurements(records),
         citation=CITATION,
@@ -213,19 +213,19 @@ def write_report(records: Sequence[Measurement], path: Path) -> None:
 
 
 def write_tables(records: Sequence[Measurement], path: Path) -> None:
-    """Writes the tables that the records allow for as Markdown.
+    """Writes the tables as Markdown.
 
     Args:
-        records: Rows of one recipe and data, as for `write_report`.
+        records: Records of one recipe and data, as for `write_report`.
         path: The file to write.
 
     Raises:
-        RecordError: If there are no records, or they are of more than one recipe or data.
+        RecordError: If there are no records, or they are from more than one recipe or data set.
         StorageError: If the file cannot be written.
     """
     _check(records)
     makers = (training_tables, restoration_tables, accuracy_tables, stability_tables, cost_tables)
-    tables = [table for make in makers for table in make(first_run(records))] + spread_tables(records)
+    tables = [table for make in makers for table in make(first_run(records))] + variation_tables(records)
     text = "\n".join(table.markdown() for table in tables)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -234,54 +234,54 @@ def write_tables(records: Sequence[Measurement], path: Path) -> None:
 def _check(records: Sequence[Measurement]) -> None:
     if not records:
         raise RecordError("there are no records to report; measure first, for example: steadylens evaluate")
-    runs = unique((row.provenance.recipe, row.provenance.data) for row in records)
+    runs = unique((record.provenance.recipe, record.provenance.data) for record in records)
     if len(runs) > 1:
         names = "; ".join(f"recipe {recipe}, data {data}" for recipe, data in runs)
         raise RecordError(
-            f"the records are of {len(runs)} runs ({names}); a report is of one, give only its rows"
+            f"the records are of {len(runs)} runs ({names}); a report shows one run, give only its records"
         )
 
 
-def _sections(records: Sequence[Measurement], spread: Sequence[Table]) -> list[Section]:
-    """Returns the parts of the page that there are records for, in the paper's order."""
-    # Tables alone shall do without matplotlib, which is optional.
+def _sections(records: Sequence[Measurement], variation: Sequence[Table]) -> list[Section]:
+    """Returns the sections that there are records for, in the paper's order."""
+    # matplotlib is optional, and tables do not need it.
     from steadylens.report import figures  # noqa: PLC0415
 
     sections = (
         Section(
             title="Method",
             lead="A small net restores an image before the classifier sees it. It learns from clean images "
-            "that a degradation module spoils afresh at every step.",
+            "to which a degradation module adds new noise at every step.",
             illustrations=figures.method_illustrations(records),
         ),
         Section(
             title="Training",
-            lead="Restoration nets and classifier are trained apart; then the classifier is fine-tuned "
+            lead="Restoration nets and classifier are trained separately; then the classifier is fine-tuned "
             "behind the frozen restoration net.",
             illustrations=figures.training_illustrations(records),
             tables=training_tables(records),
         ),
         Section(
             title="Restoration",
-            lead="How close each net brings noisy images to the clean ones, and whether noise shrinks in it.",
+            lead="How close each net brings noisy images to the clean ones, and whether noise gets smaller.",
             illustrations=figures.restoration_illustrations(records),
             tables=restoration_tables(records),
         ),
         Section(
             title="Accuracy",
-            lead="What the restoration net does to the answers on images without noise.",
+            lead="How the restoration net changes the answers on images without noise.",
             tables=accuracy_tables(records),
         ),
         Section(
             title="Stability",
-            lead="How often an answer stays right when Gaussian noise comes in.",
+            lead="How often an answer stays right when Gaussian noise is added.",
             illustrations=figures.stability_illustrations(records),
             tables=stability_tables(records),
         ),
         Section(
-            title="Spread",
-            lead="How far the numbers depend on the luck of one training.",
-            tables=spread,
+            title="Variation",
+            lead="How much the numbers change when networks are trained with another seed.",
+            tables=variation,
         ),
         Section(
             title="Cost",
@@ -289,8 +289,8 @@ def _sections(records: Sequence[Measurement], spread: Sequence[Table]) -> list[S
             tables=cost_tables(records),
         ),
         Section(
-            title="Pictures",
-            lead="Single images, every pixel enlarged to a square.",
+            title="Samples",
+            lead="Single images, with every pixel enlarged to a square.",
             galleries=_galleries(records),
         ),
     )
@@ -298,7 +298,8 @@ def _sections(records: Sequence[Measurement], spread: Sequence[Table]) -> list[S
 
 
 def _galleries(records: Sequence[Measurement]) -> list[Gallery]:
-    groups: dict[int | str, list[Picture]] = {**grouped(select(records, Picture), by=lambda row: row.figure)}
+    pictures = select(records, Picture)
+    groups: dict[int | str, list[Picture]] = {**grouped(pictures, by=lambda record: record.figure)}
     return [
         Gallery(
             title=GALLERIES[figure][0],
@@ -312,7 +313,7 @@ def _galleries(records: Sequence[Measurement]) -> list[Gallery]:
 
 
 def _provenance(records: Sequence[Measurement]) -> list[tuple[str, str]]:
-    origins = unique(row.provenance for row in records)
+    origins = unique(record.provenance for record in records)
     versions = unique(pair for origin in origins for pair in origin.versions)
     return [
         ("recipe", origins[0].recipe),
@@ -325,21 +326,21 @@ def _provenance(records: Sequence[Measurement]) -> list[tuple[str, str]]:
 
 
 def _measurements(records: Sequence[Measurement]) -> Table:
-    """Lists what was measured. Rows that were measured together bear the same time, which counts once."""
-    groups = grouped(records, by=lambda row: type(row).__name__)
-    lines = [
-        line(kind, f"{len(rows):,}", span(row.samples for row in rows), _time(rows))
-        for kind, rows in groups.items()
+    """Lists what was measured. Records that were measured together have the same time, which counts once."""
+    groups = grouped(records, by=lambda record: type(record).__name__)
+    rows = [
+        text_row(name, f"{len(some):,}", span(record.samples for record in some), _time(some))
+        for name, some in groups.items()
     ]
     return Table(
         title="What was measured",
-        caption="The kinds of record behind this page, what a row of each counts over, and what training and "
-        "measuring took; what was measured together shares its time.",
+        caption="The records behind this page by type, the number of samples that each counts over, and the "
+        "time of training and measuring; records that were measured together share their time.",
         source="",
-        header=("kind", "rows", "samples in a row", "time"),
-        lines=(*lines, line("together", f"{len(records):,}", "", _time(records))),
+        header=("type", "records", "samples in a record", "time"),
+        rows=(*rows, text_row("together", f"{len(records):,}", "", _time(records))),
     )
 
 
-def _time(rows: Sequence[Measurement]) -> str:
-    return duration(sum({row.seconds for row in rows}))
+def _time(records: Sequence[Measurement]) -> str:
+    return duration(sum({record.seconds for record in records}))

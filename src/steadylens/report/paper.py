@@ -1,4 +1,4 @@
-"""The paper's printed numbers as data, to stand beside ours in a report. Nothing here is measured.
+"""The numbers that the paper prints, which reports show beside the measured ones.
 
 Percentages are as printed, from 0 to 100. Networks have the paper's names.
 """
@@ -15,16 +15,16 @@ SMOOTHED = "Gaussian smoothing as first layer"
 RESTORED = "restoration + original"
 
 AUGMENTED = "strong noise augmentation"
-"""The paper's four networks, and a baseline that it lacks."""
+"""A baseline that the paper lacks; the four networks above are the paper's."""
 
 ALONE = "alone"
-"""A classifier that is compared with itself behind restorers; the paper has no such rows."""
+"""The classifier without a restorer, where it is compared with itself behind restorers."""
 
 IN_TABLE_3 = {ORIGINAL: "single", RESTORED: "restoration + single"}
-"""What the paper's Table 3 calls the networks that it calls otherwise in Table 4."""
+"""Names in the paper's Table 3 of the networks that have other names in its Table 4."""
 
 IN_TABLE_4 = {SMOOTHED: "Gaussian smoothing"}
-"""What the paper's Table 4 calls networks of longer names."""
+"""Names in the paper's Table 4 of networks that have longer names here."""
 
 CITATION = (
     "Hamed H. Aghdam, Elnaz J. Heravi, Domenec Puig: Fusing Convolutional Neural Networks with a "
@@ -33,29 +33,8 @@ CITATION = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Architecture:
-    """One row of Table 1.
-
-    Attributes:
-        maps: Feature maps, layer by layer.
-        kernels: Side of each layer's kernels in pixels.
-        parameters: Number of parameters, on RGB images.
-        field: Side in pixels of the square of input that one output pixel depends on.
-        margin: Pixels that the net without padding loses on each side.
-        shortcut: Whether the input is added to what the last layer predicts.
-    """
-
-    maps: tuple[int, ...]
-    kernels: tuple[int, ...]
-    parameters: int
-    field: int
-    margin: int
-    shortcut: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class HitCounts:
-    """One row of Table 2: on how many noisy images a net gave the best, or one of the two best, PSNRs."""
+    """One row of Table 2: for how many noisy images a net gave the best PSNR, or one of the two best."""
 
     top1: int
     top2: int
@@ -63,7 +42,7 @@ class HitCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TopAccuracy:
-    """One row of Table 3: accuracy on clean test images, with the label among the first k answers.
+    """One row of Table 3: the share of clean test images whose label is among the k most likely classes.
 
     Attributes:
         top1_percent: k = 1.
@@ -82,64 +61,13 @@ class NoisyAccuracy:
 
     Attributes:
         percent: Accuracy at each strength of `SIGMAS_GREY`.
-        overall_percent: The last column. It is the mean of its row to within 0.1: the paper seems to have
-            averaged before it rounded (93.2 and 94.9 are printed where the printed row gives 93.1 and 94.8).
+        overall_percent: The last column. It is the mean of the row to within 0.1: the paper seems to average
+            before it rounds (it prints 93.2 and 94.9 where the means of the printed rows are 93.1 and 94.8).
     """
 
     percent: tuple[float, ...]
     overall_percent: float
 
-
-TABLE_1: Mapping[str, Architecture] = {
-    "L11": Architecture(
-        maps=(64, 32, 128, 64, 128, 64, 128, 64, 256, 128, 3),
-        kernels=(3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3),
-        parameters=397_411,
-        field=13,
-        margin=6,
-        shortcut=True,
-    ),
-    "L9": Architecture(
-        maps=(64, 32, 128, 64, 128, 64, 128, 64, 3),
-        kernels=(3, 1, 3, 1, 3, 1, 3, 1, 3),
-        parameters=215_075,
-        field=11,
-        margin=5,
-        shortcut=True,
-    ),
-    "L7": Architecture(
-        maps=(64, 32, 128, 64, 128, 64, 3),
-        kernels=(3, 1, 3, 1, 3, 1, 3),
-        parameters=132_963,
-        field=9,
-        margin=4,
-        shortcut=True,
-    ),
-    "L5": Architecture(
-        maps=(64, 32, 128, 64, 3),
-        kernels=(3, 1, 3, 1, 3),
-        parameters=50_851,
-        field=7,
-        margin=3,
-        shortcut=True,
-    ),
-    "L3": Architecture(
-        maps=(64, 32, 3), kernels=(3, 1, 3), parameters=4_739, field=5, margin=2, shortcut=True
-    ),
-    "Dong": Architecture(
-        maps=(64, 32, 3), kernels=(9, 1, 5), parameters=20_099, field=13, margin=6, shortcut=False
-    ),
-}
-"""The restoration nets."""
-
-TEST_IMAGES = 12_630
-"""Test images of GTSRB."""
-
-EXPLORATORY_IMAGES = 1_263
-"""Test images behind Table 2 and Fig. 3."""
-
-NOISY_VERSIONS = 150
-"""Noisy versions of each image, in Table 2 and Fig. 3; in Table 4, at each strength."""
 
 TABLE_2: Mapping[str, HitCounts] = {
     "L11": HitCounts(top1=95_739, top2=146_854),
@@ -149,9 +77,9 @@ TABLE_2: Mapping[str, HitCounts] = {
     "L3": HitCounts(top1=39_548, top2=47_250),
     "Dong": HitCounts(top1=5_825, top2=9_751),
 }
-"""Hits among 189,450 noisy images.
+"""Hits on 189,450 noisy images.
 
-The text gives L11 52 % and 76 %; these counts give 50.5 % and 77.5 %.
+The paper's text says 52 % and 76 % for L11; these counts give 50.5 % and 77.5 %.
 """
 
 TABLE_3: Mapping[str, TopAccuracy] = {
@@ -160,15 +88,6 @@ TABLE_3: Mapping[str, TopAccuracy] = {
     "single net of [22]": TopAccuracy(top1_percent=98.80, top2_percent=None, top5_percent=None),
 }
 """Accuracy on the clean test images of GTSRB."""
-
-ENSEMBLE_TOP1_PERCENT = 99.51
-"""Accuracy of an ensemble of five single nets [21], on the same images as Table 3."""
-
-CLASSIFIER_PARAMETERS = 1_123_449
-"""Parameters of the single net [21]."""
-
-FUSED_PARAMETERS = 1_520_860
-"""Parameters of L11 and the single net together."""
 
 SIGMAS_GREY = (1, 2, 4, 8, 10, 15, 20, 25, 30, 35, 40)
 """Standard deviations of Table 4's Gaussian noise, in grey levels of 255."""
@@ -187,7 +106,7 @@ TABLE_4: Mapping[str, NoisyAccuracy] = {
         percent=(100.0, 100.0, 99.9, 99.8, 99.7, 99.4, 98.8, 98.1, 97.1, 95.9, 94.4), overall_percent=98.5
     ),
 }
-"""Stability: accuracy on noisy versions of the test images that each net itself classifies correctly.
+"""Stability: accuracy on noisy versions of the test images that each network classifies correctly when clean.
 
-So each row counts over images of its own. The paper does not say whether noisy images were clipped to [0, 1].
+So each row counts over different images. The paper does not say whether noisy images were clipped to [0, 1].
 """

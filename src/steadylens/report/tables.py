@@ -1,4 +1,4 @@
-"""What a table is, how it becomes Markdown, and how numbers and provenance are written in it."""
+"""Tables of a report: their parts, their Markdown, and the texts of numbers and provenance in them."""
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -26,11 +26,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One cell.
+    """One cell of a table.
 
     Attributes:
-        text: What it says.
-        note: What stands small beneath it, an interval for example.
+        note: A second, smaller text, an interval for example.
         best: Whether it is the best of the measured cells of its column.
     """
 
@@ -40,11 +39,11 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """One row of cells.
+class TableRow:
+    """One row of a table.
 
     Attributes:
-        printed: Whether the row stands in the paper and was not measured.
+        printed: Whether the numbers are those that the paper prints, not measured ones.
     """
 
     cells: tuple[Cell, ...]
@@ -53,54 +52,54 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """A table ready to be rendered: everything in it is text.
+    """A table of texts.
 
     Attributes:
-        caption: One sentence on how to read it.
-        source: What it counts over and where it comes from.
+        caption: How to read the table, in one sentence.
+        source: What it counts over and where the records come from.
         header: One name for each column; the first column names the row.
-        beneath: What the cells' notes tell, a sentence that is left out with them.
+        notes_caption: What the cells' notes mean; it is left out where notes are.
     """
 
     title: str
     caption: str
     source: str
     header: tuple[str, ...]
-    lines: tuple[Line, ...]
-    beneath: str = ""
+    rows: tuple[TableRow, ...]
+    notes_caption: str = ""
 
     def markdown(self, *, notes: bool = True) -> str:
-        """Renders title, caption, lines and source.
+        """Returns the table as Markdown.
 
         Args:
-            notes: Whether the cells' notes are kept, in brackets.
+            notes: Whether to add the cells' notes in brackets.
         """
-        rows = [tuple(_escaped(name) for name in self.header), ("---",) + ("---:",) * (len(self.header) - 1)]
-        rows += [tuple(_markdown(cell, notes=notes) for cell in line.cells) for line in self.lines]
-        grid = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        told = f"{self.caption} {self.beneath}" if notes and self.beneath else self.caption
-        title, caption, foot = (_escaped(text) for text in (self.title, told, self.source))
+        texts = [tuple(_escaped(name) for name in self.header), ("---",) + ("---:",) * (len(self.header) - 1)]
+        texts += [tuple(_markdown(cell, notes=notes) for cell in row.cells) for row in self.rows]
+        grid = "\n".join(f"| {' | '.join(row)} |" for row in texts)
+        caption = f"{self.caption} {self.notes_caption}" if notes and self.notes_caption else self.caption
+        title, caption, foot = (_escaped(text) for text in (self.title, caption, self.source))
         return f"### {title}\n\n{caption}\n\n{grid}\n\n{foot}\n"
 
 
-def line(*texts: str, printed: bool = False) -> Line:
-    """Makes a line of plain cells."""
-    return Line(cells=tuple(Cell(text=text) for text in texts), printed=printed)
+def text_row(*texts: str, printed: bool = False) -> TableRow:
+    """Returns a row of cells without notes."""
+    return TableRow(cells=tuple(Cell(text=text) for text in texts), printed=printed)
 
 
-def source(rows: Sequence[Measurement], *, count: str) -> str:
-    """Says what rows count over and where they come from, in one line.
+def source(records: Sequence[Measurement], *, count: str) -> str:
+    """Returns a line that says what records count over and where they come from.
 
     Args:
-        rows: Rows that stand together in a table or a figure.
+        records: The records of a table or a figure.
         count: What `samples` counts in them.
     """
-    noises = unique(str(noise) for row in rows if (noise := getattr(row, "noise", None)))
+    noises = unique(str(noise) for record in records if (noise := getattr(record, "noise", None)))
     parts = [f"noise {'; '.join(noises)}"] if noises else []
-    first = rows[0].provenance
-    commits = unique(row.provenance.commit for row in rows)
-    parts.append(f"{span(row.samples for row in rows)} {count}")
-    seeds = [str(seed) for seed in sorted({row.provenance.seed for row in rows})]
+    first = records[0].provenance
+    commits = unique(record.provenance.commit for record in records)
+    parts.append(f"{span(record.samples for record in records)} {count}")
+    seeds = [str(seed) for seed in sorted({record.provenance.seed for record in records})]
     parts += [f"recipe {first.recipe}", f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"]
     parts.append(f"data {first.data}")
     parts.append(f"commit {', '.join(commits)}")
@@ -108,18 +107,18 @@ def source(rows: Sequence[Measurement], *, count: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def select(records: Iterable[Measurement], kind: type[Record]) -> list[Record]:
-    """Returns the records of one kind, in their order."""
-    return [record for record in records if isinstance(record, kind)]
+def select(records: Iterable[Measurement], record_type: type[Record]) -> list[Record]:
+    """Returns the records of one type, in their order."""
+    return [record for record in records if isinstance(record, record_type)]
 
 
 def first_run(records: Sequence[Record]) -> list[Record]:
-    """Returns the records of the seed that comes first: those that a table or figure shows."""
+    """Returns the records of the first seed, which tables and figures show."""
     return [record for record in records if record.provenance.seed == records[0].provenance.seed]
 
 
 def grouped(items: Iterable[Item], *, by: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """Returns the items by key, keys and items in the order in which they come first."""
+    """Returns the items by key; keys and items keep their order."""
     groups: dict[Key, list[Item]] = {}
     for item in items:
         groups.setdefault(by(item), []).append(item)
@@ -127,29 +126,29 @@ def grouped(items: Iterable[Item], *, by: Callable[[Item], Key]) -> dict[Key, li
 
 
 def unique(items: Iterable[Key]) -> list[Key]:
-    """Returns each item once, in the order of its first appearance."""
+    """Returns each item once, in the order of first appearance."""
     return list(dict.fromkeys(items))
 
 
 def largest(values: Iterable[float | None]) -> float | None:
-    """Returns the largest of the values that are there, or None if there is none."""
+    """Returns the largest value that is not None, or None if there is none."""
     return max((value for value in values if value is not None), default=None)
 
 
 def percent(share: float | None, *, digits: int) -> str:
-    """Writes a share as per cent, without the sign; a dash for None."""
+    """Returns a share in per cent, without the sign; a dash for None."""
     return DASH if share is None else f"{100 * share:.{digits}f}"
 
 
 def decibels(value: float | None) -> str:
-    """Writes a PSNR without its unit; a dash for None."""
+    """Returns the text of a PSNR, without its unit; a dash for None."""
     if value is None:
         return DASH
     return INFINITY if math.isinf(value) else f"{value:.2f}"
 
 
 def duration(seconds: float) -> str:
-    """Writes a time with the two units that matter."""
+    """Returns the text of a time, in at most two units."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -159,7 +158,7 @@ def duration(seconds: float) -> str:
 
 
 def span(counts: Iterable[int]) -> str:
-    """Writes one count, or the smallest and the largest of several."""
+    """Returns the text of one count, or of the smallest and the largest of several."""
     low, *_, high = sorted(counts) * 2
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 

@@ -1,0 +1,171 @@
+"""Images are made once and cached; a damaged cache is made again."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from steadylens.data.datasets import Job, load_or_make, pixel_digests
+
+SIZE, FRAMES, COUNT = 4, 2, 150
+
+
+def make(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (FRAMES, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+
+
+def forbidden() -> Tensor:
+    raise AssertionError("images are made although they are cached")
+
+
+def load(path: Path, jobs: list[Job] | None = None) -> Tensor:
+    jobs = [partial(make, seed) for seed in range(COUNT)] if jobs is None else jobs
+    images, digests, notes = load_or_make(path, jobs, frames=FRAMES, size=SIZE, progress=None)
+    assert torch.equal(digests, pixel_digests(images))
+    assert notes == ()
+    return images
+
+
+EXPECTED = torch.cat([make(seed) for seed in range(COUNT)])
+
+
+NONE: list[Job] = [forbidden] * COUNT
+
+
+def test_images_are_in_the_order_of_their_jobs(tmp_path: Path) -> None:
+    assert torch.equal(load(tmp_path / "a.safetensors"), EXPECTED)
+
+
+def test_a_second_load_makes_nothing(tmp_path: Path) -> None:
+    load(tmp_path / "a.safetensors")
+    assert torch.equal(load(tmp_path / "a.safetensors", NONE), EXPECTED)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_images_are_mapped_from_the_file_and_changing_them_does_not_change_it(tmp_path: Path) -> None:
+    for _ in range(2):  # as they are made, and as they are read
+        images = load(tmp_path / "a.safetensors")
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8") if Path("/proc/self/maps").exists() else ""
+        assert not maps or str(tmp_path / "a.safetensors") in maps
+        images.zero_()
+        del images
+    assert torch.equal(load(tmp_path / "a.safetensors", NONE), EXPECTED)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5000] ^= 1
+    path.write_bytes(content)
+
+
+def write_text(path: Path) -> None:
+    path.write_text("no tensors")
+
+
+def leave_digests_out(path: Path) -> None:
+    save_file({"images": EXPECTED}, path)
+
+
+def keep_fewer(path: Path) -> None:
+    save_file({"images": EXPECTED[1:].clone(), "digests": pixel_digests(EXPECTED[1:])}, path)
+
+
+def keep_floats(path: Path) -> None:
+    save_file({"images": EXPECTED.float(), "digests": pixel_digests(EXPECTED)}, path)
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, empty, flip_a_bit, write_text, leave_digests_out, keep_fewer, keep_floats]
+)
+def test_a_damaged_file_is_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = tmp_path / "a.safetensors"
+    load(path)
+    damage(path)
+    assert torch.equal(load(path), EXPECTED)
+    assert torch.equal(load(path, NONE), EXPECTED)  # the repaired file is read
+
+
+def test_progress_counts_images_up_to_all_of_them(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    jobs: list[Job] = [partial(make, seed) for seed in range(COUNT)]
+    for _ in range(2):  # the second time they are cached
+        load_or_make(
+            tmp_path / "a.safetensors",
+            jobs,
+            frames=FRAMES,
+            size=SIZE,
+            progress=lambda done, total: calls.append((done, total)),
+        )
+    assert calls == [(128, 300), (256, 300), (300, 300)]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_job_that_raises_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
+    begun: list[int] = []
+
+    def job(number: int) -> Tensor:
+        begun.append(number)
+        if number == 3:
+            raise error("stop")
+        return make(number)
+
+    jobs: list[Job] = [partial(job, number) for number in range(5000)]
+    with pytest.raises(error, match="stop"):
+        load_or_make(tmp_path / "a.safetensors", jobs, frames=FRAMES, size=SIZE, progress=None)
+    assert list(tmp_path.iterdir()) == []
+    assert len(begun) < len(jobs)
+
+
+def test_images_that_cannot_be_cached_come_with_a_note(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    jobs: list[Job] = [partial(make, 0)]
+    path = tmp_path / "file" / "a.safetensors"
+    images, _, notes = load_or_make(path, jobs, frames=FRAMES, size=SIZE, progress=None)
+    assert torch.equal(images, make(0))
+    (note,) = notes
+    assert note.startswith(f"the images are not kept for the next time: cannot write {path}")
+
+
+def test_a_full_disk_leaves_no_file_and_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    code = (
+        "import resource, torch\n"
+        "from pathlib import Path\n"
+        "from steadylens.data.datasets import load_or_make\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "job = lambda: torch.zeros(1, 3, 64, 64, dtype=torch.uint8)\n"
+        f"print(load_or_make(Path({str(path)!r}), [job], frames=1, size=64, progress=None)[2])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "the images are not kept for the next time" in run.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(seeds=st.lists(st.integers(0, 3), min_size=1, max_size=6))
+def test_digests_are_equal_exactly_where_images_are(seeds: list[int]) -> None:
+    digests = pixel_digests(torch.stack([make(seed)[0] for seed in seeds])).tolist()
+    assert [[one == other for one in digests] for other in digests] == [
+        [one == other for one in seeds] for other in seeds
+    ]
+
+
+def test_no_images_have_no_digests() -> None:
+    assert pixel_digests(torch.zeros(0, 3, 4, 4, dtype=torch.uint8)).shape == (0,)
