@@ -36,13 +36,13 @@ from steadylens import (
     write_image,
 )
 from steadylens.data.synthetic_signs import draw_track
+from steadylens.progress import Update
 from steadylens.records import Stability, read_records
 from steadylens.report.paper_tables import overall
 from steadylens.report.tables import grouped, select
 from steadylens.training.loop import OneCycleAdam, Training
 from steadylens.training.objectives import classifying_objective
 from steadylens.training.recipes import QUICK
-from steadylens.training.run import Update
 from steadylens.training.settings import Recipe
 
 MODEL = "resnet10t"
@@ -81,7 +81,7 @@ def train_resnet(run: Run, net: PreparedClassifier, path: Path, *, steps: int) -
 
 
 def tell(update: Update) -> None:
-    """Prints the news of a stage."""
+    """Prints the result of each stage that is finished."""
     if update.state == "finished":
         print(f"{update.stage}: {update.note or 'done'}")
 

@@ -13,10 +13,11 @@ from steadylens.evaluation.workflows import reproduce
 from steadylens.metrics import psnr
 from steadylens.nets.restoration import GaussianSmoothing, initialize_xavier, restorer_named
 from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.progress import Update
 from steadylens.records import read_records
 from steadylens.training.loop import OneCycleAdam
 from steadylens.training.recipes import SMOKE
-from steadylens.training.run import Run, Update
+from steadylens.training.run import Run
 from tests.tiny_runs import sign_training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no NVIDIA GPU")

@@ -8,10 +8,11 @@ from steadylens.data.datasets import Dataset
 from steadylens.nets.classification import SignNet
 from steadylens.nets.restoration import initialize_xavier
 from steadylens.noise.degradation import Degradation
+from steadylens.progress import Update
 from steadylens.training.loop import Optimization, Training
 from steadylens.training.objectives import Augmentation, classifying_objective
 from steadylens.training.recipes import SMOKE
-from steadylens.training.run import Run, Update
+from steadylens.training.run import Run
 from steadylens.training.settings import Recipe
 
 STEPS = 4

@@ -6,9 +6,6 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-ProgressCallback = Callable[[int, int], None]
-"""Told how much of a long piece of work is done, and how much there is."""
-
 
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Returns whether a device multiplies bfloat16 faster than float32 (GPU of 2020 on, AVX512-BF16, AMX)."""

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from steadylens.cli.console import Display
-from steadylens.training.run import Update
+from steadylens.progress import Update
 
 DAYS = 93_000.0
 """What the clock shows at the start: it may run since long."""

@@ -30,9 +30,10 @@ from steadylens.nets.architecture import KINDS
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.facts import CLASSIFYING
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
+from steadylens.progress import Update
 from steadylens.records import Accuracy, Comparison, Cost, Hits, Measurement, Restoring, Stability
 from steadylens.training.recipes import SMOKE
-from steadylens.training.run import Run, Update
+from steadylens.training.run import Run
 from tests.sample_records import PROVENANCE
 from tests.tiny_runs import Notebook, run_of
 

@@ -30,6 +30,7 @@ from steadylens.nets.facts import RESTORING
 from steadylens.nets.restoration import GaussianSmoothing
 from steadylens.nets.third_party import timm_classifier
 from steadylens.noise.degradation import gaussian_degradation
+from steadylens.progress import Update
 from steadylens.randomness import derived_generator
 from steadylens.records import (
     Accuracy,
@@ -49,7 +50,7 @@ from steadylens.report.page import facts
 from steadylens.report.paper import AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
 from steadylens.report.tables import first_run, select
 from steadylens.training.recipes import SMOKE
-from steadylens.training.run import Run, Update
+from steadylens.training.run import Run
 
 NAMES = ("red", "green", "blue", "grey")
 

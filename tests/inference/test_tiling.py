@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steadylens.devices import ProgressCallback
 from steadylens.errors import SettingError
 from steadylens.inference.tiling import Engine, Tiling, from_unit, in_tiles, spans, to_unit
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, UnpaddedNet
+from steadylens.progress import ProgressCallback
 
 CPU = torch.device("cpu")
 

@@ -23,11 +23,12 @@ from steadylens.nets.classification import FusedClassifier, PreparedClassifier, 
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
 from steadylens.nets.third_party import timm_classifier
 from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.progress import Update
 from steadylens.training.fusing import ConsistencyTuning, fuse_as_they_are, fuse_label_free, tune_restorer
 from steadylens.training.loop import OneCycleAdam, Training
 from steadylens.training.objectives import Fidelity, LogSquaredError, consistency_objective
 from steadylens.training.recipes import SMOKE
-from steadylens.training.run import Run, Update
+from steadylens.training.run import Run
 from steadylens.training.settings import ClassifierRecipe, Recipe
 from tests import tiny_runs
 from tests.tiny_runs import Notebook

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from steadylens.errors import MissingExtraError, SettingError, SteadylensError, lacks_memory, reason_of
+from steadylens.progress import Update
 
 if TYPE_CHECKING:
     import torch
@@ -33,35 +34,10 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 15.0
 
 
-class News(Protocol):
-    """What a stage tells, as `steadylens.run.Update` has it."""
-
-    @property
-    def stage(self) -> str:
-        """The stage's name."""
-
-    @property
-    def state(self) -> str:
-        """started, resumed, advanced, skipped or finished."""
-
-    @property
-    def done(self) -> int:
-        """How much is done."""
-
-    @property
-    def total(self) -> int:
-        """How much there is."""
-
-    @property
-    def note(self) -> str:
-        """What there is to tell."""
-
-
 class Display:
-    """Shows the news of stages, one after another; use it as a context.
+    """Shows the progress of stages that run one after another; use it as a context manager.
 
-    Args:
-        console: Where to show them.
+    A terminal gets a progress bar; elsewhere, a line is printed from time to time.
     """
 
     def __init__(self, console: Console) -> None:
@@ -82,49 +58,49 @@ class Display:
         self._first_done = 0
 
     def __enter__(self) -> Self:
-        """Begins to show bars."""
+        """Starts to show progress bars."""
         self.bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Takes the bars away."""
+        """Removes the progress bars."""
         self.bars.stop()
 
-    def show(self, news: News) -> None:
-        """Shows what a stage tells."""
-        match news.state:
+    def show(self, update: Update) -> None:
+        """Shows a progress message."""
+        match update.state:
             case "started":
-                self._begin(news)
+                self._begin(update)
             case "resumed":
-                self._begin(news)
-                self._say(news.stage, f"goes on from step {news.done:,} of {news.total:,}")
+                self._begin(update)
+                self._say(update.stage, f"goes on from step {update.done:,} of {update.total:,}")
             case "advanced":
-                self._advance(news)
+                self._advance(update)
             case "skipped":
-                self._say(news.stage, f"skipped: {news.note}")
+                self._say(update.stage, f"skipped: {update.note}")
             case "finished":
-                self._say(news.stage, ", ".join(filter(None, [self._end(), news.note])))
+                self._say(update.stage, ", ".join(filter(None, [self._end(), update.note])))
 
-    def _begin(self, news: News) -> TaskID:
+    def _begin(self, update: Update) -> TaskID:
         self._started = self._told = time.monotonic()
-        self._first_done = news.done
-        self._task = self.bars.add_task(news.stage, total=news.total or None, completed=news.done)
+        self._first_done = update.done
+        self._task = self.bars.add_task(update.stage, total=update.total or None, completed=update.done)
         return self._task
 
-    def _advance(self, news: News) -> None:
-        task = self._task if self._task is not None else self._begin(news)
-        self.bars.update(task, completed=news.done, total=news.total)
+    def _advance(self, update: Update) -> None:
+        task = self._task if self._task is not None else self._begin(update)
+        self.bars.update(task, completed=update.done, total=update.total)
         now = time.monotonic()
-        done = news.done - self._first_done
+        done = update.done - self._first_done
         if not self.console.is_terminal and now - self._told >= SECONDS_BETWEEN_LINES and done > 0:
-            left = (now - self._started) / done * (news.total - news.done)
-            self._say(news.stage, f"{news.done / news.total:.0%}, {_clock(left)} left")
+            left = (now - self._started) / done * (update.total - update.done)
+            self._say(update.stage, f"{update.done / update.total:.0%}, {_clock(left)} left")
             self._told = now
 
     def _end(self) -> str:
-        """Takes the bar away and returns how long it stood; nothing for a stage that has not begun."""
+        """Removes the bar and returns how long the stage took, or an empty text if it never started."""
         if self._task is None:
             return ""
         self.bars.remove_task(self._task)
@@ -283,7 +259,7 @@ def lent_run(
     from steadylens.data.datasets import load_dataset
     from steadylens.images.preprocessing import Fit
     from steadylens.training.recipes import recipe_named
-    from steadylens.training.run import Run, Update
+    from steadylens.training.run import Run
 
     place, stage = device_named(device), f"images of {data}"
     with Display(Console()) as display:

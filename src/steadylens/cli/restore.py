@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,14 @@ from rich.console import Console
 
 from steadylens.cli.console import Debug, Device, Display, device_named, explaining, say
 from steadylens.errors import ImageError, SettingError, StorageError, lacks_memory
+from steadylens.progress import Update
 
 if TYPE_CHECKING:
     from steadylens.inference.image_files import RestoreJob, RestorePlan
     from steadylens.inference.restorer import Restorer
 
+
+STAGE = "restoring"
 
 STEPS_A_FILE = 1000
 
@@ -40,17 +43,6 @@ class EngineName(StrEnum):
 
     torch = "torch"
     fastest = "fastest"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """News of the work, as `Display` shows them."""
-
-    state: str
-    stage: str = "restoring"
-    done: int = 0
-    total: int = 0
-    note: str = ""
 
 
 def restore(
@@ -133,7 +125,8 @@ def _restore_all(jobs: "Sequence[RestoreJob]", run: "partial[tuple[str, ...]]") 
         for number, job in enumerate(jobs):
 
             def advance(done: int, tiles: int, first: int = STEPS_A_FILE * number) -> None:
-                display.show(Step(state="advanced", done=first + STEPS_A_FILE * done // tiles, total=total))
+                done = first + STEPS_A_FILE * done // tiles
+                display.show(Update(stage=STAGE, state="advanced", done=done, total=total))
 
             try:
                 notes = run(job, progress=advance)
@@ -161,10 +154,10 @@ def _restore_all(jobs: "Sequence[RestoreJob]", run: "partial[tuple[str, ...]]") 
 def _shown(total: int) -> Iterator[Display]:
     with Display(Console()) as display:
         if total:
-            display.show(Step(state="started", total=total))
+            display.show(Update(stage=STAGE, state="started", total=total))
         yield display
         if total:
-            display.show(Step(state="finished"))
+            display.show(Update(stage=STAGE, state="finished"))
 
 
 def _conclude(plan: "RestorePlan", taken: int, failures: Sequence[str]) -> None:

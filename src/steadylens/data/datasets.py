@@ -23,11 +23,11 @@ from torch import Tensor
 from steadylens.data import synthetic_signs as signs
 from steadylens.data.sources import CLASS_NAMES, Listing, Photograph, list_folder, list_gtsrb
 from steadylens.data.splitting import ImageIndex, Part, split
-from steadylens.devices import ProgressCallback
 from steadylens.errors import DatasetError, ImageError, SettingError, StorageError
 from steadylens.files import replacing
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED, read_image
+from steadylens.progress import ProgressCallback
 
 Job = Callable[[], Tensor]
 """Returns the images of one file or of one track, uint8 (frames, 3, S, S)."""

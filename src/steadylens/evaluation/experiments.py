@@ -17,16 +17,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
 from steadylens.checkpoints.info import TrainingInfo
 from steadylens.data.datasets import ImageSet
-from steadylens.devices import ProgressCallback
 from steadylens.evaluation.restoration import explore, restore_by_sigma
 from steadylens.evaluation.samples import noise_densities, restored_samples, saved_answers
 from steadylens.evaluation.stability import clean_accuracy, stability
 from steadylens.nets.classification import FusedClassifier, evaluating
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
+from steadylens.progress import ProgressCallback, Update
 from steadylens.randomness import derived_generator
 from steadylens.records import Cost, Curve, Measurement, Provenance, read_records, write_records
-from steadylens.training.run import Run, Update, device_name
+from steadylens.training.run import Run, device_name
 from steadylens.training.settings import GaussianNoise
 
 

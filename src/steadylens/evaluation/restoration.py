@@ -14,11 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from steadylens.devices import ProgressCallback, forward_in_batches
+from steadylens.devices import forward_in_batches
 from steadylens.errors import SettingError
 from steadylens.images.tensors import to_float
 from steadylens.metrics import contraction_quotients, hits, psnr
 from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.progress import ProgressCallback
 from steadylens.randomness import derived_generator
 from steadylens.records import Contraction, Hits, Measurement, Provenance, Restoring, Scatter
 from steadylens.training.settings import GaussianNoise

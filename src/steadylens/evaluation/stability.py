@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from steadylens.data.datasets import ImageSet
-from steadylens.devices import ProgressCallback, forward_in_batches
+from steadylens.devices import forward_in_batches
 from steadylens.images.tensors import to_float
 from steadylens.metrics import mcnemar, top_k, wilson_interval
 from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.progress import ProgressCallback
 from steadylens.randomness import derived_generator
 from steadylens.records import Accuracy, Comparison, Measurement, Provenance, Stability
 from steadylens.training.settings import GaussianNoise, Sampling

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from steadylens.devices import ProgressCallback
 from steadylens.errors import ImageError, SettingError
 from steadylens.files import check_folder
 from steadylens.images.pixels import Pixels, residual_image
@@ -18,6 +17,7 @@ from steadylens.images.reading import ImageContent, Metadata, read_image_file
 from steadylens.images.tensors import IMAGE_SUFFIXES
 from steadylens.images.writing import write_image_file
 from steadylens.inference.restorer import restore_array
+from steadylens.progress import ProgressCallback
 
 VIEW_ENDING = ".pattern.png"
 """Appended to the name of a file, it names the image of what was removed from it."""

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steadylens.checkpoints.loading import load
-from steadylens.devices import ProgressCallback
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.pixels import key_scale, plain_mode
 from steadylens.inference.tiling import Engine, Tiling, in_tiles
 from steadylens.nets.facts import CLASSIFYING, NetFacts, facts_of
 from steadylens.nets.restoration import UnpaddedNet, is_padded
+from steadylens.progress import ProgressCallback
 
 TILE_ON_CPU = 272
 """Side of a tile in pixels, overlap included; `benchmarks/largeimages.py` says what other sides cost."""

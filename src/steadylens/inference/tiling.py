@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadylens.devices import ProgressCallback
 from steadylens.errors import SettingError
+from steadylens.progress import ProgressCallback
 
 Engine = Callable[[Tensor], Tensor]
 """Anything from images (N, C, H, W), float32 in [0, 1], to images of the same shape, or to their centre."""

@@ -25,6 +25,7 @@ from steadylens.images.tensors import to_float
 from steadylens.nets.architecture import describe
 from steadylens.nets.classification import FusedClassifier, evaluating
 from steadylens.noise.degradation import Degradation
+from steadylens.progress import Update
 from steadylens.randomness import derived_generator
 from steadylens.training.loop import OneCycleAdam, Optimization
 from steadylens.training.objectives import (
@@ -34,7 +35,7 @@ from steadylens.training.objectives import (
     consistency_objective,
 )
 from steadylens.training.recipes import SLIGHT
-from steadylens.training.run import Run, Update
+from steadylens.training.run import Run
 from steadylens.training.stages import (
     Stage,
     check_key,

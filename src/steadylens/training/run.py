@@ -1,47 +1,19 @@
-"""What all stages of a run share, and how they tell what happens."""
+"""What all stages of a run share."""
 
 import hashlib
 import platform
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from steadylens.data.datasets import Dataset
+from steadylens.progress import Observer, unobserved
 from steadylens.records import Provenance
 from steadylens.training.settings import Recipe
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Update:
-    """News of a stage.
-
-    Attributes:
-        stage: The stage's name.
-        state: What is new.
-        done: How much is done, when the stage has advanced.
-        total: How much there is.
-        note: What there is to tell, in a few words.
-    """
-
-    stage: str
-    state: Literal["started", "resumed", "advanced", "skipped", "finished"]
-    done: int = 0
-    total: int = 0
-    note: str = ""
-
-
-Observer = Callable[[Update], None]
-"""Is told what happens; it shows it."""
-
-
-def unobserved(update: Update) -> None:
-    """Shows nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +25,7 @@ class Run:
         recipe: The settings.
         seed: The seed that every generator is derived from.
         device: Where the nets are.
-        observe: Is told what happens.
+        observe: Receives progress messages.
         checkpoint_seconds: How often an unfinished training is saved.
     """
 

@@ -31,10 +31,11 @@ from steadylens.metrics import psnr, top_k
 from steadylens.nets.architecture import describe
 from steadylens.nets.classification import SignNet
 from steadylens.nets.restoration import initialize_xavier, restorer_named, silence_last_layer
+from steadylens.progress import Update
 from steadylens.randomness import derived_generator
 from steadylens.training.loop import Training
 from steadylens.training.objectives import Objective, classifying_objective, restoring_objective
-from steadylens.training.run import Run, Update, commit, versions
+from steadylens.training.run import Run, commit, versions
 from steadylens.training.settings import ClassifierRecipe, RestorerRecipe
 
 
