@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from steadylens.errors import StorageError
-from steadylens.files import check_folder, check_place, replacing
+from steadylens.files import MOST_SUFFIXES, check_folder, check_place, describe_suffixes, replacing
 
 
 def write_in_limited_process(path: Path, body: str) -> subprocess.CompletedProcess[str]:
@@ -229,3 +230,10 @@ def test_a_long_name_can_be_written(tmp_path: Path) -> None:
     with replacing(path) as temporary:
         temporary.write_text("whole")
     assert path.read_text() == "whole"
+
+
+def test_files_are_described_by_their_suffixes_the_most_frequent_first() -> None:
+    assert describe_suffixes(Counter({"": 1, ".gif": 2})) == "2 .gif, 1 without an ending"
+    many = describe_suffixes(Counter(f".{number}" for number in range(MOST_SUFFIXES + 1)))
+    assert many.count(",") == MOST_SUFFIXES
+    assert many.endswith(", others")

@@ -1,14 +1,18 @@
-"""Files appear whole or not at all."""
+"""Writes files whole or not at all, and describes folders of files."""
 
 import errno
 import os
 import secrets
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from steadylens.errors import StorageError
+
+MOST_SUFFIXES = 8
+"""How many suffixes a description of files names."""
 
 
 @contextmanager
@@ -78,6 +82,13 @@ def check_folder(folder: Path) -> None:
         return
     reason = "may not be written to" if existing.is_dir() else "is no folder"
     raise StorageError(f"cannot write into {folder}: {existing} {reason}; choose another place")
+
+
+def describe_suffixes(counts: Counter[str]) -> str:
+    """Returns in words how many files there are of each suffix, such as "2 .heic, 1 without an ending"."""
+    named = counts.most_common(MOST_SUFFIXES)
+    words = [f"{count} {suffix or 'without an ending'}" for suffix, count in named]
+    return ", ".join([*words, *(["others"] if len(counts) > len(named) else [])])
 
 
 def _take_owner(path: Path, before: os.stat_result, mode: int) -> int:

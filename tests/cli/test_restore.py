@@ -293,11 +293,20 @@ def test_a_name_that_is_no_text_stops_nothing(tmp_path: Path, identity: Path) ->
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
-def test_no_module_of_training_or_data_is_loaded() -> None:
+def test_no_module_of_training_or_data_is_loaded(folder: Path, tmp_path: Path, identity: Path) -> None:
+    (folder / "notes.txt").touch()
     code = (
-        "import sys; from steadylens.inference import image_files, restorer\n"
+        "import sys\n"
+        "from steadylens.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
         "print([name for name in ('training', 'data', 'noise', 'evaluation')"
         " if f'steadylens.{name}' in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    arguments: list[str | Path] = ["restore", folder, "--out", tmp_path / "out", "--net", identity]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert "restored 4 of 4 images" in done.stdout
+    assert "1 .txt" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"

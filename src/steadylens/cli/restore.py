@@ -15,6 +15,7 @@ from rich.console import Console
 
 from steadylens.cli.console import Debug, Device, Display, device_named, explaining, say
 from steadylens.errors import ImageError, SettingError, StorageError, lacks_memory
+from steadylens.files import describe_suffixes
 from steadylens.progress import Update
 
 if TYPE_CHECKING:
@@ -166,9 +167,7 @@ def _conclude(plan: "RestorePlan", taken: int, failures: Sequence[str]) -> None:
     if taken:
         say(f"{taken} were there already and stay as they are; --overwrite makes them again")
     if plan.others:
-        from steadylens.data.sources import counted
-
-        kinds = counted(Counter(path.suffix.lower() for path in plan.others))
+        kinds = describe_suffixes(Counter(path.suffix.lower() for path in plan.others))
         say(f"left out, as of no format that is read here: {kinds}")
     if problems := [*plan.unread, *failures]:
         error = Console(stderr=True)

@@ -19,10 +19,8 @@ from typing import NamedTuple
 
 from steadylens.data.splitting import Part
 from steadylens.errors import DatasetError
+from steadylens.files import describe_suffixes
 from steadylens.images.tensors import IMAGE_SUFFIXES, Box
-
-MOST_ENDINGS = 8
-"""How many endings of left-out files a note names."""
 
 
 class Stamp(NamedTuple):
@@ -133,14 +131,6 @@ def _scan(folder: Path, prefix: str, others: Counter[str]) -> Iterator[tuple[str
                 others[suffix] += 1
 
 
-def counted(endings: Counter[str]) -> str:
-    """Returns a text that counts files by their endings, the most frequent first."""
-    parts = [
-        f"{number} {ending or 'without an ending'}" for ending, number in endings.most_common(MOST_ENDINGS)
-    ]
-    return ", ".join([*parts, *(["others"] if len(endings) > MOST_ENDINGS else [])])
-
-
 _PARTS: dict[str, Part] = {
     "train": Part.TRAIN,
     "val": Part.VALIDATION,
@@ -181,7 +171,9 @@ def list_folder(folder: Path) -> Listing:
         for photograph in _photographs(folder, name, part, classes, others)
     ]
     if others:
-        notes.append(f"{folder} has files of no format that is read here, left out: {counted(others)}")
+        notes.append(
+            f"{folder} has files of no format that is read here, left out: {describe_suffixes(others)}"
+        )
     return Listing(
         root=folder, photographs=tuple(sorted(photographs)), class_names=tuple(classes), notes=tuple(notes)
     )
