@@ -68,14 +68,14 @@ def operations(net: nn.Module, tile: Tensor) -> int:
 def engines_of(net: nn.Module, tile: Tensor, dtypes: Sequence[torch.dtype]) -> dict[str, Engine]:
     """Returns a net, for one tile of fixed size, in each engine and precision that the machine is good at."""
     height, width = tile.shape[-2:]
-    form = signature_of(net, size=(height, width), batch=1)
-    model = to_onnx(to_program(net, form), form)
-    found: dict[str, Engine] = {"ONNX Runtime, float32": OnnxEngine(model, form)}
+    signature = signature_of(net, size=(height, width), batch=1)
+    model = to_onnx(to_program(net, signature), signature)
+    found: dict[str, Engine] = {"ONNX Runtime, float32": OnnxEngine(model, signature)}
     for dtype in dtypes:
         precision = str(dtype).removeprefix("torch.")
         found[f"PyTorch, {precision}"] = TorchEngine(net, dtype=dtype)
         for streams in sorted({1, torch.get_num_threads()}):
-            engine = OpenVinoEngine(to_openvino(model, form), form, dtype=dtype, streams=streams)
+            engine = OpenVinoEngine(to_openvino(model, signature), signature, dtype=dtype, streams=streams)
             found[f"{engine.name}, {precision}"] = engine
     return found
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from steadylens.errors import SettingError
 from steadylens.inference import autotune
-from steadylens.inference.autotune import TILE, EngineTiming, fastest_engine
+from steadylens.inference.autotune import TIMED_SIZE, EngineTiming, fastest_engine
 from steadylens.inference.restorer import restorer_of
 from steadylens.nets.classification import SignNet
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet, UnpaddedNet, initialize_xavier
@@ -34,39 +34,39 @@ def net() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def race(net: nn.Module) -> EngineTiming:
+def timing(net: nn.Module) -> EngineTiming:
     return fastest_engine(net, seconds=0.01)
 
 
-def test_every_engine_that_is_installed_takes_part_and_the_quickest_wins(race: EngineTiming) -> None:
-    assert race.milliseconds.keys() == EVERY
-    assert not race.left_out
-    assert race.milliseconds[race.engine.name] == min(race.milliseconds.values())
-    assert all(value > 0 for value in race.milliseconds.values())
+def test_every_engine_that_is_installed_takes_part_and_the_quickest_wins(timing: EngineTiming) -> None:
+    assert timing.milliseconds.keys() == EVERY
+    assert not timing.left_out
+    assert timing.milliseconds[timing.engine.name] == min(timing.milliseconds.values())
+    assert all(value > 0 for value in timing.milliseconds.values())
 
 
-def test_the_choice_is_told_in_a_line_from_the_quickest_on(race: EngineTiming) -> None:
-    text = str(race)
-    assert text.startswith(f"{race.engine.name} is the fastest on {TILE[0]}x{TILE[1]} pixels (")
-    ranked = sorted(race.milliseconds.items(), key=lambda pair: pair[1])
+def test_the_choice_is_told_in_a_line_from_the_quickest_on(timing: EngineTiming) -> None:
+    text = str(timing)
+    assert text.startswith(f"{timing.engine.name} is the fastest on {TIMED_SIZE[0]}x{TIMED_SIZE[1]} pixels (")
+    ranked = sorted(timing.milliseconds.items(), key=lambda pair: pair[1])
     places = [text.index(f"{name} {taken:.1f} ms") for name, taken in ranked]
     assert places == sorted(places)
     assert "\n" not in text
 
 
-def test_the_winner_answers_as_the_net_does_at_any_size(race: EngineTiming, net: nn.Module) -> None:
+def test_the_winner_answers_as_the_net_does_at_any_size(timing: EngineTiming, net: nn.Module) -> None:
     images = torch.rand(2, 3, 21, 34, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(race.engine(images), net(images).detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(timing.engine(images), net(images).detach(), rtol=0, atol=1e-5)
 
 
 def test_every_engine_runs_the_valid_form_of_a_net(net: nn.Module) -> None:
     assert isinstance(net, RestorationNet)
     restorer = restorer_of(net, tile=24)
     assert isinstance(restorer.engine, UnpaddedNet)
-    race = fastest_engine(restorer.engine, seconds=0.01)
-    assert race.milliseconds.keys() == EVERY
+    timing = fastest_engine(restorer.engine, seconds=0.01)
+    assert timing.milliseconds.keys() == EVERY
     images = torch.rand(1, 3, 50, 61, generator=torch.Generator().manual_seed(0))
-    found = replace(restorer, engine=race.engine)(images)
+    found = replace(restorer, engine=timing.engine)(images)
     torch.testing.assert_close(found, net(images).detach(), rtol=0, atol=1e-5)
 
 
@@ -75,10 +75,10 @@ def test_an_engine_that_is_not_installed_is_left_out_with_the_way_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    race = fastest_engine(GaussianSmoothing(sigma_pixels=0.8).eval(), seconds=0)
-    assert (race.engine.name, set(race.left_out)) == ("PyTorch", EVERY - {"PyTorch"})
-    assert "steadylens[openvino]" in race.left_out["OpenVINO"]
-    assert "without OpenVINO" in str(race)
+    timing = fastest_engine(GaussianSmoothing(sigma_pixels=0.8).eval(), seconds=0)
+    assert (timing.engine.name, set(timing.left_out)) == ("PyTorch", EVERY - {"PyTorch"})
+    assert "steadylens[openvino]" in timing.left_out["OpenVINO"]
+    assert "without OpenVINO" in str(timing)
 
 
 class Deceiving(nn.Module):
@@ -89,20 +89,20 @@ class Deceiving(nn.Module):
 
 
 def test_an_engine_that_answers_otherwise_is_left_out() -> None:
-    race = fastest_engine(Deceiving().eval(), seconds=0)
-    assert (race.engine.name, set(race.left_out)) == ("PyTorch", EVERY - {"PyTorch"})
-    assert all("differs" in reason for reason in race.left_out.values())
+    timing = fastest_engine(Deceiving().eval(), seconds=0)
+    assert (timing.engine.name, set(timing.left_out)) == ("PyTorch", EVERY - {"PyTorch"})
+    assert all("differs" in reason for reason in timing.left_out.values())
 
 
 def test_a_classifier_runs_on_one_image_at_a_time() -> None:
-    race = fastest_engine(SignNet(3).eval(), seconds=0)
-    assert race.milliseconds.keys() == {"PyTorch", "ONNX Runtime", "OpenVINO"}
+    timing = fastest_engine(SignNet(3).eval(), seconds=0)
+    assert timing.milliseconds.keys() == {"PyTorch", "ONNX Runtime", "OpenVINO"}
 
 
 def test_a_net_that_is_not_on_the_cpu_stays_in_pytorch() -> None:
-    race = fastest_engine(RestorationNet(3).eval().to("meta"))
-    assert race.engine.name == "PyTorch"
-    assert set(race.left_out) == {"ONNX Runtime", "OpenVINO"}
+    timing = fastest_engine(RestorationNet(3).eval().to("meta"))
+    assert timing.engine.name == "PyTorch"
+    assert set(timing.left_out) == {"ONNX Runtime", "OpenVINO"}
 
 
 def test_a_net_in_training_mode_is_refused() -> None:
@@ -117,12 +117,12 @@ def test_an_engine_that_cannot_run_the_net_is_left_out(
         raise RuntimeError("no such operator\nat some place")
 
     monkeypatch.setattr(autotune, "OpenVinoEngine", broken)
-    race = fastest_engine(net, seconds=0.01)
-    assert race.milliseconds.keys() == EVERY - set(race.left_out)
-    assert set(race.left_out.values()) == {"no such operator"}
+    timing = fastest_engine(net, seconds=0.01)
+    assert timing.milliseconds.keys() == EVERY - set(timing.left_out)
+    assert set(timing.left_out.values()) == {"no such operator"}
 
 
 def test_a_net_that_reads_larger_images_alone_is_timed_on_such() -> None:
     net = GaussianSmoothing(sigma_pixels=45).eval()
-    race = fastest_engine(net, seconds=0.01)
-    assert race.size == (net.margin + 1, net.margin + 1) > TILE
+    timing = fastest_engine(net, seconds=0.01)
+    assert timing.size == (net.margin + 1, net.margin + 1) > TIMED_SIZE

@@ -16,15 +16,13 @@ from torch import Tensor, nn
 
 from steadylens.errors import ExportError, ImageError, MissingExtraError
 from steadylens.inference.engines import (
-    NAME,
+    METADATA_KEY,
     OPSET,
     Engine,
     OnnxEngine,
     OpenVinoEngine,
     ProgramEngine,
     TorchEngine,
-    onnx_engine,
-    openvino_engine,
     to_onnx,
     to_openvino,
     to_program,
@@ -65,37 +63,37 @@ NETS: dict[str, tuple[nn.Module, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", NETS)
 def test_a_net_answers_alike_in_every_runtime(name: str) -> None:
     net, fixed = NETS[name]
-    form = signature_of(net, **fixed)
-    program = to_program(net, form)
-    model = to_onnx(program, form)
+    signature = signature_of(net, **fixed)
+    program = to_program(net, signature)
+    model = to_onnx(program, signature)
     onnx.checker.check_model(model, full_check=True)
     shapes = [
         tuple(side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim)
         for value in (*model.graph.input, *model.graph.output)
     ]
-    assert shapes == [form.input_shape, form.output_shape]
+    assert shapes == [signature.input_shape, signature.output_shape]
     engines = (
-        ProgramEngine(program, form),
-        OnnxEngine(model, form),
-        OpenVinoEngine(to_openvino(model, form), form),
+        ProgramEngine(program, signature),
+        OnnxEngine(model, signature),
+        OpenVinoEngine(to_openvino(model, signature), signature),
     )
     for engine in engines:
-        images = noisy_images(form, generator=torch.Generator().manual_seed(0))
+        images = noisy_images(signature, generator=torch.Generator().manual_seed(0))
         parity = check_parity(net, engine, images)
         assert parity.equal_answers in (None, parity.images)
 
 
 def test_an_onnx_model_tells_its_names_its_opset_and_its_metadata() -> None:
     net = NETS["Gaussian"][0]
-    form = signature_of(net)
-    model = to_onnx(to_program(net, form), form, metadata='{"a": 1}')
+    signature = signature_of(net)
+    model = to_onnx(to_program(net, signature), signature, metadata='{"a": 1}')
     assert [value.name for value in (*model.graph.input, *model.graph.output)] == ["images", "restored"]
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
-    assert {entry.key: entry.value for entry in model.metadata_props}[NAME] == '{"a": 1}'
-    converted = to_openvino(model, form, metadata='{"a": 1}')
+    assert {entry.key: entry.value for entry in model.metadata_props}[METADATA_KEY] == '{"a": 1}'
+    converted = to_openvino(model, signature, metadata='{"a": 1}')
     assert (converted.input(0).any_name, converted.output(0).any_name) == ("images", "restored")
     assert str(converted.input(0).partial_shape) == "[1..,3,4..,4..]"
-    assert converted.get_rt_info([NAME]).value == '{"a": 1}'
+    assert converted.get_rt_info([METADATA_KEY]).value == '{"a": 1}'
 
 
 def test_a_net_stays_as_it_was() -> None:
@@ -131,12 +129,22 @@ def net() -> RestorationNet:
     return drawn_signs()
 
 
-def side_by_side(net: RestorationNet) -> Engine:
-    form = signature_of(net)
-    return OpenVinoEngine(to_openvino(to_onnx(to_program(net, form), form), form), form, streams=2)
+def onnx_engine(net: RestorationNet) -> Engine:
+    signature = signature_of(net)
+    return OnnxEngine(to_onnx(to_program(net, signature), signature), signature)
 
 
-@pytest.fixture(scope="module", params=[TorchEngine, onnx_engine, openvino_engine, side_by_side])
+def openvino_engine(net: RestorationNet, *, streams: int = 1) -> Engine:
+    signature = signature_of(net)
+    model = to_openvino(to_onnx(to_program(net, signature), signature), signature)
+    return OpenVinoEngine(model, signature, streams=streams)
+
+
+def two_streams(net: RestorationNet) -> Engine:
+    return openvino_engine(net, streams=2)
+
+
+@pytest.fixture(scope="module", params=[TorchEngine, onnx_engine, openvino_engine, two_streams])
 def engine(request: pytest.FixtureRequest, net: RestorationNet) -> Engine:
     made: Engine = request.param(net)
     return made

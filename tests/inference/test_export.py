@@ -126,7 +126,7 @@ def test_a_file_tells_what_it_expects_what_it_gives_and_where_it_comes_from(expo
 def test_a_file_tells_how_it_compared(exported: Exported) -> None:
     assert exported.parity.equal_answers == exported.parity.images == 32
     assert exported.parity.maximum_difference <= exported.parity.allowed_difference
-    assert read_metadata(exported.path)["parity"] == json.loads(json.dumps(exported.parity.described()))
+    assert read_metadata(exported.path)["parity"] == json.loads(json.dumps(exported.parity.to_dict()))
 
 
 def test_a_file_is_opened_again_as_an_engine_that_refuses_other_images(
@@ -318,10 +318,10 @@ def test_a_restorer_has_no_classes_whatever_it_was_trained_on(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "form", [Signature(), Signature(batch=2, size=(3, 4)), Signature(classes=3, size=(3, 3))]
+    "signature", [Signature(), Signature(batch=2, size=(3, 4)), Signature(classes=3, size=(3, 3))]
 )
-def test_brackets_are_closed(form: Signature) -> None:
-    config = triton_config("net", form, classes=("a", "b", "c"))
+def test_brackets_are_closed(signature: Signature) -> None:
+    config = triton_config("net", signature, classes=("a", "b", "c"))
     assert config.count("[") == config.count("]")
     assert config.count("{") == config.count("}")
 

@@ -13,8 +13,8 @@ ANY = Signature(minimum_size=3)
 FIXED = Signature(size=(6, 7), classes=5)
 
 
-def images(form: Signature, seed: int = 0) -> list[Tensor]:
-    return list(noisy_images(form, generator=torch.Generator().manual_seed(seed)))
+def images(signature: Signature, seed: int = 0) -> list[Tensor]:
+    return list(noisy_images(signature, generator=torch.Generator().manual_seed(seed)))
 
 
 def classify(given: Tensor) -> Tensor:
@@ -22,11 +22,11 @@ def classify(given: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "form", [ANY, FIXED, Signature(batch=4), Signature(batch=50, size=(3, 3)), Signature(channels=1)]
+    "signature", [ANY, FIXED, Signature(batch=4), Signature(batch=50, size=(3, 3)), Signature(channels=1)]
 )
-def test_the_images_fit_the_interface_and_lie_in_the_unit_range(form: Signature) -> None:
-    for batch in images(form):
-        form.check(batch)
+def test_the_images_fit_the_signature_and_lie_in_the_unit_range(signature: Signature) -> None:
+    for batch in images(signature):
+        signature.check(batch)
         assert batch.min() >= 0
         assert batch.max() <= 1
 
@@ -38,13 +38,15 @@ def test_free_sizes_and_batches_are_varied_down_to_the_smallest() -> None:
     assert any(height % 2 and width % 2 == 0 for _, _, height, width in shapes)
 
 
-@pytest.mark.parametrize("form", [FIXED, Signature(size=(4, 4), batch=1), Signature(size=(4, 4), batch=7)])
-def test_a_net_of_a_fixed_size_sees_at_least_32_images(form: Signature) -> None:
-    assert sum(map(len, images(form))) >= 32
+@pytest.mark.parametrize(
+    "signature", [FIXED, Signature(size=(4, 4), batch=1), Signature(size=(4, 4), batch=7)]
+)
+def test_a_net_of_a_fixed_size_sees_at_least_32_images(signature: Signature) -> None:
+    assert sum(map(len, images(signature))) >= 32
 
 
 @pytest.mark.parametrize(
-    ("form", "counts"),
+    ("signature", "counts"),
     [
         (Signature(size=(480, 640)), [1, 2]),
         (Signature(size=(384, 384)), [1, 2, 5]),
@@ -52,8 +54,8 @@ def test_a_net_of_a_fixed_size_sees_at_least_32_images(form: Signature) -> None:
         (Signature(size=(3000, 2000), batch=1), [1, 1]),
     ],
 )
-def test_large_images_of_a_fixed_size_are_few(form: Signature, counts: list[int]) -> None:
-    assert list(map(len, images(form))) == counts
+def test_large_images_of_a_fixed_size_are_few(signature: Signature, counts: list[int]) -> None:
+    assert list(map(len, images(signature))) == counts
 
 
 def test_the_images_are_those_of_the_generator() -> None:

@@ -31,9 +31,9 @@ def classifier(size: int = 8) -> nn.Module:
     ids=["zeros", "reflected", "Dong", "Gaussian"],
 )
 def test_a_restorer_reads_every_size_from_its_minimum_on(net: nn.Module, minimum: int) -> None:
-    form = signature_of(net.eval())
-    assert (form.input_shape, form.output_shape) == (("batch", 3, "height", "width"),) * 2
-    assert (form.output, form.minimum_size) == ("restored", minimum)
+    signature = signature_of(net.eval())
+    assert (signature.input_shape, signature.output_shape) == (("batch", 3, "height", "width"),) * 2
+    assert (signature.output, signature.minimum_size) == ("restored", minimum)
     assert net(torch.rand(1, 3, minimum, minimum)).shape == (1, 3, minimum, minimum)
 
 
@@ -41,12 +41,12 @@ def test_a_restorer_reads_every_size_from_its_minimum_on(net: nn.Module, minimum
     ("net", "margin"), [(RestorationNet(11, padding="reflect"), 6), (DongNet(), 6), (RestorationNet(3), 2)]
 )
 def test_a_valid_form_loses_its_margin(net: RestorationNet | DongNet, margin: int) -> None:
-    form = signature_of(UnpaddedNet(net).eval())
-    assert (form.minimum_size, form.lost, form.classes) == (2 * margin + 1, margin, None)
-    assert form.output_shape == ("batch", 3, "centre_height", "centre_width")
+    signature = signature_of(UnpaddedNet(net).eval())
+    assert (signature.minimum_size, signature.lost, signature.classes) == (2 * margin + 1, margin, None)
+    assert signature.output_shape == ("batch", 3, "centre_height", "centre_width")
     fixed = signature_of(UnpaddedNet(net).eval(), size=(20, 30), batch=2)
     assert fixed.output_shape == (2, 3, 20 - 2 * margin, 30 - 2 * margin)
-    assert Signature.of_description(json.loads(json.dumps(fixed.described()))) == fixed
+    assert Signature.from_dict(json.loads(json.dumps(fixed.to_dict()))) == fixed
 
 
 def test_a_restorer_of_grey_images_reads_one_channel() -> None:
@@ -63,12 +63,12 @@ def test_a_restorer_of_grey_images_reads_one_channel() -> None:
     ids=["sign net", "fused", "prepared"],
 )
 def test_a_classifier_reads_its_own_size_and_no_other(net: nn.Module) -> None:
-    form = signature_of(net.eval())
-    assert form.size is not None
-    assert (form.output, form.output_shape) == ("logits", ("batch", form.classes))
-    assert signature_of(net, size=form.size) == form
+    signature = signature_of(net.eval())
+    assert signature.size is not None
+    assert (signature.output, signature.output_shape) == ("logits", ("batch", signature.classes))
+    assert signature_of(net, size=signature.size) == signature
     with pytest.raises(SettingError, match="leave the size out"):
-        signature_of(net, size=(form.size[0] + 1, form.size[1]))
+        signature_of(net, size=(signature.size[0] + 1, signature.size[1]))
 
 
 def test_a_foreign_classifier_is_told_its_size() -> None:
@@ -104,19 +104,19 @@ def test_a_batch_of_none_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "images"),
+    ("signature", "images"),
     [
         (ANY, torch.rand(1, 3, 3, 90)),
         (FIXED, torch.rand(2, 3, 8, 9)),
         (Signature(size=(8, 9)), torch.rand(7, 3, 8, 9)),
     ],
 )
-def test_images_that_fit_are_taken(form: Signature, images: Tensor) -> None:
-    form.check(images)
+def test_images_that_fit_are_taken(signature: Signature, images: Tensor) -> None:
+    signature.check(images)
 
 
 @pytest.mark.parametrize(
-    ("form", "images", "words"),
+    ("signature", "images", "words"),
     [
         (ANY, torch.rand(1, 3, 2, 90), "at least 3x3"),
         (ANY, torch.rand(1, 4, 8, 9), "4 channels"),
@@ -125,25 +125,25 @@ def test_images_that_fit_are_taken(form: Signature, images: Tensor) -> None:
         (FIXED, torch.rand(2, 3, 9, 8), "reads 8x9"),
     ],
 )
-def test_images_that_do_not_fit_are_refused(form: Signature, images: Tensor, words: str) -> None:
+def test_images_that_do_not_fit_are_refused(signature: Signature, images: Tensor, words: str) -> None:
     with pytest.raises(ImageError, match=words):
-        form.check(images)
+        signature.check(images)
 
 
-@pytest.mark.parametrize("form", [ANY, FIXED, Signature(size=(48, 48), classes=43)])
-def test_an_interface_survives_json(form: Signature) -> None:
-    assert Signature.of_description(json.loads(json.dumps(form.described()))) == form
+@pytest.mark.parametrize("signature", [ANY, FIXED, Signature(size=(48, 48), classes=43)])
+def test_a_signature_survives_json(signature: Signature) -> None:
+    assert Signature.from_dict(json.loads(json.dumps(signature.to_dict()))) == signature
 
 
 @pytest.mark.parametrize("plain", [{}, {"size": [1]}, {"size": None, "depth": 11}, {"size": "ab"}])
 def test_a_damaged_description_is_refused(plain: dict[str, object]) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
-        Signature.of_description(plain)
+        Signature.from_dict(plain)
 
 
-@pytest.mark.parametrize("form", [ANY, FIXED, Signature(batch=1), Signature(size=(5, 5))])
-def test_an_example_fits_and_is_never_a_single_image_of_a_free_batch(form: Signature) -> None:
-    images = example_images(form)
-    form.check(images)
-    assert len(images) == (form.batch or 2)
-    assert form.size is not None or images.shape[2] != images.shape[3]
+@pytest.mark.parametrize("signature", [ANY, FIXED, Signature(batch=1), Signature(size=(5, 5))])
+def test_an_example_fits_and_is_never_a_single_image_of_a_free_batch(signature: Signature) -> None:
+    images = example_images(signature)
+    signature.check(images)
+    assert len(images) == (signature.batch or 2)
+    assert signature.size is not None or images.shape[2] != images.shape[3]

@@ -225,10 +225,10 @@ def test_an_interrupt_ends_the_work_of_all_threads() -> None:
 
 
 def test_an_engine_that_changes_the_shape_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"made \(1, 3, 8, 8\) of \(1, 3, 10, 10\); it must keep"):
+    with pytest.raises(SettingError, match=r"returned \(1, 3, 8, 8\) for \(1, 3, 10, 10\); it must keep"):
         tiled(lambda images: images[..., 1:-1, 1:-1], torch.rand(1, 3, 10, 10), Tiling(tile=10, margin=0))
     tiling = Tiling(tile=10, margin=2, surround=F.pad)
-    with pytest.raises(SettingError, match=r"made \(1, 3, 14, 14\) of .* must lose 2 pixels on each side"):
+    with pytest.raises(SettingError, match=r"returned \(1, 3, 14, 14\) for .* must lose 2 pixels on each"):
         tiled(nn.Identity(), torch.rand(1, 3, 10, 10), replace(tiling, tile=20))
 
 
@@ -236,7 +236,7 @@ def test_an_engine_that_returns_no_tensor_is_refused() -> None:
     def engine(images: Tensor) -> Any:
         return images.numpy()
 
-    with pytest.raises(SettingError, match="the net made a ndarray of images; it must return a tensor"):
+    with pytest.raises(SettingError, match="the net returned a ndarray; it must return a tensor"):
         tiled(engine, torch.rand(1, 3, 9, 9), Tiling(tile=9, margin=0))
 
 

@@ -128,7 +128,7 @@ def test_it_restores_an_image_in_tiles_as_the_whole(file: Path) -> None:
 def test_it_is_exported(suffix: str, file: Path, tmp_path: Path) -> None:
     net = steadylens.load(file)
     exported = steadylens.export_net(net, tmp_path / f"added{suffix}")
-    assert exported.form.output_shape == ("batch", 3, "height", "width")
+    assert exported.signature.output_shape == ("batch", 3, "height", "width")
     with torch.inference_mode():
         found = steadylens.open_engine(exported.path)(images(2, 3, 21, 34))
         torch.testing.assert_close(found, net(images(2, 3, 21, 34)), rtol=0, atol=1e-5)

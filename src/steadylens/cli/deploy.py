@@ -118,9 +118,9 @@ def _exported(
 
 
 def _told(exported: "Exported") -> list[str]:
-    form, parity = exported.form, exported.parity
-    reads, writes = (" x ".join(map(str, shape)) for shape in (form.input_shape, form.output_shape))
-    smallest = "" if form.size else f", at least {form.minimum_size} pixels high and wide"
+    signature, parity = exported.signature, exported.parity
+    reads, writes = (" x ".join(map(str, shape)) for shape in (signature.input_shape, signature.output_shape))
+    smallest = "" if signature.size else f", at least {signature.minimum_size} pixels high and wide"
     answers = "" if parity.equal_answers is None else f", {parity.equal_answers} in the same class"
     return [
         f"exported: {exported.path.resolve()}",

@@ -1,4 +1,4 @@
-"""A trained net at work: restoring images, running in other engines, exporting."""
+"""Uses trained nets: restores images, runs nets in other engines, and exports them."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Which engine runs a net fastest here: a short race, whose result can be told."""
+"""Finds the engine that runs a net fastest on this machine, by timing all that are installed."""
 
 import math
 import time
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     import onnx
 
 
-TILE: Size = (160, 160)
-"""Height and width in pixels of the image that a restorer is timed on: small, so that the race is short."""
+TIMED_SIZE: Size = (160, 160)
+"""Height and width in pixels of the image that a restorer is timed on: small, so that timing is short."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineTiming:
-    """What a race of engines found.
+    """How fast each engine runs a net on this machine.
 
     Attributes:
-        engine: The fastest one.
-        milliseconds: Time of each engine that took part, for each image.
-        left_out: Why the others did not take part, by their names.
-        size: Height and width of the image in pixels.
+        engine: The fastest engine, ready to use.
+        milliseconds: Time per image of each engine that was timed, by the engine's name.
+        left_out: Why an engine was not timed, by the engine's name.
+        size: Height and width in pixels of the image that was used.
     """
 
     engine: Engine
@@ -57,70 +57,74 @@ class EngineTiming:
 
 
 def fastest_engine(net: nn.Module, *, seconds: float = 0.5) -> EngineTiming:
-    """Returns the engine that runs a net fastest on this machine, of those that are installed.
+    """Returns the engine that runs a net fastest on this machine, with the times of all engines.
 
-    Each runs the net on one image, in turns, in float32, and its quickest turn counts. Where there are
-    several threads, OpenVINO also runs a restorer on as many images at a time, as `restore` then does with
-    tiles. An engine that is not installed, cannot run the net, or answers otherwise than the net does, is
-    left out, and the result says why. A net on a GPU stays in PyTorch. To convert the net takes some seconds:
-    keep the engine.
+    The engines run the net on one image in float32. They take turns, and the quickest turn of each counts.
+    If PyTorch uses several threads, OpenVINO is also timed on as many images at a time, since `restore` can
+    feed it that many tiles. An engine is left out if it is not installed, cannot run the net, or gives
+    another result than the net itself. A net on a GPU stays in PyTorch, untimed. Converting the net takes
+    some seconds, so keep the engine that you get.
 
     Args:
         net: A restorer or a classifier in eval mode.
-        seconds: How long each engine runs, about; three turns at least.
+        seconds: How long each engine runs, about; every engine has at least three turns.
 
     Raises:
-        SettingError: If the net is neither restorer nor classifier, or in training mode.
+        SettingError: If the net is neither a restorer nor a classifier, or is in training mode.
     """
     if any(parameter.device.type != "cpu" for parameter in net.parameters()):
         reason = "the net is not on the CPU"
         left_out = dict.fromkeys((OnnxEngine.name, openvino_name(1)), reason)
-        return EngineTiming(engine=TorchEngine(net), milliseconds={}, left_out=left_out, size=TILE)
-    form = signature_of(net)
-    height, width = size = form.size or (max(TILE[0], form.minimum_size), max(TILE[1], form.minimum_size))
-    tile = torch.rand(1, form.channels, height, width, generator=torch.Generator().manual_seed(0))
-    engines, left_out = _running(net, form, tile)
-    taken = _race(engines, tile, seconds)
-    fastest = min(engines, key=lambda engine: taken[engine.name])
-    return EngineTiming(engine=fastest, milliseconds=taken, left_out=left_out, size=size)
+        return EngineTiming(engine=TorchEngine(net), milliseconds={}, left_out=left_out, size=TIMED_SIZE)
+    signature = signature_of(net)
+    least = signature.minimum_size
+    height, width = size = signature.size or (max(TIMED_SIZE[0], least), max(TIMED_SIZE[1], least))
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, signature.channels, height, width, generator=generator)
+    engines, left_out = _usable_engines(net, signature, image)
+    milliseconds = _time_in_turns(engines, image, seconds)
+    fastest = min(engines, key=lambda engine: milliseconds[engine.name])
+    return EngineTiming(engine=fastest, milliseconds=milliseconds, left_out=left_out, size=size)
 
 
-def _running(net: nn.Module, form: Signature, tile: Tensor) -> tuple[list[Engine], dict[str, str]]:
-    """Returns the engines that answer as the net does, and why others do not run."""
+def _usable_engines(
+    net: nn.Module, signature: Signature, image: Tensor
+) -> tuple[list[Engine], dict[str, str]]:
+    """Returns the engines whose results agree with the net, and why each other engine is left out."""
     engines: list[Engine] = [TorchEngine(net)]
     left_out: dict[str, str] = {}
     others: dict[str, Callable[[onnx.ModelProto], Engine]] = {
-        OnnxEngine.name: lambda model: OnnxEngine(model, form),
-        openvino_name(1): lambda model: OpenVinoEngine(to_openvino(model, form), form),
+        OnnxEngine.name: lambda model: OnnxEngine(model, signature),
+        openvino_name(1): lambda model: OpenVinoEngine(to_openvino(model, signature), signature),
     }
-    if form.classes is None and (threads := torch.get_num_threads()) > 1:
+    if signature.classes is None and (threads := torch.get_num_threads()) > 1:
         others[openvino_name(threads)] = lambda model: OpenVinoEngine(
-            to_openvino(model, form), form, streams=threads
+            to_openvino(model, signature), signature, streams=threads
         )
     try:
-        model = to_onnx(to_program(net, form), form)
+        model = to_onnx(to_program(net, signature), signature)
     except (ExportError, MissingExtraError) as error:
         return engines, dict.fromkeys(others, str(error))
     for name, make in others.items():
         try:
             engine = make(model)
-            check_parity(net, engine, [tile])
-        except Exception as error:  # whatever a runtime raises at a net that it cannot run
+            check_parity(net, engine, [image])
+        except Exception as error:  # a runtime may raise anything if it cannot run the net
             left_out[name] = reason_of(error)
         else:
             engines.append(engine)
     return engines, left_out
 
 
-def _race(engines: list[Engine], tile: Tensor, seconds: float) -> dict[str, float]:
-    """Returns the milliseconds of the quickest turn of each."""
+def _time_in_turns(engines: list[Engine], image: Tensor, seconds: float) -> dict[str, float]:
+    """Returns the milliseconds per image of the quickest turn of each engine."""
     best = {engine.name: math.inf for engine in engines}
     spent, turns = 0.0, 0
     while turns < 3 or spent < seconds * len(engines):
         for engine in engines:
             begin = time.perf_counter()
             with ThreadPoolExecutor(engine.streams) as pool:
-                list(pool.map(engine, [tile] * engine.streams))
+                list(pool.map(engine, [image] * engine.streams))
             taken = time.perf_counter() - begin
             spent += taken
             best[engine.name] = min(best[engine.name], 1000 * taken / engine.streams)

@@ -1,7 +1,7 @@
-"""What a net runs in: PyTorch, ONNX Runtime or OpenVINO, behind one small interface.
+"""Runs a net in PyTorch, ONNX Runtime or OpenVINO, through one small interface.
 
-A net is first converted in memory, to torch.export, ONNX or OpenVINO. All engines use as many threads as
-PyTorch does, so `torch.set_num_threads` and OMP_NUM_THREADS count for each.
+A net is first converted in memory to a torch.export program, an ONNX model or an OpenVINO model. All engines
+use as many threads as PyTorch does, so `torch.set_num_threads` and OMP_NUM_THREADS set the number for each.
 """
 
 import copy
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from steadylens.errors import ExportError, MissingExtraError
+from steadylens.errors import ExportError, MissingExtraError, reason_of
 from steadylens.images.tensors import check_images
-from steadylens.inference.signature import INPUT, Signature, example_images, signature_of
+from steadylens.inference.signature import INPUT, Signature, example_images
 
 if TYPE_CHECKING:
     import onnx
@@ -27,47 +27,47 @@ if TYPE_CHECKING:
 
 
 OPSET = 20
-"""Version of the ONNX operators: that of PyTorch's exporter, which every runtime since 2024 reads."""
+"""Version of the ONNX operator set: the default of PyTorch's exporter, which runtimes since 2024 read."""
 
-NAME = "steadylens"
-"""Under this name, a file holds the data about the net as JSON."""
+METADATA_KEY = "steadylens"
+"""The key under which an exported file holds its metadata, as JSON."""
 
 
-def to_program(net: nn.Module, form: Signature) -> ExportedProgram:
-    """Returns a net, as it stands in eval mode on the CPU, as a program of torch.export.
+def to_program(net: nn.Module, signature: Signature) -> ExportedProgram:
+    """Converts a net, which is in eval mode on the CPU, to a torch.export program.
 
     Raises:
-        ExportError: If PyTorch cannot trace the net for the shapes that the interface leaves free.
+        ExportError: If PyTorch cannot trace the net with the free dimensions of the signature.
     """
     free: dict[int, Any] = {}
-    if form.batch is None:
+    if signature.batch is None:
         free[0] = Dim("batch", min=1)
-    if form.size is None:
-        least = form.minimum_size + bool(form.lost)  # PyTorch takes an axis of one pixel for another case
+    if signature.size is None:
+        least = signature.minimum_size + bool(signature.lost)  # PyTorch handles size 1 separately
         free |= {2: Dim("height", min=least), 3: Dim("width", min=least)}
-    # PyTorch's archive keeps weights of another layout only with a warning.
+    # PyTorch warns when it saves weights in another memory layout.
     plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
     try:
         with torch.no_grad():
-            return torch.export.export(plain, (example_images(form),), dynamic_shapes=(free,))
-    except Exception as error:  # tracing runs the net's own code, which raises whatever it likes
+            return torch.export.export(plain, (example_images(signature),), dynamic_shapes=(free,))
+    except Exception as error:  # tracing runs the net's own code, which may raise anything
         raise ExportError(
-            f"PyTorch cannot trace the net for the shape {form.input_shape}: {_first(error)}; "
-            "fix the size and the batch, or take what depends on values out of the net"
+            f"PyTorch cannot trace the net for the shape {signature.input_shape}: {reason_of(error)}; "
+            "fix the size and the batch, or remove control flow that depends on values from the net"
         ) from error
 
 
-def to_onnx(program: ExportedProgram, form: Signature, *, metadata: str = "") -> "onnx.ModelProto":
-    """Returns a program as an ONNX model with named inputs, outputs and free dimensions.
+def to_onnx(program: ExportedProgram, signature: Signature, *, metadata: str = "") -> "onnx.ModelProto":
+    """Converts a program to an ONNX model with named inputs, outputs and free dimensions.
 
     Args:
-        program: What `to_program` returned.
-        form: The interface that it was made for.
-        metadata: JSON that the file shall hold.
+        program: The result of `to_program`.
+        signature: The signature that the program was made for.
+        metadata: JSON to store in the model.
 
     Raises:
         MissingExtraError: If onnx or onnxscript is not installed.
-        ExportError: If an operator of the net has no counterpart in ONNX.
+        ExportError: If ONNX has no counterpart for an operator of the net.
     """
     try:
         import onnx  # noqa: PLC0415
@@ -80,56 +80,56 @@ def to_onnx(program: ExportedProgram, form: Signature, *, metadata: str = "") ->
                 program,
                 (),
                 input_names=[INPUT],
-                output_names=[form.output],
+                output_names=[signature.output],
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # the exporter wraps whatever its parts raise
-        raise ExportError(f"PyTorch cannot write the net as ONNX: {_first(error)}") from error
+    except Exception as error:  # the exporter may raise anything
+        raise ExportError(f"PyTorch cannot write the net as ONNX: {reason_of(error)}") from error
     if exported is None:
-        raise ExportError("PyTorch wrote no ONNX model; update torch")
+        raise ExportError("PyTorch returned no ONNX model; update torch")
     model = exported.model_proto
-    _name_dimensions(model, form)
-    model.producer_name = NAME
+    _name_dimensions(model, signature)
+    model.producer_name = METADATA_KEY
     if metadata:
-        onnx.helper.set_model_props(model, {NAME: metadata})
+        onnx.helper.set_model_props(model, {METADATA_KEY: metadata})
     return model
 
 
-def to_openvino(model: "onnx.ModelProto", form: Signature, *, metadata: str = "") -> "openvino.Model":
-    """Returns an ONNX model as one of OpenVINO.
+def to_openvino(model: "onnx.ModelProto", signature: Signature, *, metadata: str = "") -> "openvino.Model":
+    """Converts an ONNX model to an OpenVINO model.
 
     Args:
-        model: What `to_onnx` returned.
-        form: The interface that it was made for.
-        metadata: JSON that the file shall hold.
+        model: The result of `to_onnx`.
+        signature: The signature that the model was made for.
+        metadata: JSON to store in the model.
 
     Raises:
         MissingExtraError: If openvino is not installed.
         ExportError: If OpenVINO cannot read the model.
     """
+    core = openvino_core()
+    import openvino  # noqa: PLC0415
+
     try:
-        import openvino  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingExtraError("openvino", "openvino") from error
-    try:
-        converted = openvino.Core().read_model(model.SerializeToString())
+        converted = core.read_model(model.SerializeToString())
     except RuntimeError as error:
-        raise ExportError(f"OpenVINO cannot read the net: {_first(error)}") from error
-    free = (form.batch or (1, -1), form.channels, *(form.size or [(form.minimum_size, -1)] * 2))
+        raise ExportError(f"OpenVINO cannot read the net: {reason_of(error)}") from error
+    size = signature.size or [(signature.minimum_size, -1)] * 2
+    free = (signature.batch or (1, -1), signature.channels, *size)
     dimensions = [openvino.Dimension(*(side if isinstance(side, tuple) else (side,))) for side in free]
     converted.reshape(openvino.PartialShape(dimensions))
     if metadata:
-        converted.set_rt_info(metadata, [NAME])
+        converted.set_rt_info(metadata, [METADATA_KEY])
     return converted
 
 
-def _name_dimensions(model: "onnx.ModelProto", form: Signature) -> None:
-    """Calls the free dimensions of input and output by their names; runtimes infer those between again."""
+def _name_dimensions(model: "onnx.ModelProto", signature: Signature) -> None:
+    """Names the free dimensions of input and output; runtimes infer the shapes in between again."""
     graph = model.graph
     del graph.value_info[:]
-    for value, shape in ((graph.input[0], form.input_shape), (graph.output[0], form.output_shape)):
+    for value, shape in ((graph.input[0], signature.input_shape), (graph.output[0], signature.output_shape)):
         for dimension, side in zip(value.type.tensor_type.shape.dim, shape, strict=True):
             if isinstance(side, str):
                 dimension.dim_param = side
@@ -139,36 +139,32 @@ def _name_dimensions(model: "onnx.ModelProto", form: Signature) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what the exporter says to its own developers."""
+    """Silences the warnings that the exporter means for its own developers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         yield
 
 
-def _first(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 class Engine(Protocol):
-    """Something that a net runs in."""
+    """A net loaded into a runtime, ready to be called."""
 
     @property
     def name(self) -> str:
-        """The engine's name, for people."""
+        """The engine's name as shown to users."""
 
     @property
     def streams(self) -> int:
-        """Calls that run at the same time, each on its share of the threads; more have to wait."""
+        """How many calls run at the same time, each on its share of the threads; further calls wait."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Returns restored images (N, C, H, W) or logits (N, classes) for images (N, C, H, W) in [0, 1].
 
         Args:
-            images: Float images; their size and number fit the net's interface.
+            images: Float images of a size and number that the net's signature allows.
 
         Returns:
-            A float32 tensor of its own on the device of the images, without gradients.
+            A new float32 tensor on the device of the images, without gradients.
 
         Raises:
             ImageError: If the net cannot read the images.
@@ -176,18 +172,18 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """PyTorch, in the memory layout in which convolutions run fastest.
+    """Runs a net in PyTorch, in the memory layout in which convolutions run fastest.
 
     Args:
-        net: The net; the engine has a copy of its own, in eval mode.
-        dtype: float32, or what convolutions compute in.
+        net: The net; the engine keeps a copy of its own, in eval mode.
+        dtype: Number format of the convolutions: float32, or a lower precision for autocast.
     """
 
     name, streams = "PyTorch", 1
 
     def __init__(self, net: nn.Module, *, dtype: torch.dtype = torch.float32) -> None:
         copied = copy.deepcopy(net).eval().requires_grad_(False)
-        # On a CPU without AVX512, too: a tenth faster than the other layout.
+        # Also on a CPU without AVX512, where it is a tenth faster than the default layout.
         self._net = copied.to(memory_format=torch.channels_last)
         self._dtype = dtype
 
@@ -202,32 +198,32 @@ class TorchEngine:
 
 
 class ProgramEngine:
-    """PyTorch, running a program of torch.export.
+    """Runs a torch.export program in PyTorch.
 
     Args:
         program: The program.
-        form: What it reads and writes.
+        signature: What the program reads and writes.
     """
 
     name, streams = "PyTorch", 1
 
-    def __init__(self, program: ExportedProgram, form: Signature) -> None:
-        self._module, self._form = program.module(), form
+    def __init__(self, program: ExportedProgram, signature: Signature) -> None:
+        self._module, self._signature = program.module(), signature
 
     def __call__(self, images: Tensor) -> Tensor:
         """Returns restored images or logits; see `Engine`."""
-        self._form.check(images)
+        self._signature.check(images)
         with torch.no_grad():
             result: Tensor = self._module(images.float())
         return result
 
 
 class OnnxEngine:
-    """ONNX Runtime on the CPU, float32.
+    """Runs an ONNX model in ONNX Runtime on the CPU, in float32.
 
     Args:
-        model: A model, or the content of a .onnx file.
-        form: What its net reads and writes.
+        model: A model, or the content of an .onnx file.
+        signature: What the model reads and writes.
 
     Raises:
         MissingExtraError: If onnxruntime is not installed.
@@ -235,30 +231,30 @@ class OnnxEngine:
 
     name, streams = "ONNX Runtime", 1
 
-    def __init__(self, model: "onnx.ModelProto | bytes", form: Signature) -> None:
+    def __init__(self, model: "onnx.ModelProto | bytes", signature: Signature) -> None:
         onnxruntime = onnxruntime_module()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         content = model if isinstance(model, bytes) else model.SerializeToString()
         self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        self._form = form
+        self._signature = signature
 
     def __call__(self, images: Tensor) -> Tensor:
         """Returns restored images or logits; see `Engine`."""
-        self._form.check(images)
-        (result,) = self._session.run(None, {INPUT: _content(images)})
+        self._signature.check(images)
+        (result,) = self._session.run(None, {INPUT: _as_array(images)})
         return torch.from_numpy(result).to(images.device)
 
 
 class OpenVinoEngine:
-    """OpenVINO on the CPU.
+    """Runs a model in OpenVINO on the CPU.
 
     Args:
-        model: A model of OpenVINO.
-        form: What its net reads and writes.
-        dtype: float32, or bfloat16 where that is faster; OpenVINO would choose it unasked.
-        streams: Calls that run at the same time, for work in many pieces: threads that do not wait for each
-            other get more done, but one call takes longer.
+        model: An OpenVINO model.
+        signature: What the model reads and writes.
+        dtype: float32 or bfloat16. Without this, OpenVINO would choose bfloat16 wherever it is faster.
+        streams: How many calls run at the same time. More streams give more throughput over many calls, but
+            each call takes longer.
 
     Raises:
         MissingExtraError: If openvino is not installed.
@@ -267,7 +263,7 @@ class OpenVinoEngine:
     def __init__(
         self,
         model: "openvino.Model",
-        form: Signature,
+        signature: Signature,
         *,
         dtype: torch.dtype = torch.float32,
         streams: int = 1,
@@ -284,37 +280,37 @@ class OpenVinoEngine:
                 "INFERENCE_PRECISION_HINT": "f32" if dtype == torch.float32 else "bf16",
             },
         )
-        self._form = form
-        self._idle: SimpleQueue[Any] = SimpleQueue()  # each request has buffers of its own
+        self._signature = signature
+        self._idle: SimpleQueue[Any] = SimpleQueue()  # every request has its own buffers
         for _ in range(streams):
             self._idle.put(compiled.create_infer_request())
 
     def __call__(self, images: Tensor) -> Tensor:
         """Returns restored images or logits; see `Engine`."""
-        self._form.check(images)
-        if len(images) == 0:  # which OpenVINO refuses
-            return images.new_zeros(self._form.result_shape(images), dtype=torch.float32)
-        content = _content(images)
+        self._signature.check(images)
+        if len(images) == 0:  # OpenVINO refuses an empty batch
+            return images.new_zeros(self._signature.result_shape(images), dtype=torch.float32)
+        array = _as_array(images)
         request = self._idle.get()
         try:
-            result = request.infer(content, share_inputs=True)[0]
+            result = request.infer(array, share_inputs=True)[0]
         finally:
             self._idle.put(request)
         return torch.from_numpy(result).to(images.device)
 
 
-def _content(images: Tensor) -> NDArray[np.float32]:
-    """Returns the values of images, one after another; NumPy copies them, as `tiles` says why."""
+def _as_array(images: Tensor) -> NDArray[np.float32]:
+    """Returns images as a contiguous array. NumPy does the copy, to keep PyTorch's threads out of the way."""
     return np.ascontiguousarray(images.detach().float().cpu().numpy())
 
 
 def openvino_name(streams: int) -> str:
-    """Returns what OpenVINO's engine with so many streams is called."""
+    """Returns the name of an OpenVINO engine with that many streams."""
     return "OpenVINO" if streams == 1 else f"OpenVINO, {streams} tiles at a time"
 
 
 def onnxruntime_module() -> Any:
-    """Returns ONNX Runtime.
+    """Imports ONNX Runtime.
 
     Raises:
         MissingExtraError: If onnxruntime is not installed.
@@ -327,7 +323,7 @@ def onnxruntime_module() -> Any:
 
 
 def openvino_core() -> "openvino.Core":
-    """Returns OpenVINO's entry.
+    """Imports OpenVINO and returns its entry object.
 
     Raises:
         MissingExtraError: If openvino is not installed.
@@ -337,41 +333,3 @@ def openvino_core() -> "openvino.Core":
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino") from error
     return openvino.Core()
-
-
-def onnx_engine(net: nn.Module, *, form: Signature | None = None) -> OnnxEngine:
-    """Returns a net, in eval mode on the CPU, in ONNX Runtime.
-
-    Args:
-        net: A restorer or a classifier.
-        form: What it reads and writes, or None to find out.
-
-    Raises:
-        MissingExtraError: If onnx, onnxscript or onnxruntime is not installed.
-        SettingError: If the net is neither restorer nor classifier.
-        ExportError: If it cannot be converted.
-    """
-    onnxruntime_module()  # tells that it is missing before the long work
-    found = form or signature_of(net)
-    return OnnxEngine(to_onnx(to_program(net, found), found), found)
-
-
-def openvino_engine(
-    net: nn.Module, *, form: Signature | None = None, dtype: torch.dtype = torch.float32
-) -> OpenVinoEngine:
-    """Returns a net, in eval mode on the CPU, in OpenVINO; it is converted by way of ONNX.
-
-    Args:
-        net: A restorer or a classifier.
-        form: What it reads and writes, or None to find out.
-        dtype: float32, or bfloat16 where that is faster.
-
-    Raises:
-        MissingExtraError: If openvino, onnx or onnxscript is not installed.
-        SettingError: If the net is neither restorer nor classifier.
-        ExportError: If it cannot be converted.
-    """
-    openvino_core()  # tells that it is missing before the long work
-    found = form or signature_of(net)
-    model = to_openvino(to_onnx(to_program(net, found), found), found)
-    return OpenVinoEngine(model, found, dtype=dtype)

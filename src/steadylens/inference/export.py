@@ -1,7 +1,7 @@
-"""Exports a trained net for other runtimes, compared with the evaluated net before the file appears.
+"""Exports a trained net for other runtimes, and opens exported files again.
 
-Each file format knows how it is written, read and run. A model repository for Triton Inference Server is
-made of an ONNX export.
+An exported file appears only after its results were compared with those of the net itself. The formats are
+torch.export, ONNX and OpenVINO; a model repository for Triton Inference Server is made from an ONNX export.
 """
 
 import json
@@ -28,7 +28,7 @@ from steadylens.errors import (
 )
 from steadylens.files import check_place, replacing
 from steadylens.inference.engines import (
-    NAME,
+    METADATA_KEY,
     OPSET,
     Engine,
     OnnxEngine,
@@ -51,164 +51,164 @@ if TYPE_CHECKING:
 
 
 Files = Sequence[Path]
-"""The files of one exported net; the first is the one that is opened."""
+"""The files of one exported net; the first is the one that users open."""
 
 
-class Format(Protocol):
-    """How an exported net is kept in a file."""
+class ExportFormat(Protocol):
+    """A file format for exported nets."""
 
     @property
     def suffix(self) -> str:
-        """The ending of the file's name."""
+        """The suffix of the file that users open."""
 
     @property
     def opset(self) -> int | None:
-        """The version of the operators, or None if the format has none."""
+        """The version of the ONNX operator set, or None for other formats."""
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """Returns all the files that belong to `path`, itself first."""
+        """Returns all files that belong to `path`, starting with `path` itself."""
 
-    def convert(self, program: ExportedProgram, form: Signature) -> Any:
-        """Returns the program in the form that this format writes."""
+    def convert(self, program: ExportedProgram, signature: Signature) -> Any:
+        """Converts a program to the object that `write` takes."""
 
     def write(self, converted: Any, files: Files, metadata: str) -> None:
-        """Writes what `convert` returned, with the data about the net as JSON."""
+        """Writes a converted net with its metadata, which is JSON."""
 
     def metadata(self, files: Files) -> str | None:
-        """Returns the JSON that the file holds, or None if another program wrote it."""
+        """Returns the metadata of a file, or None if another program wrote it."""
 
-    def open(self, files: Files, form: Signature) -> Engine:
-        """Returns the file's net in the runtime that it is made for."""
+    def open(self, files: Files, signature: Signature) -> Engine:
+        """Loads a file into the runtime that the format is made for."""
 
 
 class TorchFormat:
-    """A program of torch.export, .pt2; PyTorch runs it, without this package.
+    """A torch.export program in a .pt2 file. PyTorch runs it, without this package.
 
-    Reading such a file may run what it holds: open only those that you trust.
+    Reading such a file may run code that it contains, so open only files that you trust.
     """
 
     suffix, opset = ".pt2", None
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """Returns the file alone."""
+        """Returns `path` alone."""
         return (path,)
 
-    def convert(self, program: ExportedProgram, form: Signature) -> ExportedProgram:
+    def convert(self, program: ExportedProgram, signature: Signature) -> ExportedProgram:
         """Returns the program itself."""
-        del form
+        del signature
         return program
 
     def write(self, converted: ExportedProgram, files: Files, metadata: str) -> None:
-        """Writes the program; the data about the net are an extra file within."""
-        torch.export.save(converted, files[0], extra_files={NAME: metadata})
+        """Writes the program; the metadata becomes an extra file in the archive."""
+        torch.export.save(converted, files[0], extra_files={METADATA_KEY: metadata})
 
     def metadata(self, files: Files) -> str | None:
-        """Returns the extra file within."""
+        """Returns the extra file in the archive."""
         with zipfile.ZipFile(files[0]) as archive:
-            found = [name for name in archive.namelist() if name.endswith(f"/extra/{NAME}")]
+            found = [name for name in archive.namelist() if name.endswith(f"/extra/{METADATA_KEY}")]
             return archive.read(found[0]).decode() if found else None
 
-    def open(self, files: Files, form: Signature) -> Engine:
-        """Returns the program in PyTorch."""
-        return ProgramEngine(read_program(files[0]), form)
+    def open(self, files: Files, signature: Signature) -> Engine:
+        """Loads the program into PyTorch."""
+        return ProgramEngine(read_program(files[0]), signature)
 
 
 class OnnxFormat:
-    """An ONNX model in one file, .onnx; ONNX Runtime runs it."""
+    """An ONNX model in an .onnx file. ONNX Runtime runs it."""
 
     suffix, opset = ".onnx", OPSET
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """Returns the file alone."""
+        """Returns `path` alone."""
         return (path,)
 
-    def convert(self, program: ExportedProgram, form: Signature) -> "onnx.ModelProto":
-        """Returns the model."""
-        onnxruntime_module()  # tells that it is missing before the long work
-        return to_onnx(program, form)
+    def convert(self, program: ExportedProgram, signature: Signature) -> "onnx.ModelProto":
+        """Converts the program to an ONNX model."""
+        onnxruntime_module()  # fails early if it is not installed
+        return to_onnx(program, signature)
 
     def write(self, converted: "onnx.ModelProto", files: Files, metadata: str) -> None:
-        """Writes the model; the data about the net are one of its properties."""
+        """Writes the model; the metadata becomes one of its properties."""
         import onnx  # noqa: PLC0415
 
-        onnx.helper.set_model_props(converted, {NAME: metadata})
+        onnx.helper.set_model_props(converted, {METADATA_KEY: metadata})
         files[0].write_bytes(converted.SerializeToString())
 
     def metadata(self, files: Files) -> str | None:
-        """Returns the property, read by the runtime: onnx itself need not be installed."""
+        """Returns the property, which the runtime reads: onnx itself need not be installed."""
         content = files[0].read_bytes()
         session = onnxruntime_module().InferenceSession(content, providers=["CPUExecutionProvider"])
-        found: str | None = session.get_modelmeta().custom_metadata_map.get(NAME)
+        found: str | None = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         return found
 
-    def open(self, files: Files, form: Signature) -> Engine:
-        """Returns the model in ONNX Runtime."""
-        return OnnxEngine(files[0].read_bytes(), form)
+    def open(self, files: Files, signature: Signature) -> Engine:
+        """Loads the model into ONNX Runtime."""
+        return OnnxEngine(files[0].read_bytes(), signature)
 
 
 class OpenVinoFormat:
-    """A model of OpenVINO, .xml with its weights in a .bin beside it; OpenVINO runs it."""
+    """An OpenVINO model in an .xml file, with its weights in a .bin file beside it."""
 
     suffix, opset = ".xml", None
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """Returns the file and that of the weights."""
+        """Returns the .xml file and the .bin file."""
         return (path, path.with_suffix(".bin"))
 
-    def convert(self, program: ExportedProgram, form: Signature) -> Any:
-        """Returns the model, made by way of ONNX."""
-        openvino_core()  # tells that it is missing before the long work
-        return to_openvino(to_onnx(program, form), form)
+    def convert(self, program: ExportedProgram, signature: Signature) -> Any:
+        """Converts the program to an OpenVINO model, by way of ONNX."""
+        openvino_core()  # fails early if it is not installed
+        return to_openvino(to_onnx(program, signature), signature)
 
     def write(self, converted: Any, files: Files, metadata: str) -> None:
-        """Writes the model; the data about the net are part of its runtime information."""
+        """Writes the model; the metadata becomes part of its runtime information."""
         import openvino  # type: ignore[import-untyped]  # noqa: PLC0415
 
-        converted.set_rt_info(metadata, [NAME])
+        converted.set_rt_info(metadata, [METADATA_KEY])
         openvino.serialize(converted, *files)
 
     def metadata(self, files: Files) -> str | None:
-        """Returns the data from the runtime information."""
+        """Returns the metadata from the runtime information."""
         model = openvino_core().read_model(*files)
-        return str(model.get_rt_info([NAME]).value) if model.has_rt_info([NAME]) else None
+        return str(model.get_rt_info([METADATA_KEY]).value) if model.has_rt_info([METADATA_KEY]) else None
 
-    def open(self, files: Files, form: Signature) -> Engine:
-        """Returns the model in OpenVINO."""
-        return OpenVinoEngine(openvino_core().read_model(*files), form)
-
-
-TORCH, ONNX, OPENVINO = TorchFormat(), OnnxFormat(), OpenVinoFormat()
+    def open(self, files: Files, signature: Signature) -> Engine:
+        """Loads the model into OpenVINO."""
+        return OpenVinoEngine(openvino_core().read_model(*files), signature)
 
 
-def format_of(path: Path) -> Format:
-    """Returns the format that a path ends with.
+EXPORT_FORMATS: tuple[ExportFormat, ...] = (TorchFormat(), OnnxFormat(), OpenVinoFormat())
+"""All formats that a net can be exported to."""
+
+
+def format_of(path: Path) -> ExportFormat:
+    """Returns the export format that the suffix of a path stands for.
 
     Raises:
-        SettingError: If it ends with none.
+        SettingError: If it is the suffix of no export format.
     """
-    formats: tuple[Format, ...] = (TORCH, ONNX, OPENVINO)
-    for one in formats:
+    for one in EXPORT_FORMATS:
         if path.suffix == one.suffix:
             return one
-    endings = ", ".join(one.suffix for one in formats)
-    raise SettingError(f"{path} does not end as an exported net, with one of {endings}")
+    suffixes = ", ".join(one.suffix for one in EXPORT_FORMATS)
+    raise SettingError(f"{path} does not end like an exported net: give it one of {suffixes}")
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Returns the data about a net that an exported file holds.
+    """Returns the metadata of an exported net.
 
     Raises:
-        SettingError: If the path does not end as an exported net.
+        SettingError: If the path has no suffix of an export format.
         CheckpointError: If the file is missing or damaged, or this package did not export it.
         MissingExtraError: If the library that reads the file is not installed.
     """
     path = Path(path)
-    one = format_of(path)
-    for needed in one.files(path):
-        if not needed.is_file():
-            raise CheckpointError(f"there is no file {needed}; export the net again")
-    with _damage_told(path):
-        found = one.metadata(one.files(path))
+    source = format_of(path)
+    for file in source.files(path):
+        if not file.is_file():
+            raise CheckpointError(f"there is no file {file}; export the net again")
+    with _explaining_damage(path):
+        found = source.metadata(source.files(path))
         plain = None if found is None else json.loads(found)
     if not isinstance(plain, dict) or not isinstance(plain.get("interface"), dict):
         raise CheckpointError(f"{path} was not exported by steadylens; export the net with it")
@@ -216,30 +216,30 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def open_engine(path: str | Path) -> Engine:
-    """Returns an exported net in the runtime that its file is made for.
+    """Loads an exported net into the runtime that its file is made for.
 
-    Reading a .pt2 file may run what it holds: open only those that you trust.
+    Reading a .pt2 file may run code that it contains, so open only files that you trust.
 
     Raises:
-        SettingError: If the path does not end as an exported net.
+        SettingError: If the path has no suffix of an export format.
         CheckpointError: If the file is missing or damaged, or this package did not export it.
-        MissingExtraError: If its runtime is not installed.
+        MissingExtraError: If the runtime is not installed.
     """
     path = Path(path)
-    form = Signature.of_description(read_metadata(path)["interface"])
-    one = format_of(path)
-    with _damage_told(path):
-        return one.open(one.files(path), form)
+    signature = Signature.from_dict(read_metadata(path)["interface"])
+    source = format_of(path)
+    with _explaining_damage(path):
+        return source.open(source.files(path), signature)
 
 
 @contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
-    """Turns whatever a runtime raises at a damaged file into one sentence."""
+def _explaining_damage(path: Path) -> Iterator[None]:
+    """Turns any error that a runtime raises for a damaged file into a `CheckpointError`."""
     try:
         yield
     except MissingExtraError:
         raise
-    except Exception as error:  # each runtime raises its own
+    except Exception as error:  # each runtime has its own errors
         if lacks_memory(error):
             raise
         raise CheckpointError(f"{path} is damaged ({reason_of(error)}); export the net again") from error
@@ -247,16 +247,16 @@ def _damage_told(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exported:
-    """An exported net.
+    """The result of an export.
 
     Attributes:
-        path: The file that is opened; one of OpenVINO has its weights beside it.
-        form: What it reads and writes.
-        parity: How it compares with the net that was evaluated.
+        path: The file to open; OpenVINO keeps the weights in another file beside it.
+        signature: What the net reads and writes.
+        parity: How well the exported net agrees with the original.
     """
 
     path: Path
-    form: Signature
+    signature: Signature
     parity: Parity
 
 
@@ -269,23 +269,24 @@ def export_net(
     size: Size | None = None,
     batch: int | None = None,
 ) -> Exported:
-    """Writes a net for another runtime, if it answers there as here; else no file appears.
+    """Exports a net for another runtime, if it gives the same results there.
 
-    The file is run in its own runtime, on noisy images of several sizes and batch sizes, before it gets its
-    name. It holds, as JSON, what it expects and gives, where the net comes from, and how it compared.
+    Before the file appears, it is run in its own runtime and compared with the net, on noisy images of
+    several sizes and batch sizes. If the results differ, no file is written. The file holds metadata as JSON:
+    what the net reads and writes, where it comes from, and the result of the comparison.
 
     Args:
         net: A restorer or a classifier, in eval mode on the CPU.
-        path: The file: .pt2 for torch.export, .onnx for ONNX, .xml for OpenVINO (its .bin appears, too).
-        name: The net's name; by default that of its class.
-        about: Plain data about where the net comes from, as `load_model` returns them.
-        size: Height and width in pixels to fix; by default a restorer reads any.
-        batch: Images in a batch to fix; by default any.
+        path: The file: .pt2 for torch.export, .onnx for ONNX, .xml for OpenVINO (a .bin appears beside it).
+        name: The net's name; by default the name of its class.
+        about: Plain data about where the net comes from, as `load_model` returns it.
+        size: Fixed height and width in pixels; by default a restorer reads any size.
+        batch: Fixed number of images in a batch; by default any number.
 
     Raises:
-        SettingError: If the path has no such ending, or the net cannot read that size.
+        SettingError: If the path has no suffix of an export format, or the net cannot read that size.
         MissingExtraError: If a library that the format needs is not installed.
-        ExportError: If the net cannot be converted, or answers otherwise in the other runtime.
+        ExportError: If the net cannot be converted, or gives other results in the other runtime.
         StorageError: If a file cannot be written.
     """
     path = Path(path)
@@ -293,63 +294,63 @@ def export_net(
     for file in target.files(path):
         check_place(file)
     if any(parameter.device.type != "cpu" for parameter in net.parameters()):
-        raise SettingError("the net is not on the CPU, where it is compared; move it with net.cpu()")
-    form = signature_of(net, size=size, batch=batch)
-    converted = target.convert(to_program(net, form), form)
-    metadata = _metadata(net, form, name=name, about=about or {}, target=target)
+        raise SettingError("the net is not on the CPU, where the export is checked; move it with net.cpu()")
+    signature = signature_of(net, size=size, batch=batch)
+    converted = target.convert(to_program(net, signature), signature)
+    metadata = _metadata(net, signature, name=name, about=about or {}, target=target)
     with ExitStack() as stack:
-        # The last one entered is renamed first: the file that is opened appears when its companion is there.
+        # The last context exits first: the file that users open appears after its companions.
         files = [stack.enter_context(replacing(file)) for file in target.files(path)]
         target.write(converted, files, json.dumps(metadata))
-        parity = _compare(net, target, files, form)
-        metadata["parity"] = parity.described()
+        parity = _compare(net, target, files, signature)
+        metadata["parity"] = parity.to_dict()
         target.write(converted, files, json.dumps(metadata))
-        _read_again(target, files, metadata)
-    return Exported(path=path, form=form, parity=parity)
+        _check_metadata(target, files, metadata)
+    return Exported(path=path, signature=signature, parity=parity)
 
 
-def _compare(net: nn.Module, target: Format, files: Files, form: Signature) -> Parity:
-    """Runs the files in their runtime beside the net."""
+def _compare(net: nn.Module, target: ExportFormat, files: Files, signature: Signature) -> Parity:
+    """Compares the net with the written files, run in their own runtime."""
     try:
-        engine = target.open(files, form)
-        images = noisy_images(form, generator=torch.Generator().manual_seed(0))
+        engine = target.open(files, signature)
+        images = noisy_images(signature, generator=torch.Generator().manual_seed(0))
         return check_parity(net, engine, images)
     except SteadylensError:
         raise
-    except Exception as error:  # each runtime raises its own
+    except Exception as error:  # each runtime has its own errors
         why = f"{reason_of(error)}; fix the size and the batch"
         if lacks_memory(error):
             why = "memory ran out; fix a smaller size or batch"
         raise ExportError(f"the exported net does not run: {why}") from error
 
 
-def _read_again(target: Format, files: Files, metadata: dict[str, Any]) -> None:
-    """Makes sure that the file tells what it should; weights and graph are those that were compared."""
+def _check_metadata(target: ExportFormat, files: Files, metadata: dict[str, Any]) -> None:
+    """Checks the metadata of the final file; its weights and graph are those that were compared."""
     found = target.metadata(files)
     if found is None or json.loads(found) != json.loads(json.dumps(metadata)):
-        raise ExportError("the file does not hold the data about the net; use another format")
+        raise ExportError("the file does not hold its metadata; use another format")
 
 
 def _metadata(
-    net: nn.Module, form: Signature, *, name: str, about: Mapping[str, Any], target: Format
+    net: nn.Module, signature: Signature, *, name: str, about: Mapping[str, Any], target: ExportFormat
 ) -> dict[str, Any]:
-    """Returns what the file tells about itself, but for the comparison."""
+    """Returns the metadata of a file, without the result of the comparison."""
     return {
         "name": name or type(net).__name__,
         "architecture": _architecture(net),
-        "interface": form.described(),
+        "interface": signature.to_dict(),
         "input": {
             "name": INPUT,
             "type": "float32",
             "layout": "NCHW",
             "colours": "RGB",
             "range": [0, 1],
-            "shape": form.input_shape,
-            "minimum_size": form.minimum_size,
+            "shape": signature.input_shape,
+            "minimum_size": signature.minimum_size,
         },
-        "output": {"name": form.output, "type": "float32", "shape": form.output_shape},
+        "output": {"name": signature.output, "type": "float32", "shape": signature.output_shape},
         "classes": []
-        if form.classes is None
+        if signature.classes is None
         else [*map(str, about.get("classes") or facts_of(net).class_names)],
         "about": {key: value for key, value in about.items() if key not in ("classes", "figures")},
         "steadylens": version("steadylens"),
@@ -361,17 +362,17 @@ def _metadata(
 def _architecture(net: nn.Module) -> dict[str, Any]:
     try:
         return describe(net)
-    except SettingError:  # a net that cannot be saved can be exported
+    except SettingError:  # a net that cannot be saved can still be exported
         return {"kind": type(net).__name__}
 
 
 LABELS = "labels.txt"
 
 MAX_BATCH = 32
-"""Images that the server gathers at most into one batch."""
+"""How many images the server combines into one batch at most."""
 
 QUEUE_MICROSECONDS = 2000
-"""How long an image waits for others."""
+"""How long an image waits for others to join its batch."""
 
 
 def export_triton(
@@ -383,52 +384,55 @@ def export_triton(
     size: Size | None = None,
     batch: int | None = None,
 ) -> Exported:
-    """Writes REPOSITORY/NAME/1/model.onnx, and what the server must know of it beside.
+    """Exports a net as ONNX into a model repository for Triton: REPOSITORY/NAME/1/model.onnx.
+
+    The server's configuration, and the class names of a classifier, are written beside it.
 
     Args:
         net: A restorer or a classifier, in eval mode on the CPU.
-        repository: The model repository; other models in it stay as they are.
-        name: The model's name, by which clients ask for it.
-        about: Plain data about where the net comes from, as `load_model` returns them.
-        size: Height and width in pixels to fix; by default a restorer reads any.
-        batch: Images in a batch to fix; by default the server gathers them itself.
+        repository: The model repository; other models in it stay unchanged.
+        name: The name by which clients request the model.
+        about: Plain data about where the net comes from, as `load_model` returns it.
+        size: Fixed height and width in pixels; by default a restorer reads any size.
+        batch: Fixed number of images in a batch; by default the server combines single images.
 
     Raises:
-        SettingError: If the name is no folder's name, or the net cannot read that size.
+        SettingError: If the name cannot be a folder's name, or the net cannot read that size.
         MissingExtraError: If a library that ONNX needs is not installed.
-        ExportError: If the net cannot be converted, or answers otherwise in ONNX Runtime.
+        ExportError: If the net cannot be converted, or gives other results in ONNX Runtime.
         StorageError: If a file cannot be written.
     """
     if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
-        raise SettingError(f"the name {name!r} is no folder's name; use letters, digits, - and _")
+        raise SettingError(f"the name {name!r} cannot be a folder's name; use letters, digits, - and _")
     folder = Path(repository) / name
     exported = export_net(net, folder / "1" / "model.onnx", name=name, about=about, size=size, batch=batch)
     classes = read_metadata(exported.path)["classes"]
     if classes:
         _write(folder / LABELS, "".join(f"{' '.join(label.split())}\n" for label in classes))
-    _write(folder / "config.pbtxt", triton_config(name, exported.form, classes=classes))
+    _write(folder / "config.pbtxt", triton_config(name, exported.signature, classes=classes))
     return exported
 
 
-def triton_config(name: str, form: Signature, *, classes: Sequence[str] = ()) -> str:
+def triton_config(name: str, signature: Signature, *, classes: Sequence[str] = ()) -> str:
     """Returns the config.pbtxt of a model whose file is an ONNX export.
 
     Args:
         name: The model's name.
-        form: What it reads and writes. With a free batch, the server gathers images of one size itself.
-        classes: Names of a classifier's classes; they are looked up in labels.txt.
+        signature: What the model reads and writes. If the batch is free, the server combines images of the
+            same size into batches.
+        classes: Class names of a classifier; they stand in labels.txt.
     """
-    # The server puts the batch before the other dimensions by itself, unless the model fixes it.
-    gathers = form.batch is None
+    # The server adds the batch dimension itself, unless the model fixes it.
+    batches = signature.batch is None
     labels = f"\n    label_filename: {json.dumps(LABELS)}" if classes else ""
     lines = [
         f"name: {json.dumps(name)}",
         'backend: "onnxruntime"',
-        f"max_batch_size: {MAX_BATCH if gathers else 0}",
-        _tensor("input", INPUT, form.input_shape[gathers:]),
-        _tensor("output", form.output, form.output_shape[gathers:], labels),
+        f"max_batch_size: {MAX_BATCH if batches else 0}",
+        _tensor("input", INPUT, signature.input_shape[batches:]),
+        _tensor("output", signature.output, signature.output_shape[batches:], labels),
     ]
-    if gathers:
+    if batches:
         lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_MICROSECONDS} }}")
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""What a net reads and writes, as plain data: shapes that are fixed or free, and the smallest size."""
+"""Describes what a net reads and writes: its fixed and free dimensions, and the smallest image size."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +15,7 @@ INPUT = "images"
 """Name of the input of every exported net."""
 
 RESTORED, LOGITS = "restored", "logits"
-"""Names of the output: of a restorer, of a classifier."""
+"""Names of the output of a restorer and of a classifier."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -23,16 +23,17 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signature:
-    """What a net reads, float32 (N, C, H, W) RGB in [0, 1], and what it writes.
+    """What a net reads, float32 images (N, C, H, W) in [0, 1], and what it returns.
 
     Attributes:
         channels: Channels of the images.
-        batch: Images in a batch, or None for any number.
-        size: Height and width of the images in pixels, or None for any from `minimum_size` on.
-        minimum_size: The smallest height and width in pixels. A net that reflects its border needs one pixel
+        batch: Fixed number of images in a batch, or None for any number.
+        size: Fixed height and width of the images in pixels, or None for any size from `minimum_size` on.
+        minimum_size: The smallest height and width in pixels. A net that pads by reflection needs one pixel
             more than its margin: 7 for L11.
-        classes: Number of classes of a classifier, None for a restorer.
-        lost: Pixels that a restorer's output lacks on each side: none, or the margin of a `UnpaddedNet`.
+        classes: Number of classes of a classifier, or None for a restorer.
+        lost: How many pixels the output of a restorer is smaller on each side: the margin of an
+            `UnpaddedNet`, otherwise 0.
     """
 
     channels: int = 3
@@ -49,13 +50,13 @@ class Signature:
 
     @property
     def input_shape(self) -> tuple[int | str, ...]:
-        """Shape of the input: a number for what is fixed, a name for what is free."""
+        """Shape of the input: numbers for fixed dimensions, names for free ones."""
         height, width = self.size or ("height", "width")
         return (self.batch or "batch", self.channels, height, width)
 
     @property
     def output_shape(self) -> tuple[int | str, ...]:
-        """Shape of the output: a number for what is fixed, a name for what is free."""
+        """Shape of the output: numbers for fixed dimensions, names for free ones."""
         if self.classes is not None:
             return (self.batch or "batch", self.classes)
         if not self.lost:
@@ -65,39 +66,39 @@ class Signature:
         return (self.batch or "batch", self.channels, *(side - 2 * self.lost for side in self.size))
 
     def check(self, images: Tensor) -> None:
-        """Refuses a batch that the net cannot read.
+        """Raises an error for a batch that the net cannot read.
 
         Raises:
-            ImageError: If the batch breaks the image contract, or is of another batch size or size.
+            ImageError: If the batch is not float (N, C, H, W), or its batch size or image size does not fit.
         """
         check_images(images, channels=self.channels, minimum_size=self.minimum_size)
         if self.batch not in (None, len(images)):
             raise ImageError(
-                f"{len(images)} images were given where this exported net reads {self.batch} at a time; "
+                f"the batch has {len(images)} images, this exported net reads {self.batch} at a time; "
                 "export it for a free batch, or pad the batch"
             )
         if self.size not in (None, tuple(images.shape[-2:])):
             raise ImageError(
-                f"images are {images.shape[-2]}x{images.shape[-1]} pixels where this net reads "
+                f"images are {images.shape[-2]}x{images.shape[-1]} pixels, this exported net reads "
                 f"{self.size[0]}x{self.size[1]}; resize them, or export it for that size"
             )
 
     def result_shape(self, images: Tensor) -> tuple[int, ...]:
-        """Returns the shape of what the net writes for images that it can read."""
+        """Returns the shape of the net's output for a batch that it can read."""
         if self.classes is not None:
             return (len(images), self.classes)
         return (*images.shape[:2], *(side - 2 * self.lost for side in images.shape[2:]))
 
-    def described(self) -> dict[str, Any]:
-        """Returns the interface as plain data, for the metadata of a file."""
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the signature as plain data, for the metadata of a file."""
         return asdict(self)
 
     @classmethod
-    def of_description(cls, plain: Mapping[str, Any]) -> Self:
-        """Returns the interface that `described` returned, through JSON or not.
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """Returns the signature that `to_dict` turned into plain data, which may have passed through JSON.
 
         Raises:
-            CheckpointError: If the data are of another form.
+            CheckpointError: If the data does not describe a signature.
         """
         try:
             size = plain["size"]
@@ -107,20 +108,20 @@ class Signature:
 
 
 def signature_of(net: nn.Module, *, size: Size | None = None, batch: int | None = None) -> Signature:
-    """Returns what a net reads and writes; a restorer reads any size, a classifier its own.
+    """Returns the signature of a net: a restorer reads images of any size, a classifier of one size.
 
     Args:
         net: A restorer or a classifier, in eval mode, on the CPU.
-        size: Height and width in pixels to fix, or None to leave free what the net leaves free. A classifier
-            of another kind than this package's needs it.
-        batch: Images in a batch to fix, or None for any number.
+        size: Fixed height and width in pixels, or None to take what the net states. A classifier that is no
+            class of this package needs it.
+        batch: Fixed number of images in a batch, or None for any number.
 
     Raises:
-        SettingError: If the net is in training mode, cannot read that size, or writes neither images nor
+        SettingError: If the net is in training mode, cannot read that size, or returns neither images nor
             logits.
     """
     if net.training:
-        raise SettingError("the net is in training mode, where dropout and others act; call eval() first")
+        raise SettingError("the net is in training mode, which changes its results; call eval() first")
     if batch is not None and batch < 1:
         raise SettingError(f"the batch is {batch}, it must be at least 1")
     facts = facts_of(net)
@@ -131,44 +132,44 @@ def signature_of(net: nn.Module, *, size: Size | None = None, batch: int | None 
     chosen = size or own
     if chosen is not None and min(chosen) < minimum:
         raise SettingError(f"size is {_times(chosen)}, this net reads at least {minimum}x{minimum} pixels")
-    form = Signature(channels=facts.channels, batch=batch, size=chosen, minimum_size=minimum)
-    return _with_output(net, form)
+    signature = Signature(channels=facts.channels, batch=batch, size=chosen, minimum_size=minimum)
+    return _with_output(net, signature)
 
 
-def example_images(form: Signature) -> Tensor:
-    """Returns images (N, C, H, W) that fit, two where their number is free: one would be taken for fixed."""
-    return torch.full(_example_shape(form), 0.5)
+def example_images(signature: Signature) -> Tensor:
+    """Returns images (N, C, H, W) that fit a signature, two if the batch is free: PyTorch would fix a one."""
+    return torch.full(_example_shape(signature), 0.5)
 
 
-def _example_shape(form: Signature) -> tuple[int, int, int, int]:
-    height, width = form.size or (form.minimum_size + 15, form.minimum_size + 22)
-    return form.batch or 2, form.channels, height, width
+def _example_shape(signature: Signature) -> tuple[int, int, int, int]:
+    height, width = signature.size or (signature.minimum_size + 15, signature.minimum_size + 22)
+    return signature.batch or 2, signature.channels, height, width
 
 
-def _with_output(net: nn.Module, form: Signature) -> Signature:
+def _with_output(net: nn.Module, signature: Signature) -> Signature:
     """Returns the interface with what the net writes, found by trying."""
     try:
-        images = example_images(form)
+        images = example_images(signature)
         with torch.inference_mode():
             written = net(images)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = reason_of(error)
         raise SettingError(
-            f"the net cannot read images {_example_shape(form)} ({reason}); give the size that it reads"
+            f"the net cannot read images {_example_shape(signature)} ({reason}); give the size that it reads"
         ) from error
     shape = tuple(written.shape) if isinstance(written, Tensor) else ()
     if shape == tuple(images.shape):
-        return form
+        return signature
     if lost := facts_of(net).lost:
-        return replace(form, lost=lost)
+        return replace(signature, lost=lost)
     if len(shape) != 2 or shape[0] != len(images):
         raise SettingError(
             f"the net makes {shape or type(written).__name__} of images {tuple(images.shape)}; what can be "
             "exported are restorers, images to images, and classifiers, images to logits (N, classes)"
         )
-    if form.size is None:
+    if signature.size is None:
         raise SettingError("this classifier does not tell what size it reads; give the size")
-    return replace(form, classes=shape[1])
+    return replace(signature, classes=shape[1])
 
 
 def _times(size: Size | None) -> str:

@@ -1,11 +1,16 @@
-"""Runs a net over an image of any size, a tile at a time: what the net sees stays small.
+"""Runs a net over an image of any size, one tile at a time, so that memory stays small.
 
-Tiles overlap by as far as the net looks, so the result is that of the whole image. There are two kinds of
-nets. One keeps the size of what it sees: a tile at a border of the image ends there, and the net pads it as
-it would pad the whole; hence any padding serves. The other returns the centre alone, and the image is
-surrounded here with what the net would pad it with; that computes less, for within a net the maps of a tile
-shrink instead of being padded to no purpose. All tiles of an image have the same size, which suits engines
-that are built for one, and they share the image evenly.
+Tiles overlap by twice the net's margin, so the result is the same as for the whole image. There are two
+cases:
+
+- The net keeps the size of its input. A tile at the border of the image ends at that border, and the net
+  pads it as it would pad the whole image. This works with any padding.
+- The net returns the centre of its input, without the margin (an `UnpaddedNet`). The image is padded here, as
+  the net would pad it. This takes less computation: tiles need no padding inside the image.
+
+All tiles of an image have the same size, since some engines are built for one size, and the image is divided
+evenly. On the CPU, NumPy copies and scales the tiles: PyTorch would wake its own threads for that, and they
+would compete with the threads of another engine.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,26 +29,26 @@ Engine = Callable[[Tensor], Tensor]
 """Anything from images (N, C, H, W), float32 in [0, 1], to images of the same shape, or to their centre."""
 
 Surround = Callable[[Tensor, Sequence[int]], Tensor]
-"""Extends images by so many pixels on the left, on the right, above and below."""
+"""Pads images by the given numbers of pixels on the left, on the right, above and below."""
 
-LEVELS = {torch.uint8: np.uint8, torch.uint16: np.uint16}
-"""The types of levels, as NumPy calls them."""
+NUMPY_DTYPES = {torch.uint8: np.uint8, torch.uint16: np.uint16}
+"""NumPy's names for the integer types that images may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tiling:
-    """How an image is cut.
+    """How an image is cut into tiles.
 
     Attributes:
-        tile: Height and width of a tile in pixels, at most, its overlap included.
-        margin: How many pixels around it a pixel of the result depends on.
-        smallest: The smallest height and width that the engine takes. A smaller image is mirrored at its
-            borders (its outermost pixels repeated) until it is as large; the result is cropped again.
-        surround: What surrounds the image, for an engine that returns what it sees without the margin on each
-            side; None for one that keeps the size.
+        tile: Largest height and width of a tile in pixels, overlap included.
+        margin: The net's margin: how many pixels around it a pixel of the result depends on.
+        smallest: The smallest height and width that the net reads. A smaller image is mirrored at its borders
+            (the outermost pixels are repeated) until it is large enough, and the result is cropped.
+        surround: Pads the image, for a net that returns its input without the margin on each side; None for a
+            net that keeps the size.
 
     Raises:
-        SettingError: If a tile has no middle, or a size is negative.
+        SettingError: If a tile is not larger than its margins, or a size is negative.
     """
 
     tile: int
@@ -66,13 +71,13 @@ class Tiling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """A stretch of one axis of an image.
+    """The extent of a tile along one axis of an image.
 
     Attributes:
-        start: Where begins what the net sees; before 0 if it sees what surrounds the image.
-        stop: Where it ends; beyond the image likewise.
-        made: Where begins what the net returns.
-        kept: The part of it that counts.
+        start: First pixel of the net's input; negative if the input includes padding.
+        stop: End of the net's input; beyond the image if the input includes padding.
+        made: First pixel of the net's output.
+        kept: The part of the output that goes into the result.
     """
 
     start: int
@@ -82,27 +87,27 @@ class Span:
 
     @property
     def kept_of_made(self) -> slice:
-        """The part that counts, from the start of what the net returns."""
+        """The kept part, relative to the start of the net's output."""
         return slice(self.kept.start - self.made, self.kept.stop - self.made)
 
     def present(self, length: int) -> slice:
-        """Returns what the net sees of an axis of so many pixels."""
+        """Returns the part of the net's input that lies within an axis of `length` pixels."""
         return slice(max(0, self.start), min(length, self.stop))
 
     def lacking(self, length: int) -> tuple[int, int]:
-        """Returns how much of what the net sees lies before an axis of so many pixels, and behind it."""
+        """Returns how many pixels of the net's input lie before and after an axis of `length` pixels."""
         return max(0, -self.start), max(0, self.stop - length)
 
 
 def spans(length: int, tiling: Tiling) -> list[Span]:
-    """Cuts an axis into stretches of one length that overlap, as few and as short as can be.
+    """Divides an axis into overlapping spans of equal length, as few and as short as possible.
 
-    The parts that count cover the axis once.
+    The kept parts cover the axis exactly once.
     """
     margin, around = tiling.margin, 0 if tiling.surround is None else tiling.margin
     reach = length + 2 * around
     count = max(1, -(-(reach - 2 * margin) // (tiling.tile - 2 * margin)))
-    if length < tiling.smallest:  # it will be mirrored as a whole
+    if length < tiling.smallest:  # the whole image will be mirrored
         count = 1
     side = min(reach, max(tiling.smallest, -(-(reach + 2 * margin * (count - 1)) // count)))
     found, done = [], 0
@@ -124,20 +129,21 @@ def in_tiles(
     progress: ProgressCallback,
     at_once: int = 1,
 ) -> None:
-    """Makes `restored` what `engine` makes of `images`, computed a tile at a time.
+    """Runs `engine` on `images`, one tile at a time, and writes the result to `restored`.
 
     Args:
         engine: Maps images to images of the same shape, or to their centre if the tiling says so.
-        images: (N, C, H, W), float in [0, 1], or uint8 or uint16, whose levels are scaled to [0, 1] for the
-            engine, clipped and rounded behind it. They may lie anywhere; a tile at a time goes to `device`.
-        restored: Where the result goes, of the shape and type of the images.
-        tiling: How to cut.
-        device: Where the engine computes.
-        progress: Told how many tiles are done, and how many there are.
-        at_once: How many tiles to give the engine at the same time, from as many threads.
+        images: (N, C, H, W), float in [0, 1], or uint8 or uint16. Integers are scaled to [0, 1] for the
+            engine, and its output is clipped and rounded. The images may be on any device; tiles are moved
+            to `device` one at a time.
+        restored: Receives the result; it has the shape and type of the images.
+        tiling: How the images are cut into tiles.
+        device: The device that the engine computes on.
+        progress: Called after each tile with the number of tiles done and their total.
+        at_once: How many tiles are given to the engine at the same time, each from its own thread.
 
     Raises:
-        SettingError: If the engine returns no tensor, or another shape than it was given.
+        SettingError: If the engine returns no tensor, or one of the wrong shape.
     """
     height, width = images.shape[-2:]
 
@@ -159,7 +165,7 @@ def in_tiles(
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Returns images as float32, levels of 8 or 16 bits scaled to [0, 1]."""
+    """Returns images as float32; uint8 and uint16 are scaled to [0, 1]."""
     if images.is_floating_point():
         return images.float()
     top = torch.iinfo(images.dtype).max
@@ -169,15 +175,15 @@ def to_unit(images: Tensor) -> Tensor:
 
 
 def from_unit(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns float images in a type; for levels of 8 or 16 bits they are clipped, scaled and rounded."""
+    """Converts float images to a type; for uint8 and uint16 they are clipped, scaled and rounded."""
     if dtype.is_floating_point:
         return images.to(dtype)
     top = torch.iinfo(dtype).max
     if images.device.type == "cpu":
         levels = np.clip(images.detach().float().numpy(), 0, 1)
         levels *= top
-        with np.errstate(invalid="ignore"):  # of what is no number, any level will do
-            return torch.from_numpy(np.rint(levels, out=levels).astype(LEVELS[dtype]))
+        with np.errstate(invalid="ignore"):  # NaN may become any value
+            return torch.from_numpy(np.rint(levels, out=levels).astype(NUMPY_DTYPES[dtype]))
     return images.clamp(0, 1).mul_(top).round_().to(dtype)
 
 
@@ -189,7 +195,7 @@ def _copy(source: Tensor, target: Tensor) -> None:
 
 
 def _groups(images: Tensor, tiling: Tiling) -> Iterator[slice]:
-    """Takes as many small images at once as have the pixels of a tile together."""
+    """Groups small images so that a group has at most as many pixels as one tile."""
     area = min(images.shape[-2], tiling.tile) * min(images.shape[-1], tiling.tile)
     count = max(1, tiling.tile**2 // area)
     return (slice(first, first + count) for first in range(0, images.shape[0], count))
@@ -198,21 +204,21 @@ def _groups(images: Tensor, tiling: Tiling) -> Iterator[slice]:
 def _run(engine: Engine, images: Tensor, lacking: Sequence[int], tiling: Tiling) -> Tensor:
     down, across = (max(0, -(-(tiling.smallest - length) // 2)) for length in images.shape[-2:])
     seen = _mirrored(_mirrored(images, down, axis=2), across, axis=3)
-    lost, rule = 0, "it must keep the shape of images"
+    lost, rule = 0, "it must keep the shape of the images"
     if tiling.surround is not None:
         seen = tiling.surround(seen, lacking) if any(lacking) else seen
         lost, rule = 2 * tiling.margin, f"it must lose {tiling.margin} pixels on each side"
     restored = engine(seen)
     if not isinstance(restored, Tensor):
-        raise SettingError(f"the net made a {type(restored).__name__} of images; it must return a tensor")
+        raise SettingError(f"the net returned a {type(restored).__name__}; it must return a tensor")
     *others, height, width = seen.shape
     if restored.shape != (*others, height - lost, width - lost):
-        raise SettingError(f"the net made {tuple(restored.shape)} of {tuple(seen.shape)}; {rule}")
+        raise SettingError(f"the net returned {tuple(restored.shape)} for {tuple(seen.shape)}; {rule}")
     return restored[..., down : height - lost - down, across : width - lost - across]
 
 
 def _mirrored(images: Tensor, count: int, *, axis: int) -> Tensor:
-    """Extends an axis by `count` pixels at both ends, mirrored at the edges as often as needed."""
+    """Extends an axis by `count` pixels at both ends, mirrored as often as needed."""
     length = images.shape[axis]
     places = torch.arange(-count, length + count, device=images.device) % (2 * length)
     return images.index_select(axis, torch.minimum(places, 2 * length - 1 - places)) if count else images
