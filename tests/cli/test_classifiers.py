@@ -1,7 +1,4 @@
-"""One command tells what restorers do for a classifier of one's own.
-
-A restorer and any classifier are fused from the command line, in each of the three ways.
-"""
+"""The commands compare a user's classifier with and without restorers, and fuse it with a restorer."""
 
 import re
 from pathlib import Path
@@ -24,23 +21,36 @@ from steadylens.nets.third_party import timm_classifier
 from steadylens.records import Accuracy, Cost, Stability, read_records
 
 SIZE = 32
+"""Height and width in pixels of the classifier's images."""
+
+RESNET = ("timm:test_resnet", "--weights", "net.pth", "--size", str(SIZE))
 
 
-NET = ("timm:test_resnet", "--weights", "net.pth", "--size", str(SIZE))
+def write_images(folder: Path) -> None:
+    """Writes random images of the classes a, b and c."""
+    random = np.random.default_rng(1)
+    for label in "abc":
+        (folder / label).mkdir(parents=True)
+        for number in range(5):
+            pixels = random.integers(0, 256, (12, 14, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+
+
+def write_weights(path: Path, *, classes: int = 3) -> None:
+    """Writes the weights of the timm model."""
+    torch.save(timm.create_model("test_resnet", num_classes=classes).state_dict(), path)
+
+
+# Comparing.
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Returns the working folder, with images of three classes, nets and weights; times are not looked at."""
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes a working folder with images of three classes, nets and weights; the cost is timed only once."""
     monkeypatch.setattr(experiments, "REPEATS", 1)
     monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(1)
-    for label in "abc":
-        Path("images", label).mkdir(parents=True)
-        for number in range(5):
-            pixels = random.integers(0, 256, (12, 14, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(Path("images", label, f"{number}.png"))
-    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), "net.pth")
+    write_images(Path("images"))
+    write_weights(Path("net.pth"))
     alone = timm_classifier("test_resnet", weights=Path("net.pth"), size=SIZE)
     save_model(Path("smooth.safetensors"), GaussianSmoothing(), about={})
     save_model(Path("pair.safetensors"), FusedClassifier(GaussianSmoothing(), alone), about={"seconds": 3.0})
@@ -54,13 +64,13 @@ def compare(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_a_classifier_alone_stands_beside_every_pair(place: Path) -> None:
+def test_a_classifier_alone_stands_beside_every_pair(workplace: Path) -> None:
     code, said, error = compare(
-        *NET, "--restorer", "smooth.safetensors", "--fused", "pair.safetensors", "--versions", "2"
+        *RESNET, "--restorer", "smooth.safetensors", "--fused", "pair.safetensors", "--versions", "2"
     )
     assert (code, error) == (0, "")
-    assert said.endswith(f"report: {place / 'out' / 'report.html'}\n")
-    rows = read_records(place / "out" / "records.jsonl")
+    assert said.endswith(f"report: {workplace / 'out' / 'report.html'}\n")
+    rows = read_records(workplace / "out" / "records.jsonl")
     names = ["alone", "behind smooth", "pair"]
     assert [row.network for row in rows if isinstance(row, Accuracy) and row.k == 1] == names
     for kind in (Stability, Cost):
@@ -71,41 +81,41 @@ def test_a_classifier_alone_stands_beside_every_pair(place: Path) -> None:
     } == {2}
 
 
-def test_photographs_are_fitted_as_the_classifier_tells_or_as_is_said(place: Path) -> None:
+def test_photographs_are_fitted_as_the_classifier_tells_or_as_is_said(workplace: Path) -> None:
     for fit in ([], ["--fit", "squash"], ["--fit", "crop"]):
-        assert compare(*NET, *fit, "--restorer", "smooth.safetensors")[0] == 0
-    assert len(list((place / "cache").iterdir())) == 3, "each has images of its own"
+        assert compare(*RESNET, *fit, "--restorer", "smooth.safetensors")[0] == 0
+    assert len(list((workplace / "cache").iterdir())) == 3, "each has images of its own"
 
 
 def test_a_packaged_restorer_is_tried_when_none_is_named(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert classifiers.PACKAGED == "l11-gtsrb"
-    monkeypatch.setattr(classifiers, "PACKAGED", "l3-gtsrb")  # it is quicker
-    assert compare(*NET)[0] == 0
-    rows = read_records(place / "out" / "records.jsonl")
+    assert classifiers.DEFAULT_RESTORER == "l11-gtsrb"
+    monkeypatch.setattr(classifiers, "DEFAULT_RESTORER", "l3-gtsrb")  # it is quicker
+    assert compare(*RESNET)[0] == 0
+    rows = read_records(workplace / "out" / "records.jsonl")
     assert {row.network for row in rows if isinstance(row, Cost)} == {"alone", "behind l3-gtsrb"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([*NET, "--restorer", "l12-gtsrb"], 2, "there is no net 'l12-gtsrb'"),
-        ([*NET, "--fused", "absent.safetensors"], 1, r"there is no file absent\.safetensors"),
-        ([*NET, "--fused", "smooth.safetensors"], 2, "smooth.safetensors holds a GaussianSmoothing"),
+        ([*RESNET, "--restorer", "l12-gtsrb"], 2, "there is no net 'l12-gtsrb'"),
+        ([*RESNET, "--fused", "absent.safetensors"], 1, r"there is no file absent\.safetensors"),
+        ([*RESNET, "--fused", "smooth.safetensors"], 2, "smooth.safetensors holds a GaussianSmoothing"),
         (
-            [*NET, "--fused", "signs.safetensors"],
+            [*RESNET, "--fused", "signs.safetensors"],
             2,
             "signs reads images of 48 pixels and timm:test_resnet of 32",
         ),
         (
-            [*NET, *2 * ["--fused", "pair.safetensors"]],
+            [*RESNET, *2 * ["--fused", "pair.safetensors"]],
             2,
-            "the pairs are called pair, pair; give each file a name",
+            "the pairs are called pair, pair; give each file a different name",
         ),
-        ([*NET, "--fit", "pad"], 2, "a fit is 'pad'; it must be squash or crop"),
+        ([*RESNET, "--fit", "pad"], 2, "a fit is 'pad'; it must be squash or crop"),
         (
-            [*NET, "--fit", "squash", "--fused", "pair.safetensors"],
+            [*RESNET, "--fit", "squash", "--fused", "pair.safetensors"],
             2,
             "pair reads .* by crop:33 and timm:test_resnet by squash; give --fit crop:33",
         ),
@@ -113,7 +123,7 @@ def test_a_packaged_restorer_is_tried_when_none_is_named(
         (["timm:test_resnet"], 2, "has random weights; give its own by --weights FILE"),
     ],
 )
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("workplace")
 def test_what_cannot_be_compared_is_told_in_one_line(arguments: list[str], code: int, message: str) -> None:
     found, said, error = compare(*arguments)
     assert found == code
@@ -122,55 +132,51 @@ def test_what_cannot_be_compared_is_told_in_one_line(arguments: list[str], code:
     assert not Path("out").exists()
 
 
-FUSED_SIZE = 40
+# Fusing.
 
 
 @pytest.fixture(scope="module")
-def fuse_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a folder with images of three classes, a restorer and the weights of a timm model."""
-    folder, random = tmp_path_factory.mktemp("fuse"), np.random.default_rng(1)
-    for label in "abc":
-        (folder / "images" / label).mkdir(parents=True)
-        for number in range(5):
-            pixels = random.integers(0, 256, (12, 14, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "images" / label / f"{number}.png")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Makes a folder with images of three classes, a restorer and the weights of a timm model."""
+    folder = tmp_path_factory.mktemp("parts")
+    write_images(folder / "images")
+    write_weights(folder / "net.pth")
     save_model(folder / "front.safetensors", RestorationNet(depth=3), about={"seconds": 2.0})
-    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), folder / "net.pth")
     return folder
 
 
-def fuse(fuse_place: Path, out: Path, *arguments: str | Path, front: str | Path = "") -> tuple[int, str, str]:
+def fuse(parts: Path, out: Path, *arguments: str | Path, front: str | Path = "") -> tuple[int, str, str]:
     """Calls the command and returns its exit code and what it said."""
-    call: list[str | Path] = ["fuse", front or fuse_place / "front.safetensors", *arguments, "--out", out]
-    call += ["--recipe", "smoke", "--device", "cpu", "--cache", fuse_place / "cache"]
+    call: list[str | Path] = ["fuse", front or parts / "front.safetensors", *arguments, "--out", out]
+    call += ["--recipe", "smoke", "--device", "cpu", "--cache", parts / "cache"]
     if "--data" not in call:
-        call += ["--data", f"folder:{fuse_place / 'images'}"]
-    result = CliRunner().invoke(app, [str(part) for part in call])
+        call += ["--data", f"folder:{parts / 'images'}"]
+    result = CliRunner().invoke(app, [str(argument) for argument in call])
     return result.exit_code, result.stdout, result.stderr
 
 
-def resnet(fuse_place: Path) -> list[str | Path]:
-    return ["timm:test_resnet", "--weights", fuse_place / "net.pth", "--size", str(FUSED_SIZE)]
+def resnet(parts: Path, *, size: int = SIZE) -> list[str | Path]:
+    return ["timm:test_resnet", "--weights", parts / "net.pth", "--size", str(size)]
 
 
-def program(fuse_place: Path) -> Path:
+def program(parts: Path) -> Path:
     """Returns the file of an exported program, which is written once."""
-    if (fuse_place / "net.pt2").exists():
-        return fuse_place / "net.pt2"
+    if (parts / "net.pt2").exists():
+        return parts / "net.pt2"
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
     exported = torch.export.export(
-        net, (torch.rand(2, 3, FUSED_SIZE, FUSED_SIZE),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+        net, (torch.rand(2, 3, SIZE, SIZE),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
     )
-    torch.export.save(exported, fuse_place / "net.pt2")
-    return fuse_place / "net.pt2"
+    torch.export.save(exported, parts / "net.pt2")
+    return parts / "net.pt2"
 
 
 @pytest.fixture
-def here(fuse_place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Returns the folder as the working one, with an exported program too."""
-    program(fuse_place)
-    monkeypatch.chdir(fuse_place)
-    return fuse_place
+def parts_here(parts: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes the folder of the parts the working folder, with an exported program in it."""
+    program(parts)
+    monkeypatch.chdir(parts)
+    return parts
 
 
 def moved(one: nn.Module, other: nn.Module) -> bool:
@@ -183,20 +189,20 @@ def moved(one: nn.Module, other: nn.Module) -> bool:
     [("nothing", False, False), ("restorer", True, False), ("classifier", False, True), (None, False, True)],
 )
 def test_what_is_tuned_moves_and_the_rest_stays(
-    tune: str | None, restorer_moves: bool, classifier_moves: bool, fuse_place: Path, tmp_path: Path
+    tune: str | None, restorer_moves: bool, classifier_moves: bool, parts: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "pair.safetensors"
     options = ["--tune", tune] if tune else []
-    code, said, error = fuse(fuse_place, out, *resnet(fuse_place), *options)
+    code, said, error = fuse(parts, out, *resnet(parts), *options)
     assert (code, error) == (0, "")
     assert said.endswith(f"fused classifier: {out.resolve()}\n")
     pair, about = load_model(out)
-    front, _ = load_model(fuse_place / "front.safetensors")
+    front, _ = load_model(parts / "front.safetensors")
     net = timm.create_model("test_resnet", num_classes=3)
-    net.load_state_dict(torch.load(fuse_place / "net.pth"))
+    net.load_state_dict(torch.load(parts / "net.pth"))
     assert isinstance(pair, FusedClassifier)
     assert isinstance(pair.classifier, PreparedClassifier)
-    assert pair.classifier.input_size == FUSED_SIZE
+    assert pair.classifier.input_size == SIZE
     assert moved(pair.restorer, front) == restorer_moves
     assert moved(pair.classifier.body, net) == classifier_moves
     # Without labels, what the folders are called says nothing about the classes.
@@ -204,58 +210,53 @@ def test_what_is_tuned_moves_and_the_rest_stays(
     assert about["origins"] == {"restorer": {"name": "front"}, "classifier": {"name": "timm:test_resnet"}}
 
 
-def test_a_packaged_restorer_leaves_word_of_its_data_and_its_licence(
-    fuse_place: Path, tmp_path: Path
-) -> None:
+def test_a_packaged_restorer_leaves_word_of_its_data_and_its_licence(parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "pair.safetensors"
-    assert fuse(fuse_place, out, *resnet(fuse_place), "--tune", "nothing", front="l3-gtsrb")[0] == 0
+    assert fuse(parts, out, *resnet(parts), "--tune", "nothing", front="l3-gtsrb")[0] == 0
     origin = load_model(out)[1]["origins"]["restorer"]
     assert origin["name"] == "l3-gtsrb"
     assert origin["data"].startswith("gtsrb:")
     assert origin["licence"] == "MIT"
 
 
-def test_without_labels_the_classes_are_named_by_the_user(fuse_place: Path, tmp_path: Path) -> None:
+def test_without_labels_the_classes_are_named_by_the_user(parts: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("apple\r\nred cabbage\r\nzebra\r\n\r\n", encoding="utf-8-sig")
     out, options = tmp_path / "pair.safetensors", ("--tune", "restorer", "--class-names")
-    assert fuse(fuse_place, out, *resnet(fuse_place), *options, tmp_path / "names.txt")[0] == 0
+    assert fuse(parts, out, *resnet(parts), *options, tmp_path / "names.txt")[0] == 0
     assert load_model(out)[1]["classes"] == ["apple", "red cabbage", "zebra"]
     (tmp_path / "names.txt").write_text("apple\nzebra\n", encoding="utf-8")
-    code, _, error = fuse(
-        fuse_place, tmp_path / "b.safetensors", *resnet(fuse_place), *options, tmp_path / "names.txt"
-    )
+    code, _, error = fuse(parts, tmp_path / "b.safetensors", *resnet(parts), *options, tmp_path / "names.txt")
     assert code == 2
-    assert re.fullmatch(r"steadylens: .*txt has 2 names in 2 lines; timm:test_resnet tells 3 .*\n", error)
+    assert re.fullmatch(r"steadylens: .*txt has 2 names in 2 lines; timm:test_resnet has 3 .*\n", error)
 
 
-def test_the_pair_remembers_how_photographs_are_fitted(fuse_place: Path, tmp_path: Path) -> None:
+def test_the_pair_remembers_how_photographs_are_fitted(parts: Path, tmp_path: Path) -> None:
     for name, options, fit in (
         ("told.safetensors", (), "crop:42"),
         ("said.safetensors", ("--fit", "crop:44"), "crop:44"),
     ):
-        assert fuse(fuse_place, tmp_path / name, *resnet(fuse_place), *options, "--tune", "nothing")[0] == 0
+        call = (*resnet(parts, size=40), *options, "--tune", "nothing")
+        assert fuse(parts, tmp_path / name, *call)[0] == 0
         classifier = load_model(tmp_path / name)[0].classifier
         assert isinstance(classifier, PreparedClassifier)
         assert str(classifier.fit) == fit
 
 
-def test_a_packaged_restorer_is_fused_by_its_name(fuse_place: Path, tmp_path: Path) -> None:
+def test_a_packaged_restorer_is_fused_by_its_name(parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "pair.safetensors"
-    assert fuse(fuse_place, out, *resnet(fuse_place), "--tune", "nothing", front="l3-gtsrb")[0] == 0
+    assert fuse(parts, out, *resnet(parts), "--tune", "nothing", front="l3-gtsrb")[0] == 0
     pair, about = load_model(out)
     assert isinstance(pair.restorer, RestorationNet)
     assert about["seconds"] > 0
 
 
-def test_for_an_exported_program_the_restorer_alone_is_tuned_and_written(
-    fuse_place: Path, tmp_path: Path
-) -> None:
+def test_for_an_exported_program_the_restorer_alone_is_tuned_and_written(parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "tuned.safetensors"
-    code, said, error = fuse(fuse_place, out, program(fuse_place), "--tune", "restorer", "--restorer-only")
+    code, said, error = fuse(parts, out, program(parts), "--tune", "restorer", "--restorer-only")
     assert (code, error) == (0, "")
     assert said.endswith(f"restorer: {out.resolve()}\n")
     tuned, about = load_model(out)
-    assert moved(tuned, load_model(fuse_place / "front.safetensors")[0])
+    assert moved(tuned, load_model(parts / "front.safetensors")[0])
     assert about["stage"] == "label-free tuning tuned"
     assert [path.name for path in tmp_path.iterdir()] == ["tuned.safetensors"]
 
@@ -273,8 +274,8 @@ def test_for_an_exported_program_the_restorer_alone_is_tuned_and_written(
         (["net.pt2"], 2, "save the restorer alone"),
         (["net.pt2", "--tune", "nothing"], 2, "save the restorer alone"),
         (["sign-gtsrb"], 2, "sign-gtsrb tells 43 classes apart, folder:.* has 3"),
-        (["sign-gtsrb", "--restorer-only"], 2, "--restorer-only goes with --tune restorer"),
-        (["sign-gtsrb", "--class-names", "net.pth"], 2, "--class-names goes with --tune restorer"),
+        (["sign-gtsrb", "--restorer-only"], 2, "--restorer-only needs --tune restorer"),
+        (["sign-gtsrb", "--class-names", "net.pth"], 2, "--class-names needs --tune restorer"),
         (
             ["sign-gtsrb", "--tune", "restorer", "--class-names", "net.pth"],
             2,
@@ -285,25 +286,25 @@ def test_for_an_exported_program_the_restorer_alone_is_tuned_and_written(
     ],
 )
 def test_what_cannot_be_fused_is_told_in_one_line(
-    arguments: list[str], code: int, message: str, here: Path, tmp_path: Path
+    arguments: list[str], code: int, message: str, parts_here: Path, tmp_path: Path
 ) -> None:
-    found, said, error = fuse(here, tmp_path / "pair.safetensors", *arguments)
+    found, said, error = fuse(parts_here, tmp_path / "pair.safetensors", *arguments)
     assert found == code
     assert re.fullmatch(f"steadylens: .*{message}.*\n", error)
     assert "Traceback" not in said + error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_labels_the_classes_of_the_data_do_not_matter(fuse_place: Path, tmp_path: Path) -> None:
-    torch.save(timm.create_model("test_resnet", num_classes=5).state_dict(), tmp_path / "five.pth")
+def test_without_labels_the_classes_of_the_data_do_not_matter(parts: Path, tmp_path: Path) -> None:
+    write_weights(tmp_path / "five.pth", classes=5)
     five: list[str | Path] = [
         "timm:test_resnet",
         "--weights",
         tmp_path / "five.pth",
         "--size",
-        str(FUSED_SIZE),
+        str(SIZE),
     ]
-    assert "tells 5 classes apart" in fuse(fuse_place, tmp_path / "pair.safetensors", *five)[2]
-    code, _, error = fuse(fuse_place, tmp_path / "pair.safetensors", *five, "--tune", "restorer")
+    assert "tells 5 classes apart" in fuse(parts, tmp_path / "pair.safetensors", *five)[2]
+    code, _, error = fuse(parts, tmp_path / "pair.safetensors", *five, "--tune", "restorer")
     assert (code, error) == (0, "")
     assert load_model(tmp_path / "pair.safetensors")[1]["classes"] == []

@@ -74,11 +74,11 @@ def test_a_stage_that_never_began_is_given_no_time(clock: Clock) -> None:
     assert shown(tell) == "  images: 10 images\n  others: 20 images\n"
 
 
-def test_a_resumed_stage_says_where_it_goes_on() -> None:
+def test_a_resumed_stage_says_where_it_continues() -> None:
     def tell(some: Display) -> None:
         some.show(Update(stage="classifier", state="resumed", done=1_500, total=2_000))
 
-    assert shown(tell) == "  classifier: goes on from step 1,500 of 2,000\n"
+    assert shown(tell) == "  classifier: continues from step 1,500 of 2,000\n"
 
 
 def test_the_time_left_rests_on_what_was_done_since_the_start(clock: Clock) -> None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from steadylens.checkpoints.card import card
 from steadylens.checkpoints.checkpoint import save_model
 from steadylens.checkpoints.loading import load
-from steadylens.cli.deploy import SUFFIXES, FormatName
+from steadylens.cli.deploy import SUFFIXES, ExportFormatName
 from steadylens.cli.main import app
 from steadylens.inference.export import format_of, open_engine, read_metadata
 from steadylens.nets.restoration import RestorationNet, initialize_xavier
@@ -68,7 +68,7 @@ def test_a_triton_repository_is_written(model: Path, tmp_path: Path) -> None:
 
 
 def test_every_format_has_the_ending_of_its_files() -> None:
-    assert SUFFIXES.keys() == set(FormatName)
+    assert SUFFIXES.keys() == set(ExportFormatName)
     assert all(format_of(Path(f"net{suffix}")).suffix == suffix for suffix in SUFFIXES.values())
 
 

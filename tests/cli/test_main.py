@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 
 from steadylens import __version__
 from steadylens.checkpoints.checkpoint import load_model, save_model
-from steadylens.cli.console import RecipeName, lent_run, sampled
+from steadylens.cli.console import lent_run, sampled
 from steadylens.cli.main import app
+from steadylens.cli.options import RecipeName, RunOptions, SamplingOptions
 from steadylens.cli.paper import NetName
 from steadylens.data import datasets
 from steadylens.errors import DatasetError
@@ -371,7 +372,7 @@ def test_an_interrupted_training_ends_with_one_line_and_leaves_nothing_half_writ
     process.send_signal(signal.SIGINT)
     outcome = finish(process)
     assert outcome.code == 1
-    assert outcome.err == "steadylens: interrupted; the same command goes on from what is saved\n"
+    assert outcome.err == "steadylens: interrupted; run the same command again to continue\n"
     assert "net:" not in outcome.out
     assert not (out / "net.safetensors").exists()
     assert not list(tmp_path.rglob(".*"))
@@ -387,7 +388,7 @@ def test_an_interrupt_while_images_are_loaded_is_one_line_too(
     monkeypatch.setattr(datasets, "load_dataset", interrupted)
     outcome = steadylens(*command, "--out", tmp_path / "out.safetensors")
     assert outcome.code == 1
-    assert outcome.err == "steadylens: interrupted; the same command goes on from what is saved\n"
+    assert outcome.err == "steadylens: interrupted; run the same command again to continue\n"
     assert outcome.out == ""
 
 
@@ -448,12 +449,15 @@ def test_nets_are_trained_fused_evaluated_and_reported(
 
 
 def test_a_precision_replaces_the_number_of_versions(images: Path, tmp_path: Path) -> None:
-    with lent_run(f"folder:{images}", RecipeName.smoke, 0, "cpu", tmp_path / "cache") as run:
-        sampling = sampled(run, None, 0.01).recipe.evaluation.sampling
+    options = RunOptions(
+        data=f"folder:{images}", recipe=RecipeName.smoke, device="cpu", cache=tmp_path / "cache"
+    )
+    with lent_run(options) as run:
+        sampling = sampled(run, SamplingOptions(half_width=0.01)).recipe.evaluation.sampling
         assert (sampling.versions, sampling.half_width) == (150, 0.01)
-        sampling = sampled(run, 7, None).recipe.evaluation.sampling
+        sampling = sampled(run, SamplingOptions(versions=7)).recipe.evaluation.sampling
         assert (sampling.versions, sampling.half_width) == (7, None)
-        assert sampled(run, None, None).recipe == run.recipe
+        assert sampled(run, SamplingOptions()).recipe == run.recipe
 
 
 @pytest.mark.parametrize(

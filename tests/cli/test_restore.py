@@ -75,12 +75,12 @@ def test_an_identity_gives_back_every_file_of_a_folder(folder: Path, tmp_path: P
 def test_files_that_are_left_out_are_counted_by_their_endings(
     folder: Path, tmp_path: Path, identity: Path
 ) -> None:
-    assert "left out" not in run(folder, "--out", tmp_path / "one", "--net", identity).out
+    assert "ignored" not in run(folder, "--out", tmp_path / "one", "--net", identity).out
     for name in ("moving.gif", "deep/STILL.GIF", "notes", ".hidden"):
         (folder / name).touch()
     outcome = run(folder, "--out", tmp_path / "other", "--net", identity)
     assert outcome.code == 0
-    assert outcome.out.endswith("left out, as of no format that is read here: 2 .gif, 1 without an ending\n")
+    assert outcome.out.endswith("ignored files of other formats: 2 .gif, 1 without an ending\n")
 
 
 def test_a_packaged_net_gives_what_python_gives(folder: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_views_in_place_are_neither_restored_nor_overwritten(folder: Path, smoot
     assert views
     again = run(*call)
     assert again.code == 0
-    assert f"{len(views)} were there already and stay as they are" in again.out
+    assert f"skipped {len(views)} whose output already exists" in again.out
     assert views == {path: path.read_bytes() for path in folder.rglob("*.pattern.png")}
 
 
@@ -192,7 +192,7 @@ def test_what_is_there_stays_unless_it_is_to_be_overwritten(
     first = run(folder, "--out", out, "--net", identity)
     assert first.code == 0
     assert "restored 3 of 4 images" in first.out
-    assert "1 were there already and stay as they are; --overwrite" in first.out
+    assert "skipped 1 whose output already exists; --overwrite" in first.out
     assert (out / "a.png").read_text() == "mine"
     assert "restored 0 of 4" in run(folder, "--out", out, "--net", identity).out
     assert "restored 4 of 4" in run(folder, "--out", out, "--net", identity, "--overwrite").out
@@ -222,7 +222,7 @@ def test_an_image_above_the_limit_is_refused_and_the_option_is_named(
     [
         (["a.png"], "give either --out with a folder, or --in-place"),
         (["a.png", "--out", "out", "--in-place"], "give either --out with a folder, or --in-place"),
-        (["a.png", "--in-place", "--format", "png"], "--format makes new files"),
+        (["a.png", "--in-place", "--format", "png"], "--format writes new files"),
         (["a.png", "--out", "out", "--max-megapixels", "0"], "is 0.0, it must be positive and finite"),
         (["a.png", "--out", "out", "--max-megapixels", "nan"], "is nan, it must be positive and finite"),
         (["a.png", "--out", "out", "--max-megapixels", "inf"], "is inf, it must be positive and finite"),

@@ -7,29 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steadylens.cli.console import (
-    Cache,
+from steadylens.cli.console import explaining, lent_run, preprocessing_options, sampled, say
+from steadylens.cli.options import (
     ClassifierName,
-    Data,
     Debug,
-    Device,
     File,
     FitOption,
-    HalfWidth,
     Mean,
     Out,
-    RecipeName,
-    RecipeOption,
-    Seed,
-    Size,
+    RunOptions,
+    SamplingOptions,
+    SizeOption,
     Std,
-    Versions,
     Weights,
-    explaining,
-    lent_run,
-    preprocessing_options,
-    sampled,
-    say,
+    with_option_groups,
 )
 from steadylens.errors import SettingError
 
@@ -37,54 +28,53 @@ if TYPE_CHECKING:
     from steadylens.checkpoints.loading import LoadedNet
 
 
-PACKAGED = "l11-gtsrb"
-"""The restorer that is tried when none is named."""
+DEFAULT_RESTORER = "l11-gtsrb"
+"""The packaged restorer that is compared if the user names none."""
 
 
+@with_option_groups
 def compare(
     classifier: ClassifierName,
     restorer: Annotated[
         list[str] | None,
         typer.Option(
-            help="A restorer to put in front as it is: a packaged name or a file; may be given several "
-            f"times. {PACKAGED} if neither this nor --fused is given."
+            help="A restorer to put in front of the classifier, unchanged: a .safetensors file or the name "
+            f"of a packaged net. May be repeated. {DEFAULT_RESTORER} if neither this nor --fused is given."
         ),
     ] = None,
     fused: Annotated[
         list[Path] | None,
-        typer.Option(help="File of a fused classifier, as fuse writes it; may be given several times."),
+        typer.Option(
+            help="Also compare this fused classifier, a file that fuse has written. May be repeated."
+        ),
     ] = None,
     weights: Weights = None,
-    size: Size = None,
+    size: SizeOption = None,
     mean: Mean = None,
     std: Std = None,
     fit: FitOption = None,
-    data: Data = "signs",
-    recipe: RecipeOption = RecipeName.quick,
+    *,
+    options: RunOptions,
     out: Out = Path("runs/comparison"),
-    versions: Versions = None,
-    half_width: HalfWidth = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    cache: Cache = None,
+    sampling: SamplingOptions,
     debug: Debug = False,
 ) -> None:
-    """Compare a classifier alone with itself behind restorers: accuracy, stability under noise, cost."""
-    with explaining(debug, goes_on=True):
+    """Compare a classifier with and without restorers: accuracy, stability under noise, cost."""
+    with explaining(debug, resumable=True):
         from steadylens.checkpoints.loading import check_classes, check_order, load_classifier
 
-        options = preprocessing_options(size, mean, std, fit)
-        alone = load_classifier(classifier, weights=weights, options=options)
-        pairs = _pairs(alone, restorer or ([] if fused else [PACKAGED]), fused or [])
-        with lent_run(data, recipe, seed, device, cache, size=alone.size, fit=alone.fit) as run:
+        choices = preprocessing_options(size, mean, std, fit)
+        alone = load_classifier(classifier, weights=weights, options=choices)
+        pairs = _pairs(alone, restorer or ([] if fused else [DEFAULT_RESTORER]), fused or [])
+        with lent_run(options, size=alone.size, fit=alone.fit) as run:
             from steadylens.evaluation.workflows import compare as compare_all
             from steadylens.report.paper import ALONE
 
-            for opened in (alone, *pairs):
-                check_classes(opened, run.data.class_names, data)
-                check_order(opened, run.data.class_names, data)
+            for loaded in (alone, *pairs):
+                check_classes(loaded, run.data.class_names, options.data)
+                check_order(loaded, run.data.class_names, options.data)
             page = compare_all(
-                sampled(run, versions, half_width),
+                sampled(run, sampling),
                 alone.module.to(run.device),
                 {pair.name: pair.pair().to(run.device) for pair in pairs},
                 out,
@@ -113,58 +103,61 @@ def _pairs(alone: "LoadedNet", restorers: list[str], fused: list[Path]) -> "list
             )
     names = [pair.name for pair in pairs]
     if len(set(names)) < len(names):
-        raise SettingError(f"the pairs are called {', '.join(names)}; give each file a name of its own")
+        raise SettingError(f"the pairs are called {', '.join(names)}; give each file a different name")
     return pairs
 
 
-class Part(StrEnum):
-    """What is trained when a restorer and a classifier are fused."""
+class TunedPart(StrEnum):
+    """The part that is trained when a restorer and a classifier are fused."""
 
     classifier = "classifier"
     restorer = "restorer"
     nothing = "nothing"
 
 
+@with_option_groups
 def fuse(
     restorer: Annotated[
-        str, typer.Argument(help="The restorer: the name of a packaged one (l11-gtsrb) or a file.")
+        str,
+        typer.Argument(help="The restorer: a .safetensors file or the name of a packaged net (l11-gtsrb)."),
     ],
     classifier: ClassifierName,
     out: File,
     tune: Annotated[
-        Part,
+        TunedPart,
         typer.Option(
-            help="classifier: fine-tune it on labelled noisy images, as the paper does. restorer: tune it so "
-            "that the unchanged classifier keeps its answers, without labels. nothing: put both together."
+            help="classifier: fine-tune the classifier on labelled noisy images, as the paper does. "
+            "restorer: train the restorer so that the unchanged classifier keeps its answers, without "
+            "labels. nothing: only combine the two."
         ),
-    ] = Part.classifier,
+    ] = TunedPart.classifier,
     restorer_only: Annotated[
-        bool, typer.Option("--restorer-only", help="Write the tuned restorer alone instead of the pair.")
+        bool,
+        typer.Option(
+            "--restorer-only", help="Write only the trained restorer, not the pair. Needs --tune restorer."
+        ),
     ] = False,
     class_names: Annotated[
         Path | None,
-        typer.Option(help="With --tune restorer: text file that names the classes, one a line, in order."),
+        typer.Option(help="Text file with the class names in order, one per line. Needs --tune restorer."),
     ] = None,
     weights: Weights = None,
-    size: Size = None,
+    size: SizeOption = None,
     mean: Mean = None,
     std: Std = None,
     fit: FitOption = None,
-    data: Data = "signs",
-    recipe: RecipeOption = RecipeName.quick,
-    seed: Seed = 0,
-    device: Device = "auto",
-    cache: Cache = None,
+    *,
+    options: RunOptions,
     debug: Debug = False,
 ) -> None:
-    """Put a restorer in front of a classifier, and tune one of the two, or none."""
-    with explaining(debug, goes_on=True):
-        if restorer_only and tune is not Part.restorer:
+    """Put a restorer in front of a classifier and save the pair; train one of the two, or neither."""
+    with explaining(debug, resumable=True):
+        if restorer_only and tune is not TunedPart.restorer:
             raise SettingError(
-                "--restorer-only goes with --tune restorer; otherwise the restorer stays as it is"
+                "--restorer-only needs --tune restorer; otherwise the restorer stays unchanged"
             )
-        if class_names is not None and tune is not Part.restorer:
-            raise SettingError("--class-names goes with --tune restorer; otherwise the data name the classes")
+        if class_names is not None and tune is not TunedPart.restorer:
+            raise SettingError("--class-names needs --tune restorer; otherwise the data names the classes")
         from steadylens.checkpoints.loading import check_classes, check_order, load_classifier, load_net
         from steadylens.nets.architecture import describe
         from steadylens.nets.facts import RESTORING
@@ -172,47 +165,47 @@ def fuse(
 
         check_suffix(out)
         front = load_net(restorer, task=RESTORING)
-        options = preprocessing_options(size, mean, std, fit)
-        behind = load_classifier(classifier, weights=weights, options=options)
+        choices = preprocessing_options(size, mean, std, fit)
+        behind = load_classifier(classifier, weights=weights, options=choices)
         if not restorer_only:
-            describe(behind.module)  # what cannot be saved is refused before anything is done
+            describe(behind.module)  # refuses a classifier that cannot be saved, before the long work
         names = _class_names(behind, class_names)
-        with lent_run(data, recipe, seed, device, cache, size=behind.size, fit=behind.fit) as run:
+        with lent_run(options, size=behind.size, fit=behind.fit) as run:
             from steadylens.training.fusing import fine_tune, fuse_as_they_are, fuse_label_free, tune_restorer
 
-            if tune is Part.restorer:
+            if tune is TunedPart.restorer:
                 unlabelled = replace(run, data=replace(run.data, class_names=names))
             else:
-                check_classes(behind, run.data.class_names, data)
-                check_order(behind, run.data.class_names, data)
+                check_classes(behind, run.data.class_names, options.data)
+                check_order(behind, run.data.class_names, options.data)
             match tune:
-                case Part.classifier:
+                case TunedPart.classifier:
                     fine_tune(run, front, behind, out, name=out.stem)
-                case Part.restorer if restorer_only:
+                case TunedPart.restorer if restorer_only:
                     tune_restorer(unlabelled, front, behind, out, name=out.stem)
-                case Part.restorer:
+                case TunedPart.restorer:
                     fuse_label_free(unlabelled, front, behind, out, name=out.stem)
-                case Part.nothing:
+                case TunedPart.nothing:
                     fuse_as_they_are(run, front, behind, out, name=out.stem)
     say(f"{'restorer' if restorer_only else 'fused classifier'}: {out.resolve()}")
 
 
-def _class_names(classifier: "LoadedNet", told: Path | None) -> tuple[str, ...]:
-    """Returns the classes as the classifier or a file names them: the folders of the data may be others."""
+def _class_names(classifier: "LoadedNet", path: Path | None) -> tuple[str, ...]:
+    """Returns the class names from a file, or those of the classifier; the data may have other classes."""
     from steadylens.checkpoints.loading import count_classes
 
-    if told is None:
+    if path is None:
         return classifier.class_names
     try:
-        text = told.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise SettingError(f"{told} cannot be read: {reason}; give a text with a name a line") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
+        raise SettingError(f"{path} cannot be read: {reason}; write one name per line") from error
     names = tuple(line.strip() for line in text.strip().split("\n"))
     different, classes = len({*names} - {""}), count_classes(classifier)
     if not different == len(names) == classes:
         raise SettingError(
-            f"{told} has {different} names in {len(names)} lines; {classifier.name} tells {classes} classes "
-            "apart, each needs a line with a name of its own"
+            f"{path} has {different} names in {len(names)} lines; {classifier.name} has {classes} classes, "
+            "and each needs a line with a different name"
         )
     return names

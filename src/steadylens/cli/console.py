@@ -1,13 +1,11 @@
-"""What the commands share: options, error messages, progress, and the run that a command works on."""
+"""What commands share besides options: error messages, progress display, and the run that they work on."""
 
 import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Self
 
 import typer
 from rich.console import Console
@@ -21,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from steadylens.cli.options import RunOptions, SamplingOptions
 from steadylens.errors import MissingExtraError, SettingError, SteadylensError, lacks_memory, reason_of
 from steadylens.progress import Update
 
@@ -32,6 +31,10 @@ if TYPE_CHECKING:
 
 
 SECONDS_BETWEEN_LINES = 15.0
+"""How often progress is printed where there is no terminal."""
+
+MOST_VERSIONS = 150
+"""How many noisy versions of an image are tried at most to reach a precision."""
 
 
 class Display:
@@ -75,7 +78,7 @@ class Display:
                 self._begin(update)
             case "resumed":
                 self._begin(update)
-                self._say(update.stage, f"goes on from step {update.done:,} of {update.total:,}")
+                self._say(update.stage, f"continues from step {update.done:,} of {update.total:,}")
             case "advanced":
                 self._advance(update)
             case "skipped":
@@ -117,104 +120,13 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class RecipeName(StrEnum):
-    """The recipes, by name."""
-
-    paper = "paper"
-    paper_quarter = "paper-quarter"
-    long = "long"
-    thorough = "thorough"
-    fast = "fast"
-    quick = "quick"
-    smoke = "smoke"
-
-
-Data = Annotated[
-    str,
-    typer.Option(
-        help="Where the images come from: signs (drawn, 43 classes), gtsrb:DIR (official archives or the "
-        "CSV repackaging) or folder:DIR (one folder a class).",
-    ),
-]
-
-RecipeOption = Annotated[
-    RecipeName,
-    typer.Option(
-        "--recipe",
-        help="long, paper-quarter, paper: for a GPU. thorough: hours on 2 cores. fast: half an hour. "
-        "quick: minutes. smoke: seconds.",
-    ),
-]
-
-Seed = Annotated[int, typer.Option(help="Seed that all randomness is derived from.")]
-
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU if there is one.")]
-
-Cache = Annotated[
-    Path | None, typer.Option(help="Folder for decoded images; by default the user's cache folder.")
-]
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-Out = Annotated[Path, typer.Option(help="Folder of the run; what it holds already is not made again.")]
-
-File = Annotated[
-    Path, typer.Option("--out", help="File to write; if it is there already, nothing is trained.")
-]
-
-Versions = Annotated[int | None, typer.Option(help="Noisy versions of each image in Table 4.")]
-
-HalfWidth = Annotated[
-    float | None,
-    typer.Option(help="Sample each cell of Table 4 until its interval is within +- this share, say 0.001."),
-]
-
-ClassifierName = Annotated[
-    str,
-    typer.Argument(
-        help="The classifier: timm:NAME or torchvision:NAME (with --weights), transformers:DIR, the file of "
-        "an exported program (.pt2), the file of a net, or the name of a packaged one (sign-gtsrb)."
-    ),
-]
-
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        help="Local file of the classifier's weights, for timm and torchvision; nothing is downloaded."
-    ),
-]
-
-Size = Annotated[
-    int | None, typer.Option(help="Pixels of the images' side; by default what the classifier tells.")
-]
-
-Mean = Annotated[
-    tuple[float, float, float] | None,
-    typer.Option(help="What the classifier subtracts from R, G and B in [0, 1]; by default what it tells."),
-]
-
-Std = Annotated[
-    tuple[float, float, float] | None,
-    typer.Option(help="What it then divides R, G and B by; by default what it tells."),
-]
-
-FitOption = Annotated[
-    str | None,
-    typer.Option(
-        "--fit",
-        help="How photographs become squares: squash, crop (the centre) or crop:SIDE (of the shorter side "
-        "resized to SIDE pixels); by default what the classifier tells.",
-    ),
-]
-
-
 @contextmanager
-def explaining(debug: bool, *, goes_on: bool = False) -> Iterator[None]:
-    """Turns an error that the user can mend into one line and an exit code.
+def explaining(debug: bool, *, resumable: bool = False) -> Iterator[None]:
+    """Turns an error that the user can fix into one line of text and an exit code.
 
     Args:
-        debug: Whether to let it pass as it is.
-        goes_on: Whether the command keeps what is done, and goes on from there if it is interrupted.
+        debug: Whether to raise the error unchanged instead.
+        resumable: Whether the same command continues from saved results after an interrupt.
     """
     try:
         yield
@@ -227,10 +139,10 @@ def explaining(debug: bool, *, goes_on: bool = False) -> Iterator[None]:
         if debug or (isinstance(error, RuntimeError) and not lacks_memory(error)):
             raise
         if isinstance(error, OSError) and error.filename:
-            told = f"{error.filename}: {error.strerror}"
+            reason = f"{error.filename}: {error.strerror}"
         else:
-            told = reason_of(error)
-        text = f"{told}; --debug shows where"
+            reason = reason_of(error)
+        text = f"{reason}; --debug shows where"
         Console(stderr=True).print(f"steadylens: {text}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
@@ -239,55 +151,58 @@ def explaining(debug: bool, *, goes_on: bool = False) -> Iterator[None]:
         console = Console(stderr=True)
         if console.is_terminal:
             console.line()  # the terminal has shown ^C
-        further = "the same command goes on from what is saved" if goes_on else "nothing was left half-done"
-        console.print(f"steadylens: interrupted; {further}", soft_wrap=True)
+        advice = "run the same command again to continue" if resumable else "no unfinished file was left"
+        console.print(f"steadylens: interrupted; {advice}", soft_wrap=True)
         raise typer.Exit(1) from None
 
 
 @contextmanager
-def lent_run(
-    data: str,
-    recipe: RecipeName,
-    seed: int,
-    device: str,
-    cache: Path | None,
-    *,
-    size: int = 48,
-    fit: "Fit | None" = None,
-) -> Iterator["Run"]:
-    """Loads the images, squashed or fitted into `size` pixels, and lends a run whose news are shown."""
+def lent_run(options: RunOptions, *, size: int = 48, fit: "Fit | None" = None) -> Iterator["Run"]:
+    """Loads the images, squashed or fitted to `size` pixels, and yields a run whose progress is shown."""
     from steadylens.data.datasets import load_dataset
     from steadylens.images.preprocessing import Fit
     from steadylens.training.recipes import recipe_named
     from steadylens.training.run import Run
 
-    place, stage = device_named(device), f"images of {data}"
+    device, stage = device_named(options.device), f"images of {options.data}"
     with Display(Console()) as display:
 
         def loading(done: int, total: int) -> None:
             display.show(Update(stage=stage, state="advanced", done=done, total=total))
 
         display.show(Update(stage=stage, state="started"))
-        images = load_dataset(data, size=size, fit=fit or Fit(), seed=seed, cache=cache, progress=loading)
+        images = load_dataset(
+            options.data,
+            size=size,
+            fit=fit or Fit(),
+            seed=options.seed,
+            cache=options.cache,
+            progress=loading,
+        )
         sizes = f"{len(images.train):,} for training, {len(images.validation):,} for validation, "
         note = f"{sizes}{len(images.test):,} for testing"
         display.show(Update(stage=stage, state="finished", note=note))
         for line in images.notes:
             display.console.print(f"  note: {line}", markup=False, highlight=False, soft_wrap=True)
-        parts = {name: getattr(images, name).to(place) for name in ("train", "validation", "test")}
-        moved = dataclasses.replace(images, **parts)
+        parts = {name: getattr(images, name).to(device) for name in ("train", "validation", "test")}
         yield Run(
-            data=moved, recipe=recipe_named(recipe.value), seed=seed, device=place, observe=display.show
+            data=dataclasses.replace(images, **parts),
+            recipe=recipe_named(options.recipe.value),
+            seed=options.seed,
+            device=device,
+            observe=display.show,
         )
 
 
-def sampled(run: "Run", versions: int | None, half_width: float | None) -> "Run":
-    """Returns the run with another number of noisy versions, or another precision, in Table 4."""
+def sampled(run: "Run", options: SamplingOptions) -> "Run":
+    """Returns the run with the number of noisy versions, or the precision, that the options ask for."""
     from steadylens.training.settings import Sampling
 
-    usual = run.recipe.evaluation.sampling
-    most = versions if versions is not None else (usual.versions if half_width is None else 150)
-    sampling = Sampling(versions=most, half_width=half_width if half_width is not None else usual.half_width)
+    usual, half_width = run.recipe.evaluation.sampling, options.half_width
+    most = options.versions
+    if most is None:
+        most = usual.versions if half_width is None else MOST_VERSIONS
+    sampling = Sampling(versions=most, half_width=usual.half_width if half_width is None else half_width)
     evaluation = dataclasses.replace(run.recipe.evaluation, sampling=sampling)
     return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, evaluation=evaluation))
 
@@ -305,7 +220,7 @@ def preprocessing_options(
 
 
 def device_named(name: str) -> "torch.device":
-    """Returns the device of that name, or the best one here for auto.
+    """Returns the device with that name, or for auto a GPU if there is one, else the CPU.
 
     Raises:
         SettingError: If the device cannot be used.
@@ -321,7 +236,7 @@ def device_named(name: str) -> "torch.device":
     except RuntimeError as error:
         raise SettingError(f"there is no device {name!r}; give cpu, cuda, cuda:1 or auto") from error
     try:
-        torch.zeros(1, device=device).item()  # a device without storage, as meta, fails here
+        torch.zeros(1, device=device).item()  # fails on a device without storage, such as meta
     except (RuntimeError, AssertionError) as error:
         reason = reason_of(error)
         raise SettingError(f"the device {name!r} cannot be used here ({reason}); try cpu or auto") from error
@@ -329,5 +244,5 @@ def device_named(name: str) -> "torch.device":
 
 
 def say(text: str) -> None:
-    """Prints a line as it is."""
+    """Prints a line of text, without any markup."""
     Console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steadylens.cli.console import Debug, Device, Weights, device_named, explaining, say
+from steadylens.cli.console import device_named, explaining, say
+from steadylens.cli.options import Debug, Device, Weights
 from steadylens.errors import SettingError
 
 if TYPE_CHECKING:
@@ -60,45 +61,56 @@ def serve_page(
     say("stopped")
 
 
-class FormatName(StrEnum):
-    """The formats, by name."""
+class ExportFormatName(StrEnum):
+    """The export formats, by name."""
 
     onnx = "onnx"
     openvino = "openvino"
     torch = "torch"
 
 
-SUFFIXES = {FormatName.onnx: ".onnx", FormatName.openvino: ".xml", FormatName.torch: ".pt2"}
+SUFFIXES = {
+    ExportFormatName.onnx: ".onnx",
+    ExportFormatName.openvino: ".xml",
+    ExportFormatName.torch: ".pt2",
+}
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A packaged net, as l11-gtsrb, or a .safetensors file.")],
+    model: Annotated[
+        str, typer.Argument(help="The net: a .safetensors file or a packaged net, such as l11-gtsrb.")
+    ],
     kind: Annotated[
-        FormatName | None, typer.Option("--format", help="By default, what the ending of --out says.")
+        ExportFormatName | None,
+        typer.Option("--format", help="Export format; by default, chosen by the suffix of --out."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File to write: .onnx, .xml (a .bin appears, too) or .pt2.")
+        Path | None,
+        typer.Option(help="File to write: .onnx, .xml (OpenVINO, with a .bin beside it) or .pt2 (PyTorch)."),
     ] = None,
     static: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Fix height and width; a classifier's are fixed.")
+        str | None,
+        typer.Option(metavar="HxW", help="Fix a restorer's image height and width; by default, any size."),
     ] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Fix the number of images in a batch.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Fix the number of images in a batch; by default, any number.")
+    ] = None,
     triton: Annotated[
-        Path | None, typer.Option(help="Instead of --out: the model repository of a Triton server.")
+        Path | None, typer.Option(help="Instead of --out: write to this model repository of a Triton server.")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a net for another runtime, once it has answered there as here."""
+    """Export a net to ONNX, OpenVINO or torch.export, and check that it gives the same results there."""
     with explaining(debug):
         size = None if static is None else _size(static)
         if out is not None and triton is not None:
-            raise SettingError("--out and --triton are two places; give one of them")
-        if triton is not None and kind not in (None, FormatName.onnx):
-            raise SettingError(f"a Triton repository is made of ONNX, not of {kind}; leave --format out")
+            raise SettingError("--out and --triton both say where to write; give one of them")
+        if triton is not None and kind not in (None, ExportFormatName.onnx):
+            raise SettingError(f"a Triton repository is made of ONNX, not of {kind}; leave out --format")
         if out is not None and kind is not None and out.suffix != SUFFIXES[kind]:
-            raise SettingError(f"{out} does not end in {SUFFIXES[kind]}, as a file of {kind} does; rename it")
+            raise SettingError(f"{out} does not end in {SUFFIXES[kind]}, the suffix of {kind}; rename it")
         exported = _exported(model, out=out, triton=triton, size=size, batch=batch)
-    for line in _told(exported):
+    for line in _summary(exported):
         say(line)
 
 
@@ -110,14 +122,14 @@ def _exported(
 
     place = out or triton
     if place is None:
-        raise SettingError("it must be said where to write: give --out FILE or --triton DIR")
+        raise SettingError("nothing says where to write: give --out FILE or --triton DIR")
     net = load_net(model)
     about = {**net.info.plain, "classes": list(net.class_names)}
     write = export_net if place is out else export_triton
     return write(net.module, place, name=net.name, about=about, size=size, batch=batch)
 
 
-def _told(exported: "Exported") -> list[str]:
+def _summary(exported: "Exported") -> list[str]:
     signature, parity = exported.signature, exported.parity
     reads, writes = (" x ".join(map(str, shape)) for shape in (signature.input_shape, signature.output_shape))
     smallest = "" if signature.size else f", at least {signature.minimum_size} pixels high and wide"
@@ -125,16 +137,16 @@ def _told(exported: "Exported") -> list[str]:
     return [
         f"exported: {exported.path.resolve()}",
         f"reads {reads}{smallest}; writes {writes}",
-        f"compared with the evaluated net on {parity.images} noisy images: largest difference "
+        f"compared with the original net on {parity.images} noisy images: largest difference "
         f"{parity.maximum_difference:.2g}{answers}",
     ]
 
 
 def _size(text: str) -> tuple[int, int]:
-    """Returns height and width of a text such as 480x640."""
+    """Reads height and width from a text such as 480x640."""
     sides = text.lower().split("x")
     if len(sides) != 2 or not all(side.isascii() and side.isdecimal() and int(side) >= 1 for side in sides):
-        raise SettingError(f"--static is {text!r}, it must be height and width in pixels, as 480x640")
+        raise SettingError(f"--static is {text!r}, it must be height and width in pixels, such as 480x640")
     return int(sides[0]), int(sides[1])
 
 

@@ -1,4 +1,4 @@
-"""The command line: the commands of the other modules under one name."""
+"""The command line: brings the commands of the other modules together."""
 
 import io
 import sys
@@ -20,41 +20,22 @@ app = typer.Typer(
     add_completion=False,
 )
 
-train = typer.Typer(help="Train one net.", no_args_is_help=True)
-
-
+train = typer.Typer(help="Train a restoration net or a classifier.", no_args_is_help=True)
 train.command("restorer")(train_one_restorer)
-
-
 train.command("classifier")(train_one_classifier)
 
-
-app.command()(reproduce)
-
-
+for command in (restore, compare, fuse, export, serve):
+    app.command()(command)
+app.command("app")(serve_page)
 app.add_typer(train, name="train")
-
-
-for command in (fuse, compare, evaluate, report):
+for command in (evaluate, reproduce, report):
     app.command()(command)
 
 
-app.command()(restore)
-
-
-app.command()(serve)
-
-
-app.command()(export)
-
-
-app.command("app")(serve_page)
-
-
 def main() -> None:
-    """Runs the command line; a call that it cannot parse gets one line and exit code 2."""
+    """Runs the command line. A call that cannot be parsed gets a one-line message and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may contain bytes that are no text
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
@@ -65,8 +46,8 @@ def main() -> None:
 
 def _refuse(error: typer.TyperException) -> None:
     text = " ".join(error.format_message().split()).rstrip(".")
-    text = text.replace(": Value error, ", ": ", 1)  # how the library that checks values begins
-    if not text:  # the help itself was asked for, by giving nothing
+    text = text.replace(": Value error, ", ": ", 1)  # a prefix of the library that checks values
+    if not text:  # a call without a command has printed the help
         return
     Console(stderr=True).print(
         f"steadylens: {text}; --help lists what there is", markup=False, highlight=False, soft_wrap=True
@@ -83,7 +64,7 @@ def _show_version(wanted: bool) -> None:
 def steadylens(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_show_version),
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
-    """Put a restoration ConvNet in front of an image classifier, and measure how much steadier it is."""
+    """Restore noisy images with a small neural net, alone or in front of an image classifier."""

@@ -1,4 +1,4 @@
-"""The commands of the paper: train, evaluate, report, and all of it in one."""
+"""The commands for the paper's experiments: train, evaluate, report, and reproduce, which does all three."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,24 +6,15 @@ from typing import Annotated
 
 import typer
 
-from steadylens.cli.console import (
-    Cache,
-    Data,
+from steadylens.cli.console import explaining, lent_run, sampled, say
+from steadylens.cli.options import (
+    FIT_HELP,
     Debug,
-    Device,
     File,
-    FitOption,
-    HalfWidth,
     Out,
-    RecipeName,
-    RecipeOption,
-    Seed,
-    Versions,
-    explaining,
-    lent_run,
-    preprocessing_options,
-    sampled,
-    say,
+    RunOptions,
+    SamplingOptions,
+    with_option_groups,
 )
 
 
@@ -38,103 +29,89 @@ class NetName(StrEnum):
     Dong = "Dong"
 
 
+@with_option_groups
 def reproduce(
-    data: Data = "signs",
-    recipe: RecipeOption = RecipeName.quick,
+    options: RunOptions,
+    sampling: SamplingOptions,
     out: Out = Path("runs/demo"),
-    versions: Versions = None,
-    half_width: HalfWidth = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    cache: Cache = None,
     debug: Debug = False,
 ) -> None:
-    """Train, fuse, evaluate: Tables 2 to 4 and Figures 1 to 4 of the paper, on one report page."""
-    with explaining(debug, goes_on=True), lent_run(data, recipe, seed, device, cache) as run:
+    """Reproduce the paper: train, fuse and evaluate all nets, and report its tables and figures."""
+    with explaining(debug, resumable=True), lent_run(options) as run:
         from steadylens.evaluation.workflows import reproduce as reproduce_all
 
-        page = reproduce_all(sampled(run, versions, half_width), out)
+        page = reproduce_all(sampled(run, sampling), out)
     say(f"report: {page.resolve()}")
 
 
+@with_option_groups
 def train_one_restorer(
-    net: Annotated[NetName, typer.Argument(help="The net of Table 1.")],
+    net: Annotated[NetName, typer.Argument(help="A net of the paper's Table 1.")],
     out: File,
-    data: Data = "signs",
-    recipe: RecipeOption = RecipeName.quick,
-    seed: Seed = 0,
-    device: Device = "auto",
-    cache: Cache = None,
+    options: RunOptions,
     debug: Debug = False,
 ) -> None:
-    """Train a restoration net on noisy images of the training set."""
-    with explaining(debug, goes_on=True):
+    """Train a restoration net on noisy training images."""
+    with explaining(debug, resumable=True):
         from steadylens.training.stages import check_suffix, train_restorer
 
         check_suffix(out)
-        with lent_run(data, recipe, seed, device, cache) as run:
+        with lent_run(options) as run:
             train_restorer(run, net.value, out)
     say(f"net: {out.resolve()}")
 
 
+@with_option_groups
 def train_one_classifier(
     out: File,
-    data: Data = "signs",
-    recipe: RecipeOption = RecipeName.quick,
+    options: RunOptions,
     noisy: Annotated[
-        bool, typer.Option("--noisy", help="Train on noisy images, fresh in every step.")
+        bool, typer.Option("--noisy", help="Train on noisy images, with new noise in every step.")
     ] = False,
-    fit: FitOption = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    cache: Cache = None,
+    fit: Annotated[str, typer.Option(help=f"{FIT_HELP}.")] = "squash",
     debug: Debug = False,
 ) -> None:
-    """Train the sign net from the start."""
-    with explaining(debug, goes_on=True):
+    """Train the traffic sign classifier SignNet from scratch."""
+    with explaining(debug, resumable=True):
+        from steadylens.images.preprocessing import Fit
         from steadylens.training.stages import check_suffix, train_classifier
 
         check_suffix(out)
-        fitted = preprocessing_options(None, None, None, fit).fit
-        with lent_run(data, recipe, seed, device, cache, fit=fitted) as run:
+        with lent_run(options, fit=Fit.parse(fit)) as run:
             train_classifier(run, out, noisy=noisy)
     say(f"classifier: {out.resolve()}")
 
 
+@with_option_groups
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(help="Restorers and classifiers, in any order: files, or names of packaged nets."),
+        typer.Argument(help="Restorers and classifiers: .safetensors files or names of packaged nets."),
     ],
-    data: Data = "signs",
-    recipe: RecipeOption = RecipeName.quick,
+    options: RunOptions,
+    sampling: SamplingOptions,
     out: Out = Path("runs/evaluation"),
-    versions: Versions = None,
-    half_width: HalfWidth = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    cache: Cache = None,
     debug: Debug = False,
 ) -> None:
-    """Measure trained nets: how well restorers restore, how accurate and steady classifiers are."""
-    with explaining(debug, goes_on=True):
+    """Measure trained nets: restoration quality, accuracy, and stability under noise."""
+    with explaining(debug, resumable=True):
         from steadylens.checkpoints.loading import load_net
         from steadylens.evaluation.workflows import evaluate_nets
 
         nets = [load_net(model, further="; for others, there is steadylens compare") for model in models]
-        with lent_run(data, recipe, seed, device, cache) as run:
-            page = evaluate_nets(sampled(run, versions, half_width), nets, out)
+        with lent_run(options) as run:
+            page = evaluate_nets(sampled(run, sampling), nets, out)
     say(f"report: {page.resolve()}")
 
 
 def report(
-    records: Annotated[list[Path], typer.Argument(help="Files of records, .jsonl.")],
-    out: Annotated[Path, typer.Option(help="Page to write; tables.md is written beside it.")] = Path(
+    records: Annotated[list[Path], typer.Argument(help="Record files (.jsonl) of earlier runs.")],
+    out: Annotated[Path, typer.Option(help="HTML page to write; tables.md is written beside it.")] = Path(
         "report.html"
     ),
     debug: Debug = False,
 ) -> None:
-    """Make the report page again from records alone; no net is needed."""
+    """Write the report page again from saved records; no net is needed."""
     with explaining(debug):
         from steadylens.records import read_records
         from steadylens.report.page import write_report, write_tables
