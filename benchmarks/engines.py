@@ -1,9 +1,10 @@
-"""L11 in each engine beside CDnCNN-B, FFDNet, classical methods and the machine's matrix products.
+"""Compares L11 in each engine with CDnCNN-B, FFDNet, classical methods and plain matrix products.
 
-Speed is megapixels of a tile a second: nets compute on the same tile in the same engine and precision. They
-take turns, of which the quickest counts. Operations are those of the convolutions as they are computed, on
-margins too. PSNR is the mean over test images with Gaussian noise, clipped and rounded to 8 bits; L11 is not
-told its strength, the classical methods are. An engine of several streams computes as many tiles at a time.
+Speed is in megapixels per second. All nets run on the same tile, in the same engines and precisions. They
+take turns, and the quickest turn counts. The operations counted are those of the convolutions as they are
+computed, margins included. PSNR is the mean over test images with Gaussian noise, clipped and rounded to 8
+bits. The classical methods are told the strength of the noise, L11 is not. An engine with several streams
+computes that many tiles at a time.
 """
 
 import argparse
@@ -47,7 +48,7 @@ SIGMAS_GREY = (5.0, 15.0, 25.0, 40.0)
 
 
 def quickest(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Returns the seconds of the quickest round of each call; they take turns, the first not counted."""
+    """Returns the seconds of the quickest round of each call; they take turns, the first is not counted."""
     best = dict.fromkeys(calls, math.inf)
     for turn in range(rounds + 1):
         for name, call in calls.items():
@@ -66,7 +67,7 @@ def operations(net: nn.Module, tile: Tensor) -> int:
 
 
 def engines_of(net: nn.Module, tile: Tensor, dtypes: Sequence[torch.dtype]) -> dict[str, Engine]:
-    """Returns a net, for one tile of fixed size, in each engine and precision that the machine is good at."""
+    """Returns a net, for one tile of fixed size, in each engine and in each precision that is fast here."""
     height, width = tile.shape[-2:]
     signature = signature_of(net, size=(height, width), batch=1)
     model = to_onnx(to_program(net, signature), signature)
@@ -80,8 +81,8 @@ def engines_of(net: nn.Module, tile: Tensor, dtypes: Sequence[torch.dtype]) -> d
     return found
 
 
-def together(engine: Engine, tile: Tensor) -> None:
-    """Runs an engine on as many tiles at a time as it has streams."""
+def run_all_streams(engine: Engine, tile: Tensor) -> None:
+    """Runs an engine on as many tiles at the same time as it has streams."""
     if engine.streams == 1:
         engine(tile)
         return
@@ -90,7 +91,7 @@ def together(engine: Engine, tile: Tensor) -> None:
 
 
 def speeds(ours: nn.Module, *, side: int, matrix: int, rounds: int) -> dict[str, Any]:
-    """Measures the nets in each engine, beside products of two square matrices."""
+    """Measures the nets in each engine, and products of two square matrices for comparison."""
     nets = {"L11": ours, "CDnCNN-B": ColourDnCNN().eval(), "FFDNet": ColourFFDNet().eval()}
     tile = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     dtypes = (torch.float32, torch.bfloat16) if has_fast_bfloat16(CPU) else (torch.float32,)
@@ -102,7 +103,7 @@ def speeds(ours: nn.Module, *, side: int, matrix: int, rounds: int) -> dict[str,
     streams = {}
     for name, net in nets.items():
         for place, engine in engines_of(net, tile, dtypes).items():
-            calls[f"{name}, {place}"] = partial(together, engine, tile)
+            calls[f"{name}, {place}"] = partial(run_all_streams, engine, tile)
             streams[f"{name}, {place}"] = engine.streams
     taken = quickest(calls, rounds)
     rates = {name: 2e-9 * matrix**3 / taken.pop(name) for name in products}
@@ -133,14 +134,14 @@ def speeds(ours: nn.Module, *, side: int, matrix: int, rounds: int) -> dict[str,
 
 
 def classical_speeds(side: int, rounds: int) -> dict[str, float]:
-    """Measures the classical methods in megapixels a second, on a noisy picture."""
+    """Measures the classical methods in megapixels per second, on a random picture."""
     picture = torch.randint(256, (side, side, 3), dtype=torch.uint8).numpy()
     calls = {name: partial(method.restore, picture, 25.0, 1.0) for name, method in CLASSICAL.items()}
     return {name: 1e-6 * side**2 / taken for name, taken in quickest(calls, rounds).items()}
 
 
 def qualities(ours: nn.Module, data: str, count: int) -> list[dict[str, object]]:
-    """Returns the mean PSNR in dB of each method at each strength of noise."""
+    """Returns the mean PSNR in dB of each method at each noise strength."""
     test = load_dataset(data).test.images
     generator = torch.Generator().manual_seed(0)
     clean = steadylens.to_float(test[torch.randperm(len(test), generator=generator)[:count]])
@@ -174,7 +175,7 @@ def mean_psnr(
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
-    """Returns all that is measured."""
+    """Returns all measurements."""
     ours = steadylens.load(NAME).requires_grad_(False)
     assert isinstance(ours, RestorationNet)
     measured = speeds(ours, side=arguments.tile, matrix=arguments.matrix, rounds=arguments.rounds)
@@ -189,16 +190,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measures and prints; writes too where it is told."""
-    parser = argparse.ArgumentParser(description="Measure restoration nets in each engine, beside others.")
+    """Prints the measurements, and writes them to a file on request."""
+    parser = argparse.ArgumentParser(description="Measure restoration nets in each engine.")
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     parser.add_argument("--data", default="signs", help="test images for PSNR: signs, gtsrb:DIR, folder:DIR")
-    parser.add_argument("--images", type=int, default=200, help="how many of them")
+    parser.add_argument("--images", type=int, default=200, help="how many test images")
     parser.add_argument("--rounds", type=int, default=10, help="timed rounds of each net")
     parser.add_argument("--tile", type=int, default=160, help="height and width of the nets' tile in pixels")
     parser.add_argument("--side", type=int, default=512, help="side of the classical methods' picture")
     parser.add_argument("--matrix", type=int, default=2048, help="side of the multiplied matrices")
-    parser.add_argument("--threads", type=int, default=2, help="threads that each may use")
+    parser.add_argument("--threads", type=int, default=2, help="threads that each library may use")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)

@@ -1,7 +1,7 @@
-"""The memory that `steadylens restore` takes for large image files, in processes of their own (on POSIX).
+"""Measures the memory that `steadylens restore` needs for large image files (on POSIX).
 
-Images are square, with levels that repeat from row to row, so that packing them costs little time; what they
-show does not matter to the memory.
+Each file is restored in a process of its own. Images are square and all their rows are the same, so that
+compressing them is quick; the content does not influence the memory.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from steadylens.images.pixels import Pixels
 from steadylens.images.reading import ImageContent, Metadata
 from steadylens.images.writing import write_image_file
 
-KINDS: dict[str, tuple[str, type[np.unsignedinteger[Any]], int]] = {
+FILE_TYPES: dict[str, tuple[str, type[np.unsignedinteger[Any]], int]] = {
     "PNG, 8-bit RGB": ("PNG", np.uint8, 3),
     "JPEG, 8-bit RGB": ("JPEG", np.uint8, 3),
     "TIFF, 16-bit RGB": ("TIFF", np.uint16, 3),
@@ -30,9 +30,9 @@ KINDS: dict[str, tuple[str, type[np.unsignedinteger[Any]], int]] = {
 }
 
 
-def write(path: Path, kind: str, megapixels: float) -> None:
-    """Writes an image of so many pixels."""
-    name, dtype, channels = KINDS[kind]
+def write(path: Path, file_type: str, megapixels: float) -> None:
+    """Writes an image of one of the file types."""
+    name, dtype, channels = FILE_TYPES[file_type]
     side = round(1000 * math.sqrt(megapixels))
     row = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (1, side, channels), dtype=dtype)
     pixels: Pixels = np.broadcast_to(row, (side, side, channels))
@@ -40,7 +40,7 @@ def write(path: Path, kind: str, megapixels: float) -> None:
 
 
 def restored(source: Path, out: Path, net: str) -> dict[str, float]:
-    """Restores a file in a process of its own, and returns what that took."""
+    """Restores a file in a new process, and returns its peak memory and its time."""
     code = "from steadylens.cli.main import main; main()"
     command = [sys.executable, "-c", code, "restore", str(source), "--out", str(out), "--net", net]
     begin = time.perf_counter()
@@ -53,18 +53,18 @@ def restored(source: Path, out: Path, net: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures and prints; writes too where it is told."""
-    parser = argparse.ArgumentParser(description="Measure the memory that restoring large files takes.")
+    """Prints the measurements, and writes them to a file on request."""
+    parser = argparse.ArgumentParser(description="Measure the memory that restoring large files needs.")
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     parser.add_argument("--net", default="l3-gtsrb", help="a packaged restorer")
     parser.add_argument("--megapixels", type=float, default=100)
     arguments = parser.parse_args()
     rows: list[dict[str, object]] = []
-    for kind in KINDS:
+    for file_type in FILE_TYPES:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "image"
-            write(source, kind, arguments.megapixels)
-            rows.append({"file": kind, **restored(source, Path(folder) / "out", arguments.net)})
+            write(source, file_type, arguments.megapixels)
+            rows.append({"file": file_type, **restored(source, Path(folder) / "out", arguments.net)})
     about = {"net": arguments.net, "megapixels": arguments.megapixels}
     versions = {library: version(library) for library in ("torch", "pillow", "numpy")}
     publish({**versions, **about, "files": rows}, arguments.out)

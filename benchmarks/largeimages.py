@@ -1,8 +1,8 @@
-"""The time and the memory that restoring takes as images grow, in tiles and in the fastest engine.
+"""Measures time and memory of restoring larger and larger images, in tiles and in the fastest engine.
 
-Images are square, 8-bit RGB; each net takes the sizes up to its limit. Sizes take turns, of which the
-quickest counts. Peak memory is what the process held resident at most while an image was restored, the image
-and its result included. Another table has the time for each pixel by the size of the tiles.
+Images are square 8-bit RGB; each net gets the sizes up to its limit. Sizes take turns, and the quickest turn
+counts. Peak memory is the largest resident memory of the process while an image is restored, including the
+image and its result. A second table has the time per pixel by the size of the tiles.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from steadylens.training.run import device_name
 
 CPU = torch.device("cpu")
 SHORT_SECONDS = 30.0
-"""What takes no longer is repeated."""
+"""Only images that take no longer than this are measured several times."""
 
 
 def square(megapixels: float) -> Tensor:
-    """Returns an image of random levels, uint8 (1, 3, H, W)."""
+    """Returns a random image, uint8 (1, 3, H, W)."""
     side = round(1000 * math.sqrt(megapixels))
     return torch.randint(
         256, (1, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -34,8 +34,8 @@ def square(megapixels: float) -> Tensor:
 
 
 def run(restorer: Restorer, image: Tensor) -> tuple[float, float]:
-    """Returns the seconds that restoring takes, and the megabytes resident at most meanwhile (on Linux)."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak until now
+    """Returns the seconds that restoring takes, and the peak of resident memory in megabytes (on Linux)."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
     begin = time.perf_counter()
     restorer(image)
     taken = time.perf_counter() - begin
@@ -43,16 +43,16 @@ def run(restorer: Restorer, image: Tensor) -> tuple[float, float]:
     return taken, int(status.partition("VmHWM:")[2].split()[0]) * 1024e-6
 
 
-def raced(name: str) -> tuple[Restorer, EngineTiming]:
-    """Returns a packaged net in the engine that runs it fastest here, and the race."""
+def in_fastest_engine(name: str) -> tuple[Restorer, EngineTiming]:
+    """Returns a packaged net in the engine that runs it fastest here, with the times of all engines."""
     restorer = restorer_of(name)
     assert isinstance(restorer.engine, torch.nn.Module)
-    race = fastest_engine(restorer.engine.eval().requires_grad_(False), seconds=2)
-    return replace(restorer, engine=race.engine), race
+    timing = fastest_engine(restorer.engine.eval().requires_grad_(False), seconds=2)
+    return replace(restorer, engine=timing.engine), timing
 
 
 def growth(restorer: Restorer, sizes: list[float], rounds: int) -> list[dict[str, float]]:
-    """Returns the time for each pixel, and the peak memory, by the size of the image."""
+    """Returns the time per pixel and the peak memory, by the size of the image."""
     taken = {size: run(restorer, square(size)) for size in sorted(sizes)}
     best = {size: seconds for size, (seconds, _) in taken.items()}
     for _ in range(rounds - 1):
@@ -71,7 +71,7 @@ def growth(restorer: Restorer, sizes: list[float], rounds: int) -> list[dict[str
 
 
 def by_tile(restorer: Restorer, tiles: list[int], rounds: int) -> list[dict[str, float]]:
-    """Returns the time for each pixel of one megapixel by the side of the tiles, which take turns."""
+    """Returns the time per pixel of a one-megapixel image, by the size of the tiles; sizes take turns."""
     image, best = square(1), dict.fromkeys(tiles, math.inf)
     for _ in range(rounds):
         for tile in tiles:
@@ -81,15 +81,15 @@ def by_tile(restorer: Restorer, tiles: list[int], rounds: int) -> list[dict[str,
 
 
 def measured(name: str, sizes: list[float], tiles: list[int], rounds: int) -> dict[str, object]:
-    """Returns all that is measured of a packaged net."""
-    restorer, race = raced(name)
+    """Returns all measurements of a packaged net."""
+    restorer, timing = in_fastest_engine(name)
     rows = growth(restorer, sizes, rounds)
     each = [row["nanoseconds_per_pixel"] for row in rows]
     return {
         "net": name,
-        "engine": race.engine.name,
+        "engine": timing.engine.name,
         "tile": restorer.tiling.tile,
-        "race_milliseconds": dict(race.milliseconds),
+        "race_milliseconds": dict(timing.milliseconds),
         "slowest_to_fastest_pixel": max(each) / min(each),
         "sizes": rows,
         "tiles": by_tile(restorer, tiles, rounds),
@@ -97,22 +97,30 @@ def measured(name: str, sizes: list[float], tiles: list[int], rounds: int) -> di
 
 
 def main() -> None:
-    """Measures and prints; writes too where it is told."""
+    """Prints the measurements, and writes them to a file on request."""
     parser = argparse.ArgumentParser(description="Measure how time and memory grow with the image.")
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     parser.add_argument(
         "--nets", nargs="+", default=["l11-gtsrb", "l5-gtsrb", "l3-gtsrb"], help="packaged nets"
     )
     parser.add_argument(
-        "--most", type=float, nargs="+", default=[64, 64, 64], help="megapixels up to which each net goes"
+        "--most",
+        type=float,
+        nargs="+",
+        default=[64, 64, 64],
+        help="largest image of each net, in megapixels",
     )
     parser.add_argument(
         "--sizes", type=float, nargs="+", default=[0.25, 1, 4, 16, 64], help="megapixels of the images"
     )
     parser.add_argument(
-        "--tiles", type=int, nargs="+", default=[112, 144, 208, 272, 400, 520], help="sides of tiles"
+        "--tiles",
+        type=int,
+        nargs="+",
+        default=[112, 144, 208, 272, 400, 520],
+        help="sizes of tiles",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of what takes no longer than 30 s")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds for images that take at most 30 s")
     parser.add_argument("--threads", type=int, default=2, help="threads that each engine may use")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

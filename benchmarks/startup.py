@@ -1,4 +1,4 @@
-"""How long `steadylens --help` takes, from a fresh process: the fastest of some runs."""
+"""Measures how long `steadylens --help` takes in a new process; the fastest run counts."""
 
 import argparse
 import platform
@@ -13,14 +13,14 @@ COMMAND = (sys.executable, "-c", "from steadylens.cli.main import main; main()",
 
 
 def seconds() -> float:
-    """Returns how long one run takes."""
+    """Returns the seconds of one run."""
     begin = time.perf_counter()
     subprocess.run(COMMAND, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
     return time.perf_counter() - begin
 
 
 def main() -> None:
-    """Measures and prints; writes too where it is told."""
+    """Prints the measurement, and writes it to a file on request."""
     parser = argparse.ArgumentParser(description="Measure how long steadylens --help takes.")
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     parser.add_argument("--runs", type=int, default=20, help="how often to run it")

@@ -1,4 +1,4 @@
-"""What each benchmark does with what it measured."""
+"""Publishes the result of a benchmark."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from steadylens.files import replacing
 
 
 def publish(result: Mapping[str, object], out: Path | None) -> None:
-    """Prints a result as JSON, and writes it to a file where one is given."""
+    """Prints a result as JSON, and writes it to a file if one is given."""
     text = json.dumps(result, indent=2)
     print(text)
     if out is not None:
