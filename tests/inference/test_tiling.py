@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steadylens.errors import SettingError
-from steadylens.inference.tiling import Engine, Tiling, from_unit, in_tiles, spans, to_unit
+from steadylens.inference.tiling import ImageToImage, Tiling, from_unit, in_tiles, spans, to_unit
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, UnpaddedNet
 from steadylens.progress import ProgressCallback
 
@@ -25,7 +25,7 @@ def nothing(done: int, total: int) -> None:
 
 
 def tiled(
-    engine: Engine,
+    engine: ImageToImage,
     images: Tensor,
     tiling: Tiling,
     *,
@@ -224,7 +224,7 @@ def test_an_interrupt_ends_the_work_of_all_threads() -> None:
     assert len(begun) < 10_000
 
 
-def test_an_engine_that_changes_the_shape_is_refused() -> None:
+def test_a_net_that_changes_the_shape_is_refused() -> None:
     with pytest.raises(SettingError, match=r"returned \(1, 3, 8, 8\) for \(1, 3, 10, 10\); it must keep"):
         tiled(lambda images: images[..., 1:-1, 1:-1], torch.rand(1, 3, 10, 10), Tiling(tile=10, margin=0))
     tiling = Tiling(tile=10, margin=2, surround=F.pad)
@@ -232,7 +232,7 @@ def test_an_engine_that_changes_the_shape_is_refused() -> None:
         tiled(nn.Identity(), torch.rand(1, 3, 10, 10), replace(tiling, tile=20))
 
 
-def test_an_engine_that_returns_no_tensor_is_refused() -> None:
+def test_a_net_that_returns_no_tensor_is_refused() -> None:
     def engine(images: Tensor) -> Any:
         return images.numpy()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from steadylens.checkpoints.loading import load
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.pixels import key_scale, plain_mode
-from steadylens.inference.tiling import Engine, Tiling, in_tiles
+from steadylens.inference.tiling import ImageToImage, Tiling, in_tiles
 from steadylens.nets.facts import CLASSIFYING, NetFacts, facts_of
 from steadylens.nets.restoration import UnpaddedNet, is_padded
 from steadylens.progress import ProgressCallback
@@ -36,7 +36,7 @@ class Restorer:
         device: Where it computes.
     """
 
-    engine: Engine
+    engine: ImageToImage
     channels: int
     tiling: Tiling
     device: torch.device
@@ -71,7 +71,7 @@ class Restorer:
 
 
 def restorer_of(
-    net: str | Path | Engine,
+    net: str | Path | ImageToImage,
     *,
     margin: int | None = None,
     tile: int | None = None,
@@ -106,7 +106,7 @@ def restorer_of(
 
 def restore(
     image: Any,
-    net: str | Path | Engine = "l11-gtsrb",
+    net: str | Path | ImageToImage = "l11-gtsrb",
     *,
     margin: int | None = None,
     tile: int | None = None,
@@ -213,7 +213,7 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert(mode)
 
 
-def _margin_of(net: Engine, facts: NetFacts) -> int:
+def _margin_of(net: ImageToImage, facts: NetFacts) -> int:
     """Returns how far a net looks, as far as it tells; a classifier is refused."""
     if facts.task == CLASSIFYING:
         way_out = "restore with its .restorer" if hasattr(net, "restorer") else "give a restorer"
@@ -225,16 +225,16 @@ def _margin_of(net: Engine, facts: NetFacts) -> int:
     return facts.margin
 
 
-def _device_of(engine: Engine) -> torch.device:
+def _device_of(engine: ImageToImage) -> torch.device:
     tensors = [*engine.parameters(), *engine.buffers()] if isinstance(engine, nn.Module) else []
     return tensors[0].device if tensors else torch.device("cpu")
 
 
-def _grey(engine: Engine) -> Engine:
+def _grey(engine: ImageToImage) -> ImageToImage:
     return lambda images: engine(images.expand(-1, 3, -1, -1)).mean(1, keepdim=True)
 
 
-def _check_types(engine: Engine) -> None:
+def _check_types(engine: ImageToImage) -> None:
     if isinstance(engine, nn.Module) and facts_of(engine).kind is not None:
         kinds = {each.dtype for each in engine.parameters() if each.is_floating_point()} - {torch.float32}
         if kinds:

@@ -25,8 +25,8 @@ from torch import Tensor
 from steadylens.errors import SettingError
 from steadylens.progress import ProgressCallback
 
-Engine = Callable[[Tensor], Tensor]
-"""Anything from images (N, C, H, W), float32 in [0, 1], to images of the same shape, or to their centre."""
+ImageToImage = Callable[[Tensor], Tensor]
+"""Maps images (N, C, H, W), float32 in [0, 1], to images of the same shape, or to their centre."""
 
 Surround = Callable[[Tensor, Sequence[int]], Tensor]
 """Pads images by the given numbers of pixels on the left, on the right, above and below."""
@@ -120,7 +120,7 @@ def spans(length: int, tiling: Tiling) -> list[Span]:
 
 
 def in_tiles(
-    engine: Engine,
+    net: ImageToImage,
     images: Tensor,
     restored: Tensor,
     *,
@@ -129,21 +129,21 @@ def in_tiles(
     progress: ProgressCallback,
     at_once: int = 1,
 ) -> None:
-    """Runs `engine` on `images`, one tile at a time, and writes the result to `restored`.
+    """Runs a net on `images`, one tile at a time, and writes the result to `restored`.
 
     Args:
-        engine: Maps images to images of the same shape, or to their centre if the tiling says so.
-        images: (N, C, H, W), float in [0, 1], or uint8 or uint16. Integers are scaled to [0, 1] for the
-            engine, and its output is clipped and rounded. The images may be on any device; tiles are moved
-            to `device` one at a time.
+        net: Maps images to images of the same shape, or to their centre if the tiling says so.
+        images: (N, C, H, W), float in [0, 1], or uint8 or uint16. Integers are scaled to [0, 1] for the net,
+            and its output is clipped and rounded. The images may be on any device; tiles are moved to
+            `device` one at a time.
         restored: Receives the result; it has the shape and type of the images.
         tiling: How the images are cut into tiles.
-        device: The device that the engine computes on.
+        device: The device that the net computes on.
         progress: Called after each tile with the number of tiles done and their total.
-        at_once: How many tiles are given to the engine at the same time, each from its own thread.
+        at_once: How many tiles are given to the net at the same time, each from its own thread.
 
     Raises:
-        SettingError: If the engine returns no tensor, or one of the wrong shape.
+        SettingError: If the net returns no tensor, or one of the wrong shape.
     """
     height, width = images.shape[-2:]
 
@@ -152,7 +152,7 @@ def in_tiles(
         with torch.inference_mode():
             seen = to_unit(images[group, :, row.present(height), column.present(width)].to(device))
             lacking = (*column.lacking(width), *row.lacking(height))
-            tile = _run(engine, seen, lacking, tiling)[..., row.kept_of_made, column.kept_of_made]
+            tile = _run(net, seen, lacking, tiling)[..., row.kept_of_made, column.kept_of_made]
             _copy(from_unit(tile, images.dtype), restored[group, :, row.kept, column.kept])
 
     work = list(product(_groups(images, tiling), spans(height, tiling), spans(width, tiling)))
@@ -201,14 +201,14 @@ def _groups(images: Tensor, tiling: Tiling) -> Iterator[slice]:
     return (slice(first, first + count) for first in range(0, images.shape[0], count))
 
 
-def _run(engine: Engine, images: Tensor, lacking: Sequence[int], tiling: Tiling) -> Tensor:
+def _run(net: ImageToImage, images: Tensor, lacking: Sequence[int], tiling: Tiling) -> Tensor:
     down, across = (max(0, -(-(tiling.smallest - length) // 2)) for length in images.shape[-2:])
     seen = _mirrored(_mirrored(images, down, axis=2), across, axis=3)
     lost, rule = 0, "it must keep the shape of the images"
     if tiling.surround is not None:
         seen = tiling.surround(seen, lacking) if any(lacking) else seen
         lost, rule = 2 * tiling.margin, f"it must lose {tiling.margin} pixels on each side"
-    restored = engine(seen)
+    restored = net(seen)
     if not isinstance(restored, Tensor):
         raise SettingError(f"the net returned a {type(restored).__name__}; it must return a tensor")
     *others, height, width = seen.shape
