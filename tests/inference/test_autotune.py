@@ -1,4 +1,4 @@
-"""The fastest engine is one that answers as the net does, and the choice is told."""
+"""The fastest engine gives the same results as the net, and the times of all engines are reported."""
 
 import sys
 from collections.abc import Iterator

@@ -1,13 +1,10 @@
-"""Every kind of net answers in PyTorch's, ONNX's and OpenVINO's runtime as it does itself.
-
-Engines take and give tensors alike, whatever runs behind them.
-"""
+"""Every kind of net gives the same results in PyTorch, ONNX Runtime and OpenVINO, through one interface."""
 
 import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 import pytest
@@ -33,9 +30,11 @@ from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, initialize_xavier
 from steadylens.nets.third_party import timm_classifier
 
+Net = TypeVar("Net", bound=nn.Module)
 
-def drawn(net: nn.Module) -> nn.Module:
-    """Returns the net in eval mode with weights that are drawn again in every run."""
+
+def initialized(net: Net) -> Net:
+    """Returns the net in eval mode, with random weights that are the same in every run."""
     initialize_xavier(net, generator=torch.Generator().manual_seed(0))
     return net.eval()
 
@@ -48,15 +47,18 @@ def residual_classifier() -> nn.Module:
 
 
 NETS: dict[str, tuple[nn.Module, dict[str, Any]]] = {
-    "zeros": (drawn(RestorationNet(3)), {}),
-    "reflected": (drawn(RestorationNet(5, padding="reflect")), {}),
-    "grey, fixed": (drawn(RestorationNet(3, channels=1)), {"batch": 1, "size": (9, 14)}),
-    "Dong": (drawn(DongNet(padding="reflect")), {"batch": 3}),
+    "zeros": (initialized(RestorationNet(3)), {}),
+    "reflected": (initialized(RestorationNet(5, padding="reflect")), {}),
+    "grey, fixed": (initialized(RestorationNet(3, channels=1)), {"batch": 1, "size": (9, 14)}),
+    "Dong": (initialized(DongNet(padding="reflect")), {"batch": 3}),
     "Gaussian": (GaussianSmoothing(sigma_pixels=0.8).eval(), {}),
-    "sign net": (drawn(SignNet(5)), {}),
-    "standardizing sign net": (drawn(SignNet(5, standardize=True)), {}),
-    "fused": (FusedClassifier(drawn(RestorationNet(3, padding="reflect")), drawn(SignNet(5))).eval(), {}),
-    "fused with timm": (FusedClassifier(drawn(RestorationNet(3)), residual_classifier()).eval(), {}),
+    "sign net": (initialized(SignNet(5)), {}),
+    "standardizing sign net": (initialized(SignNet(5, standardize=True)), {}),
+    "fused": (
+        FusedClassifier(initialized(RestorationNet(3, padding="reflect")), initialized(SignNet(5))).eval(),
+        {},
+    ),
+    "fused with timm": (FusedClassifier(initialized(RestorationNet(3)), residual_classifier()).eval(), {}),
 }
 
 
@@ -97,7 +99,7 @@ def test_an_onnx_model_tells_its_names_its_opset_and_its_metadata() -> None:
 
 
 def test_a_net_stays_as_it_was() -> None:
-    net = drawn(SignNet(5))
+    net = initialized(SignNet(5))
     to_program(net, signature_of(net))
     weight = net.get_parameter("features.1.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last)
@@ -118,15 +120,9 @@ def test_what_cannot_be_traced_is_told_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def drawn_signs() -> RestorationNet:
-    net = RestorationNet(3, padding="reflect").eval()
-    initialize_xavier(net, generator=torch.Generator().manual_seed(0))
-    return net
-
-
 @pytest.fixture(scope="module")
 def net() -> RestorationNet:
-    return drawn_signs()
+    return initialized(RestorationNet(3, padding="reflect"))
 
 
 def onnx_engine(net: RestorationNet) -> Engine:
@@ -209,7 +205,7 @@ def test_many_threads_get_each_their_own_result(engine: Engine) -> None:
 
 
 def test_pytorch_runs_a_copy_and_leaves_the_net_alone() -> None:
-    net = drawn_signs().train()
+    net = initialized(RestorationNet(3, padding="reflect")).train()
     engine = TorchEngine(net)
     given = images(1, 3, 9, 14)
     before = engine(given)

@@ -1,6 +1,6 @@
-"""An exported file answers in its own runtime as the net did, tells what it is, or does not appear.
+"""An exported file gives the same results as the net and describes itself, or it does not appear.
 
-What a Triton server is told of a model agrees with the model's file.
+The configuration for a Triton server agrees with the model's file.
 """
 
 import json
@@ -52,14 +52,14 @@ ABOUT: dict[str, Any] = {
 }
 
 
-def drawn(net: nn.Module) -> nn.Module:
+def initialized(net: nn.Module) -> nn.Module:
     initialize_xavier(net, generator=torch.Generator().manual_seed(0))
     return net.eval()
 
 
 @pytest.fixture(scope="module")
 def fused() -> nn.Module:
-    return FusedClassifier(drawn(RestorationNet(3, padding="reflect")), drawn(SignNet(3))).eval()
+    return FusedClassifier(initialized(RestorationNet(3, padding="reflect")), initialized(SignNet(3))).eval()
 
 
 @pytest.fixture(scope="module", params=SUFFIXES)
@@ -197,7 +197,7 @@ def test_size_and_batch_can_be_fixed(tmp_path: Path) -> None:
 
 
 def test_a_restorer_reads_any_size_and_names_what_is_free(tmp_path: Path) -> None:
-    exported = export_net(drawn(RestorationNet(3)), tmp_path / "net.onnx")
+    exported = export_net(initialized(RestorationNet(3)), tmp_path / "net.onnx")
     session = onnxruntime.InferenceSession(exported.path)
     assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
     assert session.get_outputs()[0].shape == ["batch", 3, "height", "width"]
@@ -208,7 +208,7 @@ def test_a_restorer_reads_any_size_and_names_what_is_free(tmp_path: Path) -> Non
 def test_a_net_that_cannot_be_saved_can_be_exported_with_its_class_names(tmp_path: Path) -> None:
     body = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     classifier = PreparedClassifier(body, Preprocessing(size=8), class_names=("cat", "dog"))
-    net = FusedClassifier(drawn(RestorationNet(3)), classifier).eval()
+    net = FusedClassifier(initialized(RestorationNet(3)), classifier).eval()
     found = read_metadata(export_net(net, tmp_path / "net.pt2").path)
     assert found["classes"] == ["cat", "dog"]
     assert found["architecture"] == {"kind": "FusedClassifier"}

@@ -1,4 +1,4 @@
-"""Two forms of a net are the same only if every value and every answer is."""
+"""A converted net passes only if every value and every answer agrees with the original."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a net reads and writes is found out, told, and held to."""
+"""The signature of a net is found by trying it, survives JSON, and is enforced."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What is computed in tiles is what the whole image gives, whatever the sizes, the net and its padding."""
+"""Tiles give the same result as the whole image, whatever the sizes, the net and its padding."""
 
 from dataclasses import replace
 from threading import Barrier, get_ident
