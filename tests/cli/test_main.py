@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from steadylens import __version__
 from steadylens.checkpoints.checkpoint import load_model, save_model
-from steadylens.cli.console import lent_run, sampled
+from steadylens.cli.console import open_run, sampled
 from steadylens.cli.main import app
 from steadylens.cli.options import RecipeName, RunOptions, SamplingOptions
 from steadylens.cli.paper import NetName
@@ -452,7 +452,7 @@ def test_a_precision_replaces_the_number_of_versions(images: Path, tmp_path: Pat
     options = RunOptions(
         data=f"folder:{images}", recipe=RecipeName.smoke, device="cpu", cache=tmp_path / "cache"
     )
-    with lent_run(options) as run:
+    with open_run(options) as run:
         sampling = sampled(run, SamplingOptions(half_width=0.01)).recipe.evaluation.sampling
         assert (sampling.versions, sampling.half_width) == (150, 0.01)
         sampling = sampled(run, SamplingOptions(versions=7)).recipe.evaluation.sampling

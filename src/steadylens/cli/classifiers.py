@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steadylens.cli.console import explaining, lent_run, preprocessing_options, sampled, say
+from steadylens.cli.console import explaining, open_run, preprocessing_options, sampled, say
 from steadylens.cli.options import (
     ClassifierName,
     Debug,
@@ -66,7 +66,7 @@ def compare(
         choices = preprocessing_options(size, mean, std, fit)
         alone = load_classifier(classifier, weights=weights, options=choices)
         pairs = _pairs(alone, restorer or ([] if fused else [DEFAULT_RESTORER]), fused or [])
-        with lent_run(options, size=alone.size, fit=alone.fit) as run:
+        with open_run(options, size=alone.size, fit=alone.fit) as run:
             from steadylens.evaluation.workflows import compare as compare_all
             from steadylens.report.paper import ALONE
 
@@ -170,7 +170,7 @@ def fuse(
         if not restorer_only:
             describe(behind.module)  # refuses a classifier that cannot be saved, before the long work
         names = _class_names(behind, class_names)
-        with lent_run(options, size=behind.size, fit=behind.fit) as run:
+        with open_run(options, size=behind.size, fit=behind.fit) as run:
             from steadylens.training.fusing import fine_tune, fuse_as_they_are, fuse_label_free, tune_restorer
 
             if tune is TunedPart.restorer:

@@ -157,7 +157,7 @@ def explaining(debug: bool, *, resumable: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def lent_run(options: RunOptions, *, size: int = 48, fit: "Fit | None" = None) -> Iterator["Run"]:
+def open_run(options: RunOptions, *, size: int = 48, fit: "Fit | None" = None) -> Iterator["Run"]:
     """Loads the images, squashed or fitted to `size` pixels, and yields a run whose progress is shown."""
     from steadylens.data.datasets import load_dataset
     from steadylens.images.preprocessing import Fit

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from steadylens.cli.console import explaining, lent_run, sampled, say
+from steadylens.cli.console import explaining, open_run, sampled, say
 from steadylens.cli.options import (
     FIT_HELP,
     Debug,
@@ -37,7 +37,7 @@ def reproduce(
     debug: Debug = False,
 ) -> None:
     """Reproduce the paper: train, fuse and evaluate all nets, and report its tables and figures."""
-    with explaining(debug, resumable=True), lent_run(options) as run:
+    with explaining(debug, resumable=True), open_run(options) as run:
         from steadylens.evaluation.workflows import reproduce as reproduce_all
 
         page = reproduce_all(sampled(run, sampling), out)
@@ -56,7 +56,7 @@ def train_one_restorer(
         from steadylens.training.stages import check_suffix, train_restorer
 
         check_suffix(out)
-        with lent_run(options) as run:
+        with open_run(options) as run:
             train_restorer(run, net.value, out)
     say(f"net: {out.resolve()}")
 
@@ -77,7 +77,7 @@ def train_one_classifier(
         from steadylens.training.stages import check_suffix, train_classifier
 
         check_suffix(out)
-        with lent_run(options, fit=Fit.parse(fit)) as run:
+        with open_run(options, fit=Fit.parse(fit)) as run:
             train_classifier(run, out, noisy=noisy)
     say(f"classifier: {out.resolve()}")
 
@@ -99,7 +99,7 @@ def evaluate(
         from steadylens.evaluation.workflows import evaluate_nets
 
         nets = [load_net(model, further="; for others, there is steadylens compare") for model in models]
-        with lent_run(options) as run:
+        with open_run(options) as run:
             page = evaluate_nets(sampled(run, sampling), nets, out)
     say(f"report: {page.resolve()}")
 
