@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steadylens.cli.console import explaining, open_run, preprocessing_options, sampled, say
+from steadylens.cli.console import explaining, open_run, sampled, say
 from steadylens.cli.options import (
     ClassifierName,
+    ClassifierOptions,
     Debug,
     File,
-    FitOption,
-    Mean,
     Out,
     RunOptions,
     SamplingOptions,
-    SizeOption,
-    Std,
-    Weights,
     with_option_groups,
 )
 from steadylens.errors import SettingError
@@ -48,12 +44,8 @@ def compare(
             help="Also compare this fused classifier, a file that fuse has written. May be repeated."
         ),
     ] = None,
-    weights: Weights = None,
-    size: SizeOption = None,
-    mean: Mean = None,
-    std: Std = None,
-    fit: FitOption = None,
     *,
+    described: ClassifierOptions,
     options: RunOptions,
     out: Out = Path("runs/comparison"),
     sampling: SamplingOptions,
@@ -63,8 +55,7 @@ def compare(
     with explaining(debug, resumable=True):
         from steadylens.checkpoints.loading import check_classes, check_order, load_classifier
 
-        choices = preprocessing_options(size, mean, std, fit)
-        alone = load_classifier(classifier, weights=weights, options=choices)
+        alone = load_classifier(classifier, weights=described.weights, options=described.preprocessing())
         pairs = _pairs(alone, restorer or ([] if fused else [DEFAULT_RESTORER]), fused or [])
         with open_run(options, size=alone.size, fit=alone.fit) as run:
             from steadylens.evaluation.workflows import compare as compare_all
@@ -141,12 +132,8 @@ def fuse(
         Path | None,
         typer.Option(help="Text file with the class names in order, one per line. Needs --tune restorer."),
     ] = None,
-    weights: Weights = None,
-    size: SizeOption = None,
-    mean: Mean = None,
-    std: Std = None,
-    fit: FitOption = None,
     *,
+    described: ClassifierOptions,
     options: RunOptions,
     debug: Debug = False,
 ) -> None:
@@ -165,8 +152,7 @@ def fuse(
 
         check_suffix(out)
         front = load_net(restorer, task=RESTORING)
-        choices = preprocessing_options(size, mean, std, fit)
-        behind = load_classifier(classifier, weights=weights, options=choices)
+        behind = load_classifier(classifier, weights=described.weights, options=described.preprocessing())
         if not restorer_only:
             describe(behind.module)  # refuses a classifier that cannot be saved, before the long work
         names = _class_names(behind, class_names)

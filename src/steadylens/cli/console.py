@@ -26,7 +26,7 @@ from steadylens.progress import Update
 if TYPE_CHECKING:
     import torch
 
-    from steadylens.images.preprocessing import Fit, PreprocessingOptions
+    from steadylens.images.preprocessing import Fit
     from steadylens.training.run import Run
 
 
@@ -205,18 +205,6 @@ def sampled(run: "Run", options: SamplingOptions) -> "Run":
     sampling = Sampling(versions=most, half_width=usual.half_width if half_width is None else half_width)
     evaluation = dataclasses.replace(run.recipe.evaluation, sampling=sampling)
     return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, evaluation=evaluation))
-
-
-def preprocessing_options(
-    size: int | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    fit: str | None,
-) -> "PreprocessingOptions":
-    """Returns what the options of a command say of a classifier's preprocessing."""
-    from steadylens.images.preprocessing import Fit, PreprocessingOptions
-
-    return PreprocessingOptions(size=size, mean=mean, std=std, fit=None if fit is None else Fit.parse(fit))
 
 
 def device_named(name: str) -> "torch.device":

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from steadylens.images.preprocessing import PreprocessingOptions
 
 
 class RecipeName(StrEnum):
@@ -53,36 +56,10 @@ Weights = Annotated[
     ),
 ]
 
-SizeOption = Annotated[
-    int | None,
-    typer.Option(
-        help="Height and width in pixels of the classifier's input; by default, what the classifier states."
-    ),
-]
-
-Mean = Annotated[
-    tuple[float, float, float] | None,
-    typer.Option(
-        help="Mean of R, G and B in [0, 1] for the classifier's normalization; by default, what it states."
-    ),
-]
-
-Std = Annotated[
-    tuple[float, float, float] | None,
-    typer.Option(
-        help="Standard deviation of R, G and B for the classifier's normalization; by default, what it "
-        "states."
-    ),
-]
-
 FIT_HELP = (
     "How images are made square: squash (stretch them), crop (take the centre) or crop:SIDE (resize the "
     "shorter side to SIDE pixels, then take the centre)"
 )
-
-FitOption = Annotated[
-    str | None, typer.Option("--fit", help=f"{FIT_HELP}; by default, what the classifier states.")
-]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +115,52 @@ class SamplingOptions:
             "minus this share, such as 0.001."
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifierOptions:
+    """The options that say what a classifier itself does not state; None leaves it to the classifier.
+
+    Attributes:
+        weights: File of the weights.
+        size: Height and width of the input in pixels.
+        mean: Mean of R, G and B in [0, 1].
+        std: Standard deviation of R, G and B in [0, 1].
+        fit: How images are made square.
+    """
+
+    weights: Weights = None
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Height and width in pixels of the classifier's input; by default, what the classifier "
+            "states."
+        ),
+    ] = None
+    mean: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(
+            help="Mean of R, G and B in [0, 1] for the classifier's normalization; by default, what it "
+            "states."
+        ),
+    ] = None
+    std: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(
+            help="Standard deviation of R, G and B for the classifier's normalization; by default, what it "
+            "states."
+        ),
+    ] = None
+    fit: Annotated[str | None, typer.Option(help=f"{FIT_HELP}; by default, what the classifier states.")] = (
+        None
+    )
+
+    def preprocessing(self) -> "PreprocessingOptions":
+        """Returns what the options say about the classifier's preprocessing."""
+        from steadylens.images.preprocessing import Fit, PreprocessingOptions
+
+        fit = None if self.fit is None else Fit.parse(self.fit)
+        return PreprocessingOptions(size=self.size, mean=self.mean, std=self.std, fit=fit)
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
