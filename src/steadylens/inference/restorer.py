@@ -1,4 +1,4 @@
-"""Restores images of any size and kind with a trained net, a tile at a time."""
+"""Restores images of any size and type with a trained net, one tile at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from steadylens.nets.restoration import UnpaddedNet, is_padded
 from steadylens.progress import ProgressCallback
 
 TILE_ON_CPU = 272
-"""Side of a tile in pixels, overlap included; `benchmarks/largeimages.py` says what other sides cost."""
+"""Height and width of a tile in pixels, overlap included; `benchmarks/largeimages.py` compares others."""
 
 TILE_ON_GPU = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Restorer:
-    """A net together with what is needed to run it over images of any size.
+    """A net with everything that is needed to run it on images of any size.
 
     Attributes:
-        engine: The net, in its valid form if it has one.
-        channels: The channels that it wants.
-        tiling: How images are cut.
-        device: Where it computes.
+        engine: The net, without padding if it has such a form.
+        channels: How many channels the net reads.
+        tiling: How images are cut into tiles.
+        device: The device that the net computes on.
     """
 
     engine: ImageToImage
@@ -46,9 +46,9 @@ class Restorer:
 
         Args:
             images: (N, C, H, W), uint8, uint16 or float in [0, 1]: grey (C is 1), grey with alpha (2), RGB
-                (3) or RGB with alpha (4). Grey is restored as RGB of three like channels, whose mean is the
-                result. Alpha stays as it is, and does not matter to the rest.
-            progress: Told how many tiles are done, and how many there are.
+                (3) or RGB with alpha (4). Grey is restored as RGB with three equal channels; the result is
+                their mean. Alpha stays unchanged and has no influence on the rest.
+            progress: Called after each tile with the number of tiles done and their total.
 
         Raises:
             ImageError: If the images are of another shape or type, are empty, or leave [-1, 2].
@@ -77,7 +77,7 @@ def restorer_of(
     tile: int | None = None,
     device: torch.device | str | None = None,
 ) -> Restorer:
-    """Returns a net made ready for images of any size; the arguments are those of `restore`.
+    """Prepares a net for images of any size; the arguments are those of `restore`.
 
     Raises:
         SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, or the
@@ -114,12 +114,13 @@ def restore(
 ) -> Any:
     """Returns an image restored by a net, as the same kind of object.
 
-    It is computed a tile at a time, with the result of the whole image up to rounding; a tiny image that a
-    net cannot take is mirrored at its borders first. Grey is restored as RGB of three like channels, whose
-    mean is the result; alpha stays as it is. A PIL image with a palette becomes RGB, one in CMYK too, without
-    its colour profile, and black and white becomes grey; a transparent colour of 8 bits becomes alpha, one of
-    2 or 4 if the image is not decoded yet. To restore many images, give a net and not its name, so that it is
-    loaded once.
+    The image is processed one tile at a time; up to rounding, the result is the same as for the whole image.
+    An image that is too small for the net is mirrored at its borders first. Grey is restored as RGB with
+    three equal channels, and the result is their mean; alpha stays unchanged.
+
+    A PIL image with a palette becomes RGB. One in CMYK becomes RGB without its colour profile. Black and
+    white becomes grey. A transparent colour of 8 bits becomes alpha, one of 2 or 4 bits only if the image is
+    not decoded yet. To restore many images, give a net instead of a name, so that it is loaded only once.
 
     Args:
         image: A PIL image of 8 bits a level, or of grey with 16; a NumPy array (H, W) or (H, W, C), uint8,

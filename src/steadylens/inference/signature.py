@@ -147,7 +147,7 @@ def _example_shape(signature: Signature) -> tuple[int, int, int, int]:
 
 
 def _with_output(net: nn.Module, signature: Signature) -> Signature:
-    """Returns the interface with what the net writes, found by trying."""
+    """Returns the signature completed by the net's output, which is found by running the net."""
     try:
         images = example_images(signature)
         with torch.inference_mode():
