@@ -21,7 +21,7 @@ from steadylens import (
 )
 from steadylens.data.sources import CLASS_NAMES
 from steadylens.data.synthetic_signs import draw_track
-from steadylens.nets.restoration import initialize_xavier, silence_last_layer
+from steadylens.nets.restoration import initialize_xavier, zero_last_layer
 from steadylens.training.loop import OneCycleAdam, Training
 from steadylens.training.objectives import (
     LogSquaredError,
@@ -60,7 +60,7 @@ def main() -> None:
 
     restorer = RestorationNet(depth=3)
     initialize_xavier(restorer, generator=generator)
-    silence_last_layer(restorer)  # it starts as the identity
+    zero_last_layer(restorer)  # it starts as the identity
     restoring = restoring_objective(
         restorer, images, degradation=NOISE, loss=LogSquaredError(), batch=8, patch=24
     )

@@ -405,7 +405,7 @@ def test_fewer_than_two_classes_are_refused(classes: int) -> None:
 def test_channel_normalization_refuses_what_it_cannot_divide_by(
     mean: Sequence[float], std: Sequence[float]
 ) -> None:
-    with pytest.raises(SettingError, match="must be as long and finite, and std positive"):
+    with pytest.raises(SettingError, match="must be equally long and finite, and std positive"):
         ChannelNormalization(mean, std)
 
 
@@ -547,7 +547,7 @@ def test_an_exported_program_can_be_fused_but_not_saved(program: Path, tmp_path:
 def test_a_program_for_any_size_needs_to_be_told_one(tmp_path: Path) -> None:
     net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     path = write_program(tmp_path / "net.pt2", net, (2, 3, 8, 8), dynamic=(0, 2, 3))
-    with pytest.raises(SettingError, match="and give a size that it reads"):
+    with pytest.raises(SettingError, match="and give a size that fits"):
         exported_classifier(path)
     images = torch.rand(2, 3, 12, 12)
     torch.testing.assert_close(

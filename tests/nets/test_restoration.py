@@ -30,7 +30,7 @@ from steadylens.nets.restoration import (
     central_crop,
     initialize_xavier,
     normalize_pattern,
-    silence_last_layer,
+    zero_last_layer,
 )
 from tests.paper import TABLE_1
 
@@ -113,7 +113,7 @@ def test_the_global_generator_is_left_alone() -> None:
 def test_silencing_zeroes_the_last_convolution_alone(net: nn.Module) -> None:
     initialize_xavier(net, generator=seeded(0))
     *hidden, _ = [weight.clone() for weight in convolution_weights(net)]
-    silence_last_layer(net)
+    zero_last_layer(net)
     *kept, last = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
     assert last.bias is not None
     assert not last.weight.any()
@@ -123,14 +123,14 @@ def test_silencing_zeroes_the_last_convolution_alone(net: nn.Module) -> None:
 
 def test_a_last_convolution_without_bias_can_be_silenced() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1, bias=False), nn.Tanh())
-    silence_last_layer(net)
+    zero_last_layer(net)
     assert not net(torch.ones(1, 3, 2, 2)).any()
 
 
 def test_a_silent_residual_net_learns_from_its_first_step() -> None:
     net = RestorationNet(3)
     initialize_xavier(net, generator=seeded(0))
-    silence_last_layer(net)
+    zero_last_layer(net)
     net(torch.rand(1, 3, 8, 8, generator=seeded(1))).sum().backward()
     gradient = convolution_weights(net)[-1].grad
     assert gradient is not None
@@ -312,7 +312,7 @@ def test_the_pattern_lies_between_minus_1_and_1(depth: int) -> None:
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_a_net_whose_last_layer_is_zero_is_the_identity(depth: int) -> None:
     net, images = RestorationNet(depth), drawn_images(2, 3, 17, 16)
-    silence_last_layer(net)
+    zero_last_layer(net)
     with torch.no_grad():
         assert torch.equal(net(images), images)
         assert torch.equal(net.valid(images), central_crop(images, net.margin))
@@ -320,7 +320,7 @@ def test_a_net_whose_last_layer_is_zero_is_the_identity(depth: int) -> None:
 
 def test_dongs_net_has_no_shortcut() -> None:
     net, images = DongNet(), drawn_images(2, 3, 17, 16)
-    silence_last_layer(net)
+    zero_last_layer(net)
     with torch.no_grad():
         assert torch.equal(net(images), torch.zeros_like(images))
         assert torch.equal(net.pattern(images), -images)

@@ -109,7 +109,7 @@ def test_a_processor_that_swaps_channels_is_refused(tmp_path: Path) -> None:
 
 def test_a_fit_that_is_not_known_can_be_said_by_hand(tmp_path: Path) -> None:
     transformers.LevitImageProcessor().save_pretrained(tmp_path)  # it has a ratio of its own
-    with pytest.raises(SettingError, match=r"in a way that is not made here, .*; give a fit"):
+    with pytest.raises(SettingError, match=r"in a way that is not supported, .*; give a fit"):
         image_processing(tmp_path)
     fit = Fit(keeps_shape=True, side=256, interpolation=BICUBIC)
     assert image_processing(tmp_path, fit=fit).fit is fit
@@ -483,7 +483,7 @@ def test_a_file_with_another_architecture_is_refused_in_one_sentence(
             r"torchvision has no classifier 'resnet1'; torchvision\.models",
         ),
         (lambda: torchvision_classifier("fcn_resnet50"), r"torchvision has no classifier 'fcn_resnet50'"),
-        (lambda: torchvision_classifier("inception_v3"), r"give it to PreparedClassifier"),
+        (lambda: torchvision_classifier("inception_v3"), r"wrap it in a PreparedClassifier"),
     ],
 )
 def test_an_unknown_model_is_refused(make: Callable[[], object], message: str) -> None:
@@ -495,8 +495,8 @@ def test_an_unknown_model_is_refused(make: Callable[[], object], message: str) -
 def test_weights_of_another_net_are_refused(tmp_path: Path) -> None:
     torch.save(torchvision_net().state_dict(), tmp_path / "net.pth")
     expected = (
-        r"net\.pth do not fit the net: it lacks .* more; it has besides .* more; .*"
-        r"name the net that they are of"
+        r"net\.pth do not fit the net: it lacks .* more; it has the unexpected .* more; .*"
+        r"name the net that they were saved from"
     )
     with pytest.raises(CheckpointError, match=expected):
         timm_classifier("resnet10t", weights=tmp_path / "net.pth")
@@ -504,7 +504,7 @@ def test_weights_of_another_net_are_refused(tmp_path: Path) -> None:
 
 def test_more_or_fewer_classes_than_asked_for_are_refused(tmp_path: Path) -> None:
     torch.save(timm_net().state_dict(), tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match=r"it has in another shape fc\.bias and 1 more"):
+    with pytest.raises(CheckpointError, match=r"it has another shape for fc\.bias and 1 more"):
         timm_classifier("test_resnet", weights=tmp_path / "net.pth", classes=7)
 
 
@@ -543,7 +543,7 @@ def no_json(folder: Path) -> None:
     [
         (no_weights, "cannot be read as an image classifier"),
         (damaged_weights, "cannot be read as an image classifier"),
-        (no_head, r"lacks weights of the classifier, classifier\.\w+ for one"),
+        (no_head, r"lacks weights of the classifier, for example classifier\.\w+;"),
         (no_processor, "holds no image processor"),
         (no_classifier, "cannot be read as an image classifier"),
         (no_json, "cannot be read as an image classifier"),

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from steadylens.errors import CheckpointError
-from steadylens.nets.weights import fit_weights, read_weights
+from steadylens.nets.weights import load_weights, read_weights
 
 
 def net() -> nn.Module:
@@ -81,7 +81,7 @@ def test_a_file_that_is_cut_off_is_said_to_be_damaged(name: str, tmp_path: Path)
 @pytest.mark.parametrize("held", [{}, {"epoch": 3}, [torch.rand(2)], {"model": {}}, torch.rand(3)], ids=repr)
 def test_a_sound_file_without_weights_is_refused(held: object, tmp_path: Path) -> None:
     torch.save(held, tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match="holds no weights by name; save the net's state_dict"):
+    with pytest.raises(CheckpointError, match="holds no state dict; save the net's state_dict"):
         read_weights(tmp_path / "net.pth")
 
 
@@ -92,7 +92,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_net_takes_the_weights_of_a_file() -> None:
     one, other = net(), net()
-    fit_weights(one, other.state_dict(), Path("net.pth"))
+    load_weights(one, other.state_dict(), Path("net.pth"))
     assert same(one.state_dict(), other.state_dict())
 
 
@@ -101,14 +101,15 @@ def test_what_does_not_fit_is_named() -> None:
     weights["0.weight"] = torch.rand(3, 5)
     weights["2.bias"] = weights.pop("0.bias")
     expected = (
-        r"net\.pth do not fit the net: it lacks 0\.bias; it has besides 2\.bias; it has in another shape 0\.w"
+        r"net\.pth do not fit the net: it lacks 0\.bias; it has the unexpected 2\.bias; "
+        r"it has another shape for 0\.w"
     )
     with pytest.raises(CheckpointError, match=expected):
-        fit_weights(net(), weights, Path("net.pth"))
+        load_weights(net(), weights, Path("net.pth"))
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
     weights = net().state_dict()
     weights["0.bias"] = torch.tensor([0.0, float("nan"), 0.0])
     with pytest.raises(CheckpointError, match=r"0\.bias holds values that are not finite"):
-        fit_weights(net(), weights, Path("net.pth"))
+        load_weights(net(), weights, Path("net.pth"))

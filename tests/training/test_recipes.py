@@ -40,7 +40,7 @@ def test_the_paper_trains_restorers_as_in_section_4_1() -> None:
     assert (settings.steps, settings.batch, settings.patch) == (100_000, 50, 48)
     assert settings.loss == SquaredError()
     assert settings.clip_norm is None
-    assert not settings.silent_start
+    assert not settings.zero_last_layer
     assert settings.optimization == MomentumSgd(
         learning_rate=1e-3, momentum=0.9, decay=0.99996, l2=1e-6, last_layer_factor=0.1
     )

@@ -298,10 +298,10 @@ def test_a_restorer_is_trained_with_validation_numbers(
 
 def test_a_silent_start_begins_as_the_identity(tiny_data: Dataset, tmp_path: Path) -> None:
     still = replace(TINY.restorer, steps=1, optimization=MomentumSgd(learning_rate=1e-12))
-    recipe = replace(TINY, restorer=replace(still, silent_start=True))
+    recipe = replace(TINY, restorer=replace(still, zero_last_layer=True))
     validation = about_of(tiny_data, tmp_path / "a.safetensors", RESTORER, recipe=recipe)["validation"]
     assert validation["restored_db"] == pytest.approx(validation["noisy_db"])
-    recipe = replace(TINY, restorer=replace(still, silent_start=False))
+    recipe = replace(TINY, restorer=replace(still, zero_last_layer=False))
     validation = about_of(tiny_data, tmp_path / "b.safetensors", RESTORER, recipe=recipe)["validation"]
     assert validation["restored_db"] < validation["noisy_db"] - 1
 

@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from steadylens.errors import CheckpointError, SettingError, reason_of
 from steadylens.files import replacing
 from steadylens.nets.architecture import build, describe
-from steadylens.nets.weights import check_header, give_weights, raw_bytes, saved_by_torch
+from steadylens.nets.weights import check_header, copy_weights, raw_bytes, saved_by_torch
 
 
 def fingerprint(net: nn.Module) -> str:
@@ -115,7 +115,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         _check_fit(tensors, architecture)
         module = build(architecture)
-        give_weights(module, tensors)
+        copy_weights(module, tensors)
     except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         reason = reason_of(error)  # below it, PyTorch lists the calls that led there
         raise CheckpointError(

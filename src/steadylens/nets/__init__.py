@@ -1,4 +1,4 @@
-"""Networks: restorers, classifiers, pairs of both, and nets of other libraries."""
+"""Networks: restorers, classifiers, a restorer in front of a classifier, and models of other libraries."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""Nets as plain data and back: the one list of kinds of nets, by the names that files hold.
+"""Nets as plain data (for JSON) and back, with the registry of all classes that can be saved.
 
-A net that can be saved has two attributes: `kind`, its name in this list, and `config()`, the arguments that
-make a net like it. To add one, write its class and register it.
+A net that can be saved has an attribute `kind`, the name of its class in files, and a method `config()` that
+returns the arguments of its constructor. To add a net, write its class and decorate it with `register_net`.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,32 +27,32 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
     "FusedClassifier": FusedClassifier,
     **{kind: partial(rebuild, kind) for kind in ("timm", "torchvision", "transformers")},
 }
-"""What makes a net of each kind from the arguments that its `config()` returns."""
+"""Builds a net of each kind from the arguments that its `config()` returned."""
 
 
 def register_net(kind: Net) -> Net:
-    """Adds a class of nets to the kinds that can be saved and loaded; use it as a decorator.
+    """Registers a class of nets, so that they can be saved and loaded; use it as a decorator.
 
     Args:
-        kind: The class. Its attribute `kind` is the name in files, its method `config` returns the arguments
-            of its constructor: plain data, or other nets.
+        kind: The class. Its attribute `kind` is its name in files. Its method `config` returns the arguments
+            of its constructor, each plain data or another net.
 
     Raises:
-        SettingError: If it lacks one of them, or another class has that name.
+        SettingError: If the class lacks one of the two, or another class has the same name.
     """
     name = getattr(kind, "kind", None)
     if not isinstance(name, str) or not callable(getattr(kind, "config", None)):
-        raise SettingError(f"{kind.__name__} needs an attribute kind, a text, and a method config()")
+        raise SettingError(f"{kind.__name__} needs an attribute kind, a string, and a method config()")
     if KINDS.setdefault(name, kind) is not kind:
-        raise SettingError(f"there are nets of the kind {name!r} already; give {kind.__name__} another name")
+        raise SettingError(f"another class has the kind {name!r} already; give {kind.__name__} another one")
     return kind
 
 
 def describe(net: nn.Module) -> dict[str, Any]:
-    """Returns the plain data that `build` needs to make a net of the same architecture.
+    """Returns plain data from which `build` makes a net of the same architecture.
 
     Raises:
-        SettingError: If the net is of a kind that cannot be described.
+        SettingError: If the net's class is not registered, or has no such data.
     """
     kind, config = facts_of(net).kind, getattr(net, "config", dict)
     if kind is None:
@@ -68,11 +68,11 @@ def describe(net: nn.Module) -> dict[str, Any]:
 
 
 def build(architecture: Mapping[str, Any]) -> nn.Module:
-    """Returns a net of the architecture that `describe` returned, with fresh weights.
+    """Returns a net with random weights, of an architecture that `describe` returned.
 
     Raises:
-        MissingExtraError: If the net is of a library that is not installed.
-        SettingError: If the kind is unknown or its settings are refused.
+        MissingExtraError: If the net needs a library that is not installed.
+        SettingError: If the kind is unknown or a setting is invalid.
     """
     kind = architecture["kind"]
     if kind not in KINDS:

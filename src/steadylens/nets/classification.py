@@ -1,8 +1,7 @@
-"""Classifiers: the sign net of [21], any net behind its own normalisation, and fused classifiers.
+"""Classifiers: the sign net of [21], any other model with its normalisation, and a restorer in front of one.
 
-An image is restored in [0, 1], at the resolution that the classifier reads and before its normalisation, so
-whatever stands behind a restorer must read such images. Any module can be prepared so, an exported program
-too.
+A restorer works on images in [0, 1], at the classifier's input size and before its normalisation. So a
+classifier behind a restorer must normalise by itself: `PreparedClassifier` adds that to any module.
 """
 
 import math
@@ -27,21 +26,20 @@ from steadylens.nets.facts import CLASSIFYING, facts_of
 
 
 class FusedClassifier(nn.Module):
-    """A restorer whose output is the input of a classifier, as one module (Sec. 4.2).
+    """A restorer followed by a classifier, as one module (Sec. 4.2).
 
     Every row of Table 4 is this class with another restorer: `nn.Identity()`, `GaussianSmoothing()` or a
-    trained `RestorationNet`. The classifier's own normalisation comes behind the restorer, as the
-    classifier's first layer.
+    trained `RestorationNet`. The classifier normalises its input by itself, in its first layer.
 
     A frozen restorer is not trained: its parameters get no gradient, and it runs in eval mode even while the
-    pair is in train mode. The modules themselves stay as they are given: neither `requires_grad` nor the mode
-    is changed here.
+    pair is in train mode. The two modules are not changed: their `requires_grad` and their mode stay as they
+    were.
 
     Args:
-        restorer: Any module from images (N, C, H, W) in [0, 1] to such images.
+        restorer: Any module from images (N, C, H, W) in [0, 1] to restored images of the same shape.
         classifier: Any module from such images to logits (N, classes).
-        frozen: Whether the restorer stays as it is while the pair is trained; can be changed later by the
-            attribute of that name.
+        frozen: Whether the restorer keeps its weights and its BatchNorm statistics while the pair is trained.
+            The attribute `frozen` can be changed later.
 
     Raises:
         SettingError: If one of the two is no module.
@@ -68,35 +66,35 @@ class FusedClassifier(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Channels of the images: those of the restorer."""
+        """Number of channels of the restorer's input."""
         return facts_of(self.restorer).channels
 
     @property
     def minimum_size(self) -> int:
-        """The smallest height and width that the restorer reads."""
+        """The smallest height and width that the restorer accepts."""
         return facts_of(self.restorer).minimum_size
 
     @property
     def input_size(self) -> int | None:
-        """Height and width of the images that the classifier reads, if it tells."""
+        """Height and width in pixels of the classifier's input, or None if any size will do."""
         return facts_of(self.classifier).input_size
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classifier's classes by number, if it knows them."""
-        return facts_of(self.classifier).class_names or names_of(self.classifier)
+        """Names of the classifier's classes, in the order of its logits; empty if they are not known."""
+        return facts_of(self.classifier).class_names or transformers_class_names(self.classifier)
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """What the classifier wants to be done to photographs, if it tells."""
+        """Size, mean, std and fit of the classifier, or None if they are not known."""
         return facts_of(self.classifier).preprocessing
 
     def config(self) -> dict[str, Any]:
-        """Returns the arguments that make a pair like this one: its two nets."""
+        """Returns the constructor's arguments: the two nets."""
         return {"restorer": self.restorer, "classifier": self.classifier}
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the mode of both; a frozen restorer stays in eval mode."""
+        """Sets the mode of both nets; a frozen restorer is put into eval mode."""
         self.training = mode
         self.classifier.train(mode)
         self.restorer.train(mode and not self.frozen)
@@ -110,20 +108,20 @@ class FusedClassifier(nn.Module):
         if not self.frozen or torch.compiler.is_compiling():
             return self.restorer(images)  # type: ignore[no-any-return]
         weights = dict(self.restorer.named_parameters())
-        learning = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights.values())
+        has_gradient = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights.values())
         with evaluating(self.restorer):
-            if not learning:
+            if not has_gradient:
                 return self.restorer(images)  # type: ignore[no-any-return]
-            # The gradient with respect to the images still passes, which attacks on the pair need.
+            # The gradient with respect to the images is still computed: adversarial attacks need it.
             detached = {name: weight.detach() for name, weight in weights.items()}
             return functional_call(self.restorer, detached, (images,))  # type: ignore[no-any-return]
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Puts a module into eval mode while it is measured; each of its parts gets its own mode back."""
+    """Puts a module into eval mode inside the block; afterwards each submodule has its own mode again."""
     modes = {part: part.training for part in module.modules() if part.training}
-    if not modes:  # as nearly always: then nothing is touched, and threads may share the module
+    if not modes:  # the usual case: nothing is changed, so that threads can share the module
         yield
         return
     module.eval()
@@ -135,39 +133,40 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def read_program(path: Path) -> ExportedProgram:
-    """Returns a program that `torch.export.save` wrote; reading it may run what it holds.
+    """Reads a program that `torch.export.save` wrote. Reading it may run code from the file.
 
-    It changes Python's warning filters while it runs.
+    Not thread-safe: Python's warning filters are changed meanwhile.
 
     Raises:
-        Exception: Whatever PyTorch raises on a file that is none.
+        Exception: Whatever PyTorch raises if the file is no such program.
     """
     with warnings.catch_warnings():
-        # Older PyTorch (2.11) makes tensors of bytes, which it then copies.
+        # PyTorch 2.11 warns about tensors that share memory with read-only bytes; it copies them afterwards.
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         return torch.export.load(path)
 
 
 SIGN_SIZE = 48
-"""Height and width in pixels of the images that the sign net reads."""
+"""Height and width in pixels of the sign net's input."""
 
 LEAKY_SLOPE = 0.01
 
-LEAST_VARIANCE = 1e-4
-"""What is added to an image's variance, so that one of a single colour is not divided by zero."""
+VARIANCE_EPSILON = 1e-4
+"""Added to an image's variance, so that an image of one colour causes no division by zero."""
 
 
 class ChannelNormalization(nn.Module):
-    """Subtracts a mean and divides by a deviation, channel by channel: the first layer of a classifier.
+    """Subtracts a mean from each channel and divides by a standard deviation.
 
-    A classifier that begins with it reads plain images in [0, 1], as every restorer writes them.
+    As the first layer of a classifier it lets the classifier read images in [0, 1], the range of every
+    restorer's output.
 
     Args:
         mean: Mean of each channel, for images in [0, 1].
         std: Standard deviation of each channel, positive.
 
     Raises:
-        SettingError: If the two differ in length, a number is not finite, or a deviation is not positive.
+        SettingError: If the two differ in length, a number is not finite, or a std is not positive.
     """
 
     mean: Tensor
@@ -178,7 +177,7 @@ class ChannelNormalization(nn.Module):
         finite = all(map(math.isfinite, (*mean, *std)))
         if len(mean) != len(std) or not finite or not all(deviation > 0 for deviation in std):
             raise SettingError(
-                f"mean {tuple(mean)} and std {tuple(std)} must be as long and finite, and std positive"
+                f"mean {tuple(mean)} and std {tuple(std)} must be equally long and finite, and std positive"
             )
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
@@ -192,13 +191,13 @@ class ChannelNormalization(nn.Module):
 class SignNet(nn.Module):
     """The traffic-sign classifier of [21]: 1,123,449 parameters for 43 classes.
 
-    Its own normalisation is inside. The published one subtracts the per-pixel mean image of the training set,
-    which is mid-grey until `fit_mean` is called, and scales grey levels by 1/256. The other brings each image
-    to a mean of 0 and a deviation of 1, so that its light and its contrast no longer matter.
+    It normalises its input by itself, in one of two ways. The published way subtracts the mean image of the
+    training set, which is mid-grey until `fit_mean` is called, and divides grey levels by 256. The other way
+    standardizes each image to mean 0 and standard deviation 1, so that brightness and contrast do not matter.
 
     Args:
         classes: Number of classes, at least 2.
-        standardize: Whether to bring each image to mean 0 and deviation 1, not to subtract the mean image.
+        standardize: Whether to standardize each image instead of subtracting the mean image.
 
     Raises:
         SettingError: If `classes` is below 2.
@@ -233,34 +232,37 @@ class SignNet(nn.Module):
             nn.Dropout(0.5),
             nn.Linear(300, classes),
         )
-        # A CPU runs grouped convolutions three times faster in this layout.
+        # Grouped convolutions run three times faster on a CPU in this memory format.
         self.to(memory_format=torch.channels_last)
 
     @property
     def purpose(self) -> str:
-        """What the net does, in one sentence."""
+        """One sentence for model cards, with the number of classes."""
         return f"A classifier of {self.classes} traffic signs on images of {SIGN_SIZE}x{SIGN_SIZE} pixels."
 
     def config(self) -> dict[str, Any]:
-        """Returns the arguments that make a net like this one."""
+        """Returns the constructor's arguments, from which the net is built again when it is loaded."""
         return {"classes": self.classes, "standardize": self.standardize}
 
     def extra_repr(self) -> str:
-        """Returns the settings, for the printed form of the net."""
+        """Settings in the repr of the net."""
         return f"classes={self.classes}, standardize={self.standardize}"
 
     def fit_mean(self, images: Tensor) -> None:
-        """Takes the per-pixel mean of stored training images, uint8 (N, 3, 48, 48), as its own.
+        """Sets the mean image, the mean of each pixel over the training images.
+
+        Args:
+            images: Training images, uint8 (N, 3, 48, 48).
 
         Raises:
-            ImageError: If the images are of another type or size.
+            ImageError: If the images have another dtype or size.
         """
         if images.dtype != torch.uint8 or images.shape[1:] != self.mean.shape:
             raise ImageError(
-                f"the mean image is taken of uint8 images (N, 3, 48, 48), these are {images.dtype} "
+                f"the mean image is computed from uint8 images (N, 3, 48, 48), these are {images.dtype} "
                 f"{tuple(images.shape)}; load the data at size 48"
             )
-        # Summing 8-bit values in int64 is exact and needs no float copy of the whole set.
+        # A sum in int64 is exact and needs no float copy of the whole training set.
         self.mean.copy_(images.sum(dim=0, dtype=torch.int64).double() / len(images) / GREY_LEVELS)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -280,14 +282,15 @@ class SignNet(nn.Module):
 
     def _normalized(self, images: Tensor) -> Tensor:
         if self.standardize:
-            return F.layer_norm(images, images.shape[1:], eps=LEAST_VARIANCE)
+            return F.layer_norm(images, images.shape[1:], eps=VARIANCE_EPSILON)
         return (images - self.mean) * (GREY_LEVELS / 256)
 
     def _first_weights(self) -> tuple[Tensor, Tensor]:
-        """Returns the weights and biases of the one convolution that the first two amount to.
+        """Merges the first two convolutions into one; returns its weights and biases.
 
-        Nothing stands between the two, so the first but scales the second's weights and adds to its biases. A
-        training then needs no gradient with respect to the images, the dearest of all its gradients.
+        The first is 1x1 and depthwise, and no activation follows, so it only scales the second's weights and
+        shifts its biases. Training the merged form needs no gradient with respect to the images, which would
+        be the most expensive one.
         """
         scale, shift, weight, bias = (
             self.get_parameter(f"features.{layer}.{name}") for layer in (0, 1) for name in ("weight", "bias")
@@ -298,24 +301,24 @@ class SignNet(nn.Module):
 def _block(maps_in: int, maps_out: int, *, kernel: int, groups: int) -> tuple[nn.Module, ...]:
     return (
         nn.Conv2d(maps_in, maps_out, kernel, groups=groups),
-        # The activation rises everywhere, so it may follow the pooling, which leaves a quarter of the values.
+        # The activation is increasing, so max pooling first gives the same result with a quarter of the work.
         nn.MaxPool2d(3, stride=2, ceil_mode=True),
         nn.LeakyReLU(LEAKY_SLOPE),
     )
 
 
 class PreparedClassifier(nn.Module):
-    """A classifier behind its own normalisation: images in [0, 1] -> logits.
+    """Any classifier together with its normalisation: images in [0, 1] -> logits.
 
     Args:
-        body: The classifier proper, from normalised images (N, 3, size, size) to logits (N, classes) or to an
-            object with such `logits`.
-        preprocessing: What it wants to be done to photographs: the size that it reads, its mean and
-            deviation, and how a photograph becomes a square.
-        class_names: Names of its classes by number; if none are given, those that a classifier of
-            transformers bears.
-        architecture: Plain data from which `rebuild` makes the classifier again, its library as `kind`; None
-            if it cannot be described, and then it cannot be saved.
+        body: The classifier, from normalised images (N, 3, size, size) to logits (N, classes) or to an object
+            with such an attribute `logits`.
+        preprocessing: How photographs are prepared for it: input size, mean and std, and how a photograph
+            becomes a square.
+        class_names: Names of its classes, in the order of the logits. By default those in the config of a
+            transformers model.
+        architecture: Plain data from which `rebuild` makes the classifier again, with its library as `kind`;
+            None for a classifier that cannot be saved.
 
     Example:
         >>> import torch
@@ -327,7 +330,7 @@ class PreparedClassifier(nn.Module):
     """
 
     task = CLASSIFYING
-    purpose = "A classifier of another library behind its own normalisation."
+    purpose = "A classifier of another library, with its normalisation as the first layer."
 
     def __init__(
         self,
@@ -339,26 +342,26 @@ class PreparedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.input_size, self.fit = preprocessing.size, preprocessing.fit
-        self.class_names = tuple(class_names) or names_of(body)
+        self.class_names = tuple(class_names) or transformers_class_names(body)
         self.architecture = None if architecture is None else dict(architecture)
         self.normalization = ChannelNormalization(preprocessing.mean, preprocessing.std)
         self.body = body
 
     @property
     def kind(self) -> str:
-        """The name of its library, as files have it."""
+        """The name of its library in files, or "none" if it cannot be saved."""
         return "none" if self.architecture is None else str(self.architecture["kind"])
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What it wants to be done to photographs; mean and deviation are those that it computes with."""
+        """Input size, fit, and the mean and std that the normalisation layer holds."""
         mean, std = self.normalization.mean.flatten(), self.normalization.std.flatten()
         return Preprocessing(
             size=self.input_size, mean=tuple(mean.tolist()), std=tuple(std.tolist()), fit=self.fit
         )
 
     def prepared_for(self, options: PreprocessingOptions) -> "PreparedClassifier":
-        """Returns the classifier with what is said here of its preprocessing; its body stays shared."""
+        """Returns a classifier with some settings of its preprocessing replaced, which shares `body`."""
         preprocessing = options.over(self.preprocessing)
         if preprocessing == self.preprocessing:
             return self
@@ -367,29 +370,29 @@ class PreparedClassifier(nn.Module):
         ).train(self.training)
 
     def config(self) -> dict[str, Any]:
-        """Returns the arguments that make a classifier like this one.
+        """Returns the arguments from which `rebuild` makes the classifier again.
 
         Raises:
-            SettingError: If there are none.
+            SettingError: If it was made without an `architecture`.
         """
         if self.architecture is None:
             raise SettingError(
-                "an exported program, or a module of your own, cannot be described and so not be saved in a "
-                "pair; save the restorer alone and put it in front of the classifier again"
+                "an exported program, or a module of your own, cannot be saved in a pair; save the restorer "
+                "alone and put it in front of the classifier again"
             )
         fitted = {} if self.fit == SQUASHED else {"fit": str(self.fit)}
         return {name: value for name, value in self.architecture.items() if name != "kind"} | fitted
 
     def extra_repr(self) -> str:
-        """Returns the settings, for the printed form of the net."""
+        """Settings in the repr of the net."""
         return f"size={self.input_size}" + ("" if self.fit == SQUASHED else f", fit={self.fit}")
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, classes) for images (N, 3, size, size) in [0, 1].
 
         Raises:
-            ImageError: If the batch breaks the image contract or is of another size.
-            SettingError: If the classifier returns no logits.
+            ImageError: If the batch breaks the image contract or has another size.
+            SettingError: If the classifier does not return logits.
         """
         normalized = self.normalization(images)
         if images.shape[-2:] != (self.input_size, self.input_size):
@@ -411,18 +414,18 @@ def exported_classifier(
     path: str | Path,
     options: PreprocessingOptions = PreprocessingOptions(),  # noqa: B008 - frozen
 ) -> PreparedClassifier:
-    """Returns a program that `torch.export.save` wrote; it can be fused, but not be saved again.
+    """Reads a classifier that `torch.export.save` wrote. It works behind a restorer, but cannot be saved.
 
-    Reading such a file may run what it holds: open only those that you trust.
+    Reading such a file may run code from it: open only files that you trust.
 
     Args:
-        path: The file, conventionally .pt2. It reads one batch of images, of any number of images.
-        options: The size of the images, by default the one that it was exported with; mean and deviation,
-            by default none, for a program that normalises by itself; and the fit, by default squashing.
+        path: The file, conventionally .pt2. The program has one input, images with a dynamic batch dimension.
+        options: The input size, by default the one that it was exported with; mean and std, by default 0 and
+            1, for a program that normalises by itself; and the fit, by default squashing.
 
     Raises:
         CheckpointError: If the file is missing or damaged.
-        SettingError: If the program reads anything but batches of square RGB images of the size.
+        SettingError: If the program's input is not a batch of square RGB images of that size.
     """
     path = Path(path)
     if not zipfile.is_zipfile(path):
@@ -430,32 +433,32 @@ def exported_classifier(
         raise CheckpointError(f"{path} {state}; write it with torch.export.save")
     try:
         program = read_program(path)
-    except Exception as error:  # the reader of the library raises whatever its parts do
+    except Exception as error:  # torch.export.load raises many kinds of errors
         raise CheckpointError(
             f"{path} is damaged or no exported program; write it with torch.export.save"
         ) from error
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     shape = tuple(inputs[0].meta["val"].shape) if len(inputs) == 1 else ()
-    fixed = [side if isinstance(side, int) else None for side in shape]  # None: of any length
+    fixed = [side if isinstance(side, int) else None for side in shape]  # None: a dynamic dimension
     side = options.size or (fixed[-1] if fixed else None)
     if len(fixed) != 4 or fixed[0] is not None or side is None or {*fixed[2:]} - {None, side}:
         raise SettingError(
             f"{path} reads inputs of shape {shape}; export it for one input (N, 3, S, S) with a dynamic N, "
-            "and give a size that it reads"
+            "and give a size that fits"
         )
     body = _ExportedBody(program.module())
     return PreparedClassifier(body, options.over(Preprocessing(size=side))).eval()
 
 
-def names_of(body: nn.Module) -> tuple[str, ...]:
-    """Returns the names of the classes by number that a net of transformers was given, if it is one."""
+def transformers_class_names(body: nn.Module) -> tuple[str, ...]:
+    """Returns the class names in the config of a transformers model; empty for any other module."""
     labels = getattr(getattr(body, "config", None), "id2label", None) or {}
     names = tuple(str(labels[number]) for number in sorted(labels))
     return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 
 class _ExportedBody(nn.Module):
-    """An exported program as a module: it has but one mode, and refuses to be told."""
+    """An exported program as a module. `train` only sets the flag, as the program raises an error there."""
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()

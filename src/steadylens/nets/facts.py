@@ -1,7 +1,7 @@
-"""What a net tells of itself: its task, the images that it reads, how far it looks.
+"""Facts about a net: its task, the size of its input images, its receptive field.
 
-A net of this package, or of yours, tells these facts by attributes of the same names. Whoever runs, exports,
-saves or describes a net asks here, and not which class it is.
+A net of this package, or one of your own, has these facts as attributes of the same names. Code that runs,
+exports, saves or describes a net calls `facts_of` and never checks the net's class.
 """
 
 from dataclasses import dataclass, fields
@@ -12,29 +12,29 @@ from torch import nn
 from steadylens.images.preprocessing import Preprocessing
 
 RESTORING: Final = "image-to-image"
-"""The task of a restorer, as model hubs call it."""
+"""The task of a restorer, in the words of model hubs."""
 
 CLASSIFYING: Final = "image-classification"
-"""The task of a classifier, as model hubs call it."""
+"""The task of a classifier, in the words of model hubs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetFacts:
-    """What a net tells of itself. A net that tells its task is asked for the rest; what it lacks is as here.
+    """Facts about a net. They are read from a net that has the attribute `task`; the others are optional.
 
     Attributes:
-        task: `RESTORING`, `CLASSIFYING`, or None for a net that tells nothing.
-        kind: The name of its kind in files, see `architecture`; None if it cannot be saved.
+        task: `RESTORING`, `CLASSIFYING`, or None if the net has no such attribute.
+        kind: The name of its class in files, see `register_net`; None if it cannot be saved.
         purpose: What it does, in one sentence.
-        channels: Channels of the images that it reads.
-        input_size: Height and width in pixels of the images that it reads, or None for any.
-        minimum_size: The smallest height and width that it reads. A net that reflects its border needs one
-            pixel more than its margin: 7 for L11.
-        margin: How many pixels around it a pixel of a restorer's result depends on; tiles overlap by as much.
-            None if that is not known.
-        lost: Pixels that its result lacks on each side.
-        class_names: Names of a classifier's classes by number, if it knows them.
-        preprocessing: What a classifier makes of images before it reads them, if it tells.
+        channels: Number of channels of its input images.
+        input_size: Height and width in pixels of its input images, or None if any size will do.
+        minimum_size: The smallest height and width of its input images. With reflect padding that is one
+            pixel more than the margin: 7 for L11.
+        margin: Radius of a restorer's receptive field: an output pixel depends on the input up to this many
+            pixels away, so tiles overlap by as much. None if it is not known.
+        lost: Pixels by which the output is smaller than the input on each side; 0 for a net that pads.
+        class_names: Names of a classifier's classes, in the order of its logits, if they are known.
+        preprocessing: Size, mean, std and fit that a classifier needs, if they are known.
     """
 
     task: str | None = None
@@ -56,11 +56,11 @@ _OF_PYTORCH: dict[type, NetFacts] = {
         task=RESTORING, kind="Identity", purpose="A net that leaves images as they are.", margin=0
     )
 }
-"""Modules of PyTorch that are nets by themselves."""
+"""Facts about modules of PyTorch itself, which cannot have the attributes."""
 
 
 def facts_of(net: object) -> NetFacts:
-    """Returns what a net tells of itself; of a module that tells no task, nothing is known.
+    """Returns the facts about a net; all of them have their defaults if it has no attribute `task`.
 
     Example:
         >>> from steadylens import RestorationNet

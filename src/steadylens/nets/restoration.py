@@ -1,8 +1,8 @@
-"""From noisy to restored images: the nets of Table 1, and Gaussian smoothing for comparison.
+"""Restorers, from noisy to restored images: the nets of Table 1, and Gaussian smoothing for comparison.
 
-A restorer is any module from images to images of the same shape. The trained ones have two forms: `valid`
-for training, which pads nothing and so loses a margin, and `forward` afterwards, which pads the first
-convolution and keeps the size. Both hold the same weights and agree away from the border.
+A restorer is any module from images to images of the same shape. The trained ones have two methods with the
+same weights. `valid`, for training, pads nothing, so that its output lacks a margin. `forward`, for inference,
+pads the image before the first convolution and keeps its size. Away from the border both give the same.
 """
 
 import math
@@ -20,13 +20,13 @@ from steadylens.nets.facts import RESTORING
 
 
 def initialize_xavier(module: nn.Module, *, generator: torch.Generator, gain: float = 1.0) -> None:
-    """Draws every convolution's and linear layer's weights after Glorot and Bengio; biases become zero.
+    """Initialises every convolution and linear layer with Xavier-uniform weights and zero biases.
 
     Args:
         module: The net, changed in place.
-        generator: Source of the weights, on the net's device.
-        gain: Factor on the weights; the square root of 2 makes up for what rectifiers take away, without
-            which a deep net begins with a signal too faint to learn from quickly.
+        generator: Generator on the net's device.
+        gain: Factor on the weights. With the square root of 2 the signal keeps its strength through layers
+            with ReLU; with 1 it fades in a deep net, which then learns slowly at first.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -35,8 +35,8 @@ def initialize_xavier(module: nn.Module, *, generator: torch.Generator, gain: fl
                 nn.init.zeros_(layer.bias)
 
 
-def silence_last_layer(module: nn.Module) -> None:
-    """Sets the last convolution's weights to zero, so that a residual net starts as the identity."""
+def zero_last_layer(module: nn.Module) -> None:
+    """Sets the last convolution's weights and biases to zero: a residual net then starts as the identity."""
     last = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)][-1]
     nn.init.zeros_(last.weight)
     if last.bias is not None:
@@ -50,59 +50,62 @@ HIDDEN_MAPS: dict[int, tuple[int, ...]] = {
     5: (64, 32, 128, 64),
     3: (64, 32),
 }
-"""Feature maps of the hidden layers by depth (Table 1); the last layer has one per channel of the image."""
+"""Feature maps of the hidden layers by depth (Table 1). The last layer has one map per image channel."""
 
 LEAKY_SLOPE = 0.01
 
-WIDEST_SIGMA = 1_000
-"""The widest Gaussian in pixels: beyond it the kernel would be wider than any image that fits in memory."""
+MAX_SIGMA_PIXELS = 1_000
+"""Largest standard deviation in pixels; a wider kernel would exceed any image that fits in memory."""
 
 Padding = Literal["zeros", "reflect"]
 
 
 @runtime_checkable
 class PatchRestorer(Protocol):
-    """What training needs of a net that restores, beside its facts."""
+    """A restorer that can be trained without padding."""
 
     @property
     def valid_margin(self) -> int:
-        """Pixels that `valid` loses on each side; 0 for a net that pads."""
+        """Pixels by which the output of `valid` is smaller on each side; 0 if `valid` pads."""
 
     def valid(self, images: Tensor) -> Tensor:
-        """Returns the restored centre of `images`, smaller by that margin on each side."""
+        """Returns the restored centre of the images, without `valid_margin` pixels on each side."""
 
 
 @runtime_checkable
 class PaddedRestorer(PatchRestorer, Protocol):
-    """A net that pads the image once, before its first layer, and so can do without on surrounded tiles."""
+    """A restorer that pads the image only once, before its first layer.
+
+    So a tile that is cut out with a border of real pixels can be restored without any padding.
+    """
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
+        """Number of channels of the images."""
 
     @property
     def padding(self) -> Padding:
-        """What surrounds the image."""
+        """How the image is padded."""
 
 
 def is_padded(net: object) -> TypeGuard[PaddedRestorer]:
-    """Says whether a net pads the image once, before its first layer."""
+    """Whether a net pads the image only once, before its first layer."""
     return isinstance(net, PaddedRestorer)
 
 
 class RestorationNet(nn.Module):
     """The residual restoration net (Table 1): predicts a pattern and adds it to the image.
 
-    3x3 and 1x1 convolutions alternate, leaky ReLU between them, tanh behind the last, so that the
-    pattern lies in (-1, 1). For additive noise nu the pattern that it learns is -nu (Eq. 3).
+    3x3 and 1x1 convolutions alternate, with leaky ReLU between them and tanh after the last, so that the
+    pattern lies in (-1, 1). For an image with additive noise nu the net learns to predict -nu (Eq. 3).
 
     Args:
         depth: Number of convolutions: 11 (397,411 parameters), 9, 7, 5 or 3.
-        channels: Channels of the images, 3 for RGB.
-        padding: What surrounds the image in `forward`: "zeros" as in the paper, or "reflect".
+        channels: Number of channels of the images, 3 for RGB.
+        padding: How `forward` pads the image: "zeros" as in the paper, or "reflect".
 
     Raises:
-        SettingError: If there is no net of that depth or padding, or `channels` is below 1.
+        SettingError: If the depth or the padding is none of these, or `channels` is below 1.
 
     Example:
         >>> import torch
@@ -129,42 +132,42 @@ class RestorationNet(nn.Module):
 
     @property
     def purpose(self) -> str:
-        """What the net does, in one sentence."""
+        """One sentence for model cards, with the number of convolutions."""
         return f"A residual net of {self.depth} convolutions that takes noise out of images of any size."
 
     @property
     def margin(self) -> int:
-        """Pixels around it that a restored pixel depends on; 6 for depth 11."""
+        """Radius of the receptive field in pixels; 6 for depth 11."""
         return (self.depth + 1) // 2
 
     @property
     def valid_margin(self) -> int:
-        """Pixels that the valid form loses on each side: the margin."""
+        """Pixels by which the output of `valid` is smaller on each side; the same as `margin`."""
         return self.margin
 
     @property
     def minimum_size(self) -> int:
-        """The smallest height and width of an image; one that is reflected must outgrow the margin."""
+        """The smallest height and width of an image: 1, or with reflect padding one more than the margin."""
         return _minimum_size(self.margin, self.padding)
 
     @property
     def field(self) -> int:
-        """Side in pixels of the square of input that one output pixel depends on; 13 for depth 11."""
+        """Side in pixels of the receptive field, a square; 13 for depth 11."""
         return 2 * self.margin + 1
 
     def config(self) -> dict[str, Any]:
-        """Returns the arguments that make a net like this one."""
+        """Returns the constructor's arguments, from which the net is built again when it is loaded."""
         return {"depth": self.depth, "channels": self.channels, "padding": self.padding}
 
     def extra_repr(self) -> str:
-        """Returns the settings, for the printed form of the net."""
+        """Settings in the repr of the net."""
         return f"depth={self.depth}, channels={self.channels}, padding={self.padding!r}"
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the restored images, `images` + `pattern(images)`.
 
         Args:
-            images: (N, C, H, W) in [0, 1], of any height and width (larger than the margin if reflected).
+            images: (N, C, H, W) in [0, 1], of any size; with reflect padding, larger than the margin.
 
         Returns:
             (N, C, H, W); not clipped, so a value can lie slightly outside [0, 1].
@@ -175,11 +178,11 @@ class RestorationNet(nn.Module):
         return images + self.pattern(images)
 
     def pattern(self, images: Tensor) -> Tensor:
-        """Returns what is added to the images, (N, C, H, W) in (-1, 1) (Fig. 2, column 2)."""
+        """Returns the residual that is added to the images, (N, C, H, W) in (-1, 1) (Fig. 2, column 2)."""
         return self.layers(_padded(images, self.channels, self.margin, self.padding))  # type: ignore[no-any-return]
 
     def valid(self, images: Tensor) -> Tensor:
-        """Returns the restored centre without padding anything (Sec. 4.1).
+        """Restores without any padding, so that a margin is lost on each side (Sec. 4.1).
 
         Args:
             images: (N, C, H, W) in [0, 1], at least `field` pixels high and wide.
@@ -188,20 +191,20 @@ class RestorationNet(nn.Module):
             (N, C, H - 2 margin, W - 2 margin): 36x36 for a 48x48 patch and depth 11.
 
         Raises:
-            ImageError: If the batch breaks the image contract or is too small for the field.
+            ImageError: If the batch breaks the image contract or is smaller than the receptive field.
         """
         check_images(images, channels=self.channels, minimum_size=self.field)
         return central_crop(images, self.margin) + self.layers(images)  # type: ignore[no-any-return]
 
 
 class DongNet(nn.Module):
-    """The net of Dong et al. [15] on RGB (Table 1): 9x9, 1x1 and 5x5 convolutions and no shortcut.
+    """The net of Dong et al. [15] for RGB (Table 1): 9x9, 1x1 and 5x5 convolutions without a shortcut.
 
-    ReLU between the layers; tanh behind the last, as Table 1's caption says of all nets.
+    With ReLU between the layers and tanh after the last, as the caption of Table 1 says for all nets.
 
     Args:
-        channels: Channels of the images, 3 for RGB.
-        padding: What surrounds the image in `forward`: "zeros" or "reflect".
+        channels: Number of channels of the images, 3 for RGB.
+        padding: How `forward` pads the image: "zeros" or "reflect".
 
     Raises:
         SettingError: If `channels` is below 1 or the padding is unknown.
@@ -227,15 +230,15 @@ class DongNet(nn.Module):
 
     @property
     def minimum_size(self) -> int:
-        """The smallest height and width of an image; one that is reflected must outgrow the margin."""
+        """The smallest height and width of an image: 1, or with reflect padding one more than the margin."""
         return _minimum_size(self.margin, self.padding)
 
     def config(self) -> dict[str, Any]:
-        """Returns the arguments that make a net like this one."""
+        """Returns the constructor's arguments, from which the net is built again when it is loaded."""
         return {"channels": self.channels, "padding": self.padding}
 
     def extra_repr(self) -> str:
-        """Returns the settings, for the printed form of the net."""
+        """Settings in the repr of the net."""
         return f"channels={self.channels}, padding={self.padding!r}"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -247,11 +250,11 @@ class DongNet(nn.Module):
         return self.layers(_padded(images, self.channels, self.margin, self.padding))  # type: ignore[no-any-return]
 
     def pattern(self, images: Tensor) -> Tensor:
-        """Returns what the net changes, restored minus noisy, (N, C, H, W)."""
+        """Returns the residual, restored minus noisy images, (N, C, H, W)."""
         return self(images) - images  # type: ignore[no-any-return]
 
     def valid(self, images: Tensor) -> Tensor:
-        """Returns the restored centre without padding anything, (N, C, H - 12, W - 12).
+        """Restores without any padding: (N, C, H, W) -> (N, C, H - 12, W - 12).
 
         Raises:
             ImageError: If the batch breaks the image contract or is below 13x13 pixels.
@@ -263,7 +266,7 @@ class DongNet(nn.Module):
 class GaussianSmoothing(nn.Module):
     """Smooths with a fixed Gaussian, the paper's comparison to a learned restorer (Table 4, third row).
 
-    The kernel is cut at four standard deviations; the border is reflected.
+    The kernel is cut off at four standard deviations; the image is padded by reflection.
 
     Args:
         sigma_pixels: Standard deviation of the kernel in pixels.
@@ -284,10 +287,10 @@ class GaussianSmoothing(nn.Module):
 
     def __init__(self, *, sigma_pixels: float = 0.7) -> None:
         super().__init__()
-        if not 0 < sigma_pixels <= WIDEST_SIGMA:
+        if not 0 < sigma_pixels <= MAX_SIGMA_PIXELS:
             raise SettingError(
                 f"sigma_pixels is {sigma_pixels}, it must be a positive number of pixels, "
-                f"at most {WIDEST_SIGMA:,}"
+                f"at most {MAX_SIGMA_PIXELS:,}"
             )
         self.sigma_pixels = sigma_pixels
         self.margin = math.floor(4 * sigma_pixels + 0.5)
@@ -298,15 +301,15 @@ class GaussianSmoothing(nn.Module):
 
     @property
     def minimum_size(self) -> int:
-        """The smallest height and width of an image: it must outgrow the kernel's radius."""
+        """The smallest height and width of an image: one pixel more than the kernel's radius."""
         return self.margin + 1
 
     def config(self) -> dict[str, Any]:
-        """Returns the arguments that make a net like this one."""
+        """Returns the constructor's arguments, from which the net is built again when it is loaded."""
         return {"sigma_pixels": self.sigma_pixels}
 
     def extra_repr(self) -> str:
-        """Returns the settings, for the printed form of the net."""
+        """Settings in the repr of the net."""
         return f"sigma_pixels={self.sigma_pixels}"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -324,11 +327,11 @@ class GaussianSmoothing(nn.Module):
 
 
 def restorer_named(name: str, *, padding: Padding = "zeros") -> RestorationNet | DongNet:
-    """Returns a fresh net of Table 1 by its name there.
+    """Returns a net of Table 1 by its name there, with random weights.
 
     Args:
         name: L11, L9, L7, L5, L3 or Dong.
-        padding: What surrounds an image in the net's same-size form.
+        padding: How the net's `forward` pads an image: "zeros" or "reflect".
 
     Raises:
         SettingError: If there is no net of that name.
@@ -348,13 +351,13 @@ def central_crop(images: Tensor, margin: int) -> Tensor:
 
 
 def pattern_of(net: nn.Module, images: Tensor) -> Tensor:
-    """Returns what a restorer adds to images, (N, C, H, W); a net that predicts it is asked for it."""
+    """Returns restored minus input images, (N, C, H, W); from the net's method `pattern` if it has one."""
     predict = getattr(net, "pattern", None)
     return predict(images) if callable(predict) else net(images) - images  # type: ignore[no-any-return]
 
 
 def normalize_pattern(pattern: Tensor) -> Tensor:
-    """Returns patterns (N, C, H, W) stretched to [0, 1], each by its own extremes (Fig. 2, column 4).
+    """Scales each pattern, (N, C, H, W), from its minimum and maximum to [0, 1] (Fig. 2, column 4).
 
     A constant pattern becomes 0.5 everywhere.
     """
@@ -391,10 +394,10 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 class UnpaddedNet(nn.Module):
-    """A net's valid form as a module of its own, which engines can be made of.
+    """A module whose `forward` is the `valid` method of a net, for export and for inference engines.
 
     Args:
-        net: The net; the weights stay shared.
+        net: The net; its weights are shared, not copied.
 
     Example:
         >>> import torch
@@ -412,27 +415,32 @@ class UnpaddedNet(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
+        """Number of channels of the images."""
         return self.net.channels
 
     @property
     def minimum_size(self) -> int:
-        """The smallest height and width of an image: one pixel must be left."""
+        """The smallest height and width of an image: the output has then one pixel."""
         return 2 * self.lost + 1
 
     @property
     def lost(self) -> int:
-        """Pixels that the result lacks on each side."""
+        """Pixels by which the output is smaller than the input on each side."""
         return self.net.valid_margin
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the restored centre of the images; see the net's `valid`."""
+        """Returns the restored images without `lost` pixels on each side."""
         return self.net.valid(images)
 
     def surround(self, images: Tensor, sides: Sequence[int]) -> Tensor:
-        """Returns images as the net pads them: so far on the left, on the right, above and below."""
+        """Pads images as the net does.
+
+        Args:
+            images: (N, C, H, W).
+            sides: Pixels to add on the left, on the right, above and below.
+        """
         mode: Literal["reflect", "constant"] = "reflect" if self.net.padding == "reflect" else "constant"
-        if images.device.type == "cpu":  # by NumPy, as `tiles` says why
+        if images.device.type == "cpu":  # with NumPy; `inference.tiling` explains why
             left, right, above, below = sides
             widths = ((0, 0), (0, 0), (above, below), (left, right))
             return torch.from_numpy(np.pad(images.detach().numpy(), widths, mode))

@@ -1,7 +1,7 @@
-"""Classifiers of other libraries, prepared for plain images: timm, torchvision, transformers.
+"""Classifiers of timm, torchvision and transformers, together with their normalisation.
 
-Nothing is ever downloaded: weights come from a local file or folder. A prepared classifier carries plain
-data from which `rebuild` makes it again, so that a fused pair can be saved whole.
+Nothing is ever downloaded: weights come from a local file or folder. Each classifier keeps plain data from
+which `rebuild` makes the same architecture again, so that it can be saved together with a restorer.
 """
 
 import json
@@ -23,80 +23,81 @@ from steadylens.errors import CheckpointError, MissingExtraError, SettingError, 
 from steadylens.images.preprocessing import Fit, Preprocessing
 from steadylens.images.tensors import GREY_LEVELS, to_float
 from steadylens.nets.classification import ChannelNormalization, PreparedClassifier
-from steadylens.nets.weights import fit_weights, read_weights
+from steadylens.nets.weights import load_weights, read_weights
 
 
-def body_of(architecture: Mapping[str, Any]) -> nn.Module:
-    """Returns a net of timm, torchvision or transformers with fresh weights.
+def untrained_model(architecture: Mapping[str, Any]) -> nn.Module:
+    """Returns a model of timm, torchvision or transformers with random weights.
 
     Args:
-        architecture: Plain data: the library as `kind`, and what that library needs to know.
+        architecture: The library as `kind`, and the arguments for it: `name`, `classes` and `size` for timm
+            and torchvision, `config` for transformers.
 
     Raises:
         MissingExtraError: If the library is not installed.
-        SettingError: If the kind is unknown, or the library refuses the settings.
+        SettingError: If the kind is unknown, or the library rejects the arguments.
     """
     try:
         match architecture["kind"]:
             case "timm":
-                return _timm_body(architecture["name"], architecture["classes"], architecture["size"])
+                return _timm_model(architecture["name"], architecture["classes"], architecture["size"])
             case "torchvision":
-                return _torchvision_body(architecture["name"], architecture["classes"], architecture["size"])
+                return _torchvision_model(architecture["name"], architecture["classes"], architecture["size"])
             case "transformers":
-                return _transformers_body(architecture["config"])
+                return _transformers_model(architecture["config"])
     except SteadylensError:
         raise
-    except Exception as error:  # at settings that are not theirs the libraries raise whatever they do
+    except Exception as error:  # for invalid arguments the libraries raise many kinds of errors
         reason = " ".join(str(error).split())
         what = ", ".join(f"{name} {value}" for name, value in architecture.items() if name != "config")
         raise SettingError(
-            f"there is no classifier of {what}: {reason}; leave out what is not its own"
+            f"there is no classifier of {what}: {reason}; leave out what does not belong to it"
         ) from error
     raise SettingError(
         f"the architecture {architecture['kind']!r} is unknown to this version; update steadylens"
     )
 
 
-def timm_with(name: str) -> ModuleType:
-    """Returns timm, if it is installed and has a model of that name."""
+def import_timm(name: str) -> ModuleType:
+    """Imports timm and checks that it has a model of that name."""
     try:
         import timm  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError("timm", "timm") from error
-    if not timm.is_model(name):  # it would look for some other names in the network
-        raise SettingError(f"timm has no model {name!r}; timm.list_models() lists those that it has")
+    if not timm.is_model(name):  # timm would look up some other names on the internet
+        raise SettingError(f"timm has no model {name!r}; timm.list_models() lists its models")
     return timm
 
 
-def _timm_body(name: str, classes: int, size: int) -> nn.Module:
-    timm = timm_with(name)
+def _timm_model(name: str, classes: int, size: int) -> nn.Module:
+    timm = import_timm(name)
     usual = timm.get_pretrained_cfg(name)
     settings = {"img_size": size} if usual.fixed_input_size and size != usual.input_size[-1] else {}
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **settings)
     return model
 
 
-def torchvision_models_with(name: str) -> Any:
-    """Returns torchvision.models, if it is installed and has a classifier of that name."""
+def import_torchvision(name: str) -> Any:
+    """Imports torchvision.models and checks that it has a classifier of that name."""
     try:
         from torchvision import models  # type: ignore[import-untyped]  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError("torchvision", "torchvision") from error
-    if name not in models.list_models(module=models):  # others would fetch weights
+    if name not in models.list_models(module=models):  # models for other tasks would download weights
         raise SettingError(
-            f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists what it has"
+            f"torchvision has no classifier {name!r}; torchvision.models.list_models() lists its models"
         )
     return models
 
 
-def _torchvision_body(name: str, classes: int, size: int) -> nn.Module:
+def _torchvision_model(name: str, classes: int, size: int) -> nn.Module:
     settings = {"image_size": size} if name.startswith("vit_") else {}
-    models = torchvision_models_with(name)
+    models = import_torchvision(name)
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **settings)
     return model
 
 
-def _transformers() -> ModuleType:
+def _import_transformers() -> ModuleType:
     try:
         import transformers  # noqa: PLC0415
     except ImportError as error:
@@ -104,25 +105,27 @@ def _transformers() -> ModuleType:
     return transformers
 
 
-def _transformers_body(config: dict[str, Any]) -> nn.Module:
-    if config.get("model_type") == "timm_wrapper":  # it may ask a hub for the settings of its model
-        raise SettingError("a model of timm within transformers is not read; prepare it as timm:NAME instead")
-    transformers = _transformers()
+def _transformers_model(config: dict[str, Any]) -> nn.Module:
+    if config.get("model_type") == "timm_wrapper":  # it may look up the model's settings on a hub
+        raise SettingError(
+            "a timm model within transformers is not supported; prepare it as timm:NAME instead"
+        )
+    transformers = _import_transformers()
     settings = transformers.AutoConfig.for_model(**config)
-    # A file of weights may name foreign code: without the last argument, the user would be asked to run it.
-    kind = transformers.AutoModelForImageClassification
-    model: nn.Module = kind.from_config(settings, trust_remote_code=False)
+    # A config may name code on a hub: without the last argument the user would be asked to run it.
+    auto_model = transformers.AutoModelForImageClassification
+    model: nn.Module = auto_model.from_config(settings, trust_remote_code=False)
     return model
 
 
 def read_transformers(folder: Path) -> Any:
-    """Returns the image classifier that `save_pretrained` wrote into a folder.
+    """Reads an image classifier that transformers' `save_pretrained` wrote into a folder.
 
     Raises:
         MissingExtraError: If transformers is not installed.
         CheckpointError: If the folder is incomplete or damaged, or holds no image classifier.
     """
-    transformers = _transformers()
+    transformers = _import_transformers()
     try:
         with _without_progress():
             body, loading = transformers.AutoModelForImageClassification.from_pretrained(
@@ -130,7 +133,7 @@ def read_transformers(folder: Path) -> Any:
                 local_files_only=True,
                 dtype=torch.float32,
                 output_loading_info=True,
-                trust_remote_code=False,  # or the user would be asked to run the folder's own code
+                trust_remote_code=False,  # else the user may be asked to run code of the folder
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
@@ -140,14 +143,14 @@ def read_transformers(folder: Path) -> Any:
         ) from error
     if lacking := [*loading["missing_keys"], *loading["mismatched_keys"]]:
         raise CheckpointError(
-            f"{folder} lacks weights of the classifier, {lacking[0]} for one; save it whole, with its head"
+            f"{folder} lacks weights of the classifier, for example {lacking[0]}; save it with its head"
         )
     return body
 
 
 @contextmanager
 def _without_progress() -> Iterator[None]:
-    logging = _transformers().utils.logging
+    logging = _import_transformers().utils.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -158,20 +161,20 @@ def _without_progress() -> Iterator[None]:
 
 
 _SMALL_EDGE = 384
-"""Below it, a processor with a share to crop cuts the centre out; from it on, it squashes."""
+"""Processors with a `crop_pct` (ConvNeXT's) crop only if the edge is shorter, in pixels; else they squash."""
 
 
 def image_processing(folder: Path, *, fit: Fit | None = None) -> Preprocessing:
-    """Reads the image processor that `save_pretrained` wrote into a folder, and tries it on some images.
+    """Finds out how a transformers image processor prepares photographs, by running it on test images.
 
     Args:
-        folder: Holds preprocessor_config.json.
-        fit: How photographs are to become squares, or None for how the processor does it.
+        folder: Folder with its preprocessor_config.json, written by `save_pretrained`.
+        fit: How photographs become squares, or None to do it as the processor does.
 
     Raises:
         MissingExtraError: If transformers is not installed.
         CheckpointError: If there is no image processor.
-        SettingError: If it does more than to resize, crop, scale and normalise.
+        SettingError: If it does anything but resize, crop, scale and normalise.
     """
     try:
         from transformers import AutoImageProcessor  # noqa: PLC0415
@@ -179,7 +182,7 @@ def image_processing(folder: Path, *, fit: Fit | None = None) -> Preprocessing:
         raise MissingExtraError("transformers", "transformers") from error
     try:
         read: Any = AutoImageProcessor.from_pretrained  # it is not typed
-        # Without the last argument the user might be asked to run the folder's own code.
+        # Without the last argument the user may be asked to run code of the folder.
         processor = read(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -187,19 +190,19 @@ def image_processing(folder: Path, *, fit: Fit | None = None) -> Preprocessing:
         ) from error
 
     try:
-        return _tried(folder, processor, fit)
+        return _probe(folder, processor, fit)
     except SteadylensError:
         raise
-    except Exception as error:  # whatever a foreign processor raises
+    except Exception as error:  # a processor can raise any kind of error
         reason = " ".join(str(error).split())
         raise SettingError(
-            f"the image processor of {folder} cannot be understood ({reason}); give the classifier to "
-            "PreparedClassifier with a mean and a deviation of its own"
+            f"the image processor of {folder} cannot be understood ({reason}); wrap the classifier in a "
+            "PreparedClassifier with its mean and std"
         ) from error
 
 
-def _tried(folder: Path, processor: Any, fit: Fit | None) -> Preprocessing:
-    """Finds what a processor does by trying it on images."""
+def _probe(folder: Path, processor: Any, fit: Fit | None) -> Preprocessing:
+    """Derives size, mean, std and fit of a processor from its outputs for a few images."""
 
     def process(image: Tensor, **settings: bool) -> Tensor:
         array = image.permute(1, 2, 0).numpy()
@@ -215,13 +218,13 @@ def _tried(folder: Path, processor: Any, fit: Fit | None) -> Preprocessing:
     if height != width or not torch.allclose(normalization(to_float(pixels)[None])[0], some, atol=1e-4):
         raise SettingError(
             f"the image processor of {folder} does more than make images square, scale and normalise them; "
-            "give the classifier to PreparedClassifier with a mean and a deviation of its own"
+            "wrap the classifier in a PreparedClassifier with its mean and std"
         )
     found = fit or _fit_of(processor)
     if fit is None and not _agrees(process, normalization, found, height):
         raise SettingError(
-            f"the image processor of {folder} makes squares of photographs in a way that is not made here, "
-            f"unlike {found}; give a fit that is near it, as crop:SIDE"
+            f"the image processor of {folder} makes photographs square in a way that is not supported, "
+            f"unlike {found}; give a fit that comes near to it, such as crop:SIDE"
         )
     return Preprocessing(size=height, mean=tuple(mean.tolist()), std=tuple(std.tolist()), fit=found)
 
@@ -242,7 +245,7 @@ def _fit_of(processor: Any) -> Fit:
 def _agrees(
     process: Callable[[Tensor], Tensor], normalization: ChannelNormalization, fit: Fit, size: int
 ) -> bool:
-    """Says whether a fit makes the same of oblong images as the processor, which may round otherwise."""
+    """Whether a fit and a processor give the same for images that are not square, but for rounding."""
     random = np.random.default_rng(0)
     for shape in ((90, 131, 3), (127, 90, 3)):
         levels = random.integers(0, 256, shape, dtype=np.uint8)
@@ -262,28 +265,28 @@ def timm_classifier(
     size: int | None = None,
     fit: Fit | None = None,
 ) -> PreparedClassifier:
-    """Returns a timm model with the normalisation, input size and fit of its own configuration.
+    """Returns a timm model with the normalisation, input size and fit of its pretrained configuration.
 
     Args:
         name: The model's name in timm, with or without the tag of its weights.
-        weights: Local file of its weights, .safetensors or of `torch.save`; None for random ones.
-        classes: Number of classes, or None for that of the weights, else timm's.
-        size: Height and width of the images in pixels, or None for those of its configuration.
-        fit: How photographs become squares, or None for how timm's own evaluation does it.
+        weights: Local file of its weights, .safetensors or of `torch.save`; None for random weights.
+        classes: Number of classes, or None for as many as the weights have, without weights timm's default.
+        size: Height and width of its input in pixels, or None for those of its configuration.
+        fit: How photographs become squares, or None to do it as timm's evaluation does.
 
     Raises:
         MissingExtraError: If timm is not installed.
-        SettingError: If timm has no such model, or it does not read square RGB images.
-        CheckpointError: If the weights cannot be read or are of another net.
+        SettingError: If timm has no such model, or its input is not a square RGB image.
+        CheckpointError: If the weights cannot be read or belong to another model.
     """
     try:
-        settings = timm_with(name).get_pretrained_cfg(name, allow_unregistered=False)
+        settings = import_timm(name).get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
         raise SettingError(f"timm knows no weights {name!r} ({error}); leave the tag out") from error
     channels, *sides = settings.input_size
     if channels != 3 or (size is None and sides[0] != sides[1]):
         raise SettingError(
-            f"{name} reads {settings.input_size}; only square RGB images can be given, set a size"
+            f"{name} reads {settings.input_size}; only square RGB images are supported, set a size"
         )
     found = {} if weights is None else read_weights(weights)
     if not settings.classifier:
@@ -292,7 +295,7 @@ def timm_classifier(
     architecture = {
         "kind": "timm",
         "name": name,
-        "classes": classes or _rows(found, re.escape(head)) or settings.num_classes,
+        "classes": classes or _class_count(found, re.escape(head)) or settings.num_classes,
         "size": size or sides[0],
     }
     side = size or sides[0]
@@ -309,33 +312,33 @@ def torchvision_classifier(
     size: int | None = None,
     fit: Fit | None = None,
 ) -> PreparedClassifier:
-    """Returns a torchvision model with the normalisation, size and fit of its published weights.
+    """Returns a torchvision model with the normalisation, input size and fit of its published weights.
 
     Args:
         name: The model's name in torchvision.models.
-        weights: Local file of its weights, .safetensors or of `torch.save`; None for random ones.
-        classes: Number of classes, or None for that of the weights, else 1000.
-        size: Height and width of the images in pixels, or None for those of the published weights.
-        fit: How photographs become squares, or None for how the published weights read them, in proportion
-            to the size.
+        weights: Local file of its weights, .safetensors or of `torch.save`; None for random weights.
+        classes: Number of classes, or None for as many as the weights have, without weights 1000.
+        size: Height and width of its input in pixels, or None for those of the published weights.
+        fit: How photographs become squares, or None to do it as the transforms of the published weights do,
+            in proportion to the size.
 
     Raises:
         MissingExtraError: If torchvision is not installed.
-        SettingError: If torchvision has no such model, or it changes images by itself.
-        CheckpointError: If the weights cannot be read or are of another net.
+        SettingError: If torchvision has no such model, or the model normalises its input by itself.
+        CheckpointError: If the weights cannot be read or belong to another model.
     """
-    models = torchvision_models_with(name)
+    models = import_torchvision(name)
     if name in ("googlenet", "inception_v3"):
         raise SettingError(
             f"{name} of torchvision normalises images in two ways, depending on where its weights come from; "
-            "build it yourself and give it to PreparedClassifier"
+            "build it yourself and wrap it in a PreparedClassifier"
         )
     published = models.get_model_weights(name).DEFAULT.transforms()
     found = {} if weights is None else read_weights(weights)
     architecture = {
         "kind": "torchvision",
         "name": name,
-        "classes": classes or _rows(found, r"fc|head|heads\.head|classifier(\.\d+)?") or 1000,
+        "classes": classes or _class_count(found, r"fc|head|heads\.head|classifier(\.\d+)?") or 1000,
         "size": (side := size or published.crop_size[0]),
     }
     fit = fit or Fit(
@@ -348,16 +351,16 @@ def torchvision_classifier(
 
 
 def transformers_classifier(folder: str | Path, *, fit: Fit | None = None) -> PreparedClassifier:
-    """Returns an image classifier that `save_pretrained` wrote into a local folder, with its image processor.
+    """Reads a transformers image classifier and its image processor from a local folder.
 
     Args:
-        folder: Holds config.json, the weights and preprocessor_config.json.
-        fit: How photographs become squares, or None for how its image processor does it.
+        folder: Folder that `save_pretrained` wrote: config.json, the weights and preprocessor_config.json.
+        fit: How photographs become squares, or None to do it as the image processor does.
 
     Raises:
         MissingExtraError: If transformers is not installed.
         CheckpointError: If the folder is missing, incomplete or damaged, or holds no image classifier.
-        SettingError: If its image processor does more than to resize, crop, scale and normalise.
+        SettingError: If its image processor does anything but resize, crop, scale and normalise.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -370,21 +373,21 @@ def transformers_classifier(folder: str | Path, *, fit: Fit | None = None) -> Pr
 
 
 def rebuild(kind: str, *, size: int, fit: str = "squash", **settings: Any) -> PreparedClassifier:
-    """Returns a classifier of the architecture that a `PreparedClassifier` bears, with fresh weights.
+    """Returns a classifier with random weights, from what `PreparedClassifier.config` returned.
 
     Args:
         kind: The library: timm, torchvision or transformers.
-        size: Height and width of the images in pixels.
-        fit: How photographs become squares, as text; the first files had none.
-        settings: What the library needs to know.
+        size: Height and width of its input in pixels.
+        fit: How photographs become squares, as text; files of the first versions lack it.
+        settings: The other entries of the `architecture` that the classifier was made with.
 
     Raises:
-        MissingExtraError: If the library that it is of is not installed.
-        SettingError: If the kind is unknown, or the library refuses the settings.
+        MissingExtraError: If the library is not installed.
+        SettingError: If the kind is unknown, or the library rejects the settings.
     """
     architecture = {"kind": kind, **settings, "size": size}
     preprocessing = Preprocessing(size=size, fit=Fit.parse(fit))
-    return PreparedClassifier(body_of(architecture), preprocessing, architecture=architecture)
+    return PreparedClassifier(untrained_model(architecture), preprocessing, architecture=architecture)
 
 
 def _prepared(
@@ -393,14 +396,14 @@ def _prepared(
     path: str | Path | None,
     preprocessing: Preprocessing,
 ) -> PreparedClassifier:
-    body = body_of(architecture)
+    body = untrained_model(architecture)
     if path is not None:
-        fit_weights(body, weights, path)
+        load_weights(body, weights, path)
     return PreparedClassifier(body, preprocessing, architecture=architecture).eval()
 
 
-def _rows(weights: Mapping[str, Tensor], head: str) -> int:
-    """Returns how many classes the last layer of that name tells apart, 0 if there is none."""
+def _class_count(weights: Mapping[str, Tensor], head: str) -> int:
+    """Returns the number of rows of the last layer whose name matches `head`: its classes; 0 without one."""
     found = [name for name in weights if re.fullmatch(rf"(?:{head})\.(?:weight|bias)", name)]
     numbers = [[int(number) for number in re.findall(r"\d+", name)] for name in found]
     return len(weights[found[numbers.index(max(numbers))]]) if found else 0
@@ -409,7 +412,7 @@ def _rows(weights: Mapping[str, Tensor], head: str) -> int:
 def _timm_fit(name: str, settings: Any, size: int) -> Fit:
     if settings.crop_mode not in ("center", "squash"):
         raise SettingError(
-            f"{name} wants images with a border around them, which are not made here; give a fit"
+            f"{name} wants images with a border around them, which is not supported; give a fit"
         )
     return Fit(
         keeps_shape=settings.crop_mode == "center",

@@ -1,4 +1,4 @@
-"""Files of weights that other libraries wrote: read without running what they hold, and fitted or refused."""
+"""Weights that other libraries saved: read without running their code, loaded only if all of them match."""
 
 import pickle
 import re
@@ -13,23 +13,24 @@ from torch import Tensor, nn
 
 from steadylens.errors import CheckpointError
 
-MOST_HEADER_BYTES = 2**22
-"""What the header of a .safetensors file may take, for its JSON is parsed whole. That of a net with 10,000
-tensors takes about a million; the format itself allows a hundred million."""
+MAX_HEADER_BYTES = 2**22
+"""Longest header of a .safetensors file that is read, because its JSON is parsed at once. A net with 10,000
+tensors needs about a million bytes; the format itself allows a hundred million."""
 
 _WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")
-"""What data-parallel and compiled modules put before every name."""
+"""Prefixes that `DataParallel` and `torch.compile` put before every name."""
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Reads the weights of a net by name, from a .safetensors file or from what `torch.save` wrote.
+    """Reads a state dict from a .safetensors file or a file that `torch.save` wrote.
 
-    A file of `torch.save` is read with weights alone allowed, so that a foreign one can do no harm. It may
-    hold the weights themselves or, as training scripts write it, hold them under `state_dict` or `model`.
+    A file of `torch.save` is read with `weights_only=True`, so that an untrusted one can run no code. It may
+    hold the state dict itself or, as many training scripts write it, a dict with it under `state_dict` or
+    `model`.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, has a header of absurd size, or holds no weights by
-            name.
+        CheckpointError: If the file is missing or damaged, has an absurdly large header, or holds no state
+            dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,7 +40,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]
     if not (isinstance(held, dict) and held and all(isinstance(value, Tensor) for value in held.values())):
-        raise CheckpointError(f"{path} holds no weights by name; save the net's state_dict")
+        raise CheckpointError(f"{path} holds no state dict; save the net's state_dict()")
     return {_WRAPPED.sub("", str(name)): value for name, value in held.items()}
 
 
@@ -56,11 +57,11 @@ def _read_safetensors(path: Path) -> Any:
 def _read_saved(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch's reader raises nearly anything at what is no file of its own
+    except Exception as error:  # PyTorch's reader raises nearly any error on a damaged file
         if isinstance(error, pickle.UnpicklingError) and saved_by_torch(path):
             raise CheckpointError(
-                f"{path} holds more than weights, perhaps a whole net, which could run code when it is read; "
-                "save the net's state_dict alone"
+                f"{path} holds more than weights, perhaps a pickled net, and reading it could run code; "
+                "save only the net's state_dict()"
             ) from error
         reason = str(error).partition(". ")[0].partition("\n")[0]
         raise CheckpointError(
@@ -69,67 +70,68 @@ def _read_saved(path: Path) -> Any:
 
 
 def check_header(path: Path) -> None:
-    """Refuses a .safetensors file whose header claims more than `MOST_HEADER_BYTES`, before it is read.
+    """Refuses a .safetensors file whose header is longer than `MAX_HEADER_BYTES`, before the header is read.
 
     Raises:
-        CheckpointError: If it does, or the file cannot be opened.
+        CheckpointError: If it is longer, or the file cannot be opened.
     """
     try:
         with path.open("rb") as file:
             claimed = int.from_bytes(file.read(8), "little")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    if claimed > MOST_HEADER_BYTES:
+    if claimed > MAX_HEADER_BYTES:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file: it claims a header of {claimed:,} bytes, and at most "
-            f"{MOST_HEADER_BYTES:,} are read; write it again"
+            f"{MAX_HEADER_BYTES:,} are read; write it again"
         )
 
 
 def saved_by_torch(path: Path) -> bool:
-    """Says whether a file begins as those do that `torch.save` writes, or wrote of old."""
+    """Whether a file starts with the magic bytes of `torch.save`, of its present or its old format."""
     with path.open("rb") as file:
         return file.read(4) in (b"PK\3\4", b"\x80\2\x8a\n")
 
 
-def fit_weights(module: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
-    """Gives a net the weights of a file, all of them and no others.
+def load_weights(module: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
+    """Loads weights into a net, after checking that their names and shapes match and all values are finite.
 
     Args:
         module: The net, changed in place.
-        weights: What `read_weights` returned.
-        path: The file they come from, for the message.
+        weights: The state dict that `read_weights` returned.
+        path: The file that it was read from, for the error message.
 
     Raises:
-        CheckpointError: If a weight is missing, of another shape, unknown to the net, or not finite.
+        CheckpointError: If a weight is missing, unexpected, of another shape or not finite.
     """
     expected = module.state_dict()
     problems = (
         ("lacks", expected.keys() - weights.keys()),
-        ("has besides", weights.keys() - expected.keys()),
+        ("has the unexpected", weights.keys() - expected.keys()),
         (
-            "has in another shape",
+            "has another shape for",
             [n for n in expected if n in weights and weights[n].shape != expected[n].shape],
         ),
     )
     if wrong := "; ".join(f"it {verb} {_some(names)}" for verb, names in problems if names):
         raise CheckpointError(
-            f"the weights of {path} do not fit the net: {wrong}; name the net that they are of"
+            f"the weights of {path} do not fit the net: {wrong}; name the net that they were saved from"
         )
     if broken := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
         raise CheckpointError(
             f"{path}: {_some(broken)} holds values that are not finite; train the net again"
         )
-    give_weights(module, weights)
+    copy_weights(module, weights)
 
 
-def give_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Gives a net the weights of another one of its kind, as `load_state_dict` does it.
+def copy_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Loads a state dict that was read from a file, as `load_state_dict` does.
 
-    Some nets look at the version that their kind has in a state of their own, which files do not hold.
+    Modules such as BatchNorm store a version number in the metadata of their state dict, which files do not
+    hold. So the weights are put into the net's own state dict, which has it.
 
     Raises:
-        RuntimeError: If names or shapes are not those of the net.
+        RuntimeError: If names or shapes do not match.
     """
     state = module.state_dict()
     state.update(weights)
@@ -139,7 +141,7 @@ def give_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def raw_bytes(tensor: Tensor) -> bytes:
-    """Returns the values of a tensor of any type, in their order, as bytes."""
+    """Returns the values of a tensor of any dtype as bytes, in row-major order."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steadylens.errors import CheckpointError, DivergenceError, SettingError
-from steadylens.nets.weights import give_weights
+from steadylens.nets.weights import copy_weights
 from steadylens.training.objectives import Objective
 
 
@@ -262,7 +262,7 @@ class Training:
                 case ["optimizer", index, moment]:
                     moments.setdefault(int(index), {})[moment] = value
         try:
-            give_weights(self.module, weights)
+            copy_weights(self.module, weights)
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
             self.generator.set_state(tensors["generator"].cpu())

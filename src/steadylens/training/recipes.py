@@ -110,7 +110,7 @@ FAST_RESTORER = RestorerRecipe(
     optimization=OneCycleAdam(learning_rate=1e-3),
     degradation=MIXED_NOISE,
     clip_norm=5.0,
-    silent_start=True,
+    zero_last_layer=True,
     gain=math.sqrt(2),
     # Zeros cost an image of 48 pixels its border, and with it any gain at slight noise.
     padding="reflect",
@@ -131,7 +131,7 @@ FAST_CLASSIFIER = ClassifierRecipe(
 FAST = Recipe(
     name="fast",
     restorer=FAST_RESTORER,
-    dong=replace(FAST_RESTORER, silent_start=False),
+    dong=replace(FAST_RESTORER, zero_last_layer=False),
     classifier=FAST_CLASSIFIER,
     fine_tuning=ClassifierRecipe(
         steps=100,
@@ -194,7 +194,7 @@ THOROUGH = replace(
     FAST,
     name="thorough",
     restorer=THOROUGH_RESTORER,
-    dong=replace(THOROUGH_RESTORER, silent_start=False),
+    dong=replace(THOROUGH_RESTORER, zero_last_layer=False),
     classifier=THOROUGH_CLASSIFIER,
     fine_tuning=replace(
         FAST.fine_tuning,
@@ -234,7 +234,7 @@ LONG = replace(
     THOROUGH,
     name="long",
     restorer=LONG_RESTORER,
-    dong=replace(LONG_RESTORER, silent_start=False),
+    dong=replace(LONG_RESTORER, zero_last_layer=False),
     classifier=LONG_CLASSIFIER,
     fine_tuning=replace(
         THOROUGH.fine_tuning,

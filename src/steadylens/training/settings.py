@@ -79,7 +79,7 @@ class RestorerRecipe:
         optimization: Optimizer and learning rate.
         degradation: Noise of the training, M versions of each patch.
         clip_norm: Largest norm of the gradient, or None.
-        silent_start: Whether the last layer starts at zero, and so the residual nets as the identity.
+        zero_last_layer: Whether the last layer starts at zero, and so the residual nets as the identity.
         gain: Factor on the Xavier weights.
         padding: What surrounds an image once the net is trained.
         refinements: The further parts of the training, in their order.
@@ -92,7 +92,7 @@ class RestorerRecipe:
     optimization: Optimization
     degradation: Degradation
     clip_norm: float | None = None
-    silent_start: bool = False
+    zero_last_layer: bool = False
     gain: float = 1.0
     padding: Padding = "zeros"
     refinements: tuple[Refinement, ...] = ()

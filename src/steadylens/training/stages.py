@@ -30,7 +30,7 @@ from steadylens.images.tensors import SQUASHED, to_float
 from steadylens.metrics import psnr, top_k
 from steadylens.nets.architecture import describe
 from steadylens.nets.classification import SignNet
-from steadylens.nets.restoration import initialize_xavier, restorer_named, silence_last_layer
+from steadylens.nets.restoration import initialize_xavier, restorer_named, zero_last_layer
 from steadylens.progress import Update
 from steadylens.randomness import derived_generator
 from steadylens.training.loop import Training
@@ -249,8 +249,8 @@ def _fresh_restorer(run: Run, net: str, settings: RestorerRecipe) -> nn.Module:
     module = restorer_named(net, padding=settings.padding)
     weights = derived_generator(run.seed, f"restorer {net}", "weights")
     initialize_xavier(module, generator=weights, gain=settings.gain)
-    if settings.silent_start:
-        silence_last_layer(module)
+    if settings.zero_last_layer:
+        zero_last_layer(module)
     return module
 
 
