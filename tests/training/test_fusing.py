@@ -383,6 +383,6 @@ def test_a_foreign_file_in_the_place_of_a_pair_is_refused_before_it_is_trained(
 ) -> None:
     path = tmp_path / "pair.safetensors"
     save_model(path, GaussianSmoothing(), about={})
-    with pytest.raises(SettingError, match="no tuning has written it; choose another place"):
+    with pytest.raises(SettingError, match="was not written by this tuning; choose another place"):
         fuse_label_free(pair_run(tiny_data, []), *nets(), path, name="pair")
     assert list(tmp_path.iterdir()) == [path]

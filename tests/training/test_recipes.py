@@ -140,7 +140,7 @@ def test_an_unknown_recipe_gives_the_choices(name: str) -> None:
 
 
 def test_a_recipe_that_trains_no_classifier_is_refused() -> None:
-    with pytest.raises(SettingError, match="seeds is 0, a classifier is trained with at least 1"):
+    with pytest.raises(SettingError, match="seeds is 0, it must be at least 1"):
         replace(SMOKE, seeds=0)
 
 

@@ -28,7 +28,12 @@ from steadylens.training.objectives import LogSquaredError
 from steadylens.training.recipes import FAST, SMOKE
 from steadylens.training.run import Run
 from steadylens.training.settings import Recipe, Refinement
-from steadylens.training.stages import VALIDATION_IMAGES, _try_classifier, train_classifier, train_restorer
+from steadylens.training.stages import (
+    VALIDATION_IMAGES,
+    _validate_classifier,
+    train_classifier,
+    train_restorer,
+)
 from tests.tiny_runs import STEPS, TINY, Notebook, run_of
 
 
@@ -240,7 +245,7 @@ def test_validation_images_are_of_all_classes_alike(tiny_data: Dataset, tmp_path
             return images
 
     net = FusedClassifier(Watching(), sign_net())
-    _try_classifier(run_of(data, Notebook()), net)
+    _validate_classifier(run_of(data, Notebook()), net)
     assert len(torch.cat(seen)) == VALIDATION_IMAGES
     assert len(set(map(tuple, torch.cat(seen).tolist()))) == len(tiny_data.train)
 

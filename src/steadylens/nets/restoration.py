@@ -1,7 +1,7 @@
 """Restorers, from noisy to restored images: the nets of Table 1, and Gaussian smoothing for comparison.
 
 A restorer is any module from images to images of the same shape. The trained ones have two methods with the
-same weights. `valid`, for training, pads nothing, so that its output lacks a margin. `forward`, for inference,
+same weights. `valid`, for training, pads nothing, so its output lacks a margin. `forward`, for inference,
 pads the image before the first convolution and keeps its size. Away from the border both give the same.
 """
 

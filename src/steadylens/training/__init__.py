@@ -1,4 +1,4 @@
-"""One training loop, its objectives, recipes and stages."""
+"""Training: one loop, its objectives, the recipes, and the stages of a run."""
 
 import lazy_loader
 

@@ -1,11 +1,11 @@
-"""Fuses a restorer with a classifier: as they are, tuned without labels, or fine-tuned.
+"""Fuses a restorer with a classifier in three ways: untrained, fine-tuned, or tuned without labels.
 
-Fine-tuning the classifier behind the frozen restorer is the paper's way (Sec. 4.2). Without labels, the
-restorer learns that the classifier answers on the restored noisy image as it does on the clean one. That is
-the stability objective of Denoised Smoothing (Salman, Sun, Yang, Kapoor, Kolter, NeurIPS 2020), which asks
-for the class that the classifier gives the clean image. Ours asks for the probabilities of all classes,
-keeps the restorer's own loss beside them, and shows weak noise and clean images too, so as not to harm
-these.
+The paper fine-tunes the classifier behind the frozen restorer (Sec. 4.2). Consistency tuning needs no labels
+and leaves the classifier as it is: it trains the restorer so that the classifier predicts the same for a
+restored noisy image as for the clean one. That is the stability objective of Denoised Smoothing (Salman, Sun,
+Yang, Kapoor, Kolter, NeurIPS 2020), with three changes. The target is the probabilities of all classes instead
+of the predicted class; a restoration loss is added; and slight noise and clean images are among the inputs, so
+that these are not harmed.
 """
 
 import copy
@@ -40,43 +40,44 @@ from steadylens.training.stages import (
     Stage,
     check_key,
     check_suffix,
-    chosen_validation,
-    finish,
+    new_training,
     provenance_of,
+    run_stage,
     train_on_labels,
-    training_of,
+    validation_subset,
 )
 
 Net = nn.Module | LoadedNet
-"""A net, or a net with what is known of it, which the file of the pair then tells, too."""
+"""A net, or a net with the information about its training, which is then written into the pair's file."""
 
 
 def fine_tune(run: Run, restorer: Net, classifier: Net, path: str | Path, *, name: str) -> LoadedNet:
-    """Fine-tunes a trained classifier behind a frozen restorer on noisy images (Sec. 4.2), into `path`.
+    """Fine-tunes a trained classifier behind a frozen restorer, on noisy images (Sec. 4.2).
 
     Args:
         run: Data, recipe and seed.
-        restorer: What stands in front; `nn.Identity()` for nothing.
+        restorer: The restorer; `nn.Identity()` for none.
         classifier: The trained classifier, changed in place.
-        path: The file to write.
-        name: Short name of the pair, for progress and for the draws.
+        path: The .safetensors file to write, with both nets. If it exists and belongs to this run, it is
+            loaded instead.
+        name: Short name of the pair, for progress messages and as a part of the random seed.
 
     Returns:
         The fused classifier in eval mode, on the run's device.
 
     Raises:
-        SettingError: If the file is of another run, or the pair is none that a file can hold.
-        CheckpointError: If a file that is there cannot be read.
+        SettingError: If the file belongs to another run, or one of the nets cannot be saved.
+        CheckpointError: If an existing file cannot be read.
         DivergenceError: If the training diverges.
     """
     settings = run.recipe.fine_tuning
-    front, behind = _loaded(restorer), _loaded(classifier)
-    fused = FusedClassifier(front.module, behind.module).to(run.device)
-    describe(fused)  # what cannot be saved is refused before hours are spent
+    given_restorer, given_classifier = _loaded(restorer), _loaded(classifier)
+    fused = FusedClassifier(given_restorer.module, given_classifier.module).to(run.device)
+    describe(fused)  # raises before the training if the pair cannot be saved afterwards
     stage = f"fine-tuning {name}"
     key = run.key(stage, settings, fingerprint(fused))
-    made_from = {"restorer": front, "classifier": behind}
-    with _without_gradient(front.module):
+    made_from = {"restorer": given_restorer, "classifier": given_classifier}
+    with _without_gradient(given_restorer.module):
         return train_on_labels(
             run, Stage(name=stage, path=Path(path), key=key, made_from=made_from), fused, settings
         )
@@ -84,19 +85,18 @@ def fine_tune(run: Run, restorer: Net, classifier: Net, path: str | Path, *, nam
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConsistencyTuning:
-    """How a restorer is tuned for a classifier, beside what the recipe says of fine-tuning.
+    """Settings of consistency tuning, which the recipe's settings for fine-tuning do not have.
 
     Attributes:
-        optimization: Optimizer and learning rate. A restorer that has learned long bears a far lower rate
-            than a classifier.
-        fidelity: Weight of the restorer's own loss beside the classifier's answers; with 0, what the restorer
-            makes need no longer look like the clean image.
-        loss: The restorer's own loss.
-        slight_share: Share of the noisy images whose noise is slight, added to the recipe's noise.
-        clean_share: Share of the images that stay clean, at least.
+        optimization: Optimizer and learning rate. A restorer that has been trained for long needs a far lower
+            learning rate than a classifier.
+        fidelity: Weight of the restoration loss. With 0, a restored image need not look like the clean one.
+        loss: The restoration loss.
+        slight_share: Share of the images with slight noise, which is added to the recipe's kinds of noise.
+        clean_share: Smallest share of images without noise.
 
     Raises:
-        SettingError: If a share or the weight breaks its rule.
+        SettingError: If a share lies outside [0, 1), or `fidelity` is negative.
     """
 
     optimization: Optimization = field(default_factory=lambda: OneCycleAdam(learning_rate=3e-5))
@@ -113,7 +113,7 @@ class ConsistencyTuning:
             )
 
     def noise(self, degradation: Degradation) -> Degradation:
-        """Returns a recipe's noise with the slight noise and the clean images added."""
+        """Returns the noise of a recipe, with slight noise and clean images added."""
         usual = degradation.weights or (1.0,) * len(degradation.families)
         slight = sum(usual) * self.slight_share / (1 - self.slight_share)
         return replace(
@@ -125,7 +125,7 @@ class ConsistencyTuning:
 
 
 CONSISTENCY = ConsistencyTuning()
-"""What was found to keep most answers without harming any strength of noise."""
+"""The settings that kept the most predictions without making images of any noise strength worse."""
 
 
 def tune_restorer(
@@ -137,26 +137,27 @@ def tune_restorer(
     name: str,
     tuning: ConsistencyTuning = CONSISTENCY,
 ) -> LoadedNet:
-    """Tunes a restorer so that a classifier keeps its answers under noise, and writes it to `path`.
+    """Tunes a restorer so that noise does not change a classifier's predictions, without labels.
 
-    Steps, batch, noise and augmentation are those of the recipe's fine-tuning, but it is the restorer that
-    moves. The classifier, its running statistics too, stays bit for bit what it is.
+    Number of steps, batch size, noise and augmentation are those of the recipe's fine-tuning. Only the
+    restorer is trained; weights and BatchNorm statistics of the classifier do not change at all.
 
     Args:
-        run: Data, recipe and seed; the labels of the data are not looked at.
+        run: Data, recipe and seed. The labels of the data are not used.
         restorer: The trained restorer, changed in place.
         classifier: The classifier, from images to logits.
-        path: The file to write; it holds the restorer alone.
-        name: Short name of the pair, for progress and for the draws.
-        tuning: What the recipe does not say.
+        path: The .safetensors file to write, with the restorer alone. If it exists and belongs to this run,
+            it is loaded instead.
+        name: Short name of the pair, for progress messages and as a part of the random seed.
+        tuning: Settings that the recipe does not have.
 
     Returns:
         The restorer in eval mode, on the run's device.
 
     Raises:
-        SettingError: If the file is of another run, the recipe fine-tunes without noise, or the restorer has
-            nothing to tune.
-        CheckpointError: If a file that is there cannot be read.
+        SettingError: If the file belongs to another run, the recipe fine-tunes without noise, or the restorer
+            has no parameters.
+        CheckpointError: If an existing file cannot be read.
         DivergenceError: If the training diverges.
     """
     settings, stage = run.recipe.fine_tuning, f"label-free tuning {name}"
@@ -166,8 +167,8 @@ def tune_restorer(
         )
     settings = replace(settings, optimization=tuning.optimization)
     noise = tuning.noise(degradation)
-    front = _loaded(restorer)
-    tuned = front.module.to(run.device).requires_grad_(True)
+    given_restorer = _loaded(restorer)
+    tuned = given_restorer.module.to(run.device).requires_grad_(True)
     unchanged = _loaded(classifier).module.to(run.device)
     key = run.key(stage, settings, tuning, fingerprint(tuned), fingerprint(unchanged))
     before = copy.deepcopy(tuned).eval()
@@ -181,12 +182,12 @@ def tune_restorer(
             augmentation=settings.augmentation,
             fidelity=Fidelity(weight=tuning.fidelity, loss=tuning.loss),
         )
-        return finish(
+        return run_stage(
             run,
-            Stage(name=stage, path=Path(path), key=key, made_from={"restorer": front}),
-            training_of(run, stage, tuned, objective, settings),
+            Stage(name=stage, path=Path(path), key=key, made_from={"restorer": given_restorer}),
+            new_training(run, stage, tuned, objective, settings),
             images_per_step=settings.batch * degradation.versions,
-            validate=lambda: _try_pair(run, before, tuned, unchanged, degradation),
+            validate=lambda: _validate_pair(run, before, tuned, unchanged, degradation),
         )
 
 
@@ -196,60 +197,60 @@ def _loaded(net: Net) -> LoadedNet:
 
 @contextmanager
 def _without_gradient(module: nn.Module) -> Iterator[None]:
-    """Lets a module's parameters take no gradient for a while."""
-    wishes = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    """Sets `requires_grad` of all parameters to False inside the block, and restores it afterwards."""
+    before = {parameter: parameter.requires_grad for parameter in module.parameters()}
     module.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter, wish in wishes.items():
-            parameter.requires_grad_(wish)
+        for parameter, requires_grad in before.items():
+            parameter.requires_grad_(requires_grad)
 
 
-def _answers(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Returns the classes that a classifier gives images, int64 (N,)."""
+def _predicted(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Returns the predicted classes of images, int64 (N,)."""
     return forward_in_batches(classifier, images).argmax(dim=1)
 
 
-def _try_pair(
+def _validate_pair(
     run: Run, before: nn.Module, after: nn.Module, classifier: nn.Module, degradation: Degradation
 ) -> dict[str, float]:
-    """Returns how often the classifier keeps its answer on noisy images, before and after tuning."""
-    clean = to_float(chosen_validation(run).images)
+    """Returns the share of noisy images that are classified as without noise, before and after tuning."""
+    clean = to_float(validation_subset(run).images)
     if len(clean) == 0:
         return {}
     generator = derived_generator(run.seed, "validation", device=run.device)
     noisy = replace(degradation, versions=1, clean_share=0.0)(clean, generator=generator)
-    answers = _answers(classifier, clean)
+    predictions = _predicted(classifier, clean)
 
     def kept(restorer: nn.Module) -> float:
-        same = _answers(lambda images: classifier(restorer(images)), noisy) == answers
+        same = _predicted(lambda images: classifier(restorer(images)), noisy) == predictions
         return float(same.float().mean())
 
     return {"kept_before": kept(before), "kept": kept(after), "images": len(clean)}
 
 
 def fuse_as_they_are(run: Run, restorer: Net, classifier: Net, path: str | Path, *, name: str) -> LoadedNet:
-    """Puts a restorer in front of a classifier and writes the pair to `path`; nothing is trained.
+    """Puts a restorer in front of a classifier and saves the pair; nothing is trained.
 
     Args:
-        run: The data, whose classes the file names.
+        run: Its data has the class names that are written into the file.
         restorer: The trained restorer.
         classifier: The trained classifier.
-        path: The file to write.
-        name: Short name of the pair, for progress.
+        path: The .safetensors file to write, with both nets.
+        name: Short name of the pair, for progress messages.
 
     Returns:
         The pair in eval mode, on the run's device.
 
     Raises:
-        SettingError: If the file is there and holds something else, or the classifier cannot be described.
-        CheckpointError: If a file that is there cannot be read.
+        SettingError: If the file exists with other nets, or one of the nets cannot be saved.
+        CheckpointError: If an existing file cannot be read.
         StorageError: If the file cannot be written.
     """
     made_from = {"restorer": _loaded(restorer), "classifier": _loaded(classifier)}
-    # The pair was not trained: the file leaves unsaid how.
-    return _fused(run, name, Path(path), made_from, unsaid=("data", "recipe", "seed"))
+    # Nothing was trained, so the file must not name data, recipe and seed of a training.
+    return _save_pair(run, name, Path(path), made_from, omitted=("data", "recipe", "seed"))
 
 
 def fuse_label_free(
@@ -261,51 +262,62 @@ def fuse_label_free(
     name: str,
     tuning: ConsistencyTuning = CONSISTENCY,
 ) -> LoadedNet:
-    """Tunes a restorer for a frozen classifier, without labels, and writes the pair to `path`.
+    """Tunes a restorer for a frozen classifier, without labels, and saves the pair; see `tune_restorer`.
 
-    The tuned restorer alone is written beside it, with "-restorer" in its name.
+    The tuned restorer alone is saved next to it: "pair-restorer.safetensors" for "pair.safetensors".
 
     Args:
-        run: Data, recipe and seed; the labels of the data are not looked at.
+        run: Data, recipe and seed. The labels of the data are not used.
         restorer: The trained restorer, changed in place.
-        classifier: The trained classifier; it stays as it is.
-        path: The file to write.
-        name: Short name of the pair, for progress and for the draws.
-        tuning: What the recipe does not say of the tuning.
+        classifier: The trained classifier, which is not changed.
+        path: The .safetensors file to write, with both nets.
+        name: Short name of the pair, for progress messages and as a part of the random seed.
+        tuning: Settings that the recipe does not have.
 
     Returns:
         The pair in eval mode, on the run's device.
 
     Raises:
-        SettingError: If a file is of another run, the classifier cannot be described, or the restorer has
-            nothing to tune.
-        CheckpointError: If a file that is there cannot be read.
+        SettingError: If a file belongs to another run, the classifier cannot be saved, or the restorer has no
+            parameters.
+        CheckpointError: If an existing file cannot be read.
         DivergenceError: If the training diverges.
         StorageError: If a file cannot be written.
     """
-    front, behind = _loaded(restorer), _loaded(classifier)
-    describe(behind.module)  # what cannot be saved is refused before hours are spent
+    given_restorer, given_classifier = _loaded(restorer), _loaded(classifier)
+    describe(given_classifier.module)  # raises before the training if the pair cannot be saved afterwards
     path = Path(path)
-    beside = path.with_stem(f"{path.stem}-restorer")
-    if path.exists() and not beside.exists():
+    restorer_path = path.with_stem(f"{path.stem}-restorer")
+    if path.exists() and not restorer_path.exists():
         raise SettingError(
-            f"{path} is there and no tuning has written it; choose another place, or remove it"
+            f"{path} exists, but was not written by this tuning; choose another place, or remove it"
         )
-    tuned = tune_restorer(run, front, behind, beside, name=name, tuning=tuning)
+    tuned = tune_restorer(run, given_restorer, given_classifier, restorer_path, name=name, tuning=tuning)
     seconds = tuned.info.seconds or 0.0
-    return _fused(run, name, path, {"restorer": front, "classifier": behind}, seconds=seconds)
+    return _save_pair(
+        run, name, path, {"restorer": given_restorer, "classifier": given_classifier}, seconds=seconds
+    )
 
 
-def _fused(
+def _save_pair(
     run: Run,
     name: str,
     path: Path,
     made_from: Mapping[str, LoadedNet],
     *,
     seconds: float = 0.0,
-    unsaid: Collection[str] = (),
+    omitted: Collection[str] = (),
 ) -> LoadedNet:
-    """Writes a pair of nets, whose training took so many seconds beyond that of the two."""
+    """Saves a pair, or loads it if it was saved before.
+
+    Args:
+        run: Data, recipe and seed.
+        name: Short name of the pair.
+        path: The file to write.
+        made_from: The restorer and the classifier.
+        seconds: Time that tuning took, in addition to the training of the two nets.
+        omitted: Entries of the provenance that are not written into the file.
+    """
     pair = FusedClassifier(made_from["restorer"].module, made_from["classifier"].module)
     fused = pair.to(run.device).eval()
     check_suffix(path)
@@ -314,11 +326,11 @@ def _fused(
     if path.exists():
         _, about = load_model(path)
         check_key(path, about.get("key"), key)
-        run.observe(Update(stage=stage.name, state="skipped", note="fused before"))
+        run.observe(Update(stage=stage.name, state="skipped", note="the pair was saved before"))
     else:
         known = provenance_of(run, stage)
-        about = {part: value for part, value in known.items() if part not in unsaid}
+        about = {part: value for part, value in known.items() if part not in omitted}
         about["seconds"] = stage.seconds_before + seconds
         save_model(path, fused, about=about)
-        run.observe(Update(stage=stage.name, state="finished", note="written whole"))
+        run.observe(Update(stage=stage.name, state="finished", note="the pair is saved"))
     return LoadedNet(name=path.stem, module=fused, info=TrainingInfo.of_plain(about, name=path.stem))

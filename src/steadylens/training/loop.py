@@ -1,4 +1,4 @@
-"""One training loop and its optimizers; saving, logging and validating belong to the caller."""
+"""The training loop and its optimizers. Saving, logging and validation are left to the caller."""
 
 import math
 import time
@@ -16,30 +16,33 @@ from steadylens.training.objectives import Objective
 
 
 class Optimization(Protocol):
-    """Builds an optimizer and says by what factor its rates are multiplied at each step."""
+    """An optimizer together with its learning-rate schedule.
+
+    Each parameter group of the optimizer has an entry `full_lr`, the learning rate at a factor of 1.
+    """
 
     @property
     def learning_rate(self) -> float:
-        """The rate that `factor` multiplies."""
+        """The learning rate at a factor of 1."""
 
     def optimizer(self, module: nn.Module) -> Optimizer:
-        """Returns an optimizer of the module's trainable parameters."""
+        """Returns an optimizer for the parameters that require gradients."""
 
     def factor(self, step: int, steps: int) -> float:
-        """Returns the multiplier of the learning rates at `step` of `steps`, counted from 0."""
+        """Returns the factor on the learning rates at `step`, which runs from 0 to `steps` - 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MomentumSgd:
-    """Momentum SGD whose rate decays geometrically (Sec. 4.1).
+    """SGD with momentum and an exponentially decaying learning rate (Sec. 4.1).
 
     Attributes:
-        learning_rate: Rate of the first iteration.
-        momentum: Share of the last move that is kept.
-        decay: What the rate is multiplied by at each iteration.
-        l2: The lambda of Eq. (3), whose term is lambda ||theta||^2.
-        last_layer_factor: What the last layer's rate is multiplied by.
-        bias_factor: What the biases' rate is multiplied by.
+        learning_rate: Learning rate of the first step.
+        momentum: Share of the previous update that is added to the next.
+        decay: Factor on the learning rate at each step.
+        l2: Weight of the L2 penalty, lambda in the term lambda ||theta||^2 of Eq. (3).
+        last_layer_factor: Factor on the learning rate of the last layer.
+        bias_factor: Factor on the learning rate of biases.
     """
 
     learning_rate: float
@@ -50,23 +53,23 @@ class MomentumSgd:
     bias_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuses rates and decays that cannot train."""
+        """Refuses a learning rate that is not positive and a decay outside (0, 1]."""
         _check_rate(self.learning_rate)
         if not 0 < self.decay <= 1:
             raise SettingError(f"decay is {self.decay}, it must lie in (0, 1]")
 
     def optimizer(self, module: nn.Module) -> Optimizer:
-        """Returns the optimizer; the four kinds of parameters have rates of their own."""
+        """Returns `torch.optim.SGD`, with a parameter group for each different learning rate."""
         layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         last = {id(parameter) for parameter in layers[-1].parameters()}
-        # Few groups with many parameters each: a GPU moves all of a group in a few steps.
+        # Few groups with many parameters each: a GPU updates a whole group with a few kernels.
         groups: dict[float, list[nn.Parameter]] = {}
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 rate = self.learning_rate * (self.last_layer_factor if id(parameter) in last else 1.0)
                 rate *= self.bias_factor if name.endswith("bias") else 1.0
                 groups.setdefault(rate, []).append(parameter)
-        # The gradient of lambda ||theta||^2 is 2 lambda theta, PyTorch adds weight_decay * theta.
+        # The gradient of lambda ||theta||^2 is 2 lambda theta, and PyTorch adds weight_decay * theta.
         return torch.optim.SGD(
             [{"params": trained, "lr": rate, "full_lr": rate} for rate, trained in groups.items()],
             momentum=self.momentum,
@@ -80,11 +83,11 @@ class MomentumSgd:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OneCycleAdam:
-    """AdamW whose rate rises linearly and then falls along a half cosine to nothing.
+    """AdamW with a linear warmup, followed by a cosine decay to zero.
 
     Attributes:
-        learning_rate: The highest rate.
-        warmup_share: Share of the steps in which the rate rises.
+        learning_rate: The highest learning rate.
+        warmup_share: Share of the steps that the warmup takes.
         weight_decay: Decoupled weight decay.
     """
 
@@ -93,19 +96,19 @@ class OneCycleAdam:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuses rates and shares that cannot train."""
+        """Refuses a learning rate that is not positive and a warmup share outside [0, 1)."""
         _check_rate(self.learning_rate)
         if not 0 <= self.warmup_share < 1:
             raise SettingError(f"warmup_share is {self.warmup_share}, it must lie in [0, 1)")
 
     def optimizer(self, module: nn.Module) -> Optimizer:
-        """Returns the optimizer."""
+        """Returns `torch.optim.AdamW` with one parameter group."""
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         group = {"params": trained, "lr": self.learning_rate, "full_lr": self.learning_rate}
         return torch.optim.AdamW([group], weight_decay=self.weight_decay)
 
     def factor(self, step: int, steps: int) -> float:
-        """Returns the height of the cycle at `step`, in (0, 1]."""
+        """Returns a factor in (0, 1], which is 1 at the end of the warmup."""
         warmup = self.warmup_share * steps
         if step + 1 <= warmup:
             return (step + 1) / warmup
@@ -118,12 +121,19 @@ def _check_rate(rate: float) -> None:
 
 
 CURVE_POINTS = 100
-"""How many points the curve of a training has when it ends, unless it has fewer steps."""
+"""Points on the loss curve of a whole training; fewer if it has fewer steps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Where a training stands after a step."""
+    """The state of a training after a step.
+
+    Attributes:
+        step: Number of the step, from 1.
+        steps: Number of steps of the whole training.
+        loss: Loss of the step's batch, before the update.
+        learning_rate: Learning rate of the step.
+    """
 
     step: int
     steps: int
@@ -132,18 +142,18 @@ class Progress:
 
 
 class Training:
-    """A training that can be stopped after any step and taken up again with the same result.
+    """A training that can be interrupted after any step and resumed with exactly the same result.
 
     Args:
         module: The net; its parameters that require gradients are trained, in place.
         objective: Draws a batch and yields the parts of its loss.
-        optimization: Optimizer and course of the learning rate.
+        optimization: Optimizer and learning-rate schedule.
         steps: Number of steps.
         generator: Source of all randomness, on the module's device.
-        clip_norm: Largest norm of the gradient, or None to leave it.
+        clip_norm: Gradients are clipped to this norm; None for no clipping.
 
     Raises:
-        SettingError: If `steps` is below 1 or nothing is trainable.
+        SettingError: If `steps` is below 1 or no parameter requires a gradient.
     """
 
     def __init__(
@@ -169,10 +179,10 @@ class Training:
         self._recent_losses: list[float] = []
 
     def run(self) -> Iterator[Progress]:
-        """Trains to the end, yielding after every step.
+        """Trains to the end, and yields after every step.
 
         Raises:
-            DivergenceError: If the loss is no longer a finite number.
+            DivergenceError: If the loss or a weight is no longer finite.
         """
         self.module.train()
         while self.step < self.steps:
@@ -183,7 +193,7 @@ class Training:
         factor = self.optimization.factor(self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_lr"] * factor
-        loss, weights_norm = self._descend()
+        loss, weights_norm = self._update()
         if not math.isfinite(loss):
             raise DivergenceError(
                 f"the loss became {loss} at step {self.step + 1} of {self.steps}; lower the learning rate "
@@ -197,15 +207,15 @@ class Training:
             )
         self.seconds += time.perf_counter() - started
         rate = self.optimization.learning_rate * factor
-        self._note(loss, rate)
+        self._record_loss(loss, rate)
         return Progress(step=self.step, steps=self.steps, loss=loss, learning_rate=rate)
 
-    def _descend(self) -> tuple[float, float]:
-        """Takes a step; returns the loss before it and the norm of all trained weights after it."""
+    def _update(self) -> tuple[float, float]:
+        """Makes one update; returns the loss before it and the norm of all trained weights after it."""
         device = self.trained[0].device
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=device)
-        # Dropout knows only the global generator: seed it from ours, and leave it as it was.
+        # Dropout uses PyTorch's global generator: seed it from ours, and restore its state afterwards.
         forked = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=forked):
             torch.manual_seed(_draw_integer(2**31, self.generator))
@@ -215,18 +225,18 @@ class Training:
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         self.optimizer.step()
-        # Each transfer waits for the GPU to finish the step, so both numbers come in one.
+        # Each transfer waits until the GPU has finished the step, so both numbers are fetched in one.
         loss, weights_norm = torch.stack([total, nn.utils.get_total_norm(self.trained)]).tolist()
         return loss, weights_norm
 
-    def _note(self, loss: float, rate: float) -> None:
+    def _record_loss(self, loss: float, rate: float) -> None:
         self._recent_losses.append(loss)
         if self.step * CURVE_POINTS // self.steps > (self.step - 1) * CURVE_POINTS // self.steps:
             self.curve.append((self.step, sum(self._recent_losses) / len(self._recent_losses), rate))
             self._recent_losses.clear()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Returns everything that the rest of the training depends on, as tensors and as plain data."""
+        """Returns all that is needed to resume the training, as tensors and as plain data (for JSON)."""
         tensors = {f"module.{name}": value for name, value in self.module.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {
@@ -243,10 +253,10 @@ class Training:
         return tensors, plain
 
     def resume(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Takes up the state that `state` returned, of a training built in the same way.
+        """Restores what `state` returned, in a training that was constructed with the same arguments.
 
         Raises:
-            CheckpointError: If the state belongs to another net or another number of steps.
+            CheckpointError: If the state belongs to another net or to another number of steps.
         """
         if plain.get("steps") != self.steps:
             raise CheckpointError(
@@ -270,7 +280,7 @@ class Training:
             self.curve = [(step, loss, rate) for step, loss, rate in plain["curve"]]
             self._recent_losses = list(plain["recent_losses"])
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())  # PyTorch lists keys on lines of their own
+            reason = " ".join(str(error).split())  # PyTorch's message has several lines
             raise CheckpointError(
                 f"the checkpoint is damaged or of another net: {reason}; remove it to start again"
             ) from error

@@ -1,6 +1,6 @@
-"""What a training minimises: restoring (Eq. 3), classifying (Sec. 4.2), and keeping a classifier's answers.
+"""What a training minimises: restoration (Eq. 3), classification (Sec. 4.2) or consistency of a classifier.
 
-Beside them: the losses of restored images, and changes of pose and light for a classifier's training images.
+Also the losses of restored images, and the augmentation of a classifier's training images.
 """
 
 import math
@@ -18,12 +18,12 @@ from steadylens.nets.restoration import PatchRestorer, central_crop
 from steadylens.noise.degradation import Degradation
 
 RestorationLoss = Callable[[Tensor, Tensor], Tensor]
-"""From restored and clean images (N, C, H, W) to losses (N,), to be averaged over the batch."""
+"""From restored and clean images, both (N, C, H, W), to one loss for each image, (N,)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SquaredError:
-    """The squared norm of Eq. (3): summed over pixels and channels, not averaged."""
+    """The squared error of Eq. (3), summed over pixels and channels, not averaged."""
 
     def __call__(self, restored: Tensor, clean: Tensor) -> Tensor:
         """Returns ||clean - restored||^2 of each image, (N,)."""
@@ -34,11 +34,11 @@ class SquaredError:
 class LogSquaredError:
     """The logarithm of the mean squared error, so that a decibel counts the same at any noise strength.
 
-    The squared error itself is ruled by the strongest noise of the batch, and a net trained on it harms
-    images whose noise is slight.
+    The squared error itself is dominated by the images with the strongest noise, and a net trained on it
+    harms images with slight noise.
 
     Attributes:
-        floor: Mean squared error that is as good as none; 1e-5 is 50 dB.
+        floor: Added to the mean squared error, so that errors far below it hardly count; 1e-5 is 50 dB.
     """
 
     floor: float = 1e-5
@@ -50,16 +50,17 @@ class LogSquaredError:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augmentation:
-    """Rotates, scales, shifts, brightens and contrasts each image by amounts of its own.
+    """Random rotation, scale, shift, brightness and contrast, drawn for each image.
 
-    Every amount is drawn uniformly from minus to plus the setting. The border is repeated outwards.
+    Every amount is drawn uniformly between minus and plus the setting. Pixels from outside the image repeat
+    its border.
 
     Attributes:
         rotation_degrees: Largest rotation.
         scale: Largest relative change of size, below 1.
         shift: Largest shift, as a share of the image's side.
-        brightness: Largest change of level, in [0, 1] of the full range.
-        contrast: Largest relative change of contrast about the image's mean, below 1.
+        brightness: Largest change of brightness, for images in [0, 1].
+        contrast: Largest relative change of contrast around the image's mean, below 1.
     """
 
     rotation_degrees: float = 10.0
@@ -69,7 +70,7 @@ class Augmentation:
     contrast: float = 0.3
 
     def __post_init__(self) -> None:
-        """Refuses amounts that are negative, not finite or would empty the image."""
+        """Refuses amounts that are negative or not finite, and a scale or contrast of 1 or more."""
         for name in ("rotation_degrees", "shift", "brightness"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingError(f"{name} is {getattr(self, name)}, it must be a number of at least 0")
@@ -78,11 +79,11 @@ class Augmentation:
                 raise SettingError(f"{name} is {getattr(self, name)}, it must lie in [0, 1)")
 
     def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Returns changed copies of the images.
+        """Returns augmented copies of the images.
 
         Args:
             images: (N, C, H, W) in [0, 1].
-            generator: Source of the amounts, on the images' device.
+            generator: Generator for the amounts, on the images' device.
 
         Returns:
             (N, C, H, W) in [0, 1].
@@ -97,9 +98,9 @@ class Augmentation:
         angle = draws[0] * math.radians(self.rotation_degrees)
         zoom = 1 / (1 + draws[1] * self.scale)
         cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
-        # affine_grid counts a side as 2, so a share of the side is twice as much there.
+        # In affine_grid a side has length 2, so a share of the side is doubled.
         shift_x, shift_y = 2 * self.shift * draws[2], 2 * self.shift * draws[3]
-        # For the same reason a rotation of an oblong image must weigh its sides against each other.
+        # Both sides have length 2 there, so a rotation needs the aspect ratio of the image.
         oblong = images.shape[2] / images.shape[3]
         rows = [cos, -sin * oblong, shift_x, sin / oblong, cos, shift_y]
         matrices = torch.stack(rows, dim=1).view(-1, 2, 3)
@@ -112,7 +113,7 @@ class Augmentation:
 
 
 Objective = Callable[[torch.Generator], Iterator[Tensor]]
-"""Draws one batch and yields its loss in parts whose sum is the loss, one part for each forward pass."""
+"""Draws a batch and yields its loss in parts that add up to it, one part for each forward pass."""
 
 
 def restoring_objective(
@@ -124,18 +125,18 @@ def restoring_objective(
     batch: int,
     patch: int,
 ) -> Objective:
-    """Returns the objective of Eq. (3): the mean loss of what `net` makes of noisy patches.
+    """Returns the objective of Eq. (3): the mean loss of restored noisy patches.
 
     Args:
-        net: The restoration net, used without padding if it has such a form, see `PatchRestorer`.
-        images: Stored training images, uint8 (N, C, H, W), on the net's device.
-        degradation: Makes M noisy versions of each patch, fresh in every step.
+        net: The restorer. Its method `valid` is used, without padding, if it is a `PatchRestorer`.
+        images: Training images, uint8 (N, C, H, W), on the net's device.
+        degradation: Makes M noisy versions of each patch, anew in every step.
         loss: Loss of each restored patch; `SquaredError()` is the paper's.
         batch: Number of clean patches in a step; M times as many go through the net.
         patch: Height and width of a patch in pixels.
 
     Raises:
-        SettingError: If the patch is larger than the images, or does not outgrow the net's margin.
+        SettingError: If the patch is larger than the images, or not larger than twice the net's margin.
     """
     restore, margin = (net.valid, net.valid_margin) if isinstance(net, PatchRestorer) else (net, 0)
     if not 2 * margin < patch <= min(images.shape[-2:]):
@@ -166,15 +167,15 @@ def classifying_objective(
     augmentation: Augmentation | None = None,
     degradation: Degradation | None = None,
 ) -> Objective:
-    """Returns the mean cross-entropy of a classifier, on images that may be changed and made noisy.
+    """Returns the mean cross-entropy of a classifier, with optional augmentation and noise.
 
     Args:
         classifier: From images to logits; a `FusedClassifier` for fine-tuning (Sec. 4.2).
-        images: Stored training images, uint8 (N, C, H, W), on the classifier's device.
+        images: Training images, uint8 (N, C, H, W), on the classifier's device.
         labels: Their classes, int64 (N,), on the same device.
         batch: Number of images in a step.
-        augmentation: Changes each image's pose and light, fresh in every step; or None.
-        degradation: Makes each image noisy, fresh in every step; or None.
+        augmentation: Random changes of each image, drawn anew in every step; None for no augmentation.
+        degradation: Adds noise to each image, drawn anew in every step; None for clean images.
     """
 
     def draw(generator: torch.Generator) -> Iterator[Tensor]:
@@ -209,11 +210,11 @@ def _draw_patches(images: Tensor, batch: int, patch: int, generator: torch.Gener
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fidelity:
-    """How much the restorer's own loss counts beside the classifier's answers.
+    """The restoration loss that consistency tuning adds, so that restored images still look like clean ones.
 
     Attributes:
         weight: Factor on the loss.
-        loss: The loss, of restored and clean images.
+        loss: Loss of restored and clean images.
     """
 
     weight: float
@@ -230,19 +231,19 @@ def consistency_objective(
     augmentation: Augmentation | None = None,
     fidelity: Fidelity,
 ) -> Objective:
-    """Returns the objective that the classifier repeats, behind the restorer, its own answer on clean images.
+    """Returns an objective that tunes a restorer so that noise does not change a classifier's predictions.
 
-    It is the mean of KL(p(x) || p(restorer(x + nu))), p being the classifier's probabilities, plus the
-    restorer's own loss as `fidelity` says. Only the restorer is to be trained by it.
+    It is the mean of KL(p(x) || p(restorer(x + nu))) plus a weighted restoration loss, where p are the
+    classifier's class probabilities, x is a clean image and nu is noise. Only the restorer is trained.
 
     Args:
-        restorer: From noisy images to restored ones of the same size.
-        classifier: From images to logits, in eval mode; its parameters take no gradient.
-        images: Stored training images, uint8 (N, C, H, W), on the nets' device; no labels are needed.
+        restorer: From noisy images to restored images of the same size.
+        classifier: From images to logits, in eval mode; its parameters do not require gradients.
+        images: Training images, uint8 (N, C, H, W), on the nets' device. No labels are needed.
         batch: Number of clean images in a step.
-        degradation: Makes M noisy versions of each image, fresh in every step.
-        augmentation: Changes each image's pose and light before that; or None.
-        fidelity: The restorer's own loss and its weight.
+        degradation: Makes M noisy versions of each image, anew in every step.
+        augmentation: Random changes of each clean image before that; None for no augmentation.
+        fidelity: The restoration loss and its weight.
     """
 
     def draw(generator: torch.Generator) -> Iterator[Tensor]:
@@ -251,16 +252,20 @@ def consistency_objective(
         if augmentation is not None:
             clean = augmentation(clean, generator=generator)
         noisy = degradation(clean, generator=generator)
-        answers = forward_in_batches(classifier, clean).log_softmax(dim=1)
-        clean, answers = (every.repeat_interleave(len(noisy) // batch, dim=0) for every in (clean, answers))
+        predictions = forward_in_batches(classifier, clean).log_softmax(dim=1)
+        clean, predictions = (
+            tensor.repeat_interleave(len(noisy) // batch, dim=0) for tensor in (clean, predictions)
+        )
         size = cache_batch(images.device)
-        parts = zip(*(torch.split(each, size) for each in (noisy, clean, answers)), strict=True)
-        for some, target, answer in parts:
+        parts = zip(*(torch.split(tensor, size) for tensor in (noisy, clean, predictions)), strict=True)
+        for some, target, prediction in parts:
             with fast_autocast(images.device):
                 restored = restorer(some)
                 logits = classifier(restored)
-            apart = F.kl_div(logits.float().log_softmax(dim=1), answer, log_target=True, reduction="sum")
-            own = fidelity.loss(restored.float(), target).sum()
-            yield (apart + fidelity.weight * own) / len(noisy)
+            divergence = F.kl_div(
+                logits.float().log_softmax(dim=1), prediction, log_target=True, reduction="sum"
+            )
+            restoration_loss = fidelity.loss(restored.float(), target).sum()
+            yield (divergence + fidelity.weight * restoration_loss) / len(noisy)
 
     return draw

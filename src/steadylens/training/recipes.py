@@ -1,8 +1,8 @@
-"""Settings for whole runs: the paper's, and smaller ones. They are data; the code is the same for all.
+"""The recipes, from the paper's settings to a smoke test. A recipe is only data; all run the same code.
 
-PAPER has the paper's numbers, PAPER_QUARTER a quarter of its iterations. LONG takes some twenty minutes on a
-GPU and days on two cores, THOROUGH some hours there, FAST half an hour; QUICK shows the whole pipeline in
-under five minutes, SMOKE in seconds, with nets that have learned next to nothing.
+PAPER has the settings of the paper, PAPER_QUARTER a quarter of its iterations. LONG takes twenty minutes on a
+GPU, and days on two CPU cores. There, THOROUGH takes some hours and FAST half an hour. QUICK runs the whole
+pipeline in under five minutes, SMOKE in seconds, with nets that have learned next to nothing.
 """
 
 import math
@@ -38,7 +38,7 @@ PAPER = Recipe(
         optimization=PAPER_SGD,
         degradation=Degradation(),
     ),
-    # [15] trains with rate 1e-4, and 1e-5 in the last layer.
+    # [15] uses a learning rate of 1e-4, and of 1e-5 in the last layer.
     dong=RestorerRecipe(
         steps=100_000,
         batch=50,
@@ -59,11 +59,11 @@ PAPER = Recipe(
     ),
     evaluation=EvaluationRecipe(degradation=Degradation()),
 )
-"""The paper's numbers (Sec. 4). The rate of fine-tuning is ours: the paper does not state it."""
+"""The paper's settings (Sec. 4). The learning rate of fine-tuning is our choice; the paper gives none."""
 
 
 def _quartered(optimization: MomentumSgd) -> MomentumSgd:
-    """Returns an optimization whose rate falls as far in a quarter of the iterations."""
+    """Returns an optimization whose learning rate falls as far, in a quarter of the iterations."""
     return replace(optimization, decay=optimization.decay**4)
 
 
@@ -80,7 +80,7 @@ PAPER_QUARTER = replace(
     ),
     nets=("L11",),
 )
-"""The paper's numbers with a quarter of its iterations, in which the rates fall as far, and only with L11."""
+"""The paper's settings for L11 alone, in a quarter of the iterations. The learning rates fall as far."""
 
 SLIGHT_TO_STRONG = Strength(low_grey=0.5, high_grey=60, logarithmic=True)
 
@@ -98,21 +98,21 @@ MIXED_NOISE = Degradation(
     ),
     weights=(3, 6, 1, 1, 1, 1, 1),
 )
-"""Slight and strong noise alike, mostly Gaussian, 8-bit and clipped as stored images are."""
+"""Slight and strong noise, mostly Gaussian. Noisy images are clipped and rounded to 8 bits, as in files."""
 
 FAST_RESTORER = RestorerRecipe(
     steps=600,
     batch=16,
     patch=40,
-    # A floor of 35 dB: with a lower one the slightest noise of a batch rules its gradient, and a net that
-    # sees few patches stays where it started.
+    # A floor of 35 dB: with a lower one the images with the slightest noise dominate the gradient, and a net
+    # that sees few patches hardly leaves its initial state.
     loss=LogSquaredError(floor=3e-4),
     optimization=OneCycleAdam(learning_rate=1e-3),
     degradation=MIXED_NOISE,
     clip_norm=5.0,
     zero_last_layer=True,
     gain=math.sqrt(2),
-    # Zeros cost an image of 48 pixels its border, and with it any gain at slight noise.
+    # Zero padding spoils the border of a 48-pixel image, which outweighs any gain at slight noise.
     padding="reflect",
 )
 
@@ -124,7 +124,7 @@ FAST_CLASSIFIER = ClassifierRecipe(
     optimization=FAST_ADAM,
     augmentation=Augmentation(),
     clip_norm=5.0,
-    # The same sign stands in the sun and in the shade.
+    # So that brightness and contrast do not matter: the same sign stands in the sun and in the shade.
     standardize=True,
 )
 
@@ -170,7 +170,7 @@ THOROUGH_RESTORER = replace(
                 clean_share=0.05,
             ),
         ),
-        # Half of the patches have noise that rounding to 8 bits almost hides.
+        # Half of the patches have noise so weak that rounding to 8 bits removes nearly all of it.
         Refinement(
             steps=600,
             loss=LogSquaredError(floor=3e-7),  # 65 dB
@@ -185,7 +185,7 @@ THOROUGH_RESTORER = replace(
     ),
 )
 
-# Clean images keep what the net knows of them while it learns noise.
+# Clean images among the noisy ones, so that a classifier does not forget them while it learns noise.
 CLEAN_AND_MIXED = replace(MIXED_NOISE, clean_share=0.2)
 
 THOROUGH_CLASSIFIER = replace(FAST_CLASSIFIER, steps=12_000, batch=25)
@@ -203,7 +203,7 @@ THOROUGH = replace(
         optimization=replace(FAST_ADAM, learning_rate=1e-4),
         degradation=CLEAN_AND_MIXED,
     ),
-    # As many images as training and fine-tuning have together.
+    # As many images as training and fine-tuning use together.
     noise_training=replace(THOROUGH_CLASSIFIER, steps=14_400, degradation=CLEAN_AND_MIXED),
     evaluation=replace(
         FAST.evaluation,
@@ -258,11 +258,11 @@ QUICK = replace(
     name="quick",
     restorer=replace(FAST.restorer, steps=100, patch=32),
     dong=replace(FAST.dong, steps=100, patch=32),
-    # Many small steps and plain images: there is no time to learn from changed ones.
+    # Many small batches without augmentation: the run is too short to learn from augmented images.
     classifier=replace(FAST.classifier, steps=450, batch=16, augmentation=None, gain=math.sqrt(2)),
     fine_tuning=replace(FAST.fine_tuning, steps=40, batch=16, augmentation=None),
     noise_training=replace(FAST.noise_training, steps=490, batch=16, augmentation=None, gain=math.sqrt(2)),
-    front="L7",  # after so few steps the deepest net is not yet the best, and it costs three times as much
+    front="L7",  # after so few steps L11 is not yet better, and it costs three times as much
     evaluation=replace(
         FAST.evaluation,
         exploration_images=100,

@@ -1,4 +1,4 @@
-"""What all stages of a run share."""
+"""The data, the settings and the seed that all stages of a run share."""
 
 import hashlib
 import platform
@@ -18,27 +18,27 @@ from steadylens.training.settings import Recipe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """What all stages of a run share.
+    """The data, the settings and the seed that all stages of a run share.
 
     Attributes:
-        data: The images.
-        recipe: The settings.
-        seed: The seed that every generator is derived from.
-        device: Where the nets are.
-        observe: Receives progress messages.
-        checkpoint_seconds: How often an unfinished training is saved.
+        data: Training, validation and test images.
+        recipe: How nets are trained and what is measured.
+        seed: Seed from which every random generator of the run is derived.
+        device: Device on which the nets are trained and measured.
+        observe: Called with each progress message.
+        checkpoint_seconds: Seconds between two saves of an unfinished training.
     """
 
     data: Dataset
     recipe: Recipe
     seed: int
     device: torch.device
-    observe: Observer = unobserved
+    observe: Observer = ignore_progress
     checkpoint_seconds: float = 30.0
 
     @property
     def provenance(self) -> Provenance:
-        """Where the numbers of this run come from."""
+        """What the records of this run say about their origin: recipe, seed, data, code and device."""
         return Provenance(
             recipe=self.recipe.name,
             seed=self.seed,
@@ -49,16 +49,16 @@ class Run:
         )
 
     def key(self, *parts: object) -> str:
-        """Returns a short key of the data, the seed and `parts`: what a stage's result depends on."""
+        """Returns a short hash of data, seed and `parts`: of all that a stage's result depends on."""
         text = "\n".join(map(repr, (self.data.fingerprint, self.seed, *parts)))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @cache
 def commit() -> str:
-    """Returns the version-control commit that the package runs from, or "unknown" if it is installed."""
+    """Returns the git commit of the source tree that the package runs from; "unknown" outside of one."""
     try:
-        # A package that is installed inside somebody's repository has nothing to do with its commits.
+        # An installed package may lie inside somebody else's repository, whose commit says nothing about it.
         _git("ls-files", "--error-unmatch", Path(__file__).name)
         return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
@@ -73,13 +73,13 @@ def _git(*arguments: str) -> str:
 
 @cache
 def versions() -> tuple[tuple[str, str], ...]:
-    """Returns the versions of what the numbers depend on."""
+    """Returns pairs of library and version, of the libraries that results depend on."""
     names = ("steadylens", "torch", "numpy", "pillow")
     return (("python", platform.python_version()), *((name, version(name)) for name in names))
 
 
 def device_name(device: torch.device) -> str:
-    """Returns what the numbers are computed on, in words."""
+    """Returns the name of the GPU, or the CPU's architecture with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

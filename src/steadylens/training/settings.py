@@ -1,4 +1,4 @@
-"""What can be set of a run: how its nets are trained and what is measured of them."""
+"""The settings of a run: how its nets are trained and what is measured."""
 
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +14,7 @@ class GaussianNoise:
     """Gaussian noise of several strengths, and how noisy images are stored.
 
     Attributes:
-        sigmas_grey: Standard deviations of the noise in grey levels of 255.
+        sigmas_grey: Standard deviations of the noise in 8-bit grey levels (0 to 255).
         clip: Whether noisy images are clipped to [0, 1].
         quantize: Whether they are rounded to 8 bits.
     """
@@ -26,19 +26,20 @@ class GaussianNoise:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How many noisy images make a cell of Table 4.
+    """How many noisy images are classified for a cell of Table 4.
 
     Attributes:
-        versions: Noisy versions of each image; with `half_width`, at most that many.
-        half_width: Sample, block by block in an order drawn once, until the Wilson interval of the cell is
-            not wider than twice this share (0.001 for +-0.1 %); None to sample all.
+        versions: Noisy versions of each image; with `half_width`, the largest number of them.
+        half_width: Stop as soon as the cell's Wilson interval is at most twice as wide as this share, for
+            example 0.001 for +-0.1 %; images come in blocks, in a random but fixed order. None for no early
+            stop.
     """
 
     versions: int = 150
     half_width: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuses counts and widths that measure nothing."""
+        """Refuses counts and widths with which nothing could be measured."""
         if self.versions < 1:
             raise SettingError(
                 f"versions is {self.versions}, at least 1 noisy version of each image is needed"
@@ -49,16 +50,16 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refinement:
-    """How the training of a restoration net goes on, from the weights that the part before ended with.
+    """A further phase of a restorer's training, which starts from the weights of the phase before.
 
-    A net leaves the identity only where strong noise rules its loss, and spares slight noise only where that
-    counts too: one after the other.
+    Train in phases: strong noise first, so that the net moves away from the identity; weak noise next, so
+    that it learns not to harm nearly clean images.
 
     Attributes:
-        steps: Number of further iterations.
+        steps: Number of further steps.
         loss: Loss of a restored patch.
-        optimization: Optimizer, started anew, and learning rate.
-        degradation: Noise of this part.
+        optimization: Optimizer, without the state of the phase before, and learning rate.
+        degradation: Noise in this phase.
     """
 
     steps: int
@@ -72,17 +73,18 @@ class RestorerRecipe:
     """How a restoration net is trained (Eq. 3, Sec. 4.1).
 
     Attributes:
-        steps: Number of iterations.
+        steps: Number of steps.
         batch: Clean patches in a step.
         patch: Height and width of a patch in pixels.
         loss: Loss of a restored patch.
         optimization: Optimizer and learning rate.
-        degradation: Noise of the training, M versions of each patch.
-        clip_norm: Largest norm of the gradient, or None.
-        zero_last_layer: Whether the last layer starts at zero, and so the residual nets as the identity.
-        gain: Factor on the Xavier weights.
-        padding: What surrounds an image once the net is trained.
-        refinements: The further parts of the training, in their order.
+        degradation: Noise in training; it makes M noisy versions of each patch.
+        clip_norm: Gradients are clipped to this norm; None for no clipping.
+        zero_last_layer: Whether the last layer is initialised with zeros; a residual net then starts as the
+            identity.
+        gain: Gain of the Xavier initialisation.
+        padding: How the net's `forward` pads an image; training uses no padding.
+        refinements: Further phases of the training, in their order.
     """
 
     steps: int
@@ -99,7 +101,7 @@ class RestorerRecipe:
 
     @property
     def parts(self) -> tuple["RestorerRecipe", ...]:
-        """The parts of the training, one after the other, each without refinements."""
+        """The phases of the training in their order, each as a recipe without refinements."""
         first = replace(self, refinements=())
         further = (
             replace(
@@ -119,15 +121,15 @@ class ClassifierRecipe:
     """How a classifier is trained or fine-tuned (Sec. 4.2).
 
     Attributes:
-        steps: Number of iterations.
+        steps: Number of steps.
         batch: Images in a step.
         optimization: Optimizer and learning rate.
-        augmentation: Changes of pose and light, or None.
-        degradation: Noise, fresh in every step, or None for clean images.
-        clip_norm: Largest norm of the gradient, or None.
-        gain: Factor on the Xavier weights of a training from the start.
-        standardize: Whether a sign net trained from the start brings each image to mean 0 and deviation 1
-            instead of subtracting the mean image.
+        augmentation: Random changes of pose, brightness and contrast; None for no augmentation.
+        degradation: Noise, drawn anew in every step; None for clean images.
+        clip_norm: Gradients are clipped to this norm; None for no clipping.
+        gain: Gain of the Xavier initialisation; not used in fine-tuning.
+        standardize: Whether a new sign net standardizes each image to mean 0 and standard deviation 1
+            instead of subtracting the mean image; not used in fine-tuning.
     """
 
     steps: int
@@ -142,22 +144,22 @@ class ClassifierRecipe:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationRecipe:
-    """What is measured, and on how much (Sec. 4).
+    """What is measured, and on how many images (Sec. 4). Subsets of the test images are chosen at random.
 
     Attributes:
         degradation: Noise of the exploratory experiment (Table 2, Fig. 3).
-        exploration_images: Test images of that experiment, a random choice.
+        exploration_images: Number of test images in that experiment.
         exploration_versions: Noisy versions of each.
-        psnr_sigmas_grey: Strengths at which PSNR is measured; 0 for clean images.
-        psnr_images: Test images for that.
-        accuracy_images: Test images of Table 3, a random choice; None for all.
-        stability_sigmas_grey: Columns of Table 4.
-        stability_images: Test images for Table 4, a random choice; None for all.
-        sampling: Noisy versions of each, or the precision that is wanted.
-        clip: Whether noisy images are clipped to [0, 1] in Table 4 and the PSNRs by strength.
-        quantize: Whether they are rounded to 8 bits there.
-        unclipped_images: Test images on which Table 4 is measured once more, with noise that is neither
-            clipped nor rounded; 0 for not at all.
+        psnr_sigmas_grey: Noise strengths at which PSNR is measured, in grey levels; 0 for clean images.
+        psnr_images: Number of test images for that.
+        accuracy_images: Number of test images for Table 3; None for all.
+        stability_sigmas_grey: Noise strengths of Table 4, in grey levels.
+        stability_images: Number of test images for Table 4; None for all.
+        sampling: Noisy versions of each of them, or the precision at which to stop.
+        clip: Whether noisy images are clipped to [0, 1], for Table 4 and for PSNR by strength.
+        quantize: Whether noisy images are rounded to 8 bits, for the same two.
+        unclipped_images: Number of test images for a second Table 4, with noise that is neither clipped nor
+            rounded; 0 for none.
     """
 
     degradation: Degradation
@@ -179,18 +181,19 @@ class Recipe:
     """The settings of a whole run.
 
     Attributes:
-        name: What the recipe is called at the command line and in records.
+        name: Name of the recipe on the command line and in records.
         restorer: Training of the residual nets.
-        dong: Training of the Dong net.
+        dong: Training of the net of Dong et al.
         classifier: Training of the classifier on clean images.
-        fine_tuning: Fine-tuning behind a restorer, or behind none, on noisy images.
-        noise_training: Training of the noise-augmented classifier from the start, on as many images as
-            `classifier` and `fine_tuning` have together.
+        fine_tuning: Fine-tuning of the classifier on noisy images, behind a restorer or alone.
+        noise_training: Training of a classifier from scratch with noise augmentation, on as many images as
+            `classifier` and `fine_tuning` use together.
         evaluation: What is measured.
         nets: Names of the restorers to train and compare.
-        front: Name of the restorer that is fused.
-        smoothing_pixels: Standard deviation of the Gaussian smoothing that it is compared with.
-        seeds: With how many seeds the classifier is trained and fine-tuned: the run's own and the next ones.
+        front: Name of the restorer that is put in front of the classifier.
+        smoothing_pixels: Standard deviation in pixels of the Gaussian smoothing that it is compared with.
+        seeds: Number of seeds with which the classifier is trained and fine-tuned, to measure the variation:
+            the run's seed and those that follow it.
     """
 
     name: str
@@ -206,12 +209,12 @@ class Recipe:
     seeds: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses a recipe that fuses a net which it does not train, or trains no classifier."""
+        """Refuses a recipe with no seed, or with a `front` that it does not train."""
         if self.seeds < 1:
-            raise SettingError(f"seeds is {self.seeds}, a classifier is trained with at least 1")
+            raise SettingError(f"seeds is {self.seeds}, it must be at least 1")
         if self.front not in self.nets:
             raise SettingError(f"front is {self.front}, it must be one of the trained nets {self.nets}")
 
     def restorer_recipe(self, net: str) -> RestorerRecipe:
-        """Returns the training of the net of that name."""
+        """Returns how a restorer is trained: "Dong" as `dong` says, any other as `restorer` says."""
         return self.dong if net == "Dong" else self.restorer

@@ -1,7 +1,7 @@
-"""The stages of a run, each from files to a file: train a restorer, train a classifier.
+"""The stages of a run, each of which writes a net to a file: train a restorer, train a classifier.
 
-A stage whose file is there and was made with the same settings is skipped. A training that was cut off goes
-on from its last checkpoint, with the same result as if it had not been.
+A stage is skipped if its file exists and was made with the same settings. An interrupted training resumes
+from its last checkpoint, with the same result as without the interruption.
 """
 
 import time
@@ -41,14 +41,14 @@ from steadylens.training.settings import ClassifierRecipe, RestorerRecipe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """A stage that makes a net: what it is called, where it writes, and what its result depends on.
+    """A stage of a run, which makes a net and writes it to a file.
 
     Attributes:
-        name: The stage's name; the draws of a training depend on it, too.
-        path: The file of the net. While it is not there, PATH.training holds the state of the training.
-        key: What the result depends on; files with another one are refused.
-        made_from: The nets that it starts from, by their part: restorer, classifier.
-        before: The part of the same training that came before, whose steps and seconds count too.
+        name: Name of the stage; also a part of its random seed.
+        path: The net's file. Until the training has finished, its state is in PATH.training.
+        key: Hash of all that the result depends on; an existing file with another key is refused.
+        made_from: The nets that the stage starts from, by their role: "restorer", "classifier".
+        before: The previous phase of the same training; its steps and seconds are added.
     """
 
     name: str
@@ -59,18 +59,18 @@ class Stage:
 
     @property
     def seconds_before(self) -> float:
-        """Time that training the nets it starts from took."""
+        """Seconds that were spent on training the nets that the stage starts from."""
         return sum(net.seconds for net in self.made_from.values())
 
     def origins(self) -> dict[str, dict[str, str]]:
-        """Returns what is known of the nets that it starts from."""
+        """Returns name, data and licence of the nets that the stage starts from, as far as they are known."""
         return {part: dict(net.origin) for part, net in self.made_from.items() if net.origin}
 
 
-def training_of(
+def new_training(
     run: Run, stage: str, module: nn.Module, objective: Objective, settings: RestorerRecipe | ClassifierRecipe
 ) -> Training:
-    """Returns the training of a stage at its start; its draws depend on the seed and the stage's name."""
+    """Returns a new training, with random numbers that depend on the run's seed and the stage's name."""
     return Training(
         module,
         objective,
@@ -82,7 +82,7 @@ def training_of(
 
 
 def provenance_of(run: Run, stage: Stage) -> dict[str, Any]:
-    """Returns what every file of a net says about where it comes from."""
+    """Returns the entries that the file of every trained net has: recipe, seed, data, code, versions."""
     return {
         "stage": stage.name,
         "key": stage.key,
@@ -97,7 +97,7 @@ def provenance_of(run: Run, stage: Stage) -> dict[str, Any]:
     }
 
 
-def finish(
+def run_stage(
     run: Run,
     stage: Stage,
     training: Training,
@@ -105,21 +105,21 @@ def finish(
     images_per_step: int,
     validate: Callable[[], dict[str, float]],
 ) -> LoadedNet:
-    """Skips, takes up or starts a training, and writes its net.
+    """Runs a training to its end and writes the net; resumes or skips it if it was run before.
 
     Args:
-        run: Data, recipe and seed; its observer is told.
-        stage: What the training is called, and where its net is written.
-        training: The training, at its start.
-        images_per_step: Noisy images that a step sees.
-        validate: Tries the trained net on validation images.
+        run: Data, recipe and seed; its observer receives progress.
+        stage: The stage's name, file and key.
+        training: The training, not yet started.
+        images_per_step: Number of noisy images in a step.
+        validate: Measures the trained net on validation images.
 
     Returns:
-        The trained net in eval mode, with what its file tells.
+        The trained net in eval mode, with the information in its file.
 
     Raises:
-        SettingError: If a file is of another run, or the path does not end in .safetensors.
-        CheckpointError: If a file that is there cannot be read.
+        SettingError: If a file belongs to another run, or the path does not end in .safetensors.
+        CheckpointError: If an existing file cannot be read.
         DivergenceError: If the training diverges.
         StorageError: If a file cannot be written.
     """
@@ -183,10 +183,10 @@ def _outcome(validation: Mapping[str, float]) -> str:
 
 
 def check_key(path: Path, found: object, wanted: str) -> None:
-    """Refuses a file that was made with something else than is wanted now.
+    """Refuses a file that was made with other data, settings or seed.
 
     Raises:
-        SettingError: If the key that was found in the file is not the one that is wanted.
+        SettingError: If the key in the file, `found`, differs from the stage's key, `wanted`.
     """
     if found != wanted:
         raise SettingError(
@@ -195,7 +195,7 @@ def check_key(path: Path, found: object, wanted: str) -> None:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuses a name by which the other commands would not know a file of weights.
+    """Refuses a path that the loaders would not recognise as a file of weights.
 
     Raises:
         SettingError: If the path does not end in .safetensors.
@@ -205,29 +205,29 @@ def check_suffix(path: Path) -> None:
 
 
 VALIDATION_IMAGES = 500
-"""How many of the validation images a finished net is tried on."""
+"""Number of validation images on which a trained net is measured."""
 
 
 def train_restorer(run: Run, net: str | nn.Module, path: str | Path) -> LoadedNet:
-    """Trains a restorer on degraded training images and writes it to `path`.
+    """Trains a restorer on noisy versions of the training images.
 
     Args:
         run: Data, recipe and seed.
-        net: The name of a net of Table 1: L11, L9, L7, L5, L3 or Dong; or any restorer, which is trained as
-            these are, from the weights that it has, in place.
-        path: The file to write.
+        net: The name of a net of Table 1: L11, L9, L7, L5, L3 or Dong. Or any restorer, which is trained in
+            place with the same settings, starting from its present weights.
+        path: The .safetensors file to write. If it exists and belongs to this run, it is loaded instead.
 
     Returns:
         The trained net in eval mode, on the run's device.
 
     Raises:
-        SettingError: If the net is unknown or cannot be saved, or the file is of another run.
-        CheckpointError: If a file that is there cannot be read.
+        SettingError: If the net is unknown or cannot be saved, or the file belongs to another run.
+        CheckpointError: If an existing file cannot be read.
         DivergenceError: If the training diverges.
     """
     path, name = Path(path), net if isinstance(net, str) else type(net).__name__
     settings = run.recipe.restorer_recipe(name)
-    module = _fresh_restorer(run, net, settings) if isinstance(net, str) else net
+    module = _new_restorer(run, net, settings) if isinstance(net, str) else net
     start = () if isinstance(net, str) else (describe(module), fingerprint(module))
     module.to(run.device).to(memory_format=fast_memory_format(run.device))
     parts, info = settings.parts, None
@@ -245,7 +245,7 @@ def train_restorer(run: Run, net: str | nn.Module, path: str | Path) -> LoadedNe
     return trained
 
 
-def _fresh_restorer(run: Run, net: str, settings: RestorerRecipe) -> nn.Module:
+def _new_restorer(run: Run, net: str, settings: RestorerRecipe) -> nn.Module:
     module = restorer_named(net, padding=settings.padding)
     weights = derived_generator(run.seed, f"restorer {net}", "weights")
     initialize_xavier(module, generator=weights, gain=settings.gain)
@@ -255,25 +255,25 @@ def _fresh_restorer(run: Run, net: str, settings: RestorerRecipe) -> nn.Module:
 
 
 def train_classifier(run: Run, path: str | Path, *, noisy: bool = False) -> LoadedNet:
-    """Trains the sign net from the start and writes it to `path`.
+    """Trains the sign net from scratch.
 
     Args:
         run: Data, recipe and seed.
-        path: The file to write.
-        noisy: Whether to train with the recipe's strong noise augmentation instead of on clean images.
+        path: The .safetensors file to write. If it exists and belongs to this run, it is loaded instead.
+        noisy: Whether to train with the recipe's noise augmentation instead of on clean images.
 
     Returns:
         The trained classifier in eval mode, on the run's device.
 
     Raises:
-        SettingError: If the file is of another run.
-        CheckpointError: If a file that is there cannot be read.
+        SettingError: If the file belongs to another run.
+        CheckpointError: If an existing file cannot be read.
         DivergenceError: If the training diverges.
     """
     settings = run.recipe.noise_training if noisy else run.recipe.classifier
     name = "classifier, noise-augmented" if noisy else "classifier"
     module = SignNet(classes=len(run.data.class_names), standardize=settings.standardize)
-    # Both start from the same weights: they differ in what they see, not in luck.
+    # Clean and noisy training start from the same weights, so that they differ only in their images.
     weights = derived_generator(run.seed, "classifier", "weights")
     initialize_xavier(module, generator=weights, gain=settings.gain)
     if not settings.standardize:
@@ -285,13 +285,13 @@ def train_classifier(run: Run, path: str | Path, *, noisy: bool = False) -> Load
 
 
 def _stage_of(net: str, number: int) -> str:
-    """Returns what a part of a restorer's training is called; the first has number 1."""
+    """Returns the name of the stage that runs a phase of a restorer's training; the first has number 1."""
     suffixes = {1: "", 2: ", refined"}
     return f"restorer {net}" + suffixes.get(number, f", refined {number - 1} times")
 
 
 def _train_restorer(run: Run, stage: Stage, module: nn.Module, settings: RestorerRecipe) -> LoadedNet:
-    """Trains a part of a restorer's training, from the weights that the one before left in the module."""
+    """Runs one phase of a restorer's training, from the present weights of the module."""
     objective = restoring_objective(
         module,
         run.data.train.images,
@@ -300,17 +300,17 @@ def _train_restorer(run: Run, stage: Stage, module: nn.Module, settings: Restore
         batch=settings.batch,
         patch=settings.patch,
     )
-    return finish(
+    return run_stage(
         run,
         stage,
-        training_of(run, stage.name, module, objective, settings),
+        new_training(run, stage.name, module, objective, settings),
         images_per_step=settings.batch * settings.degradation.versions,
-        validate=lambda: _try_restorer(run, module, settings),
+        validate=lambda: _validate_restorer(run, module, settings),
     )
 
 
 def train_on_labels(run: Run, stage: Stage, module: nn.Module, settings: ClassifierRecipe) -> LoadedNet:
-    """Trains a classifier, or a pair, on labelled images as the settings say, and writes it."""
+    """Trains a classifier, or a pair, on labelled images, and writes it to the stage's file."""
     objective = classifying_objective(
         module,
         run.data.train.images,
@@ -320,17 +320,17 @@ def train_on_labels(run: Run, stage: Stage, module: nn.Module, settings: Classif
         degradation=settings.degradation,
     )
     versions_per_image = settings.degradation.versions if settings.degradation else 1
-    return finish(
+    return run_stage(
         run,
         stage,
-        training_of(run, stage.name, module, objective, settings),
+        new_training(run, stage.name, module, objective, settings),
         images_per_step=settings.batch * versions_per_image,
-        validate=lambda: _try_classifier(run, module),
+        validate=lambda: _validate_classifier(run, module),
     )
 
 
-def _try_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> dict[str, float]:
-    chosen = chosen_validation(run)
+def _validate_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> dict[str, float]:
+    chosen = validation_subset(run)
     if len(chosen) == 0:
         return {}
     clean = to_float(chosen.images)
@@ -338,7 +338,7 @@ def _try_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> dict[st
     degradation = replace(settings.degradation, versions=1, clean_share=0.0)
     noisy = degradation(clean, generator=generator)
     noisy_db = psnr(noisy, clean)
-    some = noisy_db.isfinite()  # slight noise can vanish in the rounding to 8 bits
+    some = noisy_db.isfinite()  # rounding to 8 bits can remove slight noise
     restored = degradation.stored(forward_in_batches(net, noisy))
     return {
         "noisy_db": float(noisy_db[some].mean()),
@@ -347,16 +347,16 @@ def _try_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> dict[st
     }
 
 
-def _try_classifier(run: Run, classifier: nn.Module) -> dict[str, float]:
-    chosen = chosen_validation(run)
+def _validate_classifier(run: Run, classifier: nn.Module) -> dict[str, float]:
+    chosen = validation_subset(run)
     if len(chosen) == 0:
         return {}
     right = top_k(forward_in_batches(classifier, to_float(chosen.images)), chosen.labels, 1)
     return {"accuracy": float(right.float().mean()), "images": len(right)}
 
 
-def chosen_validation(run: Run) -> ImageSet:
-    """Returns some of the validation images, of all classes alike."""
+def validation_subset(run: Run) -> ImageSet:
+    """Returns a random subset of the validation images, the same for every net of the run."""
     validation = run.data.validation
     generator = derived_generator(run.seed, "choice of validation images")
     order = torch.randperm(len(validation), generator=generator)
