@@ -1,4 +1,4 @@
-"""Trained nets: saved, named, loaded, described and shared."""
+"""Trained nets: saving, loading by name, model cards, and sharing on a model hub."""
 
 import lazy_loader
 

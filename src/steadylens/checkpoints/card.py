@@ -1,4 +1,4 @@
-"""What is known of a trained net, as data and as a model card in Markdown: intended use and limitations."""
+"""Model cards, as data or Markdown: what is known about a trained net, its intended use and limitations."""
 
 import json
 import math
@@ -22,11 +22,11 @@ TERMS = (
     "32, 2012. Its authors ask to be cited; a repackaging of its images is published under GPL-3.0. The "
     "weights contain no image, except that a classifier subtracts the mean of all its training images."
 )
-"""What the data are, and their terms."""
+"""Name and terms of use of the training data GTSRB, for the cards of nets that were trained on it."""
 
 
 def intended_use(net: LoadedNet) -> str:
-    """Returns what a net does, in one sentence."""
+    """Returns one sentence on what the net does."""
     match net.info.making:
         case "pair tuned without labels":
             return "A restorer in front of a frozen classifier, for which it was tuned without labels."
@@ -37,59 +37,60 @@ def intended_use(net: LoadedNet) -> str:
 
 
 def limitations(net: LoadedNet) -> Iterator[str]:
-    """Yields what a net is not good for, as far as data and figures tell, a sentence each."""
+    """Yields what the net is not good for, a sentence each, from its training data and measured figures."""
     info = net.info
     learned = [source for source in info.sources if source.startswith("gtsrb")]
     if learned:
-        who = "It was" if info.data in learned else "What it began with was"
+        subject = "It was" if info.data in learned else "The nets that it was made from were"
         yield (
-            f"{who} trained on German traffic signs, cut out and resized to 48x48 pixels. Other motifs, "
+            f"{subject} trained on German traffic signs, cut out and resized to 48x48 pixels. Other motifs, "
             "cameras and resolutions were not measured."
         )
     if info.making == "clean classifier":
-        yield "It was trained on clean images alone: noise changes its answers, as the figures say."
+        yield "It was trained only on clean images: noise changes its answers, as the figures show."
     elif info.data:
         yield (
             "It was trained with synthetic additive noise. Blur, compression, weather and "
             "noise that depends on the brightness were not measured."
         )
-    yield "It is no defence against an adversary: perturbations made to mislead were not measured."
+    yield "It is no defence against attacks: adversarial perturbations were not measured."
     yield from _harms(select(info.figures, Restoring))
     if net.task == CLASSIFYING:
         yield (
-            "Every image gets one of its classes, even if it shows none of them. No safety function should "
-            "rest on it alone."
+            "It assigns one of its classes to every image, even to one that shows none of them. No safety "
+            "function should rely on it alone."
         )
 
 
 def _harms(rows: Sequence[Restoring]) -> Iterator[str]:
-    """Says at which strengths the measured images became worse by being restored."""
+    """Yields a sentence on the noise strengths at which restoring lowered the measured PSNR."""
     falls = [
         f"from {decibels(row.noisy_db)} to {decibels(row.restored_db)} dB at {SIGMA} = {row.sigma_grey:g}"
         for row in sorted(rows, key=lambda row: row.sigma_grey)
         if row.restored_db < row.noisy_db < math.inf
     ]
     if falls:
-        yield f"Slight noise becomes worse: the mean PSNR falls {', '.join(falls)}."
+        yield f"It harms images with slight noise: the mean PSNR falls {', '.join(falls)}."
     for row in rows:
         if row.noisy_db == math.inf > row.restored_db:
-            yield f"It changes clean images, too: their PSNR is {decibels(row.restored_db)} dB afterwards."
+            yield f"It changes clean images, too: their restored PSNR is {decibels(row.restored_db)} dB."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """What is known of a trained net; what its file does not tell is empty or None.
+    """What is known about a trained net; what its file does not contain is empty or None.
 
     Attributes:
-        name: The net's name.
+        name: Name of the net.
         purpose: What it does, in one sentence.
         task: `RESTORING` or `CLASSIFYING`.
-        size: Height and width in pixels of the images that it reads, or None if any will do.
+        size: Height and width in pixels of its input images, or None if any size will do.
         fit: How photographs become squares of that size.
         parameters: Number of its parameters.
-        classes: Names of the classes that it tells apart, or of those that it was trained on, by number.
+        classes: Names of a classifier's classes in the order of its logits; for a restorer, the classes in
+            its training data.
         limits: What it is not good for, a sentence each.
-        info: How it came about: data, recipe, seed, measured figures, licence.
+        info: How it was trained: data, recipe, seed, measured figures, licence.
     """
 
     name: str
@@ -104,14 +105,14 @@ class Card:
 
     @property
     def shows_signs(self) -> bool:
-        """Whether images that it learned from, in the end or before, show traffic signs."""
+        """Whether the net, or one that it was made from, was trained on traffic signs."""
         return any(source.startswith(("gtsrb", "signs")) for source in self.info.sources)
 
     def markdown(self, *, loader: str = "load") -> str:
         """Returns the model card as Markdown; `save_pretrained` adds the header that the hub reads.
 
         Args:
-            loader: The function of the package that loads the net by its name.
+            loader: Name of the package's function that loads the net by its name.
         """
         sections = (
             f"# {self.name}\n\n{self.purpose}\n",
@@ -126,7 +127,7 @@ class Card:
 
 
 def card_of(net: LoadedNet) -> Card:
-    """Returns the card of a net, from what is known of it."""
+    """Returns the card of a net."""
     return Card(
         name=net.name,
         purpose=intended_use(net),
@@ -188,7 +189,7 @@ def _data(card: Card) -> str:
 
 
 def _origin(known: Mapping[str, str]) -> str:
-    data = f"trained on `{known['data']}`" if known.get("data") else "of whose data nothing is known"
+    data = f"trained on `{known['data']}`" if known.get("data") else "with unknown training data"
     licence = f", under the {known['licence']} licence" if known.get("licence") else ""
     return f"{known.get('name', 'a net')}, {data}{licence}"
 
@@ -210,7 +211,7 @@ def _training(card: Card) -> str:
 
 
 def _figures(figures: Sequence[Measurement]) -> Iterator[str]:
-    """Yields the measured figures as sections, with intervals, beside the paper's."""
+    """Yields the sections with measured figures, with confidence intervals, next to those of the paper."""
     tables = [
         *accuracy_tables(figures),
         *stability_tables(select(figures, Stability)),
@@ -224,7 +225,7 @@ def _figures(figures: Sequence[Measurement]) -> Iterator[str]:
 
 
 def _unranked(table: Table) -> Table:
-    """Returns the table without marks of the best cell: a card has one net, which is always the best."""
+    """Returns the table without marks of the best value, which mean nothing on a card of one net."""
     rows = [
         TableRow(cells=tuple(replace(cell, best=False) for cell in row.cells), printed=row.printed)
         for row in table.rows
@@ -233,13 +234,13 @@ def _unranked(table: Table) -> Table:
 
 
 def card(name: str | Path) -> Card:
-    """Returns what is known of a trained net: its data, recipe, measured figures, limits and licence.
+    """Returns what is known about a trained net: its data, recipe, measured figures, limits and licence.
 
     Args:
         name: One of `PRETRAINED`, or the path of a .safetensors file that `save_model` wrote.
 
     Raises:
         SettingError: If there is no net of that name.
-        CheckpointError: If the file is missing or damaged, or its weights do not fit their checksum.
+        CheckpointError: If the file is missing or damaged, or its checksum does not match.
     """
     return card_of(load_net(name))

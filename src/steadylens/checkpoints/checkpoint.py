@@ -1,7 +1,8 @@
-"""Architecture, weights and provenance in one safetensors file; states of unfinished trainings in another.
+"""Files of trained nets and of unfinished trainings, and the fingerprints of nets.
 
-Nothing is pickled: a file is tensors and JSON, so that reading one from a stranger runs none of its code.
-Each net has a fingerprint: a short key by which results of one net are told from those of another.
+A net's file has its architecture, its weights and information about its training. Nothing is pickled: a file
+has only tensors and JSON, so that reading an untrusted one runs no code. A fingerprint is a short hash of a
+net, by which its measured results are found again.
 """
 
 import hashlib
@@ -25,11 +26,11 @@ from steadylens.nets.weights import check_header, copy_weights, raw_bytes, saved
 
 
 def fingerprint(net: nn.Module) -> str:
-    """Returns a short key of what a net computes: of its architecture, settings, weights and buffers.
+    """Returns a short hash of a net's architecture, settings, weights and buffers, the same in every process.
 
-    It is the same in every process. Only a net with parts of other libraries or of yours that cannot be
-    described has none: it gets a new key each time, so that nothing that was measured or tuned before is
-    taken for its own. Register such a net, see `steadylens.nets.register_net`, to have it known again.
+    A net of a class that cannot be saved, from another library or your own code, gets a new random key each
+    time: nothing describes what it computes, so earlier results cannot be reused. Register the class with
+    `steadylens.nets.register_net` to change that.
     """
     try:
         text = json.dumps(describe(net), sort_keys=True, default=str)
@@ -39,7 +40,7 @@ def fingerprint(net: nn.Module) -> str:
         text = repr(net)
     digest = hashlib.sha256(text.encode())
     for part in net.modules():
-        if isinstance(part, GraphModule):  # an exported program: its code and its constants
+        if isinstance(part, GraphModule):  # an exported program: its generated code and its constants
             digest.update(part.code.encode())
             constants = {name: value for name, value in vars(part).items() if isinstance(value, Tensor)}
             _digest(digest, constants | dict(part.named_buffers(recurse=False)))
@@ -48,26 +49,26 @@ def fingerprint(net: nn.Module) -> str:
 
 
 def fingerprints(nets: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
-    """Returns the names of some nets, each with the key of its net."""
+    """Returns pairs of name and fingerprint."""
     return [(name, fingerprint(net)) for name, net in nets.items()]
 
 
 FORMAT = 1
 
 SUFFIX = ".safetensors"
-"""What the name of a file of weights ends in; by it a file is told from a packaged net and from an export."""
+"""Suffix of weight files. It distinguishes them from the names of packaged nets and from exported files."""
 
-DEEPEST_NESTING = 16
-"""How deep a `FusedClassifier` may hold others: building one takes time that grows with the depth squared."""
+MAX_NESTING = 16
+"""How deep nets in a file may be nested: the time to build them grows with the square of the depth."""
 
-MOST_PARTS = 64
-"""How many parts an architecture may name: each takes time to build, before any weight is looked at."""
+MAX_PARTS = 64
+"""How many nets a file may consist of: each takes time to build, before the weights are checked."""
 
 _DESCRIBED_BY_REPR = frozenset({"steadylens", "torch"})
-"""Libraries whose modules print all of their settings."""
+"""Libraries whose modules have all of their settings in their repr."""
 
-_NAMELESS = (
-    "does not tell which net its weights are of; those of a library's classifier go with its name, as in "
+_NO_ARCHITECTURE = (
+    "does not say which architecture its weights belong to; name the library's model along with them, as in "
     "timm:NAME --weights {}"
 )
 
@@ -75,17 +76,18 @@ _NAMELESS = (
 def save_model(
     path: str | Path, module: nn.Module, *, about: dict[str, Any], dtype: torch.dtype = torch.float32
 ) -> None:
-    """Writes a net so that `load_model` can build it again; the file appears whole or not at all.
+    """Saves a net with its architecture, so that `load_model` can build it again. The write is atomic.
 
     Args:
         path: The file, conventionally ending in .safetensors.
-        module: A net of this package, a `PreparedClassifier` of a library, or a `FusedClassifier` of such.
-        about: Plain data about where the weights come from.
-        dtype: What the weights are stored as; float16 halves the file and rounds them. They are float32
-            again when they are loaded.
+        module: A net of this package, a `PreparedClassifier` of one of the three libraries, a net of a class
+            that was registered with `register_net`, or a `FusedClassifier` of such nets.
+        about: Information about the training; anything that JSON can hold.
+        dtype: Number format in the file; float16 halves its size and rounds the weights. Loaded weights are
+            always float32.
 
     Raises:
-        SettingError: If the net is of a kind that cannot be described.
+        SettingError: If nets of this class cannot be saved.
         StorageError: If the file cannot be written.
     """
     plain = {"architecture": describe(module), "about": about}
@@ -97,15 +99,15 @@ def save_model(
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Reads a net that `save_model` wrote.
+    """Loads a net that `save_model` wrote.
 
     Returns:
-        The net on the CPU, in eval mode, and the data about it.
+        The net on the CPU, in eval mode, and the `about` that it was saved with.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, of another kind, does not fit its architecture or
-            its checksum, or holds weights that are not finite.
-        MissingExtraError: If the net is of a library that is not installed.
+        CheckpointError: If the file is missing, damaged or no file of a net, if its weights do not match the
+            architecture or the checksum, or if they are not finite.
+        MissingExtraError: If the net needs a library that is not installed.
     """
     path = Path(path)
     tensors, plain = _read(path, kind="model")
@@ -117,7 +119,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         module = build(architecture)
         copy_weights(module, tensors)
     except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        reason = reason_of(error)  # below it, PyTorch lists the calls that led there
+        reason = reason_of(error)  # the first line; in the next ones PyTorch lists calls
         raise CheckpointError(
             f"{path}: the weights do not fit the architecture: {reason}; save it again"
         ) from error
@@ -128,7 +130,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    """Writes the state of an unfinished training; the file appears whole or not at all.
+    """Saves the state of an unfinished training. The write is atomic.
 
     Raises:
         StorageError: If the file cannot be written.
@@ -137,17 +139,18 @@ def save_state(path: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) ->
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `save_state` wrote.
+    """Loads the tensors and the plain data that `save_state` wrote.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, of another kind or does not fit its checksum.
+        CheckpointError: If the file is missing, damaged or no state of a training, or its checksum does not
+            match.
     """
     return _read(path, kind="training")
 
 
 def _write(path: Path, tensors: dict[str, Tensor], *, kind: str, plain: dict[str, Any]) -> None:
     found = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    # A part that stands in two places shares its memory with itself, which the format does not know.
+    # A module that occurs twice in a net has the same memory twice, which safetensors refuses.
     shared = Counter(value.untyped_storage().data_ptr() for value in found.values())
     apart = {
         name: value.clone() if shared[value.untyped_storage().data_ptr()] > 1 else value
@@ -165,14 +168,16 @@ def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if saved_by_torch(path):
         if path.suffix == ".pt2":
             raise CheckpointError(f"{path} is an exported program; give it where a classifier is asked for")
-        raise CheckpointError(f"{path} was written by torch.save and {_NAMELESS.format(path)}")
+        raise CheckpointError(f"{path} was written by torch.save and {_NO_ARCHITECTURE.format(path)}")
     check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             plain = json.loads((file.metadata() or {})["steadylens"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except KeyError as error:
-        raise CheckpointError(f"{path} was not written by steadylens and {_NAMELESS.format(path)}") from error
+        raise CheckpointError(
+            f"{path} was not written by steadylens and {_NO_ARCHITECTURE.format(path)}"
+        ) from error
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}; write it again") from error
     if not isinstance(plain, dict) or (plain.get("format"), plain.get("kind")) != (FORMAT, kind):
@@ -187,27 +192,27 @@ def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _check_nesting(architecture: dict[str, Any]) -> None:
     parts, count = [architecture], 1
-    for _ in range(DEEPEST_NESTING):
+    for _ in range(MAX_NESTING):
         parts = [value for part in parts for value in part.values() if isinstance(value, dict)]
         if not parts:
             return
         count += len(parts)
-        if count > MOST_PARTS:
-            raise ValueError(f"nets are made of more than {MOST_PARTS} parts")
-    raise ValueError(f"nets stand within nets more than {DEEPEST_NESTING} deep")
+        if count > MAX_PARTS:
+            raise ValueError(f"nets are made of more than {MAX_PARTS} parts")
+    raise ValueError(f"nets stand within nets more than {MAX_NESTING} deep")
 
 
 def _check_fit(tensors: dict[str, Tensor], architecture: dict[str, Any]) -> None:
-    """Refuses tensors that are not those of the architecture in name, shape or kind of number.
+    """Refuses tensors whose names, shapes or number types differ from those of the architecture.
 
-    An absurd architecture is refused here, before it takes any memory.
+    The net is built on the meta device first, so that an absurdly large architecture takes no memory.
     """
     try:
         _check_nesting(architecture)
         with torch.device("meta"):
             needed = build(architecture).state_dict()
     except (RuntimeError, SettingError) as error:
-        if "meta tensor" in str(error):  # some libraries compute with the weights while they build a net
+        if "meta tensor" in str(error):  # some models compute with their weights in the constructor
             return
         raise
     if odd := tensors.keys() ^ needed.keys():
@@ -221,7 +226,7 @@ def _check_fit(tensors: dict[str, Tensor], architecture: dict[str, Any]) -> None
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:
-    """Returns the SHA-256 of names, types, shapes and values, in the order of the names."""
+    """Returns the SHA-256 of names, dtypes, shapes and values, sorted by name."""
     digest = hashlib.sha256()
     _digest(digest, tensors)
     return digest.hexdigest()
@@ -230,7 +235,7 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
 def _digest(digest: "hashlib._Hash", values: Mapping[str, Any]) -> None:
     for name in sorted(values):
         value = values[name]
-        if not isinstance(value, Tensor):  # extra state of a module
+        if not isinstance(value, Tensor):  # what a module's `get_extra_state` returned
             digest.update(f"{name} {value!r}\n".encode())
             continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

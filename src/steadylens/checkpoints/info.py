@@ -1,4 +1,4 @@
-"""What a file tells of how its net came about, typed: its training, its data, its figures."""
+"""The information about a net's training that its file contains, as typed attributes."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from steadylens.images.preprocessing import Fit
 from steadylens.records import Measurement, decode
 
 Origins = Mapping[str, Mapping[str, str]]
-"""What is known of the restorer and the classifier that a net was made from: name, data, licence."""
+"""Name, data and licence of the nets that a net was made from, by their role: "restorer", "classifier"."""
 
 Making = Literal[
     "unknown",
@@ -26,29 +26,29 @@ Making = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingInfo:
-    """How a net came about; what is not known is empty or None.
+    """How a net was trained; what is not known is empty or None.
 
     Attributes:
-        stage: The stage of a run that made it.
-        key: What its training depended on, as one key.
-        recipe: Name of the recipe that it was trained with.
-        seed: Seed that all randomness of the training was derived from.
-        data: The source of the images that it was trained on.
-        classes: Names of the classes of those images, by number.
-        fit: How photographs became squares.
-        commit: Version-control commit of the code that trained it.
+        stage: Name of the stage that made it.
+        key: Hash of all that the result of that stage depends on.
+        recipe: Name of the recipe.
+        seed: Seed of the training.
+        data: Source of the training images, for example "gtsrb".
+        classes: Names of the classes of those images, in the order of their labels.
+        fit: How photographs were made square.
+        commit: Git commit of the code.
         versions: Pairs of library and version.
-        origins: What is known of the nets that it was made from.
-        steps: Steps of its training, all parts together.
-        samples: How many images its last stage of training saw, each time counted.
-        seconds: Time that its last stage of training took.
-        seconds_before: Time that training what it was made from took.
-        curve: Step, mean loss since the point before, and learning rate.
-        validation: What the trained net reached on validation images.
-        licence: The licence of its weights.
-        figures: What was measured with it.
-        stored_as: The number format of the weights in the file.
-        plain: All data that the file holds, as they are there.
+        origins: Name, data and licence of the nets that it was made from.
+        steps: Steps of the training, over all phases.
+        samples: Noisy images that its last stage was trained on; an image counts each time.
+        seconds: Time that its last stage took.
+        seconds_before: Time that training the nets took that it was made from.
+        curve: Points of the loss curve: step, mean loss since the previous point, learning rate.
+        validation: Results on validation images by name, for example "accuracy".
+        licence: Licence of the weights, for example "MIT".
+        figures: Results on test images.
+        stored_as: Number format of the weights in the file.
+        plain: All information in the file, unchanged.
     """
 
     stage: str = ""
@@ -74,14 +74,15 @@ class TrainingInfo:
 
     @classmethod
     def of_plain(cls, plain: Mapping[str, Any], *, name: str) -> Self:
-        """Returns the info that the data about a net hold.
+        """Parses the information that a net's file contains.
 
         Args:
-            plain: The data, as `load_model` returns them; what is not known here stays in `plain` alone.
-            name: What to call the net in the error.
+            plain: The information, as `load_model` returns it. Entries without an attribute are only kept in
+                the attribute `plain`.
+            name: Name of the net for the error message.
 
         Raises:
-            CheckpointError: If the data do not have the form in which this package writes them.
+            CheckpointError: If an entry has another form than this package writes.
         """
         try:
             return cls(
@@ -108,18 +109,18 @@ class TrainingInfo:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources of all images that the net learned from, in the end and before, as far as known."""
+        """Sources of all training images, also of the nets that it was made from, as far as known."""
         known = [self.data, *(origin.get("data", "") for origin in self.origins.values())]
         return tuple(dict.fromkeys(source for text in known for source in text.split(", ") if source))
 
     @property
     def making(self) -> Making:
-        """How the net was made, as far as its stage and its data tell."""
+        """How the net was made, derived from its stage and its data."""
         if self.stage == "classifier":
             return "clean classifier"
         if self.stage.startswith("fine-tuning"):
             return "fine-tuned pair"
-        if not self.data:  # a file names the data of whatever was trained
+        if not self.data:  # every trained net's file names its training data
             return "pair as it is" if self.origins else "unknown"
         if self.stage.startswith("fusing"):
             return "pair tuned without labels"

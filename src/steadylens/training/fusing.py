@@ -3,8 +3,8 @@
 The paper fine-tunes the classifier behind the frozen restorer (Sec. 4.2). Consistency tuning needs no labels
 and leaves the classifier as it is: it trains the restorer so that the classifier predicts the same for a
 restored noisy image as for the clean one. That is the stability objective of Denoised Smoothing (Salman, Sun,
-Yang, Kapoor, Kolter, NeurIPS 2020), with three changes. The target is the probabilities of all classes instead
-of the predicted class; a restoration loss is added; and slight noise and clean images are among the inputs, so
+Yang, Kapoor, Kolter, NeurIPS 2020) with three changes. The target is the probabilities of all classes, not
+the predicted class; a restoration loss is added; and slight noise and clean images are among the inputs, so
 that these are not harmed.
 """
 
@@ -326,11 +326,11 @@ def _save_pair(
     if path.exists():
         _, about = load_model(path)
         check_key(path, about.get("key"), key)
-        run.observe(Update(stage=stage.name, state="skipped", note="the pair was saved before"))
+        run.observe(Update(stage=stage.name, state="skipped", note="saved before"))
     else:
         known = provenance_of(run, stage)
         about = {part: value for part, value in known.items() if part not in omitted}
         about["seconds"] = stage.seconds_before + seconds
         save_model(path, fused, about=about)
-        run.observe(Update(stage=stage.name, state="finished", note="the pair is saved"))
+        run.observe(Update(stage=stage.name, state="finished", note="saved"))
     return LoadedNet(name=path.stem, module=fused, info=TrainingInfo.of_plain(about, name=path.stem))
