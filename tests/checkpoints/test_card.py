@@ -111,10 +111,10 @@ def test_the_limits_tell_at_which_strengths_restoring_does_harm() -> None:
     sigma = "\N{GREEK SMALL LETTER SIGMA}"
     limits = list(limitations(measuring(rows)))
     assert (
-        "Slight noise becomes worse: the mean PSNR falls from 48.00 to 44.25 dB at "
+        "It harms images with slight noise: the mean PSNR falls from 48.00 to 44.25 dB at "
         f"{sigma} = 1, from 42.00 to 41.50 dB at {sigma} = 2."
     ) in limits
-    assert "It changes clean images, too: their PSNR is 45.00 dB afterwards." in limits
+    assert "It changes clean images, too: their restored PSNR is 45.00 dB." in limits
     unharmed = [rows[2], replace(rows[3], restored_db=float("inf"))]
     assert not any("becomes worse" in limit or "clean" in limit for limit in limitations(measuring(unharmed)))
 
@@ -124,15 +124,15 @@ def test_the_limits_tell_at_which_strengths_restoring_does_harm() -> None:
     [
         ({"data": "gtsrb:DIR"}, RESTORING, "trained on German traffic signs", True),
         ({"data": "folder:DIR"}, RESTORING, "trained on German traffic signs", False),
-        ({"origins": ORIGINS}, CLASSIFYING, "What it began with was trained on German", True),
+        ({"origins": ORIGINS}, CLASSIFYING, "The nets that it was made from were trained on German", True),
         ({"origins": {"restorer": {"name": "mine"}}}, CLASSIFYING, "trained on German traffic signs", False),
         ({"data": "folder:DIR"}, RESTORING, "trained with synthetic additive noise", True),
         ({}, RESTORING, "trained", False),
-        ({"stage": "classifier", "data": "signs"}, CLASSIFYING, "trained on clean images alone", True),
+        ({"stage": "classifier", "data": "signs"}, CLASSIFYING, "trained only on clean images", True),
         ({"stage": "classifier", "data": "signs"}, CLASSIFYING, "synthetic additive noise", False),
         ({}, CLASSIFYING, "No safety function should rest on it alone", True),
         ({}, RESTORING, "No safety function should rest on it alone", False),
-        ({}, RESTORING, "no defence against an adversary", True),
+        ({}, RESTORING, "no defence against attacks", True),
     ],
 )
 def test_the_limits_are_those_of_its_data_and_its_task(
@@ -306,7 +306,7 @@ def test_every_packaged_net_defends_against_no_adversary_and_knows_traffic_signs
     name: str,
 ) -> None:
     limits = section(steadylens.card(name), "Limits")
-    assert "no defence against an adversary" in limits
+    assert "no defence against attacks" in limits
     assert "It was trained on German traffic signs, cut out and resized to 48x48 pixels." in limits
     assert ("No safety function should rest on it alone" in limits) == (name in {"sign-gtsrb", "fused-gtsrb"})
 
@@ -343,7 +343,7 @@ def test_a_card_tells_what_each_part_began_as(stage: str, data: str, lead: str) 
     text = section(card, "Data")
     assert text.strip().startswith(lead)
     assert "Its restorer began as l3-gtsrb, trained on `gtsrb:DIR`, under the MIT licence." in text
-    assert "Its classifier began as timm:resnet18, of whose data nothing is known." in text
+    assert "Its classifier began as timm:resnet18, with unknown training data." in text
     assert "German Traffic Sign Recognition Benchmark" in text, "the terms of what a part was trained on"
 
 
@@ -391,8 +391,8 @@ def test_the_classes_are_those_of_the_classifier_if_the_data_about_it_name_none(
 
 
 def test_a_classifier_that_saw_clean_images_alone_says_so() -> None:
-    assert "trained on clean images alone" in section(steadylens.card("sign-gtsrb"), "Limits")
-    assert "trained on clean images alone" not in section(steadylens.card("fused-gtsrb"), "Limits")
+    assert "trained only on clean images" in section(steadylens.card("sign-gtsrb"), "Limits")
+    assert "trained only on clean images" not in section(steadylens.card("fused-gtsrb"), "Limits")
 
 
 @pytest.mark.parametrize(

@@ -352,15 +352,15 @@ def test_a_text_is_refused(saved: Path) -> None:
 def test_a_foreign_safetensors_file_is_refused(saved: Path, metadata: dict[str, str] | None) -> None:
     save_file(weights(), saved, metadata=metadata)
     assert refusal(saved) == (
-        f"{saved} was not written by steadylens and does not tell which net its weights are of; those of a "
-        f"library's classifier go with its name, as in timm:NAME --weights {saved}"
+        f"{saved} was not written by steadylens and does not say which architecture its weights belong to; "
+        f"name the library's model along with them, as in timm:NAME --weights {saved}"
     )
 
 
 def test_what_torch_saved_is_refused_with_the_way_to_use_it(saved: Path) -> None:
     torch.save(weights(), saved)
-    assert refusal(saved).startswith(f"{saved} was written by torch.save and does not tell which net its")
-    assert refusal(saved).endswith(f"go with its name, as in timm:NAME --weights {saved}")
+    assert refusal(saved).startswith(f"{saved} was written by torch.save and does not say which architecture")
+    assert refusal(saved).endswith(f"along with them, as in timm:NAME --weights {saved}")
 
 
 def test_a_state_is_no_model_and_a_model_no_state(saved: Path, tmp_path: Path) -> None:

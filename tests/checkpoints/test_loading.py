@@ -341,7 +341,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_classifier_is_no_restorer_and_a_restorer_no_classifier() -> None:
     with pytest.raises(
-        SettingError, match="sign-gtsrb holds a SignNet, where a restorer is needed; name one as l11"
+        SettingError, match="sign-gtsrb holds a SignNet, where a restorer is needed; give one such as l11"
     ):
         load_net("sign-gtsrb", task=RESTORING)
     with pytest.raises(SettingError, match="l3-gtsrb holds a RestorationNet, where a classifier is needed"):
@@ -419,7 +419,7 @@ def test_weights_are_wanted_where_there_are_none_and_only_there(weights: Path) -
         ):
             load_classifier(source)
     for source in ("sign-gtsrb", "net.pt2", "transformers:somewhere"):
-        with pytest.raises(SettingError, match=rf"{source} brings its own weights; leave out .*net\.pth"):
+        with pytest.raises(SettingError, match=rf"{source} has its own weights; leave out .*net\.pth"):
             load_classifier(source, weights=weights)
 
 
@@ -431,9 +431,7 @@ def test_one_of_mean_and_deviation_is_not_enough(weights: Path) -> None:
 
 
 def test_a_net_of_this_package_takes_no_other_size_or_normalisation() -> None:
-    with pytest.raises(
-        SettingError, match="sign-gtsrb brings its own size, mean and deviation; leave them out"
-    ):
+    with pytest.raises(SettingError, match="sign-gtsrb has its own size, mean and std; leave them out"):
         load_classifier("sign-gtsrb", options=PreprocessingOptions(size=64))
 
 
@@ -454,7 +452,7 @@ def opened(classes: int, *names: str) -> LoadedNet:
 
 def test_a_restorer_before_a_classifier_is_a_pair() -> None:
     front = LoadedNet(name="L3", module=RestorationNet(depth=3), info=TrainingInfo(seconds=2))
-    pair = front.before(opened(2, "a", "b"))
+    pair = front.in_front_of(opened(2, "a", "b"))
     assert (pair.name, pair.size, pair.class_names, pair.seconds) == ("behind L3", 8, ("a", "b"), 2)
     assert pair.pair()(torch.rand(1, 3, 8, 8)).shape == (1, 2)
     with pytest.raises(SettingError, match="mine holds a PreparedClassifier, no fused classifier"):

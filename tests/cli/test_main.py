@@ -282,7 +282,11 @@ BAD_INPUT: list[tuple[Callable[[Path], list[str | Path]], int, str]] = [
     (no_versions, 2, r"versions is 0, at least 1 noisy version"),
     (other_classes, 2, r"seven tells 7 classes apart, folder:.* has 3"),
     (same_names, 2, r"the nets are l3-gtsrb, l3-gtsrb; give at least one, each with a"),
-    (weights_of_another_library, 1, r"net\.pth was written by torch\.save and does not tell which net"),
+    (
+        weights_of_another_library,
+        1,
+        r"net\.pth was written by torch\.save and does not say which architecture",
+    ),
     (
         unknown_net,
         2,

@@ -301,7 +301,7 @@ def test_a_restorer_is_trained_with_validation_numbers(
     assert 1 <= validation["images"] <= len(tiny_data.validation)
 
 
-def test_a_silent_start_begins_as_the_identity(tiny_data: Dataset, tmp_path: Path) -> None:
+def test_a_net_whose_last_layer_is_zero_starts_as_the_identity(tiny_data: Dataset, tmp_path: Path) -> None:
     still = replace(TINY.restorer, steps=1, optimization=MomentumSgd(learning_rate=1e-12))
     recipe = replace(TINY, restorer=replace(still, zero_last_layer=True))
     validation = about_of(tiny_data, tmp_path / "a.safetensors", RESTORER, recipe=recipe)["validation"]

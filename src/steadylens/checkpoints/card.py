@@ -27,7 +27,7 @@ TERMS = (
 
 def intended_use(net: LoadedNet) -> str:
     """Returns one sentence on what the net does."""
-    match net.info.making:
+    match net.info.training_kind:
         case "pair tuned without labels":
             return "A restorer in front of a frozen classifier, for which it was tuned without labels."
         case "fine-tuned pair":
@@ -46,7 +46,7 @@ def limitations(net: LoadedNet) -> Iterator[str]:
             f"{subject} trained on German traffic signs, cut out and resized to 48x48 pixels. Other motifs, "
             "cameras and resolutions were not measured."
         )
-    if info.making == "clean classifier":
+    if info.training_kind == "clean classifier":
         yield "It was trained only on clean images: noise changes its answers, as the figures show."
     elif info.data:
         yield (
@@ -167,16 +167,16 @@ def _example(card: Card, loader: str) -> str:
 
 
 def _data(card: Card) -> str:
-    data, making = f"`{card.info.data}`", card.info.making
+    data, kind = f"`{card.info.data}`", card.info.training_kind
     if not card.info.data:
         how = "The training data are not known."
-        if making == "pair as it is":
+        if kind == "pair as it is":
             how = "Nothing was trained for this pair."
-    elif making == "pair tuned without labels":
+    elif kind == "pair tuned without labels":
         how = f"The restorer was tuned on {data} for its classifier, without labels."
-    elif making == "restorer tuned without labels":
+    elif kind == "restorer tuned without labels":
         how = f"It was tuned on {data} for a classifier, without labels."
-    elif making == "fine-tuned pair" and card.info.origins:
+    elif kind == "fine-tuned pair" and card.info.origins:
         how = f"The classifier was fine-tuned on {data} behind the restorer."
     else:
         how = f"Trained on {data}."

@@ -12,7 +12,7 @@ from steadylens.records import Measurement, decode
 Origins = Mapping[str, Mapping[str, str]]
 """Name, data and licence of the nets that a net was made from, by their role: "restorer", "classifier"."""
 
-Making = Literal[
+TrainingKind = Literal[
     "unknown",
     "clean classifier",
     "fine-tuned pair",
@@ -114,7 +114,7 @@ class TrainingInfo:
         return tuple(dict.fromkeys(source for text in known for source in text.split(", ") if source))
 
     @property
-    def making(self) -> Making:
+    def training_kind(self) -> TrainingKind:
         """How the net was made, derived from its stage and its data."""
         if self.stage == "classifier":
             return "clean classifier"

@@ -1,4 +1,4 @@
-"""Loads nets: those that ship with the package, files, and classifiers of other libraries."""
+"""Loading of nets: packaged ones by name, files, and classifiers of other libraries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,30 +22,30 @@ from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
 from steadylens.nets.third_party import timm_classifier, torchvision_classifier, transformers_classifier
 
 LICENCE = "MIT"
-"""The licence of the package and of the weights that come with it."""
+"""Licence of the package and of its packaged weights."""
 
 PRETRAINED = (
     "l11-gtsrb", "l9-gtsrb", "l7-gtsrb", "l5-gtsrb", "l3-gtsrb", "dong-gtsrb", "sign-gtsrb", "fused-gtsrb"
 )  # fmt: skip
-"""The nets that ship with the package: the restorers of Table 1, the sign net, and L11 fused with it."""
+"""Names of the packaged nets: the restorers of Table 1, the sign net, and L11 in front of the sign net."""
 
 _LIBRARIES = ", or timm:NAME, torchvision:NAME, transformers:DIR, or a file that ends in .pt2"
 
 _WANTED = {
-    RESTORING: "restorer is needed; name one as l11-gtsrb",
-    CLASSIFYING: "classifier is needed; name one as sign-gtsrb",
+    RESTORING: "restorer is needed; give one such as l11-gtsrb",
+    CLASSIFYING: "classifier is needed; give one such as sign-gtsrb",
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadedNet:
-    """A net that is ready for use, with what is known of it.
+    """A net that is ready for use, with the information about its training.
 
     Attributes:
-        name: What to call it in tables.
-        module: The net, in eval mode on the CPU.
-        info: How it came about, as its file tells.
-        known_as: What files of nets that are made from it call it; by default its name.
+        name: Its name in tables and messages.
+        module: The net, in eval mode.
+        info: How it was trained, as far as its file says.
+        known_as: Its name in the files of nets that are made from it; by default `name`.
     """
 
     name: str
@@ -55,44 +55,44 @@ class LoadedNet:
 
     @property
     def task(self) -> str | None:
-        """`RESTORING`, `CLASSIFYING`, or None if the net does not tell."""
+        """`RESTORING`, `CLASSIFYING`, or None if it is not known."""
         return facts_of(self.module).task
 
     @property
     def size(self) -> int:
-        """Height and width in pixels of the images that it reads; those of signs where any will do."""
+        """Height and width in pixels of its input images; 48, the size of signs, if it accepts any size."""
         return facts_of(self.module).input_size or SIGN_SIZE
 
     @property
     def fit(self) -> Fit:
-        """How photographs become squares before a classifier reads them."""
+        """How photographs become squares of that size."""
         preprocessing = facts_of(self.module).preprocessing
         return self.info.fit if preprocessing is None else preprocessing.fit
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes by number: of those that it was trained on, else of those that it knows."""
+        """Names of the classes in the order of the logits: those in its file, or else those in its config."""
         return self.info.classes or facts_of(self.module).class_names
 
     @property
     def seconds(self) -> float:
-        """Time that training it and what it was made from took, as far as its file tells."""
+        """Time that training took, for this net and those that it was made from, as far as it is known."""
         return (self.info.seconds or 0.0) + self.info.seconds_before
 
     @property
     def origin(self) -> Mapping[str, str]:
-        """What a file of a net that is made from it says of it: name, data and licence."""
+        """Name, data and licence, to be written into the files of nets that are made from this one."""
         if not self.name:
             return {}
-        told = {
+        origin = {
             "name": self.known_as or self.name,
             "data": ", ".join(self.info.sources),
             "licence": self.info.licence,
         }
-        return {key: text for key, text in told.items() if text}
+        return {key: text for key, text in origin.items() if text}
 
-    def before(self, classifier: "LoadedNet") -> "LoadedNet":
-        """Returns the pair of this restorer and the classifier, as they are."""
+    def in_front_of(self, classifier: "LoadedNet") -> "LoadedNet":
+        """Returns this restorer followed by a classifier, without any training."""
         before = classifier.info.seconds_before + self.seconds
         return replace(
             classifier,
@@ -102,32 +102,32 @@ class LoadedNet:
         )
 
     def pair(self) -> FusedClassifier:
-        """Returns the net as the pair that it is.
+        """Returns `module` as a `FusedClassifier`.
 
         Raises:
-            SettingError: If it is none.
+            SettingError: If it is another kind of net.
         """
         if not isinstance(self.module, FusedClassifier):
             raise SettingError(
-                f"{self.name} holds a {type(self.module).__name__}, no fused classifier; write one with "
+                f"{self.name} holds a {type(self.module).__name__}, no fused classifier; make one with "
                 "steadylens fuse"
             )
         return self.module
 
 
 def load(name: str | Path) -> nn.Module:
-    """Returns a trained net that is ready for use; nothing is downloaded.
+    """Loads a trained net; nothing is downloaded.
 
     Args:
         name: One of `PRETRAINED`, or the path of a .safetensors file that `save_model` wrote.
 
     Returns:
-        The net in eval mode, float32, on the CPU. A restorer maps images to images, a classifier images
-        to logits; `card(name).classes` names a classifier's classes.
+        The net in eval mode, float32, on the CPU. A restorer maps images to images, a classifier maps images
+        to logits, whose class names are `card(name).classes`.
 
     Raises:
         SettingError: If there is no net of that name.
-        CheckpointError: If the file is missing or damaged, or its weights do not fit their checksum.
+        CheckpointError: If the file is missing or damaged, or its checksum does not match.
 
     Example:
         >>> import torch
@@ -138,13 +138,13 @@ def load(name: str | Path) -> nn.Module:
     return load_net(name).module
 
 
-def load_net(source: str | Path, *, task: str | None = None, further: str = "") -> LoadedNet:
-    """Loads a net that this package wrote: a packaged one by name, or one from a file.
+def load_net(source: str | Path, *, task: str | None = None, alternatives: str = "") -> LoadedNet:
+    """Loads a trained net together with the information about its training.
 
     Args:
-        source: One of `PRETRAINED`, or a file, as `save_model` writes it.
-        task: `RESTORING` or `CLASSIFYING` if no other net will do.
-        further: What else may be given where the net is asked for, for the error.
+        source: One of `PRETRAINED`, or the path of a file that `save_model` wrote.
+        task: The task that the net must have, `RESTORING` or `CLASSIFYING`; None for any.
+        alternatives: What else the caller accepts, as an ending of the error messages.
 
     Raises:
         SettingError: If there is no such net, or it has another task.
@@ -162,12 +162,12 @@ def load_net(source: str | Path, *, task: str | None = None, further: str = "") 
     else:
         raise SettingError(
             f"there is no net {str(source)!r}; give a {SUFFIX} file or one of "
-            f"{', '.join(PRETRAINED)}{further}"
+            f"{', '.join(PRETRAINED)}{alternatives}"
         )
     found = facts_of(module).task
     if task is not None and found != task:
         raise SettingError(
-            f"{source} holds a {type(module).__name__}, where a {_WANTED[task]}{further} or a file"
+            f"{source} holds a {type(module).__name__}, where a {_WANTED[task]}{alternatives} or a file"
         )
     return LoadedNet(name=name, module=module, info=TrainingInfo.of_plain(about, name=name))
 
@@ -178,17 +178,17 @@ def load_classifier(
     weights: str | Path | None = None,
     options: PreprocessingOptions = PreprocessingOptions(),  # noqa: B008 - frozen
 ) -> LoadedNet:
-    """Loads a classifier, of whatever library.
+    """Loads a classifier of this package or of another library.
 
     Args:
-        source: `timm:NAME`, `torchvision:NAME`, `transformers:DIR`, the file of an exported program that ends
-            in .pt2, a packaged name such as sign-gtsrb, or the file of a net that this package wrote.
-        weights: Local file of the weights, for timm and torchvision, which have none of their own here.
-        options: What is to be done to images otherwise than the classifier tells.
+        source: `timm:NAME`, `torchvision:NAME`, `transformers:DIR`, a .pt2 file that `torch.export.save`
+            wrote, a packaged name such as sign-gtsrb, or the file of a net that this package wrote.
+        weights: Local file of the weights, for timm and torchvision, because nothing is downloaded.
+        options: Input size, mean, std or fit, to replace those of the classifier's own preprocessing.
 
     Raises:
         MissingExtraError: If the library is not installed.
-        SettingError: If there is no such classifier, or it cannot be used as it is asked for.
+        SettingError: If there is no such classifier, or an option or the weights do not apply to it.
         CheckpointError: If a file or folder cannot be read.
     """
     scheme, _, place = str(source).partition(":")
@@ -221,79 +221,82 @@ def load_classifier(
     return _checked(LoadedNet(name=str(source), module=module.prepared_for(options), known_as=known_as))
 
 
-def count_classes(opened: LoadedNet) -> int:
-    """Returns how many classes a classifier tells apart."""
-    tensors = [*opened.module.parameters(), *opened.module.buffers()]
+def count_classes(classifier: LoadedNet) -> int:
+    """Returns the number of a classifier's logits, by running it on one image."""
+    tensors = [*classifier.module.parameters(), *classifier.module.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     with torch.inference_mode():
-        return int(opened.module(torch.zeros(1, 3, opened.size, opened.size, device=device)).shape[1])
+        return int(
+            classifier.module(torch.zeros(1, 3, classifier.size, classifier.size, device=device)).shape[1]
+        )
 
 
-def check_classes(opened: LoadedNet, class_names: Sequence[str], data: str) -> None:
-    """Refuses a classifier that tells another number of classes apart than the data has.
+def check_classes(classifier: LoadedNet, class_names: Sequence[str], data: str) -> None:
+    """Refuses a classifier whose number of classes differs from that of the data.
 
     Args:
-        opened: The classifier.
-        class_names: The classes of the data.
-        data: What to call the data.
+        classifier: The classifier.
+        class_names: Names of the data's classes.
+        data: Name of the data for the error message.
 
     Raises:
         SettingError: If the numbers differ.
     """
-    if (classes := count_classes(opened)) != len(class_names):
+    if (classes := count_classes(classifier)) != len(class_names):
         raise SettingError(
-            f"{opened.name} tells {classes} classes apart, {data} has {len(class_names)}; use it with the "
-            "data that it was trained for"
+            f"{classifier.name} tells {classes} classes apart, {data} has {len(class_names)}; use it with "
+            "the data that it was trained for"
         )
 
 
-def check_order(opened: LoadedNet, class_names: Sequence[str], data: str) -> None:
-    """Refuses a classifier that numbers classes otherwise than the data does.
+def check_order(classifier: LoadedNet, class_names: Sequence[str], data: str) -> None:
+    """Refuses a classifier whose classes have another order than those of the data.
 
-    Names that only one of the two knows say nothing: a library may call a class otherwise than a folder.
+    Only names that both have are compared, because a library may have other names for the same classes.
 
     Raises:
-        SettingError: If a name that both know has two numbers.
+        SettingError: If a class has another number in the data than in the classifier.
     """
     numbers = {name: number for number, name in enumerate(class_names)}
-    moved = [n for n, name in enumerate(opened.class_names) if numbers.get(name, n) != n]
+    known = classifier.class_names
+    moved = [number for number, name in enumerate(known) if numbers.get(name, number) != number]
     if moved and (first := moved[0]) < len(class_names):
         raise SettingError(
-            f"class {first} is {opened.class_names[first]!r} for {opened.name} and {class_names[first]!r} in "
-            f"{data}, which sorts folders by name; rename them so that they sort as the classifier counts"
+            f"class {first} is {known[first]!r} for {classifier.name} and {class_names[first]!r} in {data}, "
+            "which sorts folders by name; rename them so that they sort as the classifier counts"
         )
 
 
 def _refuse_weights(source: str | Path, weights: str | Path | None) -> None:
     if weights is not None:
-        raise SettingError(f"{source} brings its own weights; leave out {weights}")
+        raise SettingError(f"{source} has its own weights; leave out {weights}")
 
 
 def _own_classifier(source: str | Path, options: PreprocessingOptions) -> LoadedNet:
-    loaded = load_net(source, task=CLASSIFYING, further=_LIBRARIES)
+    loaded = load_net(source, task=CLASSIFYING, alternatives=_LIBRARIES)
     if (options.size, options.mean, options.std) != (None, None, None):
-        raise SettingError(f"{source} brings its own size, mean and deviation; leave them out")
+        raise SettingError(f"{source} has its own size, mean and std; leave them out")
     if (fit := options.fit) is None:
         return loaded
     fit.check_size(loaded.size)
     fit = fit.simplest(loaded.size)
     for part in loaded.module.modules():
         if isinstance(part, PreparedClassifier):
-            part.fit = fit  # it is written with the pair
+            part.fit = fit  # so that a saved pair has it, too
     return replace(loaded, info=replace(loaded.info, fit=fit))
 
 
-def _checked(opened: LoadedNet) -> LoadedNet:
-    """Tries the classifier on one image, so that what it cannot do is told before anything else is done."""
+def _checked(classifier: LoadedNet) -> LoadedNet:
+    """Runs the classifier on one image, so that an unusable one is refused early."""
     try:
         with torch.inference_mode():
-            opened.module(torch.zeros(1, 3, opened.size, opened.size))
+            classifier.module(torch.zeros(1, 3, classifier.size, classifier.size))
     except SteadylensError:
         raise
-    except Exception as error:  # whatever a foreign net raises
+    except Exception as error:  # another library's model can raise any kind of error
         reason = " ".join(str(error).split())
         raise SettingError(
-            f"{opened.name} does not classify images of {opened.size}x{opened.size} pixels: {reason}; give "
-            "another size"
+            f"{classifier.name} does not classify images of {classifier.size}x{classifier.size} pixels: "
+            f"{reason}; give another size"
         ) from error
-    return opened
+    return classifier

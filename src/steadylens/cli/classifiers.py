@@ -78,7 +78,7 @@ def _pairs(alone: "LoadedNet", restorers: list[str], fused: list[Path]) -> "list
     from steadylens.checkpoints.loading import load_classifier, load_net
     from steadylens.nets.facts import RESTORING
 
-    pairs = [load_net(source, task=RESTORING).before(alone) for source in restorers]
+    pairs = [load_net(source, task=RESTORING).in_front_of(alone) for source in restorers]
     pairs += [load_classifier(path) for path in fused]
     for pair in pairs:
         pair.pair()

@@ -98,7 +98,7 @@ def evaluate(
         from steadylens.checkpoints.loading import load_net
         from steadylens.evaluation.workflows import evaluate_nets
 
-        nets = [load_net(model, further="; for others, there is steadylens compare") for model in models]
+        nets = [load_net(model, alternatives="; for others, there is steadylens compare") for model in models]
         with open_run(options) as run:
             page = evaluate_nets(sampled(run, sampling), nets, out)
     say(f"report: {page.resolve()}")
