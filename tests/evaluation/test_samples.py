@@ -101,9 +101,9 @@ def turned() -> ImageSet:
     return ImageSet(images=pixels, labels=labels, tracks=torch.arange(4))
 
 
-def saved(images: ImageSet, *, most: int = 12) -> list[Picture]:
+def saved(images: ImageSet, *, limit: int = 12) -> list[Picture]:
     fused = FusedClassifier(Turning(), Channel())
-    return saved_answers(Channel(), fused, images, NAMES, most=most, provenance=PROVENANCE)
+    return saved_answers(Channel(), fused, images, NAMES, limit=limit, provenance=PROVENANCE)
 
 
 def test_saved_answers_are_those_wrong_alone_and_right_behind_the_restorer(turned: ImageSet) -> None:
@@ -120,7 +120,7 @@ def test_saved_answers_are_those_wrong_alone_and_right_behind_the_restorer(turne
 
 
 def test_no_more_saved_answers_are_shown_than_wished(turned: ImageSet) -> None:
-    assert [row.title for row in saved(turned, most=1)] == ["green"]
+    assert [row.title for row in saved(turned, limit=1)] == ["green"]
 
 
 def test_nothing_is_shown_when_the_original_is_never_wrong(turned: ImageSet) -> None:

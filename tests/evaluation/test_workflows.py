@@ -350,13 +350,13 @@ def test_the_page_shows_saved_and_lost_answers(
     monkeypatch.setattr(experiments, "REPEATS", 1)
     page = compare(run_of(tiny_data, []), fragile(), pairs, tmp_path, training_seconds={})
     text = page.read_text(encoding="utf-8")
-    rows = changed(pairs, tiny_data, most=6)
+    rows = changed(pairs, tiny_data, limit=6)
     assert {row.figure for row in rows} == {"saved", "lost"}
     assert 0 < text.index("Answers corrected by restoration") < text.index("Answers spoiled by restoration")
     assert all(image in text for row in rows for _, image in row.panels)
 
 
-def changed(pairs: dict[str, FusedClassifier], data: Dataset, *, most: int) -> list[Picture]:
+def changed(pairs: dict[str, FusedClassifier], data: Dataset, *, limit: int) -> list[Picture]:
     run = run_of(data, [])
     return changed_answers(
         fragile(),
@@ -364,7 +364,7 @@ def changed(pairs: dict[str, FusedClassifier], data: Dataset, *, most: int) -> l
         data.test,
         data.class_names,
         sigma_grey=25.0,
-        most=most,
+        limit=limit,
         provenance=run.provenance,
     )
 
@@ -380,7 +380,7 @@ def test_pictures_hold_the_noisy_and_the_restored_image_with_their_answers(
     alone, fused = fragile()(noisy).argmax(dim=1), pair(noisy).argmax(dim=1)
     right, wrong = (fused, alone) if kind == "saved" else (alone, fused)
     numbers = ((right == labels) & (wrong != labels)).nonzero().flatten().tolist()
-    rows = [row for row in changed({name: pair}, tiny_data, most=8) if row.figure == kind]
+    rows = [row for row in changed({name: pair}, tiny_data, limit=8) if row.figure == kind]
     assert rows
     for row, number in zip(rows, numbers, strict=True):
         (before, first), (after, second) = row.panels
@@ -394,7 +394,7 @@ def test_pictures_hold_the_noisy_and_the_restored_image_with_their_answers(
 def test_no_more_pictures_are_shown_than_asked_for(
     pairs: dict[str, FusedClassifier], tiny_data: Dataset
 ) -> None:
-    kinds = [row.figure for row in changed(pairs, tiny_data, most=1)]
+    kinds = [row.figure for row in changed(pairs, tiny_data, limit=1)]
     assert kinds == ["saved", "lost"], "one of each pair"
 
 

@@ -1,6 +1,6 @@
-"""The experiments of Sec. 4 on trained nets, each a stage that is skipped when its records are there.
+"""The experiments of Sec. 4 on trained nets, and the cost of a net in parameters, multiply-adds and time.
 
-Beside them: what a net costs in parameters, multiply-adds and time.
+Each experiment is a stage of a run: its records are saved, and the stage is skipped if they exist.
 """
 
 import time
@@ -31,14 +31,14 @@ from steadylens.training.settings import GaussianNoise
 
 
 def multiplications(module: nn.Module, *, channels: int, size: int) -> int:
-    """Counts the multiply-adds that a module spends on one image in evaluation mode.
+    """Counts the multiply-adds of a module for one image in eval mode.
 
-    Convolutions and matrix products count, in groups as they are; biases, activations and pooling do not.
-    The module runs once, on its own device, and keeps its mode.
+    Those of convolutions, grouped ones too, and matrix products are counted; those of biases, activations and
+    pooling are not. The module runs once on its own device, and keeps its mode.
 
     Args:
-        module: Images (N, C, H, W) -> anything.
-        channels: Channels of the image.
+        module: From images (N, C, H, W) to anything.
+        channels: Number of channels of the image.
         size: Height and width of the image in pixels.
     """
     tensors = chain(module.parameters(), module.buffers(), [torch.empty(0)])
@@ -51,12 +51,12 @@ def multiplications(module: nn.Module, *, channels: int, size: int) -> int:
 
 
 def parameters(module: nn.Module) -> int:
-    """Counts a module's parameters, frozen ones too; one that is shared counts once."""
+    """Counts a module's parameters, including frozen ones; a shared parameter counts once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 REPEATS = 3
-"""Timed passes, of which the quickest counts: what slows a pass is not the network's."""
+"""Number of timed passes. The fastest counts, as slower ones were delayed by other programs."""
 
 
 def cost(
@@ -68,15 +68,15 @@ def cost(
     device: torch.device,
     provenance: Provenance,
 ) -> list[Cost]:
-    """Measures parameters, multiply-adds and time of each network, for RGB images and each batch size.
+    """Measures the parameters, multiply-adds and inference time of each network, for RGB images.
 
     Args:
         networks: Restorers or classifiers by name, in eval mode, on `device`.
-        training_seconds: What training each took.
+        training_seconds: Seconds that training each network took.
         size: Height and width of the images in pixels.
-        batches: Batch sizes to time.
-        device: Where the networks are.
-        provenance: Where the rows come from.
+        batches: Batch sizes at which inference is timed.
+        device: The networks' device.
+        provenance: Origin of the records.
     """
     return [
         Cost(
@@ -117,18 +117,18 @@ def _wait_for(device: torch.device) -> None:
 def measure(
     run: Run, stage: str, path: Path, measuring: Callable[[], Iterable[Measurement]], *, key: str
 ) -> list[Measurement]:
-    """Makes the records of one experiment, or reads them if they were made with the same `key` before.
+    """Runs an experiment and saves its records, or reads them if it was run before with the same `key`.
 
     Args:
-        run: Who is told.
-        stage: The experiment's name.
-        path: Where the records are kept; the key becomes part of the name.
-        measuring: Makes the records.
-        key: What they depend on.
+        run: Data, recipe and seed; its observer receives progress.
+        stage: Name of the experiment.
+        path: File for the records; a hash is added to its name.
+        measuring: Runs the experiment.
+        key: Hash of the settings and nets on which the records depend.
 
     Raises:
-        RecordError: If records that are there cannot be read.
-        StorageError: If they cannot be written.
+        RecordError: If existing records cannot be read.
+        StorageError: If the records cannot be written.
     """
     origin = run.key(key, run.recipe.name, run.data.source, device_name(run.device))
     keyed = path.with_name(f"{path.stem}-{origin}{path.suffix}")
@@ -143,7 +143,7 @@ def measure(
 
 
 SAVED_ANSWERS = 12
-"""How many images Fig. 4 shows at most."""
+"""Largest number of images in Fig. 4."""
 
 
 def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path) -> list[Measurement]:
@@ -152,7 +152,7 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
     Args:
         run: Data, recipe and seed.
         restorers: The nets by name, in eval mode, on the run's device.
-        folder: Where the records are kept.
+        folder: Folder for the records.
     """
     recipe = run.recipe.evaluation
     keys = fingerprints(restorers)
@@ -163,12 +163,12 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
         folder / "psnr.jsonl",
         lambda: restore_by_sigma(
             restorers,
-            chosen_tests(run, recipe.psnr_images).images,
+            test_subset(run, recipe.psnr_images).images,
             noise=GaussianNoise(
                 sigmas_grey=recipe.psnr_sigmas_grey, clip=recipe.clip, quantize=recipe.quantize
             ),
             provenance=run.provenance,
-            progress=advancing(run, stage),
+            progress=progress_callback(run, stage),
         ),
         key=run.key(stage, recipe.psnr_images, recipe.psnr_sigmas_grey, recipe.clip, recipe.quantize, keys),
     )
@@ -179,11 +179,11 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
         folder / "exploration.jsonl",
         lambda: explore(
             restorers,
-            chosen_tests(run, recipe.exploration_images).images,
+            test_subset(run, recipe.exploration_images).images,
             recipe.degradation,
             versions=recipe.exploration_versions,
             provenance=run.provenance,
-            progress=advancing(run, exploring),
+            progress=progress_callback(run, exploring),
         ),
         key=run.key(
             exploring, recipe.exploration_images, recipe.exploration_versions, recipe.degradation, keys
@@ -197,7 +197,7 @@ def measure_networks(run: Run, networks: Mapping[str, nn.Module], folder: Path) 
     Args:
         run: Data, recipe and seed.
         networks: The classifiers by name, in eval mode, on the run's device.
-        folder: Where the records are kept.
+        folder: Folder for the records.
     """
     recipe = run.recipe.evaluation
     stage = "accuracy on clean images"
@@ -207,9 +207,9 @@ def measure_networks(run: Run, networks: Mapping[str, nn.Module], folder: Path) 
         folder / "accuracy.jsonl",
         lambda: clean_accuracy(
             networks,
-            chosen_tests(run, recipe.accuracy_images),
+            test_subset(run, recipe.accuracy_images),
             provenance=run.provenance,
-            progress=advancing(run, stage),
+            progress=progress_callback(run, stage),
         ),
         key=run.key(stage, recipe.accuracy_images, fingerprints(networks)),
     )
@@ -245,11 +245,11 @@ def _measure_stability(
             stability,
             name,
             network,
-            chosen_tests(run, images),
+            test_subset(run, images),
             noise=GaussianNoise(sigmas_grey=sigmas, clip=clip, quantize=quantize),
             sampling=sampling,
             provenance=run.provenance,
-            progress=advancing(run, stage),
+            progress=progress_callback(run, stage),
         ),
         key=run.key(stage, images, sigmas, sampling, quantize, fingerprint(network)),
     )
@@ -258,13 +258,13 @@ def _measure_stability(
 def measure_costs(
     run: Run, networks: Mapping[str, nn.Module], training_seconds: Mapping[str, float], folder: Path
 ) -> list[Measurement]:
-    """Measures parameters, multiplications and time of restorers and classifiers.
+    """Measures parameters, multiply-adds and inference time of restorers and classifiers; see `cost`.
 
     Args:
         run: Data, recipe and seed.
-        networks: All of them by name, in eval mode, on the run's device.
-        training_seconds: What training each took, by name.
-        folder: Where the records are kept.
+        networks: All nets by name, in eval mode, on the run's device.
+        training_seconds: Seconds that training each net took, by name.
+        folder: Folder for the records.
     """
     size = run.data.test.images.shape[-1]
     return measure(
@@ -279,16 +279,16 @@ def measure_costs(
 def take_samples(
     run: Run, net: nn.Module, original: nn.Module, fused: FusedClassifier, folder: Path
 ) -> list[Measurement]:
-    """Draws the densities and pictures of Fig. 1, 2 and 4.
+    """Makes the noise densities and the sample images of Fig. 1, 2 and 4.
 
     Args:
         run: Data, recipe and seed.
         net: The restorer whose patterns are shown.
         original: The classifier alone.
-        fused: The restorer and the classifier that was fine-tuned behind it.
-        folder: Where the records are kept.
+        fused: The restorer with the classifier that was fine-tuned behind it.
+        folder: Folder for the records.
     """
-    names, test = run.data.class_names, chosen_tests(run, run.recipe.evaluation.accuracy_images)
+    names, test = run.data.class_names, test_subset(run, run.recipe.evaluation.accuracy_images)
     shown = replace(
         run.recipe.evaluation.degradation,
         families=(Gaussian(strength=Strength.fixed(20)),),
@@ -297,11 +297,11 @@ def take_samples(
         clean_share=0.0,
     )
 
-    def pictures() -> list[Measurement]:
+    def samples() -> list[Measurement]:
         return [
             *noise_densities(example_densities(), provenance=run.provenance),
             *restored_samples(net, test, names, shown, provenance=run.provenance),
-            *saved_answers(original, fused, test, names, most=SAVED_ANSWERS, provenance=run.provenance),
+            *saved_answers(original, fused, test, names, limit=SAVED_ANSWERS, provenance=run.provenance),
         ]
 
     key = run.key(
@@ -312,11 +312,11 @@ def take_samples(
         fingerprint(original),
         fingerprint(fused),
     )
-    return measure(run, "pictures", folder / "pictures.jsonl", pictures, key=key)
+    return measure(run, "pictures", folder / "pictures.jsonl", samples, key=key)
 
 
 def curve_of(run: Run, info: TrainingInfo) -> Curve:
-    """Returns the course of a training as a record, from what its file says about it."""
+    """Returns the loss curve of a net's training as a record."""
     steps, losses, rates = zip(*info.curve, strict=True)
     return Curve(
         provenance=replace(run.provenance, commit=info.commit, versions=info.versions),
@@ -330,7 +330,7 @@ def curve_of(run: Run, info: TrainingInfo) -> Curve:
 
 
 def example_densities() -> list[tuple[str, float, Degradation]]:
-    """Returns the five noises whose histograms stand in Fig. 1, sparse ones among them."""
+    """Returns name, strength and degradation of the five noise types in Fig. 1."""
     strength = Strength.fixed(20)
     families = (
         Gaussian(strength=strength),
@@ -345,8 +345,8 @@ def example_densities() -> list[tuple[str, float, Degradation]]:
     ]
 
 
-def chosen_tests(run: Run, count: int | None) -> ImageSet:
-    """Returns `count` test images, the same random choice for all networks; all of them for None."""
+def test_subset(run: Run, count: int | None) -> ImageSet:
+    """Returns a random subset of `count` test images, the same for all networks; None for all images."""
     test = run.data.test
     if count is None or count >= len(test):
         return test
@@ -354,6 +354,6 @@ def chosen_tests(run: Run, count: int | None) -> ImageSet:
     return test.subset(order[:count].sort().values.to(test.labels.device))
 
 
-def advancing(run: Run, stage: str) -> ProgressCallback:
-    """Returns a callback that tells the run's observer how far a stage is."""
+def progress_callback(run: Run, stage: str) -> ProgressCallback:
+    """Returns a callback that passes the progress of a stage to the run's observer."""
     return lambda done, total: run.observe(Update(stage=stage, state="advanced", done=done, total=total))

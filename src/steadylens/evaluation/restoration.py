@@ -1,7 +1,7 @@
-"""The exploratory experiment (Sec. 4.1): how well each net restores, and whether it contracts.
+"""The exploratory experiment (Sec. 4.1): how well each net restores, and whether it is a contraction.
 
-Noise is drawn in blocks of images that have a generator each, so that the numbers do not depend on the
-batch size, nor on which nets are compared.
+Images are processed in blocks, and the noise of each block has its own random generator. So the numbers
+depend neither on the batch size nor on the nets that are compared.
 """
 
 import math
@@ -25,19 +25,19 @@ from steadylens.records import Contraction, Hits, Measurement, Provenance, Resto
 from steadylens.training.settings import GaussianNoise
 
 BLOCK = 50
-"""Images whose noise is drawn together."""
+"""Images in a block, whose noise comes from one random generator."""
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
-"""Probabilities at which the contraction quotients are recorded."""
+"""Quantiles of the contraction quotients that are recorded."""
 
 DRAWN_POINTS = 400
-"""Points of a scatter plot that are kept for drawing."""
+"""Points of a scatter plot that are recorded."""
 
 NORM_BINS = 24
-"""Bins of the noise's norm in which hits are counted."""
+"""Number of bins, by the norm of the noise, in which hits are counted."""
 
 CONTRACTION_BINS = 6
-"""Bins of the noise's norm in which contraction quotients have quantiles of their own."""
+"""Number of bins, by the norm of the noise, for each of which quantiles of the contraction are recorded."""
 
 
 def explore(
@@ -49,24 +49,24 @@ def explore(
     provenance: Provenance,
     progress: ProgressCallback,
 ) -> list[Measurement]:
-    """Compares nets on the same noisy images (Table 2, Fig. 3).
+    """Compares restorers on the same noisy images (Table 2, Fig. 3).
 
-    Versions that the storage of 8-bit images left without any noise are not counted.
+    Noisy images that equal the clean image after rounding to 8 bits are left out.
 
     Args:
         restorers: The nets by name, in eval mode, on the images' device.
-        images: Stored clean images, uint8 (N, 3, H, W).
-        degradation: Makes the noisy versions; its own number of versions is not used.
+        images: Clean images, uint8 (N, 3, H, W).
+        degradation: Adds the noise; its setting `versions` is not used.
         versions: Noisy versions of each image.
-        provenance: Where the rows come from; its seed is that of the noise.
-        progress: Told after each block how many noisy images are done.
+        provenance: Origin of the records; its seed is the seed of the noise.
+        progress: Called after each block with the number of noisy images done and of all.
 
     Returns:
-        For each net its hits, where there are others, its scatter of PSNRs, unless it restores every image
-        without error, and its contraction.
+        For each net: its hits, if several nets are compared; its scatter of PSNRs, unless it restores every
+        image without error; and its contraction.
 
     Raises:
-        SettingError: If rounding left no image with noise.
+        SettingError: If rounding removed the noise of every image.
     """
     started = time.perf_counter()
     degradation = replace(degradation, versions=1)
@@ -96,10 +96,10 @@ def explore(
     with_noise = torch.cat(noise_norms).cpu() > 0
     if not with_noise.any():
         raise SettingError(
-            f"rounding wiped out the noise of all {len(with_noise)} noisy images; make it stronger, or give "
+            f"rounding removed the noise of all {len(with_noise)} noisy images; make it stronger, or give "
             "the degradation quantize=False"
         )
-    results = _Explored(
+    results = _Exploration(
         noisy_db=torch.cat(noisy_db).cpu()[with_noise],
         noise_norms=torch.cat(noise_norms).cpu()[with_noise],
         restored_db=torch.cat(restored_db, dim=1).cpu()[:, with_noise],
@@ -119,14 +119,14 @@ def restore_by_sigma(
     provenance: Provenance,
     progress: ProgressCallback,
 ) -> list[Restoring]:
-    """Measures the mean PSNR of each net for Gaussian noise of each strength, and for clean images (0).
+    """Measures the mean PSNR of each restorer for each strength of Gaussian noise.
 
     Args:
         restorers: The nets by name, in eval mode, on the images' device.
-        images: Stored clean images, uint8 (N, 3, H, W).
-        noise: The strengths, 0 for none, and how noisy images are stored.
-        provenance: Where the rows come from; its seed is that of the noise.
-        progress: Told after each block how many noisy images are done.
+        images: Clean images, uint8 (N, 3, H, W).
+        noise: The strengths, 0 for clean images, and how noisy images are stored.
+        provenance: Origin of the records; its seed is the seed of the noise.
+        progress: Called after each block with the number of noisy images done and of all.
     """
     records = []
     for index, sigma in enumerate(noise.sigmas_grey):
@@ -161,8 +161,8 @@ def restore_by_sigma(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Explored:
-    """What was measured on S noisy images with K nets: (S,) or (K, S), on the CPU."""
+class _Exploration:
+    """Results for S noisy images and K nets, as tensors (S,) or (K, S) on the CPU."""
 
     noisy_db: Tensor
     noise_norms: Tensor

@@ -1,4 +1,4 @@
-"""What people look at: noise densities (Fig. 1), restored samples (Fig. 2), changed answers (Fig. 4)."""
+"""Samples in the figures: noise densities (Fig. 1), restored images (Fig. 2), changed answers (Fig. 4)."""
 
 import base64
 import io
@@ -19,16 +19,18 @@ from steadylens.randomness import derived_generator
 from steadylens.records import Density, Picture, Provenance
 
 DENSITY_BINS = 81
+"""Number of bins of a noise density, from -4 to 4 times its strength."""
 
 
 def noise_densities(
     degradations: Sequence[tuple[str, float, Degradation]], *, provenance: Provenance
 ) -> list[Density]:
-    """Draws noise on mid-grey images and counts its values (Fig. 1).
+    """Adds noise to mid-grey images and counts its values in bins (Fig. 1).
 
     Args:
-        degradations: Name, strength in grey levels and degradation of each density; unclipped.
-        provenance: Where the rows come from.
+        degradations: Name, strength in grey levels and degradation of each density. The degradations must
+            neither clip nor round.
+        provenance: Origin of the records.
     """
     edges = torch.linspace(-4, 4, DENSITY_BINS + 1)
     grey = torch.full((40, 3, 48, 48), 0.5)
@@ -53,14 +55,14 @@ def restored_samples(
     *,
     provenance: Provenance,
 ) -> list[Picture]:
-    """Shows one image of each class: clean, noisy, pattern, restored, normalised pattern (Fig. 2).
+    """Shows an image of each class: clean, noisy, pattern, restored, normalised pattern (Fig. 2).
 
     Args:
         net: The restorer, in eval mode, on the images' device.
-        images: Where the samples are taken from, the first of each class.
+        images: The test images, of which the first of each class is shown.
         class_names: Names of the classes by label.
-        degradation: Makes the noisy image.
-        provenance: Where the rows come from.
+        degradation: Adds the noise.
+        provenance: Origin of the records.
     """
     firsts = [int((images.labels == label).nonzero()[0]) for label in sorted(set(images.labels.tolist()))]
     clean = to_float(images.images[firsts])
@@ -89,18 +91,18 @@ def saved_answers(
     images: ImageSet,
     class_names: Sequence[str],
     *,
-    most: int,
+    limit: int,
     provenance: Provenance,
 ) -> list[Picture]:
-    """Shows clean images that the original gets wrong and the fused network right (Fig. 4).
+    """Shows clean images that the classifier alone gets wrong and the fused classifier right (Fig. 4).
 
     Args:
         original: The classifier alone, in eval mode, on the images' device.
-        fused: The restorer and the classifier fine-tuned behind it, likewise.
-        images: The test set.
+        fused: The restorer with the classifier that was fine-tuned behind it, likewise.
+        images: The test images.
         class_names: Names of the classes by label.
-        most: Number of images to show at most.
-        provenance: Where the rows come from.
+        limit: Largest number of images to show.
+        provenance: Origin of the records.
     """
     answers = forward_in_batches(original, to_float(images.images)).argmax(dim=1)
     wrong = (answers != images.labels).nonzero().flatten()
@@ -108,8 +110,8 @@ def saved_answers(
         return []
     inputs = to_float(images.images[wrong])
     saved = forward_in_batches(fused, inputs).argmax(dim=1) == images.labels[wrong]
-    shown = wrong[saved][:most]
-    restored = forward_in_batches(fused.restorer, inputs[saved][:most]) if len(shown) else inputs[:0]
+    shown = wrong[saved][:limit]
+    restored = forward_in_batches(fused.restorer, inputs[saved][:limit]) if len(shown) else inputs[:0]
     return [
         Picture(
             provenance=provenance, samples=1, seconds=0.0, figure=4,
@@ -130,19 +132,19 @@ def changed_answers(
     class_names: Sequence[str],
     *,
     sigma_grey: float,
-    most: int,
+    limit: int,
     provenance: Provenance,
 ) -> list[Picture]:
-    """Shows noisy images whose answers a restorer put right ("saved"), and those that it put wrong ("lost").
+    """Shows noisy images whose prediction a restorer makes right ("saved") or wrong ("lost").
 
     Args:
         alone: The classifier alone, in eval mode, on the images' device.
         fused: Classifiers behind restorers by name, likewise.
-        images: The test set, or a part of it.
+        images: The test images, or some of them.
         class_names: Names of the classes by label.
-        sigma_grey: Standard deviation of the Gaussian noise in grey levels of 255.
-        most: Number of images to show at most, of either kind and for each pair.
-        provenance: Where the rows come from.
+        sigma_grey: Standard deviation of the Gaussian noise in 8-bit grey levels (0 to 255).
+        limit: Largest number of images to show, for each pair and for each of "saved" and "lost".
+        provenance: Origin of the records.
     """
     generator = derived_generator(provenance.seed, "changed answers", device=images.images.device)
     noisy = gaussian_degradation(sigma_grey)(to_float(images.images), generator=generator)
@@ -164,7 +166,7 @@ def changed_answers(
                 ),
             )
             for kind, some in kinds
-            for index in some.nonzero().flatten().tolist()[:most]
+            for index in some.nonzero().flatten().tolist()[:limit]
         ]  # fmt: skip
     return records
 

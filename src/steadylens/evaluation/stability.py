@@ -19,9 +19,10 @@ from steadylens.records import Accuracy, Comparison, Measurement, Provenance, St
 from steadylens.training.settings import GaussianNoise, Sampling
 
 BLOCK = 50
-"""Images whose noise is drawn together: the numbers do not depend on the batch size."""
+"""Images in a block, whose noise comes from one random generator, so that the batch size does not matter."""
 
 TOP = (1, 2, 5)
+"""Values of k for which top-k accuracy is measured."""
 
 
 def clean_accuracy(
@@ -31,13 +32,13 @@ def clean_accuracy(
     provenance: Provenance,
     progress: ProgressCallback,
 ) -> list[Measurement]:
-    """Measures top-1, top-2 and top-5 accuracy, and compares each two networks by McNemar's test (Table 3).
+    """Measures top-1, top-2 and top-5 accuracy; compares networks pairwise by McNemar's test (Table 3).
 
     Args:
         networks: The classifiers by name, in eval mode, on the images' device.
-        images: The test set.
-        provenance: Where the rows come from.
-        progress: Told after each network how many images are done.
+        images: The test images.
+        provenance: Origin of the records.
+        progress: Called after each network with the number of images done and of all.
     """
     records: list[Measurement] = []
     right: dict[str, Tensor] = {}
@@ -78,21 +79,21 @@ def stability(
     provenance: Provenance,
     progress: ProgressCallback,
 ) -> list[Stability]:
-    """Measures one network's accuracy under Gaussian noise of each strength (one row of Table 4).
+    """Measures a network's accuracy under Gaussian noise of each strength (one row of Table 4).
 
-    Each strength gives two rows: over the noisy versions of the images that the network classifies
-    correctly when they are clean, as the paper has it, and over those of all images. The versions of one
-    image are not independent of each other, so with many versions of few images the Wilson intervals are
-    narrower than a new set of images would justify.
+    Each strength gives two records: "own", over the images that the network classifies correctly without
+    noise, as in the paper, and "all", over all images. The noisy versions of an image are not independent
+    samples. So with many versions of few images, the Wilson intervals are narrower than the variation between
+    sets of images.
 
     Args:
         name: Name of the network in the table.
         network: From images to logits, in eval mode, on the images' device.
-        images: The test set, or a part of it.
+        images: The test images, or some of them.
         noise: The strengths, and how noisy images are stored.
-        sampling: How many noisy images make a cell.
-        provenance: Where the rows come from; networks that are measured with its seed see the same noise.
-        progress: Told after each block how many noisy images are done, of all that there may be.
+        sampling: How many noisy images are classified for each strength.
+        provenance: Origin of the records. Networks that are measured with the same seed get the same noise.
+        progress: Called after each block with the number of noisy images done and the largest number of all.
     """
     order_generator = derived_generator(provenance.seed, "stability order", device=images.images.device)
     order = torch.randperm(len(images), generator=order_generator, device=images.images.device)
@@ -120,7 +121,7 @@ def stability(
         seconds = time.perf_counter() - started
         for population, (correct, samples) in cell.counts.items():
             if samples == 0:
-                continue  # a network that is right on no clean image has no own ones
+                continue  # a network that is right on no clean image
             lower, upper = wilson_interval(correct, samples)
             row = Stability(
                 provenance=provenance, samples=samples, seconds=seconds, network=name, sigma_grey=sigma,
@@ -133,20 +134,20 @@ def stability(
 
 
 class _Cell:
-    """Running counts of one cell of Table 4, (correct, samples) for each population."""
+    """Counts for a cell of Table 4 so far: pairs (correct, samples) for each population."""
 
     def __init__(self) -> None:
         self.counts: dict[Literal["own", "all"], tuple[int, int]] = {"own": (0, 0), "all": (0, 0)}
 
     def count(self, hit: Tensor, own: Tensor) -> None:
-        """Adds noisy images: whether each was right, and whether it was when clean; both (N,) bool."""
+        """Adds a block: which noisy images are right, and which are without noise; both (N,) bool."""
         correct, samples = self.counts["own"]
         self.counts["own"] = (correct + int((hit & own).sum()), samples + int(own.sum()))
         correct, samples = self.counts["all"]
         self.counts["all"] = (correct + int(hit.sum()), samples + len(hit))
 
     def narrower_than(self, half_width: float) -> bool:
-        """Says whether the intervals of both populations are at most twice `half_width` wide."""
+        """Whether the Wilson intervals of both populations are at most twice `half_width` wide."""
         for correct, samples in self.counts.values():
             if samples == 0:
                 return False
@@ -165,7 +166,7 @@ def _blocks(
     versions: int,
     path: tuple[int, float],
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields, block by block and version by version, which noisy images are right and which are `own`."""
+    """Yields for each version and block which noisy images are right, and their part of `own`."""
     blocks = range(0, len(images), BLOCK)
     seed, sigma = path
     for version, start in product(range(versions), blocks):

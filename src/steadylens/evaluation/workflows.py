@@ -1,4 +1,4 @@
-"""Whole workflows in one call: reproduce the paper, evaluate nets, compare a classifier before and after."""
+"""Whole workflows: reproduce the paper, evaluate nets, compare a classifier with and without restorers."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +12,13 @@ from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
 from steadylens.checkpoints.loading import LoadedNet, check_classes
 from steadylens.errors import SettingError
 from steadylens.evaluation.experiments import (
-    chosen_tests,
     curve_of,
     measure,
     measure_costs,
     measure_networks,
     measure_restorers,
     take_samples,
+    test_subset,
 )
 from steadylens.evaluation.samples import changed_answers
 from steadylens.nets.classification import FusedClassifier
@@ -33,19 +33,19 @@ from steadylens.training.stages import train_classifier, train_restorer
 
 
 def reproduce(run: Run, out: Path) -> Path:
-    """Trains the nets and the classifiers, fuses, measures Tables 2 to 4 and Figures 1 to 4, and reports.
+    """Trains and fuses the nets of the paper, and writes a report with its Tables 2 to 4 and Fig. 1 to 4.
 
-    What `out` already holds of the same run is not made again.
+    Stages that were finished in `out` before, by the same run, are skipped.
 
     Args:
-        run: Data, recipe and seed; the data lies on the run's device.
-        out: The folder of the run, made if it is missing.
+        run: Data, recipe and seed. The data must be on the run's device.
+        out: Folder for nets, records and report; it is made if it is missing.
 
     Returns:
-        The report page.
+        Path of the report, an HTML page.
 
     Raises:
-        SteadylensError: If something that a user can mend went wrong; everything finished is kept.
+        SteadylensError: If an error occurs that a user can fix. Finished stages are kept.
     """
     require_drawing()
     models = out / "models"
@@ -93,15 +93,18 @@ def _tuned(run: Run, restorer: LoadedNet, original: LoadedNet, path: Path, *, na
 
 
 def _copied(net: LoadedNet) -> LoadedNet:
-    """Returns a copy of a net of this run, without its name: the file of the pair tells the run itself."""
+    """Returns a copy of a net of this run, without its name.
+
+    Without a name it is not listed among the origins of the pair, whose file already describes this run.
+    """
     return replace(net, name="", module=copy.deepcopy(net.module))
 
 
 def _measure_further_seeds(run: Run, front: LoadedNet, models: Path, records: Path) -> Iterator[Measurement]:
-    """Trains the classifier, alone and behind the restorer, with the seeds that follow the run's own.
+    """Trains and measures the classifier, alone and behind the restorer, with the seeds after the run's own.
 
-    They say how far the numbers depend on the luck of one training, so all are measured on the images and
-    the noise of the run's own seed; noise as it is stored will do.
+    The results show the variation over seeds of the training. So all are measured on the images and the noise
+    of the run's own seed, and only with clipped noise.
     """
     evaluation = replace(run.recipe.evaluation, unclipped_images=0)
     measuring = replace(run, recipe=replace(run.recipe, evaluation=evaluation))
@@ -116,9 +119,9 @@ def _measure_further_seeds(run: Run, front: LoadedNet, models: Path, records: Pa
 
 
 def publish(records: Sequence[Measurement], out: Path) -> Path:
-    """Writes records.jsonl, pictures.jsonl, tables.md and report.html into `out`; returns the last.
+    """Writes records.jsonl, pictures.jsonl, tables.md and report.html into `out`; returns the report's path.
 
-    The pictures are kept apart because they hold images of the data, which may not be free to share.
+    The sample images are in a file of their own, because the licence of the data may forbid sharing them.
     """
     write_records(out / "records.jsonl", [record for record in records if not isinstance(record, Picture)])
     write_records(out / "pictures.jsonl", [record for record in records if isinstance(record, Picture)])
@@ -128,32 +131,32 @@ def publish(records: Sequence[Measurement], out: Path) -> Path:
 
 
 def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:
-    """Measures trained nets, restorers and classifiers, and reports.
+    """Measures trained restorers and classifiers, and writes a report.
 
     Args:
-        run: Data, recipe and seed; the data lies on the run's device.
+        run: Data, recipe and seed. The data must be on the run's device.
         nets: The nets, as `load_net` returns them.
-        out: The folder of the report.
+        out: Folder for records and report.
 
     Returns:
-        The report page.
+        Path of the report, an HTML page.
 
     Raises:
-        SettingError: If there is no net, two have the same name, or a classifier has other classes or reads
-            other images than these.
+        SettingError: If there is no net, two have the same name, or the images or the classes of the data do
+            not fit a classifier.
     """
-    opened = {net.name: net for net in nets}
-    if not nets or len(opened) < len(nets):
+    by_name = {net.name: net for net in nets}
+    if not nets or len(by_name) < len(nets):
         names = ", ".join(net.name for net in nets) or "none"
-        raise SettingError(f"the nets are {names}; give at least one, each with a name of its own")
+        raise SettingError(f"the nets are {names}; give at least one, each with a different name")
     require_drawing()
     modules = {net.name: net.module.to(run.device) for net in nets}
     seconds = {net.name: net.seconds for net in nets}
-    restorers = {name: net for name, net in modules.items() if opened[name].task == RESTORING}
+    restorers = {name: net for name, net in modules.items() if by_name[name].task == RESTORING}
     networks = {name: net for name, net in modules.items() if name not in restorers}
     for name in networks:
-        _check_images(opened[name], run)
-        check_classes(opened[name], run.data.class_names, run.data.source)
+        _check_images(by_name[name], run)
+        check_classes(by_name[name], run.data.class_names, run.data.source)
     records = [*measure_costs(run, modules, seconds, out / "records")]
     if restorers:
         records += measure_restorers(run, restorers, out / "records")
@@ -171,11 +174,11 @@ def _check_images(net: LoadedNet, run: Run) -> None:
         )
 
 
-PICTURED_SIGMA_GREY = 25.0
-"""Strength of the noise in the pictures of saved and lost answers."""
+SAMPLE_SIGMA_GREY = 25.0
+"""Standard deviation, in grey levels, of the noise in the images of changed predictions."""
 
-PICTURES = 6
-"""How many saved, and how many lost answers are shown for each pair."""
+MAX_SAMPLES = 6
+"""Largest number of saved, and of lost, predictions that are shown for each pair."""
 
 
 def compare(
@@ -186,22 +189,22 @@ def compare(
     *,
     training_seconds: Mapping[str, float] = MappingProxyType({}),
 ) -> Path:
-    """Measures a classifier alone and behind restorers: accuracy, stability and cost, and reports.
+    """Compares a classifier alone and behind restorers, in accuracy, stability and cost, and writes a report.
 
     Args:
-        run: Data, at the size that the classifier reads, recipe and seed; the data lies on the run's device.
+        run: Data, recipe and seed. The data must have the classifier's input size and be on the run's device.
         classifier: The classifier alone, in eval mode, on the run's device.
-        fused: The pairs to compare it with, by name, likewise; the page begins with the first.
-        out: The folder of the report.
-        training_seconds: What training each took, by name, as far as it is known; "alone" is the
-            classifier's.
+        fused: The classifier behind restorers, by name, likewise. The report shows the first one first.
+        out: Folder for records and report.
+        training_seconds: Seconds that training took, by name, as far as they are known; "alone" for the
+            classifier.
 
     Returns:
-        The report page.
+        Path of the report, an HTML page.
 
     Raises:
-        SettingError: If there is no pair, one is called as the classifier alone is, or the photographs were
-            fitted otherwise than a net reads them.
+        SettingError: If `fused` is empty or has the name "alone", or the photographs were made square in
+            another way than a net needs.
         MissingExtraError: If matplotlib is not installed.
         StorageError: If a file cannot be written.
     """
@@ -245,17 +248,17 @@ def _take_samples(
         lambda: changed_answers(
             classifier,
             fused,
-            chosen_tests(run, images),
+            test_subset(run, images),
             run.data.class_names,
-            sigma_grey=PICTURED_SIGMA_GREY,
-            most=PICTURES,
+            sigma_grey=SAMPLE_SIGMA_GREY,
+            limit=MAX_SAMPLES,
             provenance=run.provenance,
         ),
         key=run.key(
             "changed answers",
             images,
-            PICTURED_SIGMA_GREY,
-            PICTURES,
+            SAMPLE_SIGMA_GREY,
+            MAX_SAMPLES,
             fingerprint(classifier),
             fingerprints(fused),
         ),
