@@ -98,7 +98,7 @@ def saved_answers(
 
     Args:
         original: The classifier alone, in eval mode, on the images' device.
-        fused: The restorer with the classifier that was fine-tuned behind it, likewise.
+        fused: The restorer with the classifier that was fine-tuned behind it, likewise in eval mode.
         images: The test images.
         class_names: Names of the classes by label.
         limit: Largest number of images to show.
@@ -139,7 +139,7 @@ def changed_answers(
 
     Args:
         alone: The classifier alone, in eval mode, on the images' device.
-        fused: Classifiers behind restorers by name, likewise.
+        fused: Classifiers behind restorers by name, in eval mode on the same device.
         images: The test images, or some of them.
         class_names: Names of the classes by label.
         sigma_grey: Standard deviation of the Gaussian noise in 8-bit grey levels (0 to 255).

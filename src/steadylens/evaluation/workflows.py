@@ -194,7 +194,8 @@ def compare(
     Args:
         run: Data, recipe and seed. The data must have the classifier's input size and be on the run's device.
         classifier: The classifier alone, in eval mode, on the run's device.
-        fused: The classifier behind restorers, by name, likewise. The report shows the first one first.
+        fused: The classifier behind restorers, by name, in eval mode on the same device. The
+            report shows the first one first.
         out: Folder for records and report.
         training_seconds: Seconds that training took, by name, as far as they are known; "alone" for the
             classifier.

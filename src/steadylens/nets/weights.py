@@ -135,8 +135,8 @@ def copy_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
     """
     state = module.state_dict()
     state.update(weights)
-    if odd := state.keys() - weights.keys():
-        raise RuntimeError(f"the weights lack {_some(odd)}")
+    if missing := state.keys() - weights.keys():
+        raise RuntimeError(f"the weights lack {_some(missing)}")
     module.load_state_dict(state)
 
 

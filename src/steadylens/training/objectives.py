@@ -145,7 +145,7 @@ def restoring_objective(
             f"at most the images' size ({min(images.shape[-2:])})"
         )
 
-    def draw(generator: torch.Generator) -> Iterator[Tensor]:
+    def batch_loss(generator: torch.Generator) -> Iterator[Tensor]:
         clean = to_float(_draw_patches(images, batch, patch, generator))
         noisy = degradation(clean, generator=generator)
         targets = central_crop(clean, margin).repeat_interleave(len(noisy) // batch, dim=0)
@@ -155,7 +155,7 @@ def restoring_objective(
                 restored = restore(some)
             yield loss(restored.float(), target).sum() / len(noisy)
 
-    return draw
+    return batch_loss
 
 
 def classifying_objective(
@@ -178,7 +178,7 @@ def classifying_objective(
         degradation: Adds noise to each image, drawn anew in every step; None for clean images.
     """
 
-    def draw(generator: torch.Generator) -> Iterator[Tensor]:
+    def batch_loss(generator: torch.Generator) -> Iterator[Tensor]:
         chosen = torch.randint(len(images), (batch,), generator=generator, device=images.device)
         inputs, targets = to_float(images[chosen]), labels[chosen]
         if augmentation is not None:
@@ -192,7 +192,7 @@ def classifying_objective(
                 logits = classifier(some)
             yield F.cross_entropy(logits.float(), target, reduction="sum") / len(inputs)
 
-    return draw
+    return batch_loss
 
 
 def _draw_patches(images: Tensor, batch: int, patch: int, generator: torch.Generator) -> Tensor:
@@ -246,7 +246,7 @@ def consistency_objective(
         fidelity: The restoration loss and its weight.
     """
 
-    def draw(generator: torch.Generator) -> Iterator[Tensor]:
+    def batch_loss(generator: torch.Generator) -> Iterator[Tensor]:
         chosen = torch.randint(len(images), (batch,), generator=generator, device=images.device)
         clean = to_float(images[chosen])
         if augmentation is not None:
@@ -268,4 +268,4 @@ def consistency_objective(
             restoration_loss = fidelity.loss(restored.float(), target).sum()
             yield (divergence + fidelity.weight * restoration_loss) / len(noisy)
 
-    return draw
+    return batch_loss
