@@ -130,8 +130,8 @@ def test_the_limits_tell_at_which_strengths_restoring_does_harm() -> None:
         ({}, RESTORING, "trained", False),
         ({"stage": "classifier", "data": "signs"}, CLASSIFYING, "trained only on clean images", True),
         ({"stage": "classifier", "data": "signs"}, CLASSIFYING, "synthetic additive noise", False),
-        ({}, CLASSIFYING, "No safety function should rest on it alone", True),
-        ({}, RESTORING, "No safety function should rest on it alone", False),
+        ({}, CLASSIFYING, "No safety function should rely on it alone", True),
+        ({}, RESTORING, "No safety function should rely on it alone", False),
         ({}, RESTORING, "no defence against attacks", True),
     ],
 )
@@ -308,7 +308,7 @@ def test_every_packaged_net_defends_against_no_adversary_and_knows_traffic_signs
     limits = section(steadylens.card(name), "Limits")
     assert "no defence against attacks" in limits
     assert "It was trained on German traffic signs, cut out and resized to 48x48 pixels." in limits
-    assert ("No safety function should rest on it alone" in limits) == (name in {"sign-gtsrb", "fused-gtsrb"})
+    assert ("No safety function should rely on it alone" in limits) == (name in {"sign-gtsrb", "fused-gtsrb"})
 
 
 def test_the_example_fits_photographs_as_the_classifier_reads_them() -> None:

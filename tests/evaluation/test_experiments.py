@@ -24,7 +24,7 @@ from steadylens.evaluation.experiments import (
     measure_restorers,
     multiplications,
     parameters,
-    test_subset,
+    random_test_images,
 )
 from steadylens.nets.architecture import KINDS
 from steadylens.nets.classification import FusedClassifier, SignNet
@@ -279,20 +279,22 @@ def test_renamed_nets_are_measured_under_their_new_names(run: Run, tmp_path: Pat
 
 
 def test_the_choice_of_test_images_depends_on_the_seed_alone(run: Run) -> None:
-    first, again = test_subset(run, 5), test_subset(run, 5)
+    first, again = random_test_images(run, 5), random_test_images(run, 5)
     assert torch.equal(first.tracks, again.tracks)
     assert len(set(first.tracks.tolist())) == 5
     assert first.tracks.tolist() == sorted(first.tracks.tolist())
-    assert any(test_subset(replace(run, seed=s), 5).tracks.tolist() != first.tracks.tolist() for s in (1, 2))
+    assert any(
+        random_test_images(replace(run, seed=s), 5).tracks.tolist() != first.tracks.tolist() for s in (1, 2)
+    )
 
 
 def test_a_larger_choice_holds_the_smaller(run: Run) -> None:
-    assert set(test_subset(run, 4).tracks.tolist()) < set(test_subset(run, 8).tracks.tolist())
+    assert set(random_test_images(run, 4).tracks.tolist()) < set(random_test_images(run, 8).tracks.tolist())
 
 
 @pytest.mark.parametrize("count", [None, 12, 100])
 def test_all_test_images_are_chosen_where_no_fewer_are_wished(run: Run, count: int | None) -> None:
-    assert test_subset(run, count) is run.data.test
+    assert random_test_images(run, count) is run.data.test
 
 
 def test_a_curve_is_what_the_file_of_a_net_says(run: Run) -> None:

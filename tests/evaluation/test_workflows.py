@@ -244,7 +244,7 @@ def test_a_classifier_alone_is_measured_as_in_the_whole_run(
 
 @pytest.mark.parametrize("repeats", [0, 2])
 def test_each_net_needs_a_name_of_its_own(restorer: Path, tmp_path: Path, repeats: int) -> None:
-    with pytest.raises(SettingError, match=r"the nets are .*; give at least one, each with a name"):
+    with pytest.raises(SettingError, match=r"the nets are .*; give at least one, each with a different name"):
         evaluate_nets(new_run(), [load_net(restorer)] * repeats, tmp_path)
 
 

@@ -164,7 +164,7 @@ class Unsettled(nn.Module):
 @pytest.mark.parametrize("made", [Kindless, Numbered, Unsettled])
 def test_a_class_without_kind_or_config_is_not_registered(made: type[nn.Module]) -> None:
     with pytest.raises(
-        SettingError, match=rf"{made.__name__} needs an attribute kind, a text, and a method con"
+        SettingError, match=rf"{made.__name__} needs an attribute kind, a string, and a method con"
     ):
         register_net(made)
     assert "tests.Unsettled" not in KINDS
@@ -175,7 +175,7 @@ def test_a_second_class_of_the_same_kind_is_refused(taken: str) -> None:
     register_net(Stack)
     before = KINDS[taken]
     second = type("Second", (Kindless,), {"kind": taken})
-    with pytest.raises(SettingError, match=f"nets of the kind '{taken}' already; give Second another name"):
+    with pytest.raises(SettingError, match=f"another class has the kind '{taken}' already; give Second"):
         register_net(second)
     assert KINDS[taken] is before
 

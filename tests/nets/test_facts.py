@@ -18,7 +18,7 @@ PREPROCESSING = Preprocessing(
 PREPARED = PreparedClassifier(
     nn.Flatten(), PREPROCESSING, class_names=("a", "b"), architecture={"kind": "timm"}
 )
-OTHER = "A classifier of another library behind its own normalisation."
+OTHER = "A classifier of another library, with its normalisation as the first layer."
 PAIR = "A restorer in front of a classifier."
 
 

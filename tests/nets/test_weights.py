@@ -64,8 +64,8 @@ def test_a_whole_module_is_refused_and_does_not_run(held: object, tmp_path: Path
     with pytest.raises(CheckpointError) as caught:
         read_weights(tmp_path / "net.pth")
     assert str(caught.value) == (
-        f"{tmp_path / 'net.pth'} holds more than weights, perhaps a whole net, which could run code when it "
-        "is read; save the net's state_dict alone"
+        f"{tmp_path / 'net.pth'} holds more than weights, perhaps a pickled net, and reading it could "
+        "run code; save only the net's state_dict()"
     )
 
 

@@ -163,7 +163,7 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
         folder / "psnr.jsonl",
         lambda: restore_by_sigma(
             restorers,
-            test_subset(run, recipe.psnr_images).images,
+            random_test_images(run, recipe.psnr_images).images,
             noise=GaussianNoise(
                 sigmas_grey=recipe.psnr_sigmas_grey, clip=recipe.clip, quantize=recipe.quantize
             ),
@@ -179,7 +179,7 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
         folder / "exploration.jsonl",
         lambda: explore(
             restorers,
-            test_subset(run, recipe.exploration_images).images,
+            random_test_images(run, recipe.exploration_images).images,
             recipe.degradation,
             versions=recipe.exploration_versions,
             provenance=run.provenance,
@@ -207,7 +207,7 @@ def measure_networks(run: Run, networks: Mapping[str, nn.Module], folder: Path) 
         folder / "accuracy.jsonl",
         lambda: clean_accuracy(
             networks,
-            test_subset(run, recipe.accuracy_images),
+            random_test_images(run, recipe.accuracy_images),
             provenance=run.provenance,
             progress=progress_callback(run, stage),
         ),
@@ -245,7 +245,7 @@ def _measure_stability(
             stability,
             name,
             network,
-            test_subset(run, images),
+            random_test_images(run, images),
             noise=GaussianNoise(sigmas_grey=sigmas, clip=clip, quantize=quantize),
             sampling=sampling,
             provenance=run.provenance,
@@ -288,7 +288,7 @@ def take_samples(
         fused: The restorer with the classifier that was fine-tuned behind it.
         folder: Folder for the records.
     """
-    names, test = run.data.class_names, test_subset(run, run.recipe.evaluation.accuracy_images)
+    names, test = run.data.class_names, random_test_images(run, run.recipe.evaluation.accuracy_images)
     shown = replace(
         run.recipe.evaluation.degradation,
         families=(Gaussian(strength=Strength.fixed(20)),),
@@ -345,7 +345,7 @@ def example_densities() -> list[tuple[str, float, Degradation]]:
     ]
 
 
-def test_subset(run: Run, count: int | None) -> ImageSet:
+def random_test_images(run: Run, count: int | None) -> ImageSet:
     """Returns a random subset of `count` test images, the same for all networks; None for all images."""
     test = run.data.test
     if count is None or count >= len(test):

@@ -17,8 +17,8 @@ from steadylens.evaluation.experiments import (
     measure_costs,
     measure_networks,
     measure_restorers,
+    random_test_images,
     take_samples,
-    test_subset,
 )
 from steadylens.evaluation.samples import changed_answers
 from steadylens.nets.classification import FusedClassifier
@@ -249,7 +249,7 @@ def _take_samples(
         lambda: changed_answers(
             classifier,
             fused,
-            test_subset(run, images),
+            random_test_images(run, images),
             run.data.class_names,
             sigma_grey=SAMPLE_SIGMA_GREY,
             limit=MAX_SAMPLES,

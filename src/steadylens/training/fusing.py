@@ -42,9 +42,9 @@ from steadylens.training.stages import (
     check_suffix,
     new_training,
     provenance_of,
+    random_validation_images,
     run_stage,
     train_on_labels,
-    validation_subset,
 )
 
 Net = nn.Module | LoadedNet
@@ -216,7 +216,7 @@ def _validate_pair(
     run: Run, before: nn.Module, after: nn.Module, classifier: nn.Module, degradation: Degradation
 ) -> dict[str, float]:
     """Returns the share of noisy images that are classified as without noise, before and after tuning."""
-    clean = to_float(validation_subset(run).images)
+    clean = to_float(random_validation_images(run).images)
     if len(clean) == 0:
         return {}
     generator = derived_generator(run.seed, "validation", device=run.device)

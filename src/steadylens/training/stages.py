@@ -330,7 +330,7 @@ def train_on_labels(run: Run, stage: Stage, module: nn.Module, settings: Classif
 
 
 def _validate_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> dict[str, float]:
-    chosen = validation_subset(run)
+    chosen = random_validation_images(run)
     if len(chosen) == 0:
         return {}
     clean = to_float(chosen.images)
@@ -348,14 +348,14 @@ def _validate_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> di
 
 
 def _validate_classifier(run: Run, classifier: nn.Module) -> dict[str, float]:
-    chosen = validation_subset(run)
+    chosen = random_validation_images(run)
     if len(chosen) == 0:
         return {}
     right = top_k(forward_in_batches(classifier, to_float(chosen.images)), chosen.labels, 1)
     return {"accuracy": float(right.float().mean()), "images": len(right)}
 
 
-def validation_subset(run: Run) -> ImageSet:
+def random_validation_images(run: Run) -> ImageSet:
     """Returns a random subset of the validation images, the same for every net of the run."""
     validation = run.data.validation
     generator = derived_generator(run.seed, "choice of validation images")
