@@ -31,5 +31,5 @@ Observer = Callable[[Update], None]
 """Receives every progress message of a piece of work, for example to display it."""
 
 
-def unobserved(update: Update) -> None:
+def ignore_progress(update: Update) -> None:
     """Ignores a progress message."""

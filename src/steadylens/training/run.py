@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from steadylens.data.datasets import Dataset
-from steadylens.progress import Observer, unobserved
+from steadylens.progress import Observer, ignore_progress
 from steadylens.records import Provenance
 from steadylens.training.settings import Recipe
 
