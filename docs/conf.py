@@ -76,6 +76,7 @@ sphinx_gallery_conf = {
     ),
     "image_scrapers": ("matplotlib",),
     "download_all_examples": False,
+    "capture_repr": (),
     "show_memory": False,
     "show_signature": False,
     "remove_config_comments": True,

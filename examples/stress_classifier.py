@@ -70,8 +70,8 @@ for (noise, name), shares in kept.items():
     print(f"{noise}, {name}:", *(f"{share:.0f}%" for share in shares))
 
 # %%
-# How many answers stay right. Where the curves of a type meet, its noise does no harm, or the restorer
-# has not learned to take it out.
+# How many answers stay right. Look at both ends: where noise is slight, a restorer can cost an answer,
+# and where it is strong, it saves some.
 
 figure, axes = plt.subplots(3, 2, figsize=(8.4, 9), sharex=True, sharey=True, layout="constrained")
 for place, noise in zip(axes.flat, noise_types(0), strict=False):

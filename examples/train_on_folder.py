@@ -25,6 +25,7 @@ from steadylens import (
     load_dataset,
     psnr,
     restoring_objective,
+    save_model,
     to_float,
     to_uint8,
     write_image,
@@ -78,6 +79,12 @@ for progress in training.run():
     if progress.step % 50 == 0:
         print(f"step {progress.step}: loss {progress.loss:.2f}")
 restorer.eval()
+
+# %%
+# Keep it in a file. ``steadylens.load``, ``steadylens.restore`` and the commands take its path where they
+# take the name of a packaged net.
+
+save_model(folder / "restorer.safetensors", restorer, about={})
 
 # %%
 # What it makes of images that it has not seen:

@@ -57,7 +57,7 @@ training = Training(
     untrained,
     classifying_objective(untrained, data.train.images, data.train.labels, batch=20),
     optimization=OneCycleAdam(learning_rate=1e-3, weight_decay=0.01),
-    steps=150,
+    steps=300,
     generator=torch.Generator().manual_seed(0),
 )
 for _progress in training.run():
@@ -82,10 +82,10 @@ pairs = {
     "restorer as it is": FusedClassifier(load("l5-gtsrb"), classifier).eval(),
     "classifier tuned": fine_tune(
         run, load("l5-gtsrb"), copy.deepcopy(classifier), folder / "tuned.safetensors", name="tuned"
-    ),
+    ).pair(),
     "restorer tuned": fuse_label_free(
         run, load("l5-gtsrb"), classifier, folder / "label-free.safetensors", name="label-free"
-    ),
+    ).pair(),
 }
 
 # %%
