@@ -15,7 +15,8 @@ from docutils.nodes import Element, Node
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
-from sphinx.ext import autosummary
+from sphinx.ext import autosummary, napoleon
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import signature, stringify_signature
 from sphinx.util.nodes import make_refnode
@@ -163,6 +164,18 @@ def shorten(  # noqa: PLR0917 - what Sphinx gives
     ]
     short = made.replace(parameters=parameters, return_annotation=made.empty)
     return stringify_signature(short, unqualified_typehints=True), returned
+
+
+class Docstring(GoogleDocstring):
+    """A docstring of Google's style; that of a property is prose, with no type before a colon."""
+
+    def _parse(self) -> None:
+        if self._what == "property":
+            self._what = "method"
+        super()._parse()
+
+
+napoleon.GoogleDocstring = Docstring  # type: ignore[attr-defined]
 
 
 def setup(app: Sphinx) -> None:

@@ -98,7 +98,7 @@ class Degradation:
 
     @property
     def noise_mode(self) -> str:
-        """How noisy images are stored, as tables say it ("clipped, 8-bit", "unclipped" and so on)."""
+        """How noisy images are stored: "clipped, 8-bit", "clipped", "unclipped, 8-bit" or "unclipped"."""
         return ("clipped" if self.clip else "unclipped") + (", 8-bit" if self.quantize else "")
 
     def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
