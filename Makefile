@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check fix clean
+.PHONY: demo test check docs dist fix clean
 
 demo: .venv/installed ## train, fuse, evaluate on synthetic traffic signs; write runs/demo/report.html
 	$(BIN)/steadylens reproduce --out runs/demo
@@ -17,12 +17,23 @@ check: .venv/installed-dev ## lint, formatting, types, layer contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The gallery is made by running examples/; the tests then read what the examples printed.
+docs: .venv/installed-dev ## the documentation site, in build/docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -d build/doctrees docs build/docs
+	$(BIN)/pytest --quiet tests/docs/test_examples.py
+
+dist: .venv/installed-dev ## wheel and sdist, in dist; checks both and uses the wheel in a clean environment
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python .ci/wheel_alone.py dist
+
 fix: .venv/installed-dev ## what ruff can repair by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove the environment and every cache
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove the environment, what was built and every cache
+	rm -rf .venv build dist docs/gallery .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

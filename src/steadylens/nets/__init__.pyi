@@ -9,7 +9,9 @@ from .facts import facts_of as facts_of
 from .restoration import DongNet as DongNet
 from .restoration import GaussianSmoothing as GaussianSmoothing
 from .restoration import RestorationNet as RestorationNet
+from .restoration import initialize_xavier as initialize_xavier
 from .restoration import normalize_pattern as normalize_pattern
+from .restoration import zero_last_layer as zero_last_layer
 from .third_party import timm_classifier as timm_classifier
 from .third_party import torchvision_classifier as torchvision_classifier
 from .third_party import transformers_classifier as transformers_classifier
@@ -25,9 +27,11 @@ __all__ = [
     "SignNet",
     "exported_classifier",
     "facts_of",
+    "initialize_xavier",
     "normalize_pattern",
     "register_net",
     "timm_classifier",
     "torchvision_classifier",
     "transformers_classifier",
+    "zero_last_layer",
 ]

@@ -1,5 +1,6 @@
 from .degradation import Degradation as Degradation
 from .families import Attenuated as Attenuated
+from .families import Family as Family
 from .families import Gaussian as Gaussian
 from .families import Laplacian as Laplacian
 from .families import SaltAndPepper as SaltAndPepper
@@ -11,6 +12,7 @@ from .pool import NoisePool as NoisePool
 __all__ = [
     "Attenuated",
     "Degradation",
+    "Family",
     "Gaussian",
     "Laplacian",
     "NoisePool",

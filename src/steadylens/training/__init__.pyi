@@ -2,7 +2,9 @@ from .fusing import fine_tune as fine_tune
 from .fusing import fuse_as_they_are as fuse_as_they_are
 from .fusing import fuse_label_free as fuse_label_free
 from .fusing import tune_restorer as tune_restorer
+from .loop import OneCycleAdam as OneCycleAdam
 from .loop import Training as Training
+from .objectives import LogSquaredError as LogSquaredError
 from .objectives import classifying_objective as classifying_objective
 from .objectives import consistency_objective as consistency_objective
 from .objectives import restoring_objective as restoring_objective
@@ -10,6 +12,8 @@ from .recipes import recipe_named as recipe_named
 from .run import Run as Run
 
 __all__ = [
+    "LogSquaredError",
+    "OneCycleAdam",
     "Run",
     "Training",
     "classifying_objective",

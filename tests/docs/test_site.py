@@ -1,0 +1,56 @@
+"""The pages of the documentation site agree with the package and with the records."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import steadylens
+from steadylens.records import Stability, read_records
+from steadylens.report.paper import FINE_TUNED, ORIGINAL, RESTORED
+from steadylens.report.tables import first_run, select
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+REFERENCE = DOCS / "reference"
+PACKAGES = sorted(path.parent.name for path in Path(steadylens.__file__).parent.glob("*/__init__.pyi"))
+
+
+def test_every_package_with_public_names_has_its_page_of_reference() -> None:
+    pages = {path.stem for path in REFERENCE.glob("*.md")}
+    assert pages == {"index", *PACKAGES}
+    index = (REFERENCE / "index.md").read_text(encoding="utf-8")
+    assert (
+        re.findall(r"^   steadylens\.(\w+)$", index, re.MULTILINE)
+        == index.split("hidden:\n\n")[1].split()[:-1]
+    )
+    for name in PACKAGES:
+        assert f".. face:: steadylens.{name}\n" in (REFERENCE / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_every_example_has_its_place_in_the_gallery() -> None:
+    settings = (DOCS / "conf.py").read_text(encoding="utf-8")
+    assert set(re.findall(r'"(\w+\.py)"', settings)) == {
+        path.name for path in (ROOT / "examples").glob("*.py")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("the classifier alone", ORIGINAL),
+        ("behind the restorer", RESTORED),
+        ("alone, trained on noisy images", FINE_TUNED),
+    ],
+)
+def test_the_first_page_tells_what_the_records_tell(name: str, network: str) -> None:
+    rows = select(first_run(read_records(ROOT / "results" / "gtsrb-long.jsonl")), Stability)
+    measured = {
+        row.sigma_grey: f"{100 * row.correct / row.samples:.1f}"
+        for row in rows
+        if (row.network, row.population, row.noise) == (network, "own", "clipped, 8-bit")
+    }
+    text = (DOCS / "index.md").read_text(encoding="utf-8")
+    strengths = [float(sigma) for sigma in re.findall(r"&nbsp;=&nbsp;(\d+)", text)]
+    (shown,) = re.findall(rf"^\| {name} \| (.*) \|$", text, re.MULTILINE)
+    assert shown.split(" | ") == [measured[sigma] for sigma in strengths]
