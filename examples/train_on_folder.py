@@ -30,7 +30,7 @@ from steadylens import (
     to_uint8,
     write_image,
 )
-from steadylens.nets import initialize_xavier, silence_last_layer
+from steadylens.nets import initialize_xavier, zero_last_layer
 from steadylens.training import LogSquaredError, OneCycleAdam
 
 # %%
@@ -65,7 +65,7 @@ generator = torch.Generator().manual_seed(0)
 degrade = Degradation(families=(Gaussian(strength=Strength.fixed(50)),))
 restorer = RestorationNet(depth=3, padding="reflect")
 initialize_xavier(restorer, generator=generator)
-silence_last_layer(restorer)  # it begins as a net that changes nothing
+zero_last_layer(restorer)  # it begins as a net that changes nothing
 training = Training(
     restorer,
     restoring_objective(
