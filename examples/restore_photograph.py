@@ -23,8 +23,8 @@ degrade = steadylens.Degradation(families=(gaussian,))
 noisy = degrade(clean, generator=torch.Generator().manual_seed(0))
 
 # %%
-# Restoring is one call. The net ``l11-gtsrb`` comes with the package; ``l5-gtsrb`` is seven times as
-# fast and restores a little less.
+# Restoring is one call. The net ``l11-gtsrb`` comes with the package; ``l5-gtsrb`` takes an eighth of its
+# multiplications and restores less.
 
 restored = steadylens.restore(noisy, "l11-gtsrb")
 before, after = steadylens.psnr(noisy, clean).item(), steadylens.psnr(restored, clean).item()
