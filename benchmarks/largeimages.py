@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from writing import publish
 
-from steadylens.inference.autotune import EngineTiming, fastest_engine
+from steadylens.inference.engines import EngineTiming, fastest_engine
 from steadylens.inference.restorer import Restorer, restorer_of
 from steadylens.training.run import device_name
 

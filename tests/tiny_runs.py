@@ -12,8 +12,7 @@ from steadylens.progress import Update
 from steadylens.training.loop import Optimization, Training
 from steadylens.training.objectives import Augmentation, classifying_objective
 from steadylens.training.recipes import SMOKE
-from steadylens.training.run import Run
-from steadylens.training.settings import Recipe
+from steadylens.training.run import Recipe, Run
 
 STEPS = 4
 TINY = replace(

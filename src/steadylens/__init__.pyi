@@ -20,7 +20,7 @@ from .images.tensors import read_image as read_image
 from .images.tensors import to_float as to_float
 from .images.tensors import to_uint8 as to_uint8
 from .images.tensors import write_image as write_image
-from .inference.autotune import fastest_engine as fastest_engine
+from .inference.engines import fastest_engine as fastest_engine
 from .inference.export import export_net as export_net
 from .inference.export import open_engine as open_engine
 from .inference.restorer import restore as restore

@@ -16,8 +16,8 @@ from torch import nn
 
 import steadylens
 from steadylens.checkpoints.card import Card, card_of, intended_use, limitations
+from steadylens.checkpoints.checkpoint import TrainingInfo
 from steadylens.checkpoints.hub import readme_of
-from steadylens.checkpoints.info import TrainingInfo
 from steadylens.checkpoints.loading import PRETRAINED, LoadedNet
 from steadylens.errors import CheckpointError
 from steadylens.images.preprocessing import Fit, Preprocessing

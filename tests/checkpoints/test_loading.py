@@ -23,8 +23,7 @@ from torchvision import models  # type: ignore[import-untyped]
 import steadylens
 from steadylens.checkpoints import loading
 from steadylens.checkpoints.card import card
-from steadylens.checkpoints.checkpoint import save_model
-from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.checkpoint import TrainingInfo, save_model
 from steadylens.checkpoints.loading import (
     PRETRAINED,
     LoadedNet,

@@ -21,9 +21,8 @@ from typer.testing import CliRunner
 
 from steadylens import __version__
 from steadylens.checkpoints.checkpoint import load_model, save_model
-from steadylens.cli.console import open_run, sampled
+from steadylens.cli.console import RecipeName, RunOptions, SamplingOptions, open_run, sampled
 from steadylens.cli.main import app
-from steadylens.cli.options import RecipeName, RunOptions, SamplingOptions
 from steadylens.cli.paper import NetName
 from steadylens.data import datasets
 from steadylens.errors import DatasetError

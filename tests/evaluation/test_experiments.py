@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.checkpoint import TrainingInfo
 from steadylens.data.datasets import Dataset, ImageSet
 from steadylens.errors import RecordError
 from steadylens.evaluation.experiments import (

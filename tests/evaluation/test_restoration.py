@@ -17,7 +17,7 @@ from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.noise.families import Gaussian, Strength
 from steadylens.randomness import derived_generator
 from steadylens.records import Contraction, Hits, Measurement, Restoring, Scatter
-from steadylens.training.settings import GaussianNoise
+from steadylens.training.run import GaussianNoise
 from tests.sample_records import PROVENANCE as SAMPLE
 
 VERSIONS = 2

@@ -16,7 +16,7 @@ from steadylens.metrics import mcnemar, wilson_interval
 from steadylens.noise.degradation import gaussian_degradation
 from steadylens.randomness import derived_generator
 from steadylens.records import Accuracy, Comparison, Stability
-from steadylens.training.settings import GaussianNoise, Sampling
+from steadylens.training.run import GaussianNoise, Sampling
 from tests.sample_records import PROVENANCE as SAMPLE
 
 SEED = 8

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from steadylens.errors import SettingError
-from steadylens.inference import autotune
-from steadylens.inference.autotune import TIMED_SIZE, EngineTiming, fastest_engine
+from steadylens.inference import engines
+from steadylens.inference.engines import TIMED_SIZE, EngineTiming, fastest_engine
 from steadylens.inference.restorer import restorer_of
 from steadylens.nets.classification import SignNet
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet, UnpaddedNet, initialize_xavier
@@ -116,7 +116,7 @@ def test_an_engine_that_cannot_run_the_net_is_left_out(
     def broken(*arguments: object, **settings: object) -> None:
         raise RuntimeError("no such operator\nat some place")
 
-    monkeypatch.setattr(autotune, "OpenVinoEngine", broken)
+    monkeypatch.setattr(engines, "OpenVinoEngine", broken)
     timing = fastest_engine(net, seconds=0.01)
     assert timing.milliseconds.keys() == EVERY - set(timing.left_out)
     assert set(timing.left_out.values()) == {"no such operator"}

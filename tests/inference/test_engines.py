@@ -24,8 +24,7 @@ from steadylens.inference.engines import (
     to_openvino,
     to_program,
 )
-from steadylens.inference.parity import check_parity, noisy_images
-from steadylens.inference.signature import Signature, signature_of
+from steadylens.inference.signature import Signature, check_parity, noisy_images, signature_of
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, initialize_xavier
 from steadylens.nets.third_party import timm_classifier

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from steadylens.errors import ExportError
-from steadylens.inference.parity import TOLERANCE, check_parity, noisy_images
-from steadylens.inference.signature import Signature
+from steadylens.inference.signature import TOLERANCE, Signature, check_parity, noisy_images
 from steadylens.nets.restoration import RestorationNet
 
 ANY = Signature(minimum_size=3)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from steadylens.checkpoints.card import card_of
-from steadylens.checkpoints.checkpoint import load_model, save_model
-from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.checkpoint import TrainingInfo, load_model, save_model
 from steadylens.checkpoints.loading import LoadedNet, load_net
 from steadylens.data.datasets import Dataset
 from steadylens.errors import SettingError
@@ -28,8 +27,7 @@ from steadylens.training.fusing import ConsistencyTuning, fuse_as_they_are, fuse
 from steadylens.training.loop import OneCycleAdam, Training
 from steadylens.training.objectives import Fidelity, LogSquaredError, consistency_objective
 from steadylens.training.recipes import SMOKE
-from steadylens.training.run import Run
-from steadylens.training.settings import ClassifierRecipe, Recipe
+from steadylens.training.run import ClassifierRecipe, Recipe, Run
 from tests import tiny_runs
 from tests.tiny_runs import Notebook
 

@@ -16,7 +16,7 @@ from steadylens.report.paper import SIGMAS_GREY
 from steadylens.training.loop import MomentumSgd
 from steadylens.training.objectives import LogSquaredError, SquaredError
 from steadylens.training.recipes import FAST, LONG, PAPER, PAPER_QUARTER, QUICK, SMOKE, THOROUGH, recipe_named
-from steadylens.training.settings import ClassifierRecipe, Recipe, RestorerRecipe, Sampling
+from steadylens.training.run import ClassifierRecipe, Recipe, RestorerRecipe, Sampling
 from tests.paper import EXPLORATORY_IMAGES, NOISY_VERSIONS, TABLE_1
 
 RECIPES = (PAPER, PAPER_QUARTER, LONG, THOROUGH, FAST, QUICK, SMOKE)

@@ -26,8 +26,7 @@ from steadylens.training.fusing import fine_tune
 from steadylens.training.loop import MomentumSgd
 from steadylens.training.objectives import LogSquaredError
 from steadylens.training.recipes import FAST, SMOKE
-from steadylens.training.run import Run
-from steadylens.training.settings import Recipe, Refinement
+from steadylens.training.run import Recipe, Refinement, Run
 from steadylens.training.stages import (
     VALIDATION_IMAGES,
     _validate_classifier,

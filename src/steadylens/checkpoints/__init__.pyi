@@ -1,11 +1,11 @@
 from .card import Card as Card
 from .card import card as card
+from .checkpoint import TrainingInfo as TrainingInfo
 from .checkpoint import load_model as load_model
 from .checkpoint import save_model as save_model
 from .hub import from_pretrained as from_pretrained
 from .hub import push_to_hub as push_to_hub
 from .hub import save_pretrained as save_pretrained
-from .info import TrainingInfo as TrainingInfo
 from .loading import LoadedNet as LoadedNet
 from .loading import load as load
 from .loading import load_classifier as load_classifier

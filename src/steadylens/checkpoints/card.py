@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.checkpoint import TrainingInfo
 from steadylens.checkpoints.loading import LICENCE, LoadedNet, load_net
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED

@@ -21,8 +21,7 @@ from typing import Any
 from torch import nn
 
 from steadylens.checkpoints.card import Card, card_of
-from steadylens.checkpoints.checkpoint import load_model, save_model
-from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.checkpoint import TrainingInfo, load_model, save_model
 from steadylens.checkpoints.loading import LoadedNet, load_net
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError, StorageError, reason_of
 from steadylens.files import replacing

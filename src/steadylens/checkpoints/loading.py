@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from steadylens.checkpoints.checkpoint import SUFFIX, load_model
-from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.checkpoint import SUFFIX, TrainingInfo, load_model
 from steadylens.errors import SettingError, SteadylensError
 from steadylens.images.preprocessing import Fit, PreprocessingOptions
 from steadylens.nets.classification import (

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steadylens.cli.console import explaining, open_run, sampled, say
-from steadylens.cli.options import (
+from steadylens.cli.console import (
     ClassifierName,
     ClassifierOptions,
     Debug,
@@ -16,6 +15,10 @@ from steadylens.cli.options import (
     Out,
     RunOptions,
     SamplingOptions,
+    explaining,
+    open_run,
+    sampled,
+    say,
     with_option_groups,
 )
 from steadylens.errors import SettingError

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steadylens.cli.console import device_named, explaining, say
-from steadylens.cli.options import Debug, Device, Weights
+from steadylens.cli.console import Debug, Device, Weights, device_named, explaining, say
 from steadylens.errors import SettingError
 
 if TYPE_CHECKING:

@@ -6,14 +6,17 @@ from typing import Annotated
 
 import typer
 
-from steadylens.cli.console import explaining, open_run, sampled, say
-from steadylens.cli.options import (
+from steadylens.cli.console import (
     FIT_HELP,
     Debug,
     File,
     Out,
     RunOptions,
     SamplingOptions,
+    explaining,
+    open_run,
+    sampled,
+    say,
     with_option_groups,
 )
 

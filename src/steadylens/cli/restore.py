@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from steadylens.cli.console import Display, device_named, explaining, say
-from steadylens.cli.options import Debug, Device
+from steadylens.cli.console import Debug, Device, Display, device_named, explaining, say
 from steadylens.errors import ImageError, SettingError, StorageError, lacks_memory
 from steadylens.files import describe_suffixes
 from steadylens.progress import Update
@@ -118,7 +117,7 @@ def restore(
 
 def _in_fastest_engine(restorer: "Restorer") -> "Restorer":
     """Returns the restorer with its net in the fastest engine, and prints which one that is."""
-    from steadylens.inference.autotune import fastest_engine
+    from steadylens.inference.engines import fastest_engine
 
     timing = fastest_engine(restorer.engine)  # type: ignore[arg-type]  # a net, since it was loaded by name
     say(f"engine: {timing}")

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
-from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.checkpoint import TrainingInfo, fingerprint, fingerprints
 from steadylens.data.datasets import ImageSet
 from steadylens.evaluation.restoration import explore, restore_by_sigma
 from steadylens.evaluation.samples import noise_densities, restored_samples, saved_answers
@@ -26,8 +25,7 @@ from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, S
 from steadylens.progress import ProgressCallback, Update
 from steadylens.randomness import derived_generator
 from steadylens.records import Cost, Curve, Measurement, Provenance, read_records, write_records
-from steadylens.training.run import Run, device_name
-from steadylens.training.settings import GaussianNoise
+from steadylens.training.run import GaussianNoise, Run, device_name
 
 
 def multiplications(module: nn.Module, *, channels: int, size: int) -> int:

@@ -22,7 +22,7 @@ from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.progress import ProgressCallback
 from steadylens.randomness import derived_generator
 from steadylens.records import Contraction, Hits, Measurement, Provenance, Restoring, Scatter
-from steadylens.training.settings import GaussianNoise
+from steadylens.training.run import GaussianNoise
 
 BLOCK = 50
 """Images in a block, whose noise comes from one random generator."""

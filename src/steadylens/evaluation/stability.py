@@ -16,7 +16,7 @@ from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.progress import ProgressCallback
 from steadylens.randomness import derived_generator
 from steadylens.records import Accuracy, Comparison, Measurement, Provenance, Stability
-from steadylens.training.settings import GaussianNoise, Sampling
+from steadylens.training.run import GaussianNoise, Sampling
 
 BLOCK = 50
 """Images in a block, whose noise comes from one random generator, so that the batch size does not matter."""

@@ -1,4 +1,4 @@
-from .autotune import fastest_engine as fastest_engine
+from .engines import fastest_engine as fastest_engine
 from .export import export_net as export_net
 from .export import open_engine as open_engine
 from .restorer import restore as restore

@@ -40,8 +40,15 @@ from steadylens.inference.engines import (
     to_openvino,
     to_program,
 )
-from steadylens.inference.parity import Parity, check_parity, noisy_images
-from steadylens.inference.signature import INPUT, Signature, Size, signature_of
+from steadylens.inference.signature import (
+    INPUT,
+    Parity,
+    Signature,
+    Size,
+    check_parity,
+    noisy_images,
+    signature_of,
+)
 from steadylens.nets.architecture import describe
 from steadylens.nets.classification import read_program
 from steadylens.nets.facts import facts_of

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from steadylens.checkpoints.checkpoint import fingerprint, load_model, save_model
-from steadylens.checkpoints.info import TrainingInfo
+from steadylens.checkpoints.checkpoint import TrainingInfo, fingerprint, load_model, save_model
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import forward_in_batches
 from steadylens.errors import SettingError

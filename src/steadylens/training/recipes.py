@@ -13,7 +13,7 @@ from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
 from steadylens.training.loop import MomentumSgd, OneCycleAdam
 from steadylens.training.objectives import Augmentation, LogSquaredError, SquaredError
-from steadylens.training.settings import (
+from steadylens.training.run import (
     ClassifierRecipe,
     EvaluationRecipe,
     Recipe,

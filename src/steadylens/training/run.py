@@ -1,9 +1,9 @@
-"""The data, the settings and the seed that all stages of a run share."""
+"""A run: its data, its seed, and the settings of how nets are trained and what is measured."""
 
 import hashlib
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -11,9 +11,224 @@ from pathlib import Path
 import torch
 
 from steadylens.data.datasets import Dataset
+from steadylens.errors import SettingError
+from steadylens.nets.restoration import Padding
+from steadylens.noise.degradation import Degradation
 from steadylens.progress import Observer, ignore_progress
 from steadylens.records import Provenance
-from steadylens.training.settings import Recipe
+from steadylens.training.loop import Optimization
+from steadylens.training.objectives import Augmentation, RestorationLoss
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GaussianNoise:
+    """Gaussian noise of several strengths, and how noisy images are stored.
+
+    Attributes:
+        sigmas_grey: Standard deviations of the noise in 8-bit grey levels (0 to 255).
+        clip: Whether noisy images are clipped to [0, 1].
+        quantize: Whether they are rounded to 8 bits.
+    """
+
+    sigmas_grey: tuple[float, ...]
+    clip: bool = True
+    quantize: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How many noisy images are classified for a cell of Table 4.
+
+    Attributes:
+        versions: Noisy versions of each image; with `half_width`, the largest number of them.
+        half_width: Stop as soon as the cell's Wilson interval is at most twice as wide as this share, for
+            example 0.001 for +-0.1 %; images come in blocks, in a random but fixed order. None for no early
+            stop.
+    """
+
+    versions: int = 150
+    half_width: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses counts and widths with which nothing could be measured."""
+        if self.versions < 1:
+            raise SettingError(
+                f"versions is {self.versions}, at least 1 noisy version of each image is needed"
+            )
+        if self.half_width is not None and not 0 < self.half_width < 0.5:
+            raise SettingError(f"half_width is {self.half_width}, it must lie in (0, 0.5), as a share")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refinement:
+    """A further phase of a restorer's training, which starts from the weights of the phase before.
+
+    Train in phases: strong noise first, so that the net moves away from the identity; weak noise next, so
+    that it learns not to harm nearly clean images.
+
+    Attributes:
+        steps: Number of further steps.
+        loss: Loss of a restored patch.
+        optimization: Optimizer, without the state of the phase before, and learning rate.
+        degradation: Noise in this phase.
+    """
+
+    steps: int
+    loss: RestorationLoss
+    optimization: Optimization
+    degradation: Degradation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestorerRecipe:
+    """How a restoration net is trained (Eq. 3, Sec. 4.1).
+
+    Attributes:
+        steps: Number of steps.
+        batch: Clean patches in a step.
+        patch: Height and width of a patch in pixels.
+        loss: Loss of a restored patch.
+        optimization: Optimizer and learning rate.
+        degradation: Noise in training; it makes M noisy versions of each patch.
+        clip_norm: Gradients are clipped to this norm; None for no clipping.
+        zero_last_layer: Whether the last layer is initialised with zeros; a residual net then starts as the
+            identity.
+        gain: Gain of the Xavier initialisation.
+        padding: How the net's `forward` pads an image; training uses no padding.
+        refinements: Further phases of the training, in their order.
+    """
+
+    steps: int
+    batch: int
+    patch: int
+    loss: RestorationLoss
+    optimization: Optimization
+    degradation: Degradation
+    clip_norm: float | None = None
+    zero_last_layer: bool = False
+    gain: float = 1.0
+    padding: Padding = "zeros"
+    refinements: tuple[Refinement, ...] = ()
+
+    @property
+    def parts(self) -> tuple["RestorerRecipe", ...]:
+        """The phases of the training in their order, each as a recipe without refinements."""
+        first = replace(self, refinements=())
+        further = (
+            replace(
+                first,
+                steps=each.steps,
+                loss=each.loss,
+                optimization=each.optimization,
+                degradation=each.degradation,
+            )
+            for each in self.refinements
+        )
+        return first, *further
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifierRecipe:
+    """How a classifier is trained or fine-tuned (Sec. 4.2).
+
+    Attributes:
+        steps: Number of steps.
+        batch: Images in a step.
+        optimization: Optimizer and learning rate.
+        augmentation: Random changes of pose, brightness and contrast; None for no augmentation.
+        degradation: Noise, drawn anew in every step; None for clean images.
+        clip_norm: Gradients are clipped to this norm; None for no clipping.
+        gain: Gain of the Xavier initialisation; not used in fine-tuning.
+        standardize: Whether a new sign net standardizes each image to mean 0 and standard deviation 1
+            instead of subtracting the mean image; not used in fine-tuning.
+    """
+
+    steps: int
+    batch: int
+    optimization: Optimization
+    augmentation: Augmentation | None = None
+    degradation: Degradation | None = None
+    clip_norm: float | None = None
+    gain: float = 1.0
+    standardize: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationRecipe:
+    """What is measured, and on how many images (Sec. 4). Subsets of the test images are chosen at random.
+
+    Attributes:
+        degradation: Noise of the exploratory experiment (Table 2, Fig. 3).
+        exploration_images: Number of test images in that experiment.
+        exploration_versions: Noisy versions of each.
+        psnr_sigmas_grey: Noise strengths at which PSNR is measured, in grey levels; 0 for clean images.
+        psnr_images: Number of test images for that.
+        accuracy_images: Number of test images for Table 3; None for all.
+        stability_sigmas_grey: Noise strengths of Table 4, in grey levels.
+        stability_images: Number of test images for Table 4; None for all.
+        sampling: Noisy versions of each of them, or the precision at which to stop.
+        clip: Whether noisy images are clipped to [0, 1], for Table 4 and for PSNR by strength.
+        quantize: Whether noisy images are rounded to 8 bits, for the same two.
+        unclipped_images: Number of test images for a second Table 4, with noise that is neither clipped nor
+            rounded; 0 for none.
+    """
+
+    degradation: Degradation
+    exploration_images: int = 1263
+    exploration_versions: int = 150
+    psnr_sigmas_grey: tuple[float, ...] = (0, 0.5, 1, 2, 4, 5, 8, 10, 15, 20, 25, 30, 35, 40)
+    psnr_images: int = 1263
+    accuracy_images: int | None = None
+    stability_sigmas_grey: tuple[float, ...] = (1, 2, 4, 8, 10, 15, 20, 25, 30, 35, 40)
+    stability_images: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    clip: bool = True
+    quantize: bool = True
+    unclipped_images: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """The settings of a whole run.
+
+    Attributes:
+        name: Name of the recipe on the command line and in records.
+        restorer: Training of the residual nets.
+        dong: Training of the net of Dong et al.
+        classifier: Training of the classifier on clean images.
+        fine_tuning: Fine-tuning of the classifier on noisy images, behind a restorer or alone.
+        noise_training: Training of a classifier from scratch with noise augmentation, on as many images as
+            `classifier` and `fine_tuning` use together.
+        evaluation: What is measured.
+        nets: Names of the restorers to train and compare.
+        front: Name of the restorer that is put in front of the classifier.
+        smoothing_pixels: Standard deviation in pixels of the Gaussian smoothing that it is compared with.
+        seeds: Number of seeds with which the classifier is trained and fine-tuned, to measure the variation:
+            the run's seed and those that follow it.
+    """
+
+    name: str
+    restorer: RestorerRecipe
+    dong: RestorerRecipe
+    classifier: ClassifierRecipe
+    fine_tuning: ClassifierRecipe
+    noise_training: ClassifierRecipe
+    evaluation: EvaluationRecipe
+    nets: tuple[str, ...] = ("L11", "L9", "L7", "L5", "L3", "Dong")
+    front: str = "L11"
+    smoothing_pixels: float = 0.7
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses a recipe with no seed, or with a `front` that it does not train."""
+        if self.seeds < 1:
+            raise SettingError(f"seeds is {self.seeds}, it must be at least 1")
+        if self.front not in self.nets:
+            raise SettingError(f"front is {self.front}, it must be one of the trained nets {self.nets}")
+
+    def restorer_recipe(self, net: str) -> RestorerRecipe:
+        """Returns how a restorer is trained: "Dong" as `dong` says, any other as `restorer` says."""
+        return self.dong if net == "Dong" else self.restorer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

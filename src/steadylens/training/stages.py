@@ -15,13 +15,13 @@ from torch import nn
 
 from steadylens.checkpoints.checkpoint import (
     SUFFIX,
+    TrainingInfo,
     fingerprint,
     load_model,
     load_state,
     save_model,
     save_state,
 )
-from steadylens.checkpoints.info import TrainingInfo
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.data.datasets import ImageSet
 from steadylens.devices import fast_memory_format, forward_in_batches
@@ -35,8 +35,7 @@ from steadylens.progress import Update
 from steadylens.randomness import derived_generator
 from steadylens.training.loop import Training
 from steadylens.training.objectives import Objective, classifying_objective, restoring_objective
-from steadylens.training.run import Run, commit, versions
-from steadylens.training.settings import ClassifierRecipe, RestorerRecipe
+from steadylens.training.run import ClassifierRecipe, RestorerRecipe, Run, commit, versions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
