@@ -112,6 +112,25 @@ def test_a_backward_pass_leaves_a_frozen_restorer_as_it_is(given: bool) -> None:
     assert images.grad.any()
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["in train mode", "in eval mode"])
+def test_a_compiled_pair_leaves_a_frozen_restorer_as_it_is(given: bool) -> None:
+    restorer = Learning().train(given)
+    fused = FusedClassifier(restorer, SignNet(classes=5))
+    before = values(restorer)
+    logits = torch.compile(fused, backend="eager")(drawn_images(4))
+    torch.autograd.backward(F.cross_entropy(logits, torch.tensor([0, 1, 2, 3])))
+    assert all(tensor.grad is None for tensor in restorer.parameters())
+    assert moved(before, restorer) == set()
+    assert all(tensor.grad is not None for tensor in fused.classifier.parameters())
+
+
+def test_a_frozen_restorer_may_be_a_module_whose_weights_cannot_be_exchanged() -> None:
+    restorer, classifier = Learning().eval(), SignNet(classes=5).eval()
+    images = drawn_images(2)
+    pair = FusedClassifier(nn.DataParallel(restorer), classifier).eval()
+    torch.testing.assert_close(pair(images), classifier(restorer(images)))
+
+
 def test_the_images_get_the_same_gradient_from_a_frozen_restorer_as_from_one_without_weights_to_learn() -> (
     None
 ):

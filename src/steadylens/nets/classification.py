@@ -105,15 +105,14 @@ class FusedClassifier(nn.Module):
         return self.classifier(self._restored(images))  # type: ignore[no-any-return]
 
     def _restored(self, images: Tensor) -> Tensor:
-        if not self.frozen or torch.compiler.is_compiling():
+        if not self.frozen or torch.compiler.is_exporting():
             return self.restorer(images)  # type: ignore[no-any-return]
-        weights = dict(self.restorer.named_parameters())
-        has_gradient = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights.values())
         with evaluating(self.restorer):
-            if not has_gradient:
-                return self.restorer(images)  # type: ignore[no-any-return]
+            if not images.requires_grad:  # the usual case: threads can share the restorer
+                with torch.no_grad():
+                    return self.restorer(images)  # type: ignore[no-any-return]
             # The gradient with respect to the images is still computed: adversarial attacks need it.
-            detached = {name: weight.detach() for name, weight in weights.items()}
+            detached = {name: weight.detach() for name, weight in self.restorer.named_parameters()}
             return functional_call(self.restorer, detached, (images,))  # type: ignore[no-any-return]
 
 
