@@ -407,6 +407,7 @@ def test_a_classifier_that_saw_clean_images_alone_says_so() -> None:
         {"classes": 3},
         {"samples": "x"},
         {"seconds": float("inf")},
+        {"curve": [[float("inf"), 1.0, 0.1]]},
         {"origins": 3},
         {"origins": {"restorer": "l3-gtsrb"}},
     ],

@@ -252,6 +252,16 @@ def test_a_path_of_a_file_works_as_well(tmp_path: Path, kind: type[str | Path]) 
     assert (found.name, found.info.seed, found.info.recipe, found.info.figures) == ("mine", 3, "", ())
 
 
+@pytest.mark.parametrize("about", [{"seconds": "3 h"}, {"curve": [0.4, 0.2]}, {"validation": 0.9}], ids=repr)
+def test_a_net_is_loaded_whatever_else_its_file_says(tmp_path: Path, about: dict[str, Any]) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_model(path, RestorationNet(depth=3), about=about)
+    assert isinstance(load(path), RestorationNet)
+    assert steadylens.restorer_of(path).channels == 3
+    with pytest.raises(CheckpointError, match="the data about mine are not those of this version"):
+        load_net(path)
+
+
 def test_an_unknown_name_is_refused_with_the_list_of_names() -> None:
     for asked in ("l13-gtsrb", "L11", "", "weights/l11-gtsrb"):
         with pytest.raises(SettingError) as caught:

@@ -123,7 +123,7 @@ class TrainingInfo:
                 figures=tuple(decode(row) for row in plain.get("figures", ())),
                 plain=plain,
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"the data about {name} are not those of this version: {error}") from error
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -134,7 +135,8 @@ def load(name: str | Path) -> nn.Module:
         >>> steadylens.load("l5-gtsrb")(torch.rand(1, 3, 60, 80)).shape
         torch.Size([1, 3, 60, 80])
     """
-    return load_net(name).module
+    _, module, _ = _read(name)
+    return module
 
 
 def load_net(source: str | Path, *, task: str | None = None, alternatives: str = "") -> LoadedNet:
@@ -149,20 +151,7 @@ def load_net(source: str | Path, *, task: str | None = None, alternatives: str =
         SettingError: If there is no such net, or it has another task.
         CheckpointError: If the file cannot be read.
     """
-    path = Path(source)
-    if str(source) in PRETRAINED:
-        name = str(source)
-        with as_file(files("steadylens") / "weights" / f"{name}{SUFFIX}") as packaged:
-            module, about = load_model(packaged)
-        about = {"licence": LICENCE, **about}
-    elif path.is_file() or path.suffix == SUFFIX:
-        name = path.stem
-        module, about = load_model(path)
-    else:
-        raise SettingError(
-            f"there is no net {str(source)!r}; give a {SUFFIX} file or one of "
-            f"{', '.join(PRETRAINED)}{alternatives}"
-        )
+    name, module, about = _read(source, alternatives)
     found = facts_of(module).task
     if task is not None and found != task:
         raise SettingError(
@@ -264,6 +253,25 @@ def check_order(classifier: LoadedNet, class_names: Sequence[str], data: str) ->
             f"class {first} is {known[first]!r} for {classifier.name} and {class_names[first]!r} in {data}, "
             "which sorts folders by name; rename them so that they sort as the classifier counts"
         )
+
+
+def _read(source: str | Path, alternatives: str = "") -> tuple[str, nn.Module, dict[str, Any]]:
+    """Returns the name of a net, the net, and the information in its file, which may be of any form."""
+    path = Path(source)
+    if str(source) in PRETRAINED:
+        name = str(source)
+        with as_file(files("steadylens") / "weights" / f"{name}{SUFFIX}") as packaged:
+            module, about = load_model(packaged)
+        about = {"licence": LICENCE, **about}
+    elif path.is_file() or path.suffix == SUFFIX:
+        name = path.stem
+        module, about = load_model(path)
+    else:
+        raise SettingError(
+            f"there is no net {str(source)!r}; give a {SUFFIX} file or one of "
+            f"{', '.join(PRETRAINED)}{alternatives}"
+        )
+    return name, module, about
 
 
 def _refuse_weights(source: str | Path, weights: str | Path | None) -> None:
