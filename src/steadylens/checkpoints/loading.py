@@ -17,6 +17,7 @@ from steadylens.nets.classification import (
     FusedClassifier,
     PreparedClassifier,
     exported_classifier,
+    set_fit,
 )
 from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
 from steadylens.nets.third_party import timm_classifier, torchvision_classifier, transformers_classifier
@@ -287,9 +288,7 @@ def _own_classifier(source: str | Path, options: PreprocessingOptions) -> Loaded
         return loaded
     fit.check_size(loaded.size)
     fit = fit.simplest(loaded.size)
-    for part in loaded.module.modules():
-        if isinstance(part, PreparedClassifier):
-            part.fit = fit  # so that a saved pair has it, too
+    set_fit(loaded.module, fit)
     return replace(loaded, info=replace(loaded.info, fit=fit))
 
 

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from steadylens.errors import CheckpointError, ImageError, SettingError
-from steadylens.images.preprocessing import Preprocessing, PreprocessingOptions
+from steadylens.images.preprocessing import Fit, Preprocessing, PreprocessingOptions
 from steadylens.images.tensors import GREY_LEVELS, SQUASHED, check_images
 from steadylens.nets.facts import CLASSIFYING, facts_of
 
@@ -407,6 +407,13 @@ class PreparedClassifier(nn.Module):
                 "module that returns them"
             )
         return logits
+
+
+def set_fit(net: nn.Module, fit: Fit) -> None:
+    """Sets the fit of every `PreparedClassifier` in a net; a file that is saved afterwards contains it."""
+    for part in net.modules():
+        if isinstance(part, PreparedClassifier):
+            part.fit = fit
 
 
 def exported_classifier(

@@ -323,13 +323,14 @@ def _save_pair(
     key = run.key("fusing", fingerprint(fused))
     stage = Stage(name=f"fusing {name}", path=path, key=key, made_from=made_from)
     if path.exists():
-        _, about = load_model(path)
-        check_key(path, about.get("key"), key)
+        info = TrainingInfo.of_plain(load_model(path)[1], name=path.stem)
+        check_key(path, info.key, key)
         run.observe(Update(stage=stage.name, state="skipped", note="saved before"))
     else:
         known = provenance_of(run, stage)
         about = {part: value for part, value in known.items() if part not in omitted}
         about["seconds"] = stage.seconds_before + seconds
+        info = TrainingInfo.of_plain(about, name=path.stem)
         save_model(path, fused, about=about)
         run.observe(Update(stage=stage.name, state="finished", note="saved"))
-    return LoadedNet(name=path.stem, module=fused, info=TrainingInfo.of_plain(about, name=path.stem))
+    return LoadedNet(name=path.stem, module=fused, info=info)

@@ -126,9 +126,9 @@ def run_stage(
     check_suffix(path)
     if path.exists():
         trained, about = load_model(path)
-        check_key(path, about.get("key"), stage.key)
-        module.load_state_dict(trained.state_dict())
         info = TrainingInfo.of_plain(about, name=path.stem)
+        check_key(path, info.key, stage.key)
+        module.load_state_dict(trained.state_dict())
         note = f"trained before, {_outcome(info.validation)}"
         run.observe(Update(stage=stage.name, state="skipped", note=note))
         return LoadedNet(name=path.stem, module=module.eval(), info=info)
