@@ -433,7 +433,7 @@ def test_weights_are_wanted_where_there_are_none_and_only_there(weights: Path) -
 
 
 def test_one_of_mean_and_deviation_is_not_enough(weights: Path) -> None:
-    with pytest.raises(SettingError, match="give both a mean and a deviation, or neither"):
+    with pytest.raises(SettingError, match="give both mean and std, or neither"):
         load_classifier(
             "timm:test_resnet", weights=weights, options=PreprocessingOptions(mean=(0.5, 0.5, 0.5))
         )

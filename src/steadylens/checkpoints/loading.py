@@ -156,7 +156,7 @@ def load_net(source: str | Path, *, task: str | None = None, alternatives: str =
     found = facts_of(module).task
     if task is not None and found != task:
         raise SettingError(
-            f"{source} holds a {type(module).__name__}, where a {_WANTED[task]}{alternatives} or a file"
+            f"{source} holds a {type(module).__name__}, where a {_WANTED[task]} or a file{alternatives}"
         )
     return LoadedNet(name=name, module=module, info=TrainingInfo.of_plain(about, name=name))
 

@@ -192,7 +192,7 @@ class PreprocessingOptions:
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
-            raise SettingError("give both a mean and a deviation, or neither")
+            raise SettingError("give both mean and std, or neither")
 
     def over(self, known: Preprocessing) -> Preprocessing:
         """Returns what is known of a classifier's preprocessing, with what is said here instead."""
