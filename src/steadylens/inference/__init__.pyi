@@ -1,6 +1,7 @@
 from .engines import fastest_engine as fastest_engine
 from .export import export_net as export_net
 from .export import open_engine as open_engine
+from .export import read_metadata as read_metadata
 from .restorer import restore as restore
 from .restorer import restorer_of as restorer_of
 
@@ -8,6 +9,7 @@ __all__ = [
     "export_net",
     "fastest_engine",
     "open_engine",
+    "read_metadata",
     "restore",
     "restorer_of",
 ]

@@ -10,6 +10,8 @@ from .objectives import consistency_objective as consistency_objective
 from .objectives import restoring_objective as restoring_objective
 from .recipes import recipe_named as recipe_named
 from .run import Run as Run
+from .stages import train_classifier as train_classifier
+from .stages import train_restorer as train_restorer
 
 __all__ = [
     "LogSquaredError",
@@ -23,5 +25,7 @@ __all__ = [
     "fuse_label_free",
     "recipe_named",
     "restoring_objective",
+    "train_classifier",
+    "train_restorer",
     "tune_restorer",
 ]
