@@ -74,7 +74,7 @@ def test_nets_of_the_package_tell_how_far_they_look(net: nn.Module, margin: int,
     [
         (SignNet(classes=4), "a SignNet answers with classes, not with images; give a restorer"),
         (FusedClassifier(nn.Identity(), nn.Identity()), r"answers with classes.*with its \.restorer"),
-        (inverted, "how far a function looks is not known; give margin"),
+        (inverted, "the margin of a function is not known; give the radius"),
         ("l12-gtsrb", "no net 'l12-gtsrb'; give a .safetensors file or one of"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Opens image files that may come from a stranger: whatever is wrong with one raises an `ImageError`.
+"""Opens untrusted image files: whatever is wrong with one raises an `ImageError`.
 
 The first bytes of a file decide its format, not its name. Only the formats listed here are tried, because
 Pillow on its own would also start a PostScript interpreter. Every way into the package, from a path or over

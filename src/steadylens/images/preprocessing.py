@@ -173,7 +173,7 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreprocessingOptions:
-    """What a user says of a classifier's preprocessing; None is for what the classifier tells itself.
+    """A user's changes to a classifier's preprocessing; None keeps the classifier's own value.
 
     Attributes:
         size: Height and width of the images in pixels.

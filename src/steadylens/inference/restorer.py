@@ -196,7 +196,7 @@ def _restored_picture(image: Image.Image, restorer: Restorer) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Returns a picture as grey or RGB, with alpha where something is transparent."""
+    """Returns an image as grey or RGB, with alpha if something is transparent."""
     key = "transparency" in image.info
     if image.mode.startswith("I;16") and not key:
         return image
@@ -210,18 +210,19 @@ def _plain(image: Image.Image) -> Image.Image:
         return image
     if (scale := key_scale(image)) != 1:
         image.load()
-        image.info["transparency"] *= scale  # in the picture itself: the next time, it tells no more of this
+        image.info["transparency"] *= scale  # in the image itself, so that it is scaled only once
     return image.convert(mode)
 
 
 def _margin_of(net: ImageToImage, facts: NetFacts) -> int:
-    """Returns how far a net looks, as far as it tells; a classifier is refused."""
+    """Returns the radius of a net's receptive field; refuses a classifier and an unknown margin."""
     if facts.task == CLASSIFYING:
         way_out = "restore with its .restorer" if hasattr(net, "restorer") else "give a restorer"
         raise SettingError(f"a {type(net).__name__} answers with classes, not with images; {way_out}")
     if facts.margin is None:
         raise SettingError(
-            f"how far a {type(net).__name__} looks is not known; give margin, in pixels on each side"
+            f"the margin of a {type(net).__name__} is not known; give the radius of its receptive field in "
+            "pixels"
         )
     return facts.margin
 

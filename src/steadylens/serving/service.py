@@ -359,7 +359,7 @@ class Service:
         return JSONResponse(self.description())
 
     def description(self) -> dict[str, Any]:
-        """Returns what /info tells: the net, its input and its output, as plain data."""
+        """Returns the content of /info: the net, its input and its output, as plain data."""
         card, size = self._card, self._predictor.size
         return {
             "model": card.name,

@@ -91,7 +91,7 @@ class ConsistencyTuning:
             learning rate than a classifier.
         fidelity: Weight of the restoration loss. With 0, a restored image need not look like the clean one.
         loss: The restoration loss.
-        slight_share: Share of the images with slight noise, which is added to the recipe's kinds of noise.
+        slight_share: Share of the images with slight noise, which is added to the recipe's noise types.
         clean_share: Smallest share of images without noise.
 
     Raises:
