@@ -170,11 +170,31 @@ def test_a_class_without_kind_or_config_is_not_registered(made: type[nn.Module])
     assert "tests.Unsettled" not in KINDS
 
 
+@pytest.mark.parametrize("task", [None, "restore"])
+def test_a_class_without_a_task_is_not_registered(task: str | None) -> None:
+    made = type("Idle", (Kindless,), {"kind": "tests.Idle", "task": task})
+    with pytest.raises(SettingError, match=rf"Idle has the task {task!r}; give it 'image-to-image' or"):
+        register_net(made)
+    assert "tests.Idle" not in KINDS
+
+
+def test_a_class_that_is_defined_again_takes_its_own_place() -> None:
+    def define() -> type[nn.Module]:
+        class Cell(Kindless):
+            kind, task = "tests.Cell", RESTORING
+
+        return Cell
+
+    register_net(define())
+    again = register_net(define())
+    assert type(build({"kind": "tests.Cell"})) is again
+
+
 @pytest.mark.parametrize("taken", ["tests.Stack", "RestorationNet", "timm", "Identity"])
 def test_a_second_class_of_the_same_kind_is_refused(taken: str) -> None:
     register_net(Stack)
     before = KINDS[taken]
-    second = type("Second", (Kindless,), {"kind": taken})
+    second = type("Second", (Kindless,), {"kind": taken, "task": RESTORING})
     with pytest.raises(SettingError, match=f"another class has the kind '{taken}' already; give Second"):
         register_net(second)
     assert KINDS[taken] is before

@@ -12,7 +12,7 @@ from torch import nn
 
 from steadylens.errors import SettingError
 from steadylens.nets.classification import FusedClassifier, SignNet
-from steadylens.nets.facts import facts_of
+from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
 from steadylens.nets.third_party import rebuild
 
@@ -34,17 +34,23 @@ def register_net(kind: Net) -> Net:
     """Registers a class of nets, so that they can be saved and loaded; use it as a decorator.
 
     Args:
-        kind: The class. Its attribute `kind` is its name in files. Its method `config` returns the arguments
-            of its constructor, each plain data or another net.
+        kind: The class. Its attribute `kind` is its name in files; its `task` is `RESTORING` or
+            `CLASSIFYING`. Its method `config` returns the arguments of its constructor, each plain data or
+            another net.
 
     Raises:
-        SettingError: If the class lacks one of the two, or another class has the same name.
+        SettingError: If the class lacks one of the three, or another class has the same name. A class that
+            was defined again, for example by running a notebook's cell twice, takes its own place.
     """
-    name = getattr(kind, "kind", None)
+    name, task = getattr(kind, "kind", None), getattr(kind, "task", None)
     if not isinstance(name, str) or not callable(getattr(kind, "config", None)):
         raise SettingError(f"{kind.__name__} needs an attribute kind, a string, and a method config()")
-    if KINDS.setdefault(name, kind) is not kind:
+    if not isinstance(task, property) and task not in (RESTORING, CLASSIFYING):
+        raise SettingError(f"{kind.__name__} has the task {task!r}; give it {RESTORING!r} or {CLASSIFYING!r}")
+    known = KINDS.get(name, kind)
+    if _place_of(known) != _place_of(kind):
         raise SettingError(f"another class has the kind {name!r} already; give {kind.__name__} another one")
+    KINDS[name] = kind
     return kind
 
 
@@ -86,6 +92,11 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
         if name != "kind"
     }
     return KINDS[kind](**settings)
+
+
+def _place_of(kind: object) -> tuple[object, object]:
+    """Returns the module and the name of a class, by which a class that was defined again is recognised."""
+    return getattr(kind, "__module__", None), getattr(kind, "__qualname__", None)
 
 
 def _is_architecture(value: object) -> bool:
