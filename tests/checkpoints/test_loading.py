@@ -481,7 +481,7 @@ def test_the_same_classes_in_another_order_are_refused() -> None:
     check_order(opened(2), ("b", "a"), "folder:x")
     check_order(opened(2, "stop", "yield"), ("b", "a"), "folder:x")
     with pytest.raises(
-        SettingError, match="class 0 is 'a' for mine and 'b' in folder:x, which sorts folders by name"
+        SettingError, match="class 0 is 'a' for mine and 'b' in folder:x, which numbers folders in the order"
     ):
         check_order(opened(2, "a", "b"), ("b", "a"), "folder:x")
 

@@ -7,7 +7,7 @@ import pytest
 
 import steadylens
 from steadylens.records import Stability, read_records
-from steadylens.report.paper import FINE_TUNED, ORIGINAL, RESTORED
+from steadylens.report.paper import AUGMENTED, ORIGINAL, RESTORED
 from steadylens.report.tables import first_run, select
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def test_every_example_has_its_place_in_the_gallery() -> None:
     [
         ("the classifier alone", ORIGINAL),
         ("behind the restorer", RESTORED),
-        ("alone, trained on noisy images", FINE_TUNED),
+        ("alone, trained on noise from the start", AUGMENTED),
     ],
 )
 def test_the_first_page_tells_what_the_records_tell(name: str, network: str) -> None:

@@ -252,7 +252,7 @@ def check_order(classifier: LoadedNet, class_names: Sequence[str], data: str) ->
     if moved and (first := moved[0]) < len(class_names):
         raise SettingError(
             f"class {first} is {known[first]!r} for {classifier.name} and {class_names[first]!r} in {data}, "
-            "which sorts folders by name; rename them so that they sort as the classifier counts"
+            "which numbers folders in the order of their names; rename them to have the classifier's order"
         )
 
 

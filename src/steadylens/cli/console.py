@@ -105,8 +105,8 @@ class RunOptions:
     recipe: Annotated[
         RecipeName,
         typer.Option(
-            help="How much to train. smoke: seconds. quick: minutes. fast: half an hour. thorough: hours on "
-            "2 CPU cores. paper-quarter, paper and long: on a GPU."
+            help="How much to train and to measure. smoke: seconds. quick: minutes. fast: half an hour. "
+            "thorough: hours on 2 CPU cores. paper-quarter, paper and long: on a GPU."
         ),
     ] = RecipeName.quick
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from steadylens.data.datasets import ImageSet
 from steadylens.devices import forward_in_batches
-from steadylens.images.tensors import GREY_LEVELS, to_float, to_uint8
+from steadylens.images.tensors import GREY_LEVELS, tensor_to_pil, to_float, to_uint8
 from steadylens.nets.classification import FusedClassifier
 from steadylens.nets.restoration import normalize_pattern, pattern_of
 from steadylens.noise.degradation import Degradation, gaussian_degradation
@@ -173,5 +172,5 @@ def changed_answers(
 
 def _png(image: Tensor) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy()).save(buffer, format="PNG", optimize=True)
+    tensor_to_pil(to_uint8(image)).save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")

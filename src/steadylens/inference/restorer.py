@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from steadylens.checkpoints.loading import load
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.pixels import key_scale, plain_mode
+from steadylens.images.tensors import array_to_tensor, tensor_to_array
 from steadylens.inference.tiling import ImageToImage, Tiling, in_tiles
 from steadylens.nets.facts import CLASSIFYING, NetFacts, facts_of
 from steadylens.nets.restoration import UnpaddedNet, is_padded
@@ -179,12 +180,12 @@ def restore_array(
     if array.dtype == bool:
         raise ImageError("the array is bool; give uint8, uint16 or float in [0, 1]")
     try:
-        pixels = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+        image = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+        pixels = array_to_tensor(image if image.ndim == 3 else image[..., None])
     except TypeError as error:
         raise ImageError(f"the array is {array.dtype}; give uint8, uint16 or float in [0, 1]") from error
-    planes = (pixels if array.ndim == 3 else pixels[..., None]).permute(2, 0, 1)
-    restored = restorer(planes[None], progress)[0].permute(1, 2, 0)
-    return restored.reshape(array.shape).numpy().astype(array.dtype, copy=False)
+    restored = tensor_to_array(restorer(pixels[None], progress)[0])
+    return restored.reshape(array.shape).astype(array.dtype, copy=False)
 
 
 def _restored_picture(image: Image.Image, restorer: Restorer) -> Image.Image:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError, SteadylensError
 from steadylens.images.preprocessing import Fit, Preprocessing
-from steadylens.images.tensors import GREY_LEVELS, to_float
+from steadylens.images.tensors import GREY_LEVELS, array_to_tensor, pil_to_tensor, tensor_to_array, to_float
 from steadylens.nets.classification import ChannelNormalization, PreparedClassifier
 from steadylens.nets.weights import load_weights, read_weights
 
@@ -51,7 +51,7 @@ def untrained_model(architecture: Mapping[str, Any]) -> nn.Module:
         reason = " ".join(str(error).split())
         what = ", ".join(f"{name} {value}" for name, value in architecture.items() if name != "config")
         raise SettingError(
-            f"there is no classifier of {what}: {reason}; leave out what does not belong to it"
+            f"there is no classifier of {what}: {reason}; leave out the settings that it does not have"
         ) from error
     raise SettingError(
         f"the architecture {architecture['kind']!r} is unknown to this version; update steadylens"
@@ -205,8 +205,7 @@ def _probe(folder: Path, processor: Any, fit: Fit | None) -> Preprocessing:
     """Derives size, mean, std and fit of a processor from its outputs for a few images."""
 
     def process(image: Tensor, **settings: bool) -> Tensor:
-        array = image.permute(1, 2, 0).numpy()
-        return processor(array, return_tensors="pt", **settings)["pixel_values"][0]  # type: ignore[no-any-return]
+        return processor(tensor_to_array(image), return_tensors="pt", **settings)["pixel_values"][0]  # type: ignore[no-any-return]
 
     pixels = torch.randint(256, (3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     kept = {"do_resize": False, "do_center_crop": False}
@@ -249,9 +248,9 @@ def _agrees(
     random = np.random.default_rng(0)
     for shape in ((90, 131, 3), (127, 90, 3)):
         levels = random.integers(0, 256, shape, dtype=np.uint8)
-        mine = np.array(fit.fitted(Image.fromarray(levels), size))
-        theirs = process(torch.from_numpy(levels).permute(2, 0, 1)) * normalization.std + normalization.mean
-        apart = theirs[0] - to_float(torch.from_numpy(mine).permute(2, 0, 1))
+        mine = fit.fitted(Image.fromarray(levels), size)
+        theirs = process(array_to_tensor(levels)) * normalization.std + normalization.mean
+        apart = theirs[0] - to_float(pil_to_tensor(mine))
         if apart.abs().mean() > 1 / GREY_LEVELS:
             return False
     return True
