@@ -36,6 +36,7 @@ from .nets.restoration import DongNet as DongNet
 from .nets.restoration import GaussianSmoothing as GaussianSmoothing
 from .nets.restoration import RestorationNet as RestorationNet
 from .nets.restoration import normalize_pattern as normalize_pattern
+from .nets.restoration_unet import RestorationUNet as RestorationUNet
 from .nets.third_party import timm_classifier as timm_classifier
 from .nets.third_party import torchvision_classifier as torchvision_classifier
 from .nets.third_party import transformers_classifier as transformers_classifier
@@ -78,6 +79,7 @@ __all__ = [
     "Preprocessing",
     "PreprocessingOptions",
     "RestorationNet",
+    "RestorationUNet",
     "Run",
     "SaltAndPepper",
     "SignNet",

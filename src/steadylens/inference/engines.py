@@ -24,6 +24,7 @@ from torch.export import Dim, ExportedProgram
 from steadylens.errors import ExportError, MissingExtraError, reason_of
 from steadylens.images.tensors import check_images
 from steadylens.inference.signature import INPUT, Signature, Size, check_parity, example_images, signature_of
+from steadylens.nets.facts import facts_of
 
 if TYPE_CHECKING:
     import onnx
@@ -48,6 +49,8 @@ def to_program(net: nn.Module, signature: Signature) -> ExportedProgram:
     if signature.size is None:
         least = signature.minimum_size + bool(signature.lost)  # PyTorch handles size 1 separately
         free |= {2: Dim("height", min=least), 3: Dim("width", min=least)}
+        if facts_of(net).alignment > 1:  # PyTorch cannot derive bounds through remainders of a division
+            free |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     # PyTorch warns when it saves weights in another memory layout.
     plain = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
     try:

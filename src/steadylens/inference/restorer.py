@@ -93,13 +93,14 @@ def restorer_of(
     facts = facts_of(net)
     if margin is None or facts.task == CLASSIFYING:
         margin = _margin_of(net, facts)
-    usual = max(TILE_ON_CPU if place.type == "cpu" else TILE_ON_GPU, 4 * margin + 1)
+    usual = max(TILE_ON_CPU if place.type == "cpu" else TILE_ON_GPU, 4 * margin + facts.alignment)
     side = usual if tile is None else tile
     unpadded = UnpaddedNet(net) if margin == facts.margin and is_padded(net) else None
     tiling = Tiling(
         tile=side,
         margin=margin,
         smallest=facts.minimum_size,
+        alignment=facts.alignment,
         surround=None if unpadded is None else unpadded.surround,
     )
     return Restorer(engine=unpadded or net, channels=facts.channels, tiling=tiling, device=place)

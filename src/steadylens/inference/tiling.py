@@ -9,8 +9,9 @@ cases:
   the net would pad it. This takes less computation: tiles need no padding inside the image.
 
 All tiles of an image have the same size, since some engines are built for one size, and the image is divided
-evenly. On the CPU, NumPy copies and scales the tiles: PyTorch would wake its own threads for that, and they
-would compete with the threads of another engine.
+evenly. Only where tiles must begin at multiples of 8, say, the last one may be smaller: for a net that halves
+its feature maps. On the CPU, NumPy copies and scales the tiles: PyTorch would wake its own threads for that,
+and they would compete with the threads of another engine.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,8 @@ class Tiling:
         margin: The net's margin: how many pixels around it a pixel of the result depends on.
         smallest: The smallest height and width that the net reads. A smaller image is mirrored at its borders
             (the outermost pixels are repeated) until it is large enough, and the result is cropped.
+        alignment: Tiles begin at multiples of this, for a net that halves its feature maps. It must divide
+            the margin.
         surround: Pads the image, for a net that returns its input without the margin on each side; None for a
             net that keeps the size.
 
@@ -54,6 +57,7 @@ class Tiling:
     tile: int
     margin: int
     smallest: int = 1
+    alignment: int = 1
     surround: Surround | None = None
 
     def __post_init__(self) -> None:
@@ -61,7 +65,12 @@ class Tiling:
             raise SettingError(
                 f"margin is {self.margin} and smallest {self.smallest}; they are at least 0 and 1 pixels"
             )
-        least = max(2 * self.margin + 1, self.smallest)
+        if self.alignment < 1 or self.margin % self.alignment:
+            raise SettingError(
+                f"margin is {self.margin} and alignment {self.alignment}; the alignment must be at least 1 "
+                "and divide the margin"
+            )
+        least = max(2 * self.margin + self.alignment, self.smallest)
         if self.tile < least:
             raise SettingError(
                 f"a tile of {self.tile} pixels is too small: with a margin of {self.margin} "
@@ -106,17 +115,24 @@ def spans(length: int, tiling: Tiling) -> list[Span]:
     """
     margin, around = tiling.margin, 0 if tiling.surround is None else tiling.margin
     reach = length + 2 * around
-    count = max(1, -(-(reach - 2 * margin) // (tiling.tile - 2 * margin)))
+    step = (tiling.tile - 2 * margin) // tiling.alignment * tiling.alignment
+    count = max(1, -(-(reach - 2 * margin) // step))
     if length < tiling.smallest:  # the whole image will be mirrored
         count = 1
-    side = min(reach, max(tiling.smallest, -(-(reach + 2 * margin * (count - 1)) // count)))
+    even = -(-(reach + 2 * margin * (count - 1)) // count)
+    side = min(reach, max(tiling.smallest, _up_to_multiple(even, tiling.alignment)))
     found, done = [], 0
     for number in range(count):
-        start = min(number * (side - 2 * margin), reach - side) - around
+        start = min(number * (side - 2 * margin), _up_to_multiple(reach - side, tiling.alignment)) - around
         stop = length if number == count - 1 else start + side - margin
-        found.append(Span(start=start, stop=start + side, made=start + around, kept=slice(done, stop)))
+        end = min(start + side, length + around)
+        found.append(Span(start=start, stop=end, made=start + around, kept=slice(done, stop)))
         done = stop
     return found
+
+
+def _up_to_multiple(length: int, of: int) -> int:
+    return -(-length // of) * of
 
 
 def in_tiles(

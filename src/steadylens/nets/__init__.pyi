@@ -12,6 +12,7 @@ from .restoration import RestorationNet as RestorationNet
 from .restoration import initialize_xavier as initialize_xavier
 from .restoration import normalize_pattern as normalize_pattern
 from .restoration import zero_last_layer as zero_last_layer
+from .restoration_unet import RestorationUNet as RestorationUNet
 from .third_party import timm_classifier as timm_classifier
 from .third_party import torchvision_classifier as torchvision_classifier
 from .third_party import transformers_classifier as transformers_classifier
@@ -24,6 +25,7 @@ __all__ = [
     "NetFacts",
     "PreparedClassifier",
     "RestorationNet",
+    "RestorationUNet",
     "SignNet",
     "exported_classifier",
     "facts_of",

@@ -14,6 +14,7 @@ from steadylens.errors import SettingError
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.nets.restoration_unet import RestorationUNet
 from steadylens.nets.third_party import rebuild
 
 Net = TypeVar("Net", bound=type[nn.Module])
@@ -22,6 +23,7 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
     "RestorationNet": RestorationNet,
     "DongNet": DongNet,
     "GaussianSmoothing": GaussianSmoothing,
+    "RestorationUNet": RestorationUNet,
     "Identity": nn.Identity,
     "SignNet": SignNet,
     "FusedClassifier": FusedClassifier,

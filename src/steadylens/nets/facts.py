@@ -32,6 +32,8 @@ class NetFacts:
             pixel more than the margin: 7 for L11.
         margin: Radius of a restorer's receptive field: an output pixel depends on the input up to this many
             pixels away, so tiles overlap by as much. None if it is not known.
+        alignment: Tiles of an image must begin at multiples of this: 8 for a U-Net that works at 1/8 of the
+            resolution.
         lost: Pixels by which the output is smaller than the input on each side; 0 for a net that pads.
         class_names: Names of a classifier's classes, in the order of its logits, if they are known.
         preprocessing: Size, mean, std and fit that a classifier needs, if they are known.
@@ -44,6 +46,7 @@ class NetFacts:
     input_size: int | None = None
     minimum_size: int = 1
     margin: int | None = None
+    alignment: int = 1
     lost: int = 0
     class_names: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
