@@ -87,6 +87,35 @@ def test_the_parts_that_count_cover_an_axis_once_and_see_their_margin(
         assert max(sides) <= tile
 
 
+@given(
+    length=st.integers(1, 900),
+    alignment=st.sampled_from([1, 2, 8]),
+    steps=st.integers(0, 7),
+    extra=st.integers(0, 60),
+    smallest=st.integers(1, 20),
+)
+def test_tiles_begin_at_multiples_of_the_alignment(
+    length: int, alignment: int, steps: int, extra: int, smallest: int
+) -> None:
+    margin = alignment * steps
+    tile = max(2 * margin + alignment + extra, smallest)
+    found = spans(length, Tiling(tile=tile, margin=margin, smallest=smallest, alignment=alignment))
+    assert [place for span in found for place in range(length)[span.kept]] == list(range(length))
+    for span in found:
+        assert span.start % alignment == 0
+        assert span.start >= 0
+        assert span.stop <= length
+        assert span.stop - span.start <= tile
+        assert span.start == 0 or span.kept.start - span.start >= margin
+        assert span.stop == length or span.stop - span.kept.stop >= margin
+
+
+@pytest.mark.parametrize(("margin", "alignment"), [(5, 8), (8, 0), (8, -8)])
+def test_an_alignment_that_does_not_divide_the_margin_is_refused(margin: int, alignment: int) -> None:
+    with pytest.raises(SettingError, match="must be at least 1 and divide the margin"):
+        Tiling(tile=100, margin=margin, alignment=alignment)
+
+
 @given(length=st.integers(20, 2000), margin=st.integers(0, 9), extra=st.integers(12, 200))
 def test_an_axis_is_cut_evenly_into_as_few_parts_as_can_be(length: int, margin: int, extra: int) -> None:
     tile = 2 * margin + extra

@@ -15,6 +15,7 @@ from steadylens.nets.architecture import KINDS, build, describe, register_net
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
 from steadylens.nets.facts import CLASSIFYING, RESTORING
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.nets.restoration_unet import RestorationUNet
 from steadylens.nets.third_party import timm_classifier, torchvision_classifier
 
 
@@ -63,6 +64,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     ),
     "DongNet": (partial(DongNet, channels=4), {"channels": 4, "padding": "zeros"}),
     "GaussianSmoothing": (partial(GaussianSmoothing, sigma_pixels=1.3), {"sigma_pixels": 1.3}),
+    "RestorationUNet": (partial(RestorationUNet, channels=1), {"channels": 1}),
     "Identity": (nn.Identity, {}),
     "SignNet": (partial(SignNet, classes=7, standardize=True), {"classes": 7, "standardize": True}),
     "FusedClassifier": (

@@ -116,3 +116,12 @@ def test_it_comes_back_from_a_file(tmp_path: Path) -> None:
     loaded, _ = load_model(tmp_path / "unet.safetensors")
     images = noise(1, 3, 16, 24)
     assert torch.equal(loaded(images), net(images))
+
+
+@pytest.mark.parametrize("name", ["unet.pt2", "unet.onnx"])
+def test_it_is_exported_for_any_size(name: str, tmp_path: Path) -> None:
+    exported = steadylens.export_net(restless(), tmp_path / name)
+    assert exported.parity.maximum_difference <= exported.parity.allowed_difference
+    images = noise(2, 3, 21, 34)
+    engine = steadylens.open_engine(tmp_path / name)
+    assert torch.allclose(engine(images), restless()(images), atol=1e-4)
