@@ -39,6 +39,7 @@ OUTPUTS = ROOT / "tests" / "pretrained_outputs.json"
 IMAGE_AXES = 4
 
 SOURCES = {
+    "unet-gtsrb": ("restorer-UNet", "UNet"),
     "l11-gtsrb": ("restorer-L11", "L11"),
     "l9-gtsrb": ("restorer-L9", "L9"),
     "l7-gtsrb": ("restorer-L7", "L7"),

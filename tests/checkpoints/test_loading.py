@@ -39,6 +39,7 @@ from steadylens.images.tensors import GREY_LEVELS
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
 from steadylens.nets.facts import RESTORING
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.nets.restoration_unet import RestorationUNet
 from steadylens.records import Accuracy, Measurement, read_records
 from steadylens.report.tables import first_run
 from tests.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS, TABLE_1
@@ -57,6 +58,7 @@ RECORDS = [row for path in sorted((ROOT / "results").glob("*.jsonl")) for row in
 
 KINDS: dict[str, type[nn.Module]] = {
     **dict.fromkeys(("l11-gtsrb", "l9-gtsrb", "l7-gtsrb", "l5-gtsrb", "l3-gtsrb"), RestorationNet),
+    "unet-gtsrb": RestorationUNet,
     "dong-gtsrb": DongNet,
     "sign-gtsrb": SignNet,
     "fused-gtsrb": FusedClassifier,
@@ -65,6 +67,7 @@ KINDS: dict[str, type[nn.Module]] = {
 
 PARAMETERS = {
     **{f"{name.lower()}-gtsrb": row.parameters for name, row in TABLE_1.items()},
+    "unet-gtsrb": 449_216,
     "sign-gtsrb": CLASSIFIER_PARAMETERS,
     "fused-gtsrb": FUSED_PARAMETERS,
 }

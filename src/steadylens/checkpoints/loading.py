@@ -26,9 +26,10 @@ LICENCE = "MIT"
 """Licence of the package and of its packaged weights."""
 
 PRETRAINED = (
-    "l11-gtsrb", "l9-gtsrb", "l7-gtsrb", "l5-gtsrb", "l3-gtsrb", "dong-gtsrb", "sign-gtsrb", "fused-gtsrb"
+    "l11-gtsrb", "l9-gtsrb", "l7-gtsrb", "l5-gtsrb", "l3-gtsrb", "dong-gtsrb", "sign-gtsrb", "fused-gtsrb",
+    "unet-gtsrb",
 )  # fmt: skip
-"""Names of the packaged nets: the restorers of Table 1, the sign net, and L11 in front of the sign net."""
+"""Names of the packaged nets: the restorers of Table 1, the sign net, L11 in front of it, and a U-Net."""
 
 _LIBRARIES = ", or timm:NAME, torchvision:NAME, transformers:DIR, or a file that ends in .pt2"
 
