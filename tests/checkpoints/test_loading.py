@@ -338,7 +338,7 @@ def test_a_restorer_is_opened_from_a_file_of_any_name(name: str, tmp_path: Path)
 def test_an_unknown_name_is_refused_with_what_there_is(source: str) -> None:
     with pytest.raises(
         SettingError,
-        match=r"there is no net '.*'; give a \.safetensors file or one of l11-.*, .*fused-gtsrb$",
+        match=r"there is no net '.*'; give a \.safetensors file or one of l11-.*, .*unet-gtsrb$",
     ):
         load_net(source, task=RESTORING)
     for weights in (None, Path("net.pth")):

@@ -165,7 +165,7 @@ class Preprocessing:
         finite = all(map(math.isfinite, (*self.mean, *self.std)))
         if not finite or not all(deviation > 0 for deviation in self.std):
             raise SettingError(
-                f"mean {self.mean} and std {self.std} must be as long and finite, and std positive"
+                f"mean {self.mean} and std {self.std} must be three finite numbers each, and std positive"
             )
         self.fit.check_size(self.size)
         object.__setattr__(self, "fit", self.fit.simplest(self.size))
