@@ -98,7 +98,7 @@ def test_tiles_begin_at_multiples_of_the_alignment(
     length: int, alignment: int, steps: int, extra: int, smallest: int
 ) -> None:
     margin = alignment * steps
-    tile = max(2 * margin + alignment + extra, smallest)
+    tile = max(2 * margin + alignment, -(-smallest // alignment) * alignment) + extra
     found = spans(length, Tiling(tile=tile, margin=margin, smallest=smallest, alignment=alignment))
     assert [place for span in found for place in range(length)[span.kept]] == list(range(length))
     for span in found:

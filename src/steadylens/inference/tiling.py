@@ -70,7 +70,7 @@ class Tiling:
                 f"margin is {self.margin} and alignment {self.alignment}; the alignment must be at least 1 "
                 "and divide the margin"
             )
-        least = max(2 * self.margin + self.alignment, self.smallest)
+        least = max(2 * self.margin + self.alignment, _up_to_multiple(self.smallest, self.alignment))
         if self.tile < least:
             raise SettingError(
                 f"a tile of {self.tile} pixels is too small: with a margin of {self.margin} "
@@ -120,7 +120,7 @@ def spans(length: int, tiling: Tiling) -> list[Span]:
     if length < tiling.smallest:  # the whole image will be mirrored
         count = 1
     even = -(-(reach + 2 * margin * (count - 1)) // count)
-    side = min(reach, max(tiling.smallest, _up_to_multiple(even, tiling.alignment)))
+    side = min(reach, _up_to_multiple(max(tiling.smallest, even), tiling.alignment))
     found, done = [], 0
     for number in range(count):
         start = min(number * (side - 2 * margin), _up_to_multiple(reach - side, tiling.alignment)) - around
