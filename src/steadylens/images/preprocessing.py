@@ -5,6 +5,7 @@ only on images that are prepared as in its training.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -134,6 +135,19 @@ Channels = tuple[float, ...]
 """A number for each of red, green and blue."""
 
 
+def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuses a mean and a standard deviation by which channels cannot be normalised.
+
+    Raises:
+        SettingError: If the two differ in length, a number is not finite, or a std is not positive.
+    """
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if len(mean) != len(std) or not finite or not all(deviation > 0 for deviation in std):
+        raise SettingError(
+            f"mean {tuple(mean)} and std {tuple(std)} must be equally long and finite, and std positive"
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
     """What is done to photographs before a classifier reads them.
@@ -162,11 +176,7 @@ class Preprocessing:
                 f"size {self.size}, mean {self.mean} and std {self.std}: a classifier reads RGB images of at "
                 "least 1 pixel, with three numbers for its mean and three for its deviation"
             )
-        finite = all(map(math.isfinite, (*self.mean, *self.std)))
-        if not finite or not all(deviation > 0 for deviation in self.std):
-            raise SettingError(
-                f"mean {self.mean} and std {self.std} must be three finite numbers each, and std positive"
-            )
+        check_normalization(self.mean, self.std)
         self.fit.check_size(self.size)
         object.__setattr__(self, "fit", self.fit.simplest(self.size))
 

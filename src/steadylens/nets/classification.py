@@ -4,7 +4,6 @@ A restorer works on images in [0, 1], at the classifier's input size and before 
 classifier behind a restorer must normalise by itself: `PreparedClassifier` adds that to any module.
 """
 
-import math
 import re
 import warnings
 import zipfile
@@ -20,7 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from steadylens.errors import CheckpointError, ImageError, SettingError
-from steadylens.images.preprocessing import Fit, Preprocessing, PreprocessingOptions
+from steadylens.images.preprocessing import Fit, Preprocessing, PreprocessingOptions, check_normalization
 from steadylens.images.tensors import GREY_LEVELS, SQUASHED, check_images
 from steadylens.nets.facts import CLASSIFYING, facts_of
 
@@ -173,11 +172,7 @@ class ChannelNormalization(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        finite = all(map(math.isfinite, (*mean, *std)))
-        if len(mean) != len(std) or not finite or not all(deviation > 0 for deviation in std):
-            raise SettingError(
-                f"mean {tuple(mean)} and std {tuple(std)} must be equally long and finite, and std positive"
-            )
+        check_normalization(mean, std)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 

@@ -382,9 +382,18 @@ def _minimum_size(margin: int, padding: Padding) -> int:
     return margin + 1 if padding == "reflect" else 1
 
 
-def _check(*, channels: int, padding: str) -> None:
+def check_channels(channels: int) -> None:
+    """Refuses a number of channels that no image has.
+
+    Raises:
+        SettingError: If it is below 1.
+    """
     if channels < 1:
         raise SettingError(f"channels is {channels}, an image has at least 1")
+
+
+def _check(*, channels: int, padding: str) -> None:
+    check_channels(channels)
     if padding not in ("zeros", "reflect"):
         raise SettingError(f"padding is {padding!r}, choose 'zeros' or 'reflect'")
 

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steadylens.errors import SettingError
 from steadylens.images.tensors import check_images
 from steadylens.nets.facts import RESTORING
-from steadylens.nets.restoration import LEAKY_SLOPE
+from steadylens.nets.restoration import LEAKY_SLOPE, check_channels
 
 WIDTHS = (40, 64, 96)
 """Feature maps at 1/2, 1/4 and 1/8 of the resolution."""
@@ -60,8 +59,7 @@ class RestorationUNet(nn.Module):
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
-        if channels < 1:
-            raise SettingError(f"channels is {channels}, an image has at least 1")
+        check_channels(channels)
         self.channels = channels
         half, quarter, eighth = WIDTHS
         self.head = _convolution(4 * channels, half)
