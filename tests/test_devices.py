@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from steadylens import devices
 from steadylens.devices import (
     cache_batch,
     default_device,
@@ -38,7 +39,10 @@ def drawn_images(count: int) -> Tensor:
     return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def pretend_capabilities(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:
+def pretend_capabilities(
+    monkeypatch: pytest.MonkeyPatch, *, faster: bool = True, **capabilities: bool
+) -> None:
+    monkeypatch.setattr(devices, "_cpu_is_faster_in_bfloat16", lambda: faster)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
 
 
@@ -78,21 +82,29 @@ def test_no_gradient_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "fast"),
+    ("capabilities", "faster", "fast"),
     [
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True, "avx512_bf16": False}, True),
-        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
-        ({}, False),
+        ({"avx512_bf16": True}, True, True),
+        ({"avx512_bf16": True}, False, False),
+        ({"amx_bf16": True, "avx512_bf16": False}, True, True),
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, True, False),
+        ({}, True, False),
     ],
-    ids=["AVX512-BF16", "AMX", "AVX2", "nothing known"],
+    ids=["fast AVX512-BF16", "slow AVX512-BF16", "AMX", "AVX2", "nothing known"],
 )
-def test_a_cpu_is_fast_in_bfloat16_if_it_multiplies_it_itself(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], fast: bool
+def test_a_cpu_is_fast_in_bfloat16_if_it_has_the_instructions_and_they_are_faster(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], faster: bool, fast: bool
 ) -> None:
-    pretend_capabilities(monkeypatch, **capabilities)
+    pretend_capabilities(monkeypatch, faster=faster, **capabilities)
     assert has_fast_bfloat16(CPU) is fast
-    assert fast_memory_format(CPU) is (torch.channels_last if fast else torch.contiguous_format)
+    assert fast_memory_format(CPU) is torch.channels_last
+
+
+def test_a_cpu_is_timed_once_in_a_process() -> None:
+    devices._cpu_is_faster_in_bfloat16.cache_clear()
+    first = devices._cpu_is_faster_in_bfloat16()
+    assert devices._cpu_is_faster_in_bfloat16() is first
+    assert devices._cpu_is_faster_in_bfloat16.cache_info().misses == 1
 
 
 def test_a_cpu_that_cannot_be_asked_keeps_float32(monkeypatch: pytest.MonkeyPatch) -> None:

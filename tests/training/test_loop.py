@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from steadylens import devices
 from steadylens.checkpoints.checkpoint import load_state, save_state
 from steadylens.data.datasets import Dataset
 from steadylens.errors import CheckpointError, DivergenceError, SettingError
@@ -409,6 +410,7 @@ def test_a_state_that_lacks_a_number_is_refused(lost: str) -> None:
 
 def pretend_fast_bfloat16(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)
+    monkeypatch.setattr(devices, "_cpu_is_faster_in_bfloat16", lambda: fast)
 
 
 def denoising_training(
