@@ -11,7 +11,8 @@ from steadylens.checkpoints.checkpoint import load_state, save_state
 from steadylens.data.datasets import Dataset
 from steadylens.evaluation.workflows import reproduce
 from steadylens.metrics import psnr
-from steadylens.nets.restoration import GaussianSmoothing, initialize_xavier, restorer_named
+from steadylens.nets.architecture import restorer_named
+from steadylens.nets.restoration import GaussianSmoothing, initialize_xavier
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.progress import Update
 from steadylens.records import read_records

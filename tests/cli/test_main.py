@@ -27,8 +27,9 @@ from steadylens.cli.paper import NetName
 from steadylens.data import datasets
 from steadylens.errors import DatasetError
 from steadylens.evaluation import experiments
+from steadylens.nets.architecture import restorer_named
 from steadylens.nets.classification import SignNet
-from steadylens.nets.restoration import RestorationNet, restorer_named
+from steadylens.nets.restoration import RestorationNet
 from steadylens.training.recipes import recipe_named
 
 COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--debug"}

@@ -9,22 +9,40 @@ import torch
 from torch import nn
 
 from steadylens.errors import SettingError
+from steadylens.nets.architecture import restorer_named
 from steadylens.nets.classification import SIGN_SIZE, SignNet
-from steadylens.nets.restoration import RestorationNet, restorer_named
+from steadylens.nets.restoration import RestorationNet
 from steadylens.noise.degradation import PAPER_FAMILIES, Degradation
 from steadylens.report.paper import SIGMAS_GREY
 from steadylens.training.loop import MomentumSgd
 from steadylens.training.objectives import LogSquaredError, SquaredError
-from steadylens.training.recipes import FAST, LONG, PAPER, PAPER_QUARTER, QUICK, SMOKE, THOROUGH, recipe_named
+from steadylens.training.recipes import (
+    FAST,
+    LONG,
+    PAPER,
+    PAPER_QUARTER,
+    QUICK,
+    SMOKE,
+    THOROUGH,
+    UNET,
+    recipe_named,
+)
 from steadylens.training.run import ClassifierRecipe, Recipe, RestorerRecipe, Sampling
 from tests.paper import EXPLORATORY_IMAGES, NOISY_VERSIONS, TABLE_1
 
-RECIPES = (PAPER, PAPER_QUARTER, LONG, THOROUGH, FAST, QUICK, SMOKE)
+RECIPES = (PAPER, PAPER_QUARTER, UNET, LONG, THOROUGH, FAST, QUICK, SMOKE)
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 
 
 def trainings(recipe: Recipe) -> tuple[RestorerRecipe | ClassifierRecipe, ...]:
-    return recipe.restorer, recipe.dong, recipe.classifier, recipe.fine_tuning, recipe.noise_training
+    return (
+        recipe.restorer,
+        recipe.dong,
+        recipe.unet,
+        recipe.classifier,
+        recipe.fine_tuning,
+        recipe.noise_training,
+    )
 
 
 def noises(recipe: Recipe) -> list[Degradation]:
@@ -90,7 +108,7 @@ def test_the_dong_net_has_its_own_rates() -> None:
 
 def test_the_paper_draws_its_own_mixture_of_noise() -> None:
     assert all(noise == Degradation(families=PAPER_FAMILIES) for noise in noises(PAPER))
-    assert len(noises(PAPER)) == 5
+    assert len(noises(PAPER)) == 6
 
 
 def test_the_paper_measures_on_its_own_numbers_of_images() -> None:
@@ -123,6 +141,7 @@ def test_names_are_unique_and_find_their_recipe() -> None:
     assert [recipe.name for recipe in RECIPES] == [
         "paper",
         "paper-quarter",
+        "unet",
         "long",
         "thorough",
         "fast",
@@ -134,7 +153,7 @@ def test_names_are_unique_and_find_their_recipe() -> None:
 
 @pytest.mark.parametrize("name", ["Paper", "", "slow"])
 def test_an_unknown_recipe_gives_the_choices(name: str) -> None:
-    choices = "paper, paper-quarter, long, thorough, fast, quick, smoke"
+    choices = "paper, paper-quarter, unet, long, thorough, fast, quick, smoke"
     with pytest.raises(SettingError, match=f"no recipe '{name}'; choose one of {choices}"):
         recipe_named(name)
 

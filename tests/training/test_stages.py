@@ -244,7 +244,7 @@ def test_validation_images_are_of_all_classes_alike(tiny_data: Dataset, tmp_path
             return images
 
     net = FusedClassifier(Watching(), sign_net())
-    _validate_classifier(run_of(data, Notebook()), net)
+    _validate_classifier(run_of(data, Notebook()), net, None)
     assert len(torch.cat(seen)) == VALIDATION_IMAGES
     assert len(set(map(tuple, torch.cat(seen).tolist()))) == len(tiny_data.train)
 

@@ -105,6 +105,7 @@ class TunedPart(StrEnum):
     """The part that is trained when a restorer and a classifier are fused."""
 
     classifier = "classifier"
+    both = "both"
     restorer = "restorer"
     nothing = "nothing"
 
@@ -121,6 +122,7 @@ def fuse(
         TunedPart,
         typer.Option(
             help="classifier: fine-tune the classifier on labelled noisy images, as the paper does. "
+            "both: train the restorer and the classifier together, on labelled noisy images. "
             "restorer: train the restorer so that the unchanged classifier keeps its answers, without "
             "labels. nothing: only combine the two."
         ),
@@ -140,7 +142,7 @@ def fuse(
     options: RunOptions,
     debug: Debug = False,
 ) -> None:
-    """Put a restorer in front of a classifier and save the pair; train one of the two, or neither."""
+    """Put a restorer in front of a classifier and save the pair; train one of the two, both, or neither."""
     with explaining(debug, resumable=True):
         if restorer_only and tune is not TunedPart.restorer:
             raise SettingError(
@@ -160,7 +162,13 @@ def fuse(
             describe(behind.module)  # refuses a classifier that cannot be saved, before the long work
         names = _class_names(behind, class_names)
         with open_run(options, size=behind.size, fit=behind.fit) as run:
-            from steadylens.training.fusing import fine_tune, fuse_as_they_are, fuse_label_free, tune_restorer
+            from steadylens.training.fusing import (
+                fine_tune,
+                fuse_as_they_are,
+                fuse_label_free,
+                tune_restorer,
+                tune_together,
+            )
 
             if tune is TunedPart.restorer:
                 unlabelled = replace(run, data=replace(run.data, class_names=names))
@@ -170,6 +178,8 @@ def fuse(
             match tune:
                 case TunedPart.classifier:
                     fine_tune(run, front, behind, out, name=out.stem)
+                case TunedPart.both:
+                    tune_together(run, front, behind, out, name=out.stem)
                 case TunedPart.restorer if restorer_only:
                     tune_restorer(unlabelled, front, behind, out, name=out.stem)
                 case TunedPart.restorer:

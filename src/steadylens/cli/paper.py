@@ -22,7 +22,7 @@ from steadylens.cli.console import (
 
 
 class NetName(StrEnum):
-    """The nets of Table 1, by name."""
+    """The restorers, by name: those of the paper's Table 1, and the U-Net."""
 
     L11 = "L11"
     L9 = "L9"
@@ -30,6 +30,7 @@ class NetName(StrEnum):
     L5 = "L5"
     L3 = "L3"
     Dong = "Dong"
+    UNet = "UNet"
 
 
 @with_option_groups
@@ -49,7 +50,7 @@ def reproduce(
 
 @with_option_groups
 def train_one_restorer(
-    net: Annotated[NetName, typer.Argument(help="A net of the paper's Table 1.")],
+    net: Annotated[NetName, typer.Argument(help="A net of the paper's Table 1, or UNet.")],
     out: File,
     options: RunOptions,
     debug: Debug = False,

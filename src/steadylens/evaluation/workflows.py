@@ -26,8 +26,17 @@ from steadylens.nets.facts import RESTORING, facts_of
 from steadylens.nets.restoration import GaussianSmoothing
 from steadylens.records import Measurement, Picture, write_records
 from steadylens.report.page import require_drawing, write_report, write_tables
-from steadylens.report.paper import ALONE, AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
-from steadylens.training.fusing import fine_tune
+from steadylens.report.paper import (
+    ALONE,
+    AUGMENTED,
+    FINE_TUNED,
+    ORIGINAL,
+    RESTORED,
+    SMOOTHED,
+    TOGETHER,
+    WIDER,
+)
+from steadylens.training.fusing import fine_tune, tune_together
 from steadylens.training.run import Run
 from steadylens.training.stages import train_classifier, train_restorer
 
@@ -52,24 +61,7 @@ def reproduce(run: Run, out: Path) -> Path:
     paths = {net: models / f"restorer-{net}.safetensors" for net in run.recipe.nets}
     restorers = {net: train_restorer(run, net, path) for net, path in paths.items()}
     front = restorers[run.recipe.front]
-    stems = {
-        ORIGINAL: "original",
-        FINE_TUNED: "noisy",
-        SMOOTHED: "smoothed",
-        RESTORED: "restored",
-        AUGMENTED: "augmented",
-    }
-    paths |= {name: models / f"{stem}.safetensors" for name, stem in stems.items()}
-    original = train_classifier(run, paths[ORIGINAL])
-    nothing = LoadedNet(name="", module=nn.Identity())
-    smoothing = LoadedNet(name="", module=GaussianSmoothing(sigma_pixels=run.recipe.smoothing_pixels))
-    networks = {
-        ORIGINAL: original,
-        FINE_TUNED: _tuned(run, nothing, original, paths[FINE_TUNED], name="noisy"),
-        SMOOTHED: _tuned(run, smoothing, original, paths[SMOOTHED], name="smoothed"),
-        RESTORED: _tuned(run, front, original, paths[RESTORED], name="restored"),
-        AUGMENTED: train_classifier(run, paths[AUGMENTED], noisy=True),
-    }
+    networks = _networks(run, front, models)
     nets = restorers | networks
     modules = {name: net.module for name, net in nets.items()}
     classifiers = {name: modules[name] for name in networks}
@@ -80,16 +72,51 @@ def reproduce(run: Run, out: Path) -> Path:
             *measure_restorers(run, {name: modules[name] for name in restorers}, records),
             *measure_networks(run, classifiers, records),
             *measure_costs(run, modules, {name: net.seconds for name, net in nets.items()}, records),
-            *take_samples(run, front.module, original.module, networks[RESTORED].pair(), records),
+            *take_samples(run, front.module, networks[ORIGINAL].module, networks[_best(run)].pair(), records),
             *_measure_further_seeds(run, front, models, records),
         ],
         out,
     )
 
 
-def _tuned(run: Run, restorer: LoadedNet, original: LoadedNet, path: Path, *, name: str) -> LoadedNet:
+def _networks(run: Run, front: LoadedNet, models: Path) -> dict[str, LoadedNet]:
+    """Trains the classifiers of Tables 3 and 4: alone, on noise, behind a filter and behind the restorer."""
+    original = train_classifier(run, models / "original.safetensors")
+    smoothing = LoadedNet(name="", module=GaussianSmoothing(sigma_pixels=run.recipe.smoothing_pixels))
+    networks = {
+        ORIGINAL: original,
+        FINE_TUNED: _tuned(run, NOTHING, original, models / "noisy.safetensors"),
+        SMOOTHED: _tuned(run, smoothing, original, models / "smoothed.safetensors"),
+        RESTORED: _tuned(run, front, original, models / "restored.safetensors"),
+        AUGMENTED: train_classifier(run, models / "augmented.safetensors", noisy=True),
+    }
+    if run.recipe.together:
+        networks[TOGETHER] = _tuned_together(run, front, original, models / "together.safetensors")
+    if run.recipe.wider is not None:
+        larger = train_classifier(run, models / "wider-clean.safetensors", width=run.recipe.wider)
+        networks[WIDER] = _tuned(run, NOTHING, larger, models / "wider.safetensors")
+    return networks
+
+
+NOTHING = LoadedNet(name="", module=nn.Identity())
+"""Stands in front of a classifier that is tuned alone."""
+
+
+def _best(run: Run) -> str:
+    """Returns the network that the figures and the further seeds show."""
+    return TOGETHER if run.recipe.together else RESTORED
+
+
+def _tuned(run: Run, restorer: LoadedNet, original: LoadedNet, path: Path) -> LoadedNet:
     """Fine-tunes a copy of the classifier behind a copy of the restorer."""
-    return fine_tune(run, _copied(restorer), _copied(original), path, name=name)
+    return fine_tune(run, _copied(restorer), _copied(original), path, name=path.stem.partition("-seed-")[0])
+
+
+def _tuned_together(run: Run, restorer: LoadedNet, original: LoadedNet, path: Path) -> LoadedNet:
+    """Trains copies of both together."""
+    return tune_together(
+        run, _copied(restorer), _copied(original), path, name=path.stem.partition("-seed-")[0]
+    )
 
 
 def _copied(net: LoadedNet) -> LoadedNet:
@@ -101,7 +128,7 @@ def _copied(net: LoadedNet) -> LoadedNet:
 
 
 def _measure_further_seeds(run: Run, front: LoadedNet, models: Path, records: Path) -> Iterator[Measurement]:
-    """Trains and measures the classifier, alone and behind the restorer, with the seeds after the run's own.
+    """Trains and measures the classifiers that the run is about, with the seeds after the run's own.
 
     The results show the variation over seeds of the training. So all are measured on the images and the noise
     of the run's own seed, and only with clipped noise.
@@ -110,12 +137,25 @@ def _measure_further_seeds(run: Run, front: LoadedNet, models: Path, records: Pa
     measuring = replace(run, recipe=replace(run.recipe, evaluation=evaluation))
     for seed in range(run.seed + 1, run.seed + run.recipe.seeds):
         again = replace(run, seed=seed)
-        alone, pair = (models / f"{stem}-seed-{seed}.safetensors" for stem in ("original", "restored"))
-        original = train_classifier(again, alone)
-        fused = _tuned(again, front, original, pair, name="restored")
-        yield from (curve_of(again, net.info) for net in (original, fused))
-        for row in measure_networks(measuring, {ORIGINAL: original.module, RESTORED: fused.module}, records):
+        networks = _networks_of_seed(again, front, models)
+        yield from (curve_of(again, net.info) for net in networks.values())
+        modules = {name: net.module for name, net in networks.items()}
+        for row in measure_networks(measuring, modules, records):
             yield replace(row, provenance=replace(row.provenance, seed=seed))
+
+
+def _networks_of_seed(run: Run, front: LoadedNet, models: Path) -> dict[str, LoadedNet]:
+    """Trains the classifier alone and behind the restorer; where both are trained together, also on noise."""
+    original = train_classifier(run, models / f"original-seed-{run.seed}.safetensors")
+    if not run.recipe.together:
+        restored = models / f"restored-seed-{run.seed}.safetensors"
+        return {ORIGINAL: original, RESTORED: _tuned(run, front, original, restored)}
+    noisy, together = (models / f"{stem}-seed-{run.seed}.safetensors" for stem in ("noisy", "together"))
+    return {
+        ORIGINAL: original,
+        FINE_TUNED: _tuned(run, NOTHING, original, noisy),
+        TOGETHER: _tuned_together(run, front, original, together),
+    }
 
 
 def publish(records: Sequence[Measurement], out: Path) -> Path:

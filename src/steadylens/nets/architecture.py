@@ -13,7 +13,13 @@ from torch import nn
 from steadylens.errors import SettingError
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
-from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.nets.restoration import (
+    HIDDEN_MAPS,
+    DongNet,
+    GaussianSmoothing,
+    Padding,
+    RestorationNet,
+)
 from steadylens.nets.restoration_unet import RestorationUNet
 from steadylens.nets.third_party import rebuild
 
@@ -94,6 +100,27 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
         if name != "kind"
     }
     return KINDS[kind](**settings)
+
+
+def restorer_named(name: str, *, padding: Padding = "zeros") -> RestorationNet | DongNet | RestorationUNet:
+    """Returns a restorer by its short name, with random weights.
+
+    Args:
+        name: L11, L9, L7, L5, L3 or Dong, the nets of Table 1, or UNet.
+        padding: How `forward` of a net of Table 1 pads an image: "zeros" or "reflect". The U-Net always
+            reflects.
+
+    Raises:
+        SettingError: If there is no net of that name.
+    """
+    depths = {f"L{depth}": depth for depth in HIDDEN_MAPS}
+    if name == "UNet":
+        return RestorationUNet()
+    if name == "Dong":
+        return DongNet(padding=padding)
+    if name not in depths:
+        raise SettingError(f"there is no net {name!r}; choose one of {', '.join(depths)}, Dong or UNet")
+    return RestorationNet(depth=depths[name], padding=padding)
 
 
 def _place_of(kind: object) -> tuple[object, object]:

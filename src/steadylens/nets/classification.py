@@ -4,6 +4,7 @@ A restorer works on images in [0, 1], at the classifier's input size and before 
 classifier behind a restorer must normalise by itself: `PreparedClassifier` adds that to any module.
 """
 
+import math
 import re
 import warnings
 import zipfile
@@ -101,9 +102,10 @@ class FusedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, classes) for images (N, C, H, W) in [0, 1]."""
-        return self.classifier(self._restored(images))  # type: ignore[no-any-return]
+        return self.classifier(self.restored(images))  # type: ignore[no-any-return]
 
-    def _restored(self, images: Tensor) -> Tensor:
+    def restored(self, images: Tensor) -> Tensor:
+        """Returns the restored images, (N, C, H, W), that the classifier reads."""
         if not self.frozen or torch.compiler.is_exporting():
             return self.restorer(images)  # type: ignore[no-any-return]
         with evaluating(self.restorer):
@@ -192,9 +194,10 @@ class SignNet(nn.Module):
     Args:
         classes: Number of classes, at least 2.
         standardize: Whether to standardize each image instead of subtracting the mean image.
+        width: Factor on the number of feature maps, for a larger net of the same form.
 
     Raises:
-        SettingError: If `classes` is below 2.
+        SettingError: If `classes` is below 2, or `width` is too small or not finite.
 
     Example:
         >>> import torch
@@ -207,24 +210,28 @@ class SignNet(nn.Module):
     input_size = SIGN_SIZE
     mean: Tensor
 
-    def __init__(self, classes: int = 43, *, standardize: bool = False) -> None:
+    def __init__(self, classes: int = 43, *, standardize: bool = False, width: float = 1.0) -> None:
         super().__init__()
         if classes < 2:
             raise SettingError(f"classes is {classes}, a classifier needs at least 2")
-        self.classes, self.standardize = classes, standardize
+        if not 0.05 <= width < math.inf:
+            raise SettingError(f"width is {width}, a factor on the number of maps; it must be at least 0.05")
+        self.classes, self.standardize, self.width = classes, standardize, width
+        # Even numbers, as two groups share them.
+        first, second, third, hidden = (2 * round(maps * width / 2) for maps in (100, 150, 250, 300))
         self.register_buffer("mean", torch.full((3, SIGN_SIZE, SIGN_SIZE), 0.5))
         self.features = nn.Sequential(
             nn.Conv2d(3, 3, 1, groups=3),
-            *_block(3, 100, kernel=7, groups=1),  # 48 -> 42 -> 21
-            *_block(100, 150, kernel=4, groups=2),  # 21 -> 18 -> 9
-            *_block(150, 250, kernel=4, groups=2),  # 9 -> 6 -> 3
+            *_block(3, first, kernel=7, groups=1),  # 48 -> 42 -> 21
+            *_block(first, second, kernel=4, groups=2),  # 21 -> 18 -> 9
+            *_block(second, third, kernel=4, groups=2),  # 9 -> 6 -> 3
         )
         self.head = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(250 * 3 * 3, 300),
+            nn.Linear(third * 3 * 3, hidden),
             nn.LeakyReLU(LEAKY_SLOPE),
             nn.Dropout(0.5),
-            nn.Linear(300, classes),
+            nn.Linear(hidden, classes),
         )
         # Grouped convolutions run three times faster on a CPU in this memory format.
         self.to(memory_format=torch.channels_last)
@@ -236,11 +243,12 @@ class SignNet(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which the net is built again when it is loaded."""
-        return {"classes": self.classes, "standardize": self.standardize}
+        wider = {} if self.width == 1 else {"width": self.width}
+        return {"classes": self.classes, "standardize": self.standardize, **wider}
 
     def extra_repr(self) -> str:
         """Settings in the repr of the net."""
-        return f"classes={self.classes}, standardize={self.standardize}"
+        return ", ".join(f"{name}={value}" for name, value in self.config().items())
 
     def fit_mean(self, images: Tensor) -> None:
         """Sets the mean image, the mean of each pixel over the training images.

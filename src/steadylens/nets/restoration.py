@@ -73,6 +73,14 @@ class PatchRestorer(Protocol):
 
 
 @runtime_checkable
+class SelfInitializing(Protocol):
+    """A net that knows how its weights are initialised."""
+
+    def initialize(self, *, generator: torch.Generator) -> None:
+        """Draws new weights."""
+
+
+@runtime_checkable
 class PaddedRestorer(PatchRestorer, Protocol):
     """A restorer that pads the image only once, before its first layer.
 
@@ -324,24 +332,6 @@ class GaussianSmoothing(nn.Module):
         padded = F.pad(images, [self.margin] * 4, mode="reflect")
         rows = F.conv2d(padded, kernel[:, :, None, :], groups=channels)
         return F.conv2d(rows, kernel[:, :, :, None], groups=channels)
-
-
-def restorer_named(name: str, *, padding: Padding = "zeros") -> RestorationNet | DongNet:
-    """Returns a net of Table 1 by its name there, with random weights.
-
-    Args:
-        name: L11, L9, L7, L5, L3 or Dong.
-        padding: How the net's `forward` pads an image: "zeros" or "reflect".
-
-    Raises:
-        SettingError: If there is no net of that name.
-    """
-    depths = {f"L{depth}": depth for depth in HIDDEN_MAPS}
-    if name == "Dong":
-        return DongNet(padding=padding)
-    if name not in depths:
-        raise SettingError(f"there is no net {name!r}; choose one of {', '.join(depths)} or Dong")
-    return RestorationNet(depth=depths[name], padding=padding)
 
 
 def central_crop(images: Tensor, margin: int) -> Tensor:

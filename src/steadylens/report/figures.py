@@ -17,7 +17,17 @@ import numpy as np
 
 from steadylens.errors import MissingExtraError
 from steadylens.records import Contraction, Curve, Density, Hits, Measurement, Restoring, Scatter, Stability
-from steadylens.report.paper import ALONE, AUGMENTED, CITATION, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
+from steadylens.report.paper import (
+    ALONE,
+    AUGMENTED,
+    CITATION,
+    FINE_TUNED,
+    ORIGINAL,
+    RESTORED,
+    SMOOTHED,
+    TOGETHER,
+    WIDER,
+)
 from steadylens.report.tables import SIGMA, grouped, select, source, unique
 
 try:
@@ -36,17 +46,17 @@ QUIET = "#8a8a8a"
 
 COLOURS = {
     "L11": "#0072b2", "L9": "#56b4e9", "L7": "#009e73", "L5": "#e69f00", "L3": "#d55e00", "Dong": "#cc79a7",
-    "Gaussian smoothing": "#8c6d31", "identity": "#767676",
+    "UNet": "#332288", "Gaussian smoothing": "#8c6d31", "identity": "#767676",
     ORIGINAL: "#767676", FINE_TUNED: "#e69f00", SMOOTHED: "#8c6d31", AUGMENTED: "#d55e00",
-    RESTORED: "#0072b2", ALONE: "#767676",
+    RESTORED: "#0072b2", TOGETHER: "#332288", WIDER: "#117733", ALONE: "#767676",
 }  # fmt: skip
 """The colour of each network; a fused network has the colour of its restorer."""
 
-MARKERS = dict(zip(COLOURS, "osD^vPXddPXvod", strict=True))
+MARKERS = dict(zip(COLOURS, "osD^vP*XddPXvo*hd", strict=True))
 """The marker of each network, for prints without colour."""
 
 OTHER_COLOURS = (
-    "#332288", "#882255", "#117733", "#999933", "#44aa99", "#aa4499", "#cc6677", "#88ccee", "#ddcc77"
+    "#882255", "#6699cc", "#661100", "#999933", "#44aa99", "#aa4499", "#cc6677", "#88ccee", "#ddcc77"
 )  # fmt: skip
 
 OTHER_MARKERS = "*sP^v"

@@ -12,7 +12,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from steadylens.errors import RecordError
 from steadylens.files import replacing
 from steadylens.records import Accuracy, Measurement, Picture, Restoring, Stability
-from steadylens.report.paper import ALONE, CITATION, IN_TABLE_3, ORIGINAL, RESTORED, TABLE_3, TABLE_4
+from steadylens.report.paper import (
+    ALONE,
+    CITATION,
+    IN_TABLE_3,
+    ORIGINAL,
+    RESTORED,
+    TABLE_3,
+    TABLE_4,
+    TOGETHER,
+)
 from steadylens.report.paper_tables import (
     accuracy_tables,
     cost_tables,
@@ -87,8 +96,10 @@ def _stability_facts(records: Sequence[Measurement]) -> list[Fact]:
 
 
 def _compared(names: Iterable[str]) -> tuple[str, str] | None:
-    """Returns the two networks that the page compares: the paper's, or a classifier and its first pair."""
+    """Returns the two networks that the page compares: the classifier alone, and behind the restorer."""
     found = unique(names)
+    if {ORIGINAL, TOGETHER} <= set(found):
+        return ORIGINAL, TOGETHER
     if {ORIGINAL, RESTORED} <= set(found):
         return ORIGINAL, RESTORED
     others = [name for name in found if name != ALONE]

@@ -15,7 +15,12 @@ SMOOTHED = "Gaussian smoothing as first layer"
 RESTORED = "restoration + original"
 
 AUGMENTED = "strong noise augmentation"
-"""A baseline that the paper lacks; the four networks above are the paper's."""
+"""A baseline that the paper lacks, as are the two below; the four networks above are the paper's."""
+
+TOGETHER = "restoration and original, trained together"
+
+WIDER = "wider classifier, fine-tuned on noisy images"
+"""As many multiply-adds as restorer and classifier have together."""
 
 ALONE = "alone"
 """The classifier without a restorer, where it is compared with itself behind restorers."""

@@ -1,12 +1,16 @@
+from .augmentation import Augmentation as Augmentation
+from .augmentation import StrongAugmentation as StrongAugmentation
 from .fusing import fine_tune as fine_tune
 from .fusing import fuse_as_they_are as fuse_as_they_are
 from .fusing import fuse_label_free as fuse_label_free
 from .fusing import tune_restorer as tune_restorer
+from .fusing import tune_together as tune_together
 from .loop import OneCycleAdam as OneCycleAdam
 from .loop import Training as Training
 from .objectives import LogSquaredError as LogSquaredError
 from .objectives import classifying_objective as classifying_objective
 from .objectives import consistency_objective as consistency_objective
+from .objectives import pair_objective as pair_objective
 from .objectives import restoring_objective as restoring_objective
 from .recipes import recipe_named as recipe_named
 from .run import Run as Run
@@ -14,18 +18,22 @@ from .stages import train_classifier as train_classifier
 from .stages import train_restorer as train_restorer
 
 __all__ = [
+    "Augmentation",
     "LogSquaredError",
     "OneCycleAdam",
     "Run",
+    "StrongAugmentation",
     "Training",
     "classifying_objective",
     "consistency_objective",
     "fine_tune",
     "fuse_as_they_are",
     "fuse_label_free",
+    "pair_objective",
     "recipe_named",
     "restoring_objective",
     "train_classifier",
     "train_restorer",
     "tune_restorer",
+    "tune_together",
 ]

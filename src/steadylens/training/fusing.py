@@ -1,14 +1,16 @@
-"""Fuses a restorer with a classifier in three ways: untrained, fine-tuned, or tuned without labels.
+"""Fuses a restorer with a classifier in four ways: untrained, one of the two tuned, or both together.
 
-The paper fine-tunes the classifier behind the frozen restorer (Sec. 4.2). Consistency tuning needs no labels
-and leaves the classifier as it is: it trains the restorer so that the classifier predicts the same for a
-restored noisy image as for the clean one. That is the stability objective of Denoised Smoothing (Salman, Sun,
-Yang, Kapoor, Kolter, NeurIPS 2020) with three changes. The target is the probabilities of all classes, not
-the predicted class; a restoration loss is added; and slight noise and clean images are among the inputs, so
-that these are not harmed.
+The paper fine-tunes the classifier behind the frozen restorer (Sec. 4.2). Trained together, the restorer
+learns to keep what the classifier needs, and the classifier to read what the restorer makes. Consistency
+tuning needs no labels and leaves the classifier as it is: it trains the restorer so that the classifier
+predicts the same for a restored noisy image as for the clean one. That is the stability objective of Denoised
+Smoothing (Salman, Sun, Yang, Kapoor, Kolter, NeurIPS 2020) with three changes. The target is the
+probabilities of all classes, not the predicted class; a restoration loss is added; and slight noise and clean
+images are among the inputs, so that these are not harmed.
 """
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,11 +32,13 @@ from steadylens.training.loop import OneCycleAdam, Optimization
 from steadylens.training.objectives import (
     Fidelity,
     LogSquaredError,
+    PairLoss,
     RestorationLoss,
     consistency_objective,
+    pair_objective,
 )
 from steadylens.training.recipes import SLIGHT
-from steadylens.training.run import Run
+from steadylens.training.run import ClassifierRecipe, Run
 from steadylens.training.stages import (
     Stage,
     check_key,
@@ -42,6 +46,7 @@ from steadylens.training.stages import (
     new_training,
     provenance_of,
     random_validation_images,
+    run_labelled,
     run_stage,
     train_on_labels,
 )
@@ -77,9 +82,137 @@ def fine_tune(run: Run, restorer: Net, classifier: Net, path: str | Path, *, nam
     key = run.key(stage, settings, fingerprint(fused))
     made_from = {"restorer": given_restorer, "classifier": given_classifier}
     with _without_gradient(given_restorer.module):
-        return train_on_labels(
-            run, Stage(name=stage, path=Path(path), key=key, made_from=made_from), fused, settings
+        stage_of_pair = Stage(name=stage, path=Path(path), key=key, made_from=made_from)
+        if settings.consistency == 0:
+            return train_on_labels(run, stage_of_pair, fused, settings)
+        return _train_pair(run, stage_of_pair, fused, settings, fidelity=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointTuning:
+    """Settings of training a restorer and a classifier together, beside the recipe's for fine-tuning.
+
+    Attributes:
+        restorer_factor: The restorer's learning rate, relative to the classifier's.
+        fidelity: Weight of the restoration loss. With 0, a restored image need not look like the clean one.
+        loss: The restoration loss.
+        consistency: Weight of KL(p(x) || q(x + nu)), where p are the probabilities of the classifier before
+            the tuning for a clean image, and q those of the pair for a noisy one.
+
+    Raises:
+        SettingError: If `restorer_factor` is not positive, or a weight is negative.
+    """
+
+    restorer_factor: float = 0.3
+    fidelity: float = 0.05
+    loss: RestorationLoss = field(default_factory=LogSquaredError)
+    consistency: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.restorer_factor < math.inf and self.fidelity >= 0 and self.consistency >= 0):
+            raise SettingError(
+                f"restorer_factor is {self.restorer_factor}, fidelity {self.fidelity}, consistency "
+                f"{self.consistency}; the factor must be positive, a weight must be at least 0"
+            )
+
+
+JOINT = JointTuning()
+"""The settings with which the packaged pair was trained together."""
+
+
+def tune_together(
+    run: Run,
+    restorer: Net,
+    classifier: Net,
+    path: str | Path,
+    *,
+    name: str,
+    tuning: JointTuning = JOINT,
+) -> LoadedNet:
+    """Trains a restorer and the classifier behind it together, on labelled noisy images.
+
+    The loss is the cross-entropy of the pair, plus two weighted parts: the pair is to predict for a noisy
+    image what the classifier predicted for the clean one before the tuning, and the restored image is to
+    look like the clean one. Number of steps, batch size, noise, augmentation and the classifier's optimizer
+    are those of the recipe's fine-tuning, which must be an Adam.
+
+    Args:
+        run: Data, recipe and seed.
+        restorer: The trained restorer, changed in place.
+        classifier: The trained classifier, changed in place.
+        path: The .safetensors file to write, with both nets. If it exists and belongs to this run, it is
+            loaded instead.
+        name: Short name of the pair, for progress messages and as a part of the random seed.
+        tuning: Settings that the recipe does not have.
+
+    Returns:
+        The pair in eval mode, on the run's device.
+
+    Raises:
+        SettingError: If the file belongs to another run, the recipe fine-tunes without noise or not with
+            Adam, a net cannot be saved, or the restorer has no parameters.
+        CheckpointError: If an existing file cannot be read.
+        DivergenceError: If the training diverges.
+    """
+    stage, optimization = f"tuning together {name}", run.recipe.fine_tuning.optimization
+    given_restorer, given_classifier = _loaded(restorer), _loaded(classifier)
+    if not isinstance(optimization, OneCycleAdam):
+        raise SettingError(
+            f"recipe {run.recipe.name} fine-tunes by {type(optimization).__name__}; restorer and classifier "
+            "are trained together by OneCycleAdam, as in the recipes fast, thorough and unet"
         )
+    if not any(True for _ in given_restorer.module.parameters()):
+        raise SettingError(
+            f"a {type(given_restorer.module).__name__} has nothing to train; tune the classifier alone"
+        )
+    settings = replace(
+        run.recipe.fine_tuning,
+        optimization=replace(optimization, part_factors=(("restorer", tuning.restorer_factor),)),
+        consistency=tuning.consistency,
+    )
+    pair = FusedClassifier(given_restorer.module, given_classifier.module, frozen=False).to(run.device)
+    describe(pair)  # raises before the training if the pair cannot be saved afterwards
+    given_restorer.module.requires_grad_(True)
+    key = run.key(stage, settings, tuning, fingerprint(pair))
+    made_from = {"restorer": given_restorer, "classifier": given_classifier}
+    return _train_pair(
+        run,
+        Stage(name=stage, path=Path(path), key=key, made_from=made_from),
+        pair,
+        settings,
+        fidelity=Fidelity(weight=tuning.fidelity, loss=tuning.loss),
+    )
+
+
+def _train_pair(
+    run: Run, stage: Stage, pair: FusedClassifier, settings: ClassifierRecipe, *, fidelity: Fidelity | None
+) -> LoadedNet:
+    """Trains a pair, or the classifier of it, towards the labels and its own predictions for clean images."""
+    teacher = copy.deepcopy(pair.classifier).eval().requires_grad_(False)
+    loss = PairLoss(
+        teacher=teacher,
+        consistency=settings.consistency,
+        label_smoothing=settings.label_smoothing,
+        fidelity=fidelity,
+    )
+    objective = pair_objective(
+        pair,
+        run.data.train.images,
+        run.data.train.labels,
+        batch=settings.batch,
+        degradation=_noise_of(run, settings),
+        augmentation=settings.augmentation,
+        loss=loss,
+    )
+    return run_labelled(run, stage, pair, objective, settings)
+
+
+def _noise_of(run: Run, settings: ClassifierRecipe) -> Degradation:
+    if settings.degradation is None:
+        raise SettingError(
+            f"recipe {run.recipe.name} fine-tunes without noise; give its fine_tuning a degradation"
+        )
+    return settings.degradation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,10 +293,7 @@ def tune_restorer(
         DivergenceError: If the training diverges.
     """
     settings, stage = run.recipe.fine_tuning, f"label-free tuning {name}"
-    if (degradation := settings.degradation) is None:
-        raise SettingError(
-            f"recipe {run.recipe.name} fine-tunes without noise; give its fine_tuning a degradation"
-        )
+    degradation = _noise_of(run, settings)
     settings = replace(settings, optimization=tuning.optimization)
     noise = tuning.noise(degradation)
     given_restorer = _loaded(restorer)

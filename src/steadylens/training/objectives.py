@@ -1,9 +1,8 @@
-"""What a training minimises: restoration (Eq. 3), classification (Sec. 4.2) or consistency of a classifier.
+"""What a training minimises: restoration (Eq. 3), classification (Sec. 4.2), consistency, or all together.
 
-Also the losses of restored images, and the augmentation of a classifier's training images.
+Also the losses of restored images.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,9 +12,11 @@ from torch.nn import functional as F
 
 from steadylens.devices import cache_batch, fast_autocast, forward_in_batches
 from steadylens.errors import SettingError
-from steadylens.images.tensors import check_images, to_float
+from steadylens.images.tensors import to_float
+from steadylens.nets.classification import FusedClassifier
 from steadylens.nets.restoration import PatchRestorer, central_crop
 from steadylens.noise.degradation import Degradation
+from steadylens.training.augmentation import Augmenting
 
 RestorationLoss = Callable[[Tensor, Tensor], Tensor]
 """From restored and clean images, both (N, C, H, W), to one loss for each image, (N,)."""
@@ -46,70 +47,6 @@ class LogSquaredError:
     def __call__(self, restored: Tensor, clean: Tensor) -> Tensor:
         """Returns ln(MSE + floor) of each image, (N,)."""
         return ((restored - clean).square().mean(dim=(1, 2, 3)) + self.floor).log()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Augmentation:
-    """Random rotation, scale, shift, brightness and contrast, drawn for each image.
-
-    Every amount is drawn uniformly between minus and plus the setting. Pixels from outside the image repeat
-    its border.
-
-    Attributes:
-        rotation_degrees: Largest rotation.
-        scale: Largest relative change of size, below 1.
-        shift: Largest shift, as a share of the image's side.
-        brightness: Largest change of brightness, for images in [0, 1].
-        contrast: Largest relative change of contrast around the image's mean, below 1.
-    """
-
-    rotation_degrees: float = 10.0
-    scale: float = 0.12
-    shift: float = 0.07
-    brightness: float = 0.15
-    contrast: float = 0.3
-
-    def __post_init__(self) -> None:
-        """Refuses amounts that are negative or not finite, and a scale or contrast of 1 or more."""
-        for name in ("rotation_degrees", "shift", "brightness"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise SettingError(f"{name} is {getattr(self, name)}, it must be a number of at least 0")
-        for name in ("scale", "contrast"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SettingError(f"{name} is {getattr(self, name)}, it must lie in [0, 1)")
-
-    def __call__(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Returns augmented copies of the images.
-
-        Args:
-            images: (N, C, H, W) in [0, 1].
-            generator: Generator for the amounts, on the images' device.
-
-        Returns:
-            (N, C, H, W) in [0, 1].
-
-        Raises:
-            ImageError: If the batch breaks the image contract.
-        """
-        check_images(images)
-        draws = (
-            torch.rand(6, len(images), generator=generator, device=images.device, dtype=images.dtype) * 2 - 1
-        )
-        angle = draws[0] * math.radians(self.rotation_degrees)
-        zoom = 1 / (1 + draws[1] * self.scale)
-        cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
-        # In affine_grid a side has length 2, so a share of the side is doubled.
-        shift_x, shift_y = 2 * self.shift * draws[2], 2 * self.shift * draws[3]
-        # Both sides have length 2 there, so a rotation needs the aspect ratio of the image.
-        oblong = images.shape[2] / images.shape[3]
-        rows = [cos, -sin * oblong, shift_x, sin / oblong, cos, shift_y]
-        matrices = torch.stack(rows, dim=1).view(-1, 2, 3)
-        grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-        moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        mean = moved.mean(dim=(1, 2, 3), keepdim=True)
-        gain = 1 + draws[4].view(-1, 1, 1, 1) * self.contrast
-        offset = draws[5].view(-1, 1, 1, 1) * self.brightness
-        return ((moved - mean) * gain + mean + offset).clamp_(0, 1)
 
 
 Objective = Callable[[torch.Generator], Iterator[Tensor]]
@@ -164,8 +101,9 @@ def classifying_objective(
     labels: Tensor,
     *,
     batch: int,
-    augmentation: Augmentation | None = None,
+    augmentation: Augmenting | None = None,
     degradation: Degradation | None = None,
+    label_smoothing: float = 0.0,
 ) -> Objective:
     """Returns the mean cross-entropy of a classifier, with optional augmentation and noise.
 
@@ -176,6 +114,7 @@ def classifying_objective(
         batch: Number of images in a step.
         augmentation: Random changes of each image, drawn anew in every step; None for no augmentation.
         degradation: Adds noise to each image, drawn anew in every step; None for clean images.
+        label_smoothing: Share of the target that is spread evenly over all classes.
     """
 
     def batch_loss(generator: torch.Generator) -> Iterator[Tensor]:
@@ -190,7 +129,10 @@ def classifying_objective(
         for some, target in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
             with fast_autocast(images.device):
                 logits = classifier(some)
-            yield F.cross_entropy(logits.float(), target, reduction="sum") / len(inputs)
+            yield (
+                F.cross_entropy(logits.float(), target, reduction="sum", label_smoothing=label_smoothing)
+                / len(inputs)
+            )
 
     return batch_loss
 
@@ -221,6 +163,62 @@ class Fidelity:
     loss: RestorationLoss
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """Some images of a step, with what the nets are to make of them.
+
+    Attributes:
+        noisy: Noisy images, (N, C, H, W).
+        clean: The clean images, of the same shape.
+        predictions: Logarithms of the class probabilities of the clean images, (N, classes).
+        chosen: Which of the training images they are, int64 (N,).
+        share: 1 / number of noisy images in the step.
+    """
+
+    noisy: Tensor
+    clean: Tensor
+    predictions: Tensor
+    chosen: Tensor
+    share: float
+
+    def divergence(self, logits: Tensor) -> Tensor:
+        """Returns the sum of KL(p(clean) || p(logits)) over the images."""
+        found = logits.float().log_softmax(dim=1)
+        return F.kl_div(found, self.predictions, log_target=True, reduction="sum")
+
+
+def _parts(
+    teacher: nn.Module,
+    images: Tensor,
+    *,
+    batch: int,
+    augmentation: Augmenting | None,
+    degradation: Degradation,
+) -> Callable[[torch.Generator], Iterator[_Part]]:
+    """Returns a function that draws clean and noisy images, with the teacher's predictions for the clean."""
+
+    def draw(generator: torch.Generator) -> Iterator[_Part]:
+        chosen = torch.randint(len(images), (batch,), generator=generator, device=images.device)
+        clean = to_float(images[chosen])
+        if augmentation is not None:
+            clean = augmentation(clean, generator=generator)
+        noisy = degradation(clean, generator=generator)
+        versions = len(noisy) // batch
+        predictions = forward_in_batches(teacher, clean).log_softmax(dim=1)
+        places = torch.arange(batch, device=images.device).repeat_interleave(versions)
+        size = cache_batch(images.device)
+        for some, place in zip(torch.split(noisy, size), torch.split(places, size), strict=True):
+            yield _Part(
+                noisy=some,
+                clean=clean[place],
+                predictions=predictions[place],
+                chosen=chosen[place],
+                share=1 / len(noisy),
+            )
+
+    return draw
+
+
 def consistency_objective(
     restorer: nn.Module,
     classifier: nn.Module,
@@ -228,7 +226,7 @@ def consistency_objective(
     *,
     batch: int,
     degradation: Degradation,
-    augmentation: Augmentation | None = None,
+    augmentation: Augmenting | None = None,
     fidelity: Fidelity,
 ) -> Objective:
     """Returns an objective that tunes a restorer so that noise does not change a classifier's predictions.
@@ -245,27 +243,78 @@ def consistency_objective(
         augmentation: Random changes of each clean image before that; None for no augmentation.
         fidelity: The restoration loss and its weight.
     """
+    draw = _parts(classifier, images, batch=batch, augmentation=augmentation, degradation=degradation)
 
     def batch_loss(generator: torch.Generator) -> Iterator[Tensor]:
-        chosen = torch.randint(len(images), (batch,), generator=generator, device=images.device)
-        clean = to_float(images[chosen])
-        if augmentation is not None:
-            clean = augmentation(clean, generator=generator)
-        noisy = degradation(clean, generator=generator)
-        predictions = forward_in_batches(classifier, clean).log_softmax(dim=1)
-        clean, predictions = (
-            tensor.repeat_interleave(len(noisy) // batch, dim=0) for tensor in (clean, predictions)
-        )
-        size = cache_batch(images.device)
-        parts = zip(*(torch.split(tensor, size) for tensor in (noisy, clean, predictions)), strict=True)
-        for some, target, prediction in parts:
+        for part in draw(generator):
             with fast_autocast(images.device):
-                restored = restorer(some)
+                restored = restorer(part.noisy)
                 logits = classifier(restored)
-            divergence = F.kl_div(
-                logits.float().log_softmax(dim=1), prediction, log_target=True, reduction="sum"
+            restoration_loss = fidelity.loss(restored.float(), part.clean).sum()
+            yield (part.divergence(logits) + fidelity.weight * restoration_loss) * part.share
+
+    return batch_loss
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairLoss:
+    """The parts of the loss of a restorer with a classifier behind it.
+
+    Attributes:
+        teacher: The classifier as it was before, in eval mode: the pair is to predict for a noisy image what
+            the teacher predicts for the clean one.
+        consistency: Weight of that: of KL(teacher(x) || pair(x + nu)).
+        label_smoothing: Share of a label that is spread evenly over all classes.
+        fidelity: The restoration loss and its weight, so that the restorer still restores; None if the
+            restorer is not trained.
+    """
+
+    teacher: nn.Module
+    consistency: float = 1.0
+    label_smoothing: float = 0.0
+    fidelity: Fidelity | None = None
+
+
+def pair_objective(
+    pair: FusedClassifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    batch: int,
+    degradation: Degradation,
+    augmentation: Augmenting | None = None,
+    loss: PairLoss,
+) -> Objective:
+    """Returns an objective that trains a restorer and a classifier together, or a classifier alone.
+
+    It is the mean cross-entropy of the pair on noisy images, plus the weighted parts that `loss` names.
+
+    Args:
+        pair: The restorer and the classifier. With `frozen=True` only the classifier is trained.
+        images: Training images, uint8 (N, C, H, W), on the pair's device.
+        labels: Their classes, int64 (N,), on the same device.
+        batch: Number of clean images in a step.
+        degradation: Makes M noisy versions of each image, anew in every step.
+        augmentation: Random changes of each clean image before that; None for no augmentation.
+        loss: Weights of the parts of the loss.
+    """
+    draw = _parts(loss.teacher, images, batch=batch, augmentation=augmentation, degradation=degradation)
+
+    def batch_loss(generator: torch.Generator) -> Iterator[Tensor]:
+        for part in draw(generator):
+            with fast_autocast(images.device):
+                restored = pair.restored(part.noisy)
+                logits = pair.classifier(restored)
+            total = F.cross_entropy(
+                logits.float(),
+                labels[part.chosen],
+                reduction="sum",
+                label_smoothing=loss.label_smoothing,
             )
-            restoration_loss = fidelity.loss(restored.float(), target).sum()
-            yield (divergence + fidelity.weight * restoration_loss) / len(noisy)
+            total = total + loss.consistency * part.divergence(logits)
+            if loss.fidelity is not None:
+                restoration_loss = loss.fidelity.loss(restored.float(), part.clean).sum()
+                total = total + loss.fidelity.weight * restoration_loss
+            yield total * part.share
 
     return batch_loss

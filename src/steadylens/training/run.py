@@ -16,8 +16,9 @@ from steadylens.nets.restoration import Padding
 from steadylens.noise.degradation import Degradation
 from steadylens.progress import Observer, ignore_progress
 from steadylens.records import Provenance
+from steadylens.training.augmentation import Augmenting
 from steadylens.training.loop import Optimization
-from steadylens.training.objectives import Augmentation, RestorationLoss
+from steadylens.training.objectives import RestorationLoss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,10 +92,12 @@ class RestorerRecipe:
         optimization: Optimizer and learning rate.
         degradation: Noise in training; it makes M noisy versions of each patch.
         clip_norm: Gradients are clipped to this norm; None for no clipping.
+        averaging: Decay of the moving average of the weights that the trained net has; None for the weights
+            of the last step.
         zero_last_layer: Whether the last layer is initialised with zeros; a residual net then starts as the
-            identity.
-        gain: Gain of the Xavier initialisation.
-        padding: How the net's `forward` pads an image; training uses no padding.
+            identity. A net that initialises itself, as the U-Net does, always starts so.
+        gain: Gain of the Xavier initialisation, for a net that does not initialise itself.
+        padding: How the net's `forward` pads an image; training uses no padding. The U-Net always reflects.
         refinements: Further phases of the training, in their order.
     """
 
@@ -105,6 +108,7 @@ class RestorerRecipe:
     optimization: Optimization
     degradation: Degradation
     clip_norm: float | None = None
+    averaging: float | None = None
     zero_last_layer: bool = False
     gain: float = 1.0
     padding: Padding = "zeros"
@@ -138,6 +142,11 @@ class ClassifierRecipe:
         augmentation: Random changes of pose, brightness and contrast; None for no augmentation.
         degradation: Noise, drawn anew in every step; None for clean images.
         clip_norm: Gradients are clipped to this norm; None for no clipping.
+        averaging: Decay of the moving average of the weights that the trained net has; None for the weights
+            of the last step.
+        label_smoothing: Share of a label that is spread evenly over all classes.
+        consistency: In fine-tuning, the weight of KL(p(x) || q(x + nu)), where p are the probabilities of the
+            classifier before the fine-tuning for a clean image, and q those of the tuned net for a noisy one.
         gain: Gain of the Xavier initialisation; not used in fine-tuning.
         standardize: Whether a new sign net standardizes each image to mean 0 and standard deviation 1
             instead of subtracting the mean image; not used in fine-tuning.
@@ -146,9 +155,12 @@ class ClassifierRecipe:
     steps: int
     batch: int
     optimization: Optimization
-    augmentation: Augmentation | None = None
+    augmentation: Augmenting | None = None
     degradation: Degradation | None = None
     clip_norm: float | None = None
+    averaging: float | None = None
+    label_smoothing: float = 0.0
+    consistency: float = 0.0
     gain: float = 1.0
     standardize: bool = False
 
@@ -193,8 +205,9 @@ class Recipe:
 
     Attributes:
         name: Name of the recipe on the command line and in records.
-        restorer: Training of the residual nets.
+        restorer: Training of the residual nets of Table 1.
         dong: Training of the net of Dong et al.
+        unet: Training of the U-Net.
         classifier: Training of the classifier on clean images.
         fine_tuning: Fine-tuning of the classifier on noisy images, behind a restorer or alone.
         noise_training: Training of a classifier from scratch with noise augmentation, on as many images as
@@ -202,6 +215,10 @@ class Recipe:
         evaluation: What is measured.
         nets: Names of the restorers to train and compare.
         front: Name of the restorer that is put in front of the classifier.
+        together: Whether the restorer and the classifier are also trained together, with the settings of
+            `fine_tuning`.
+        wider: Width of a larger sign net, which is trained and fine-tuned on noise like the original, to tell
+            what size alone brings; None for no such net.
         smoothing_pixels: Standard deviation in pixels of the Gaussian smoothing that it is compared with.
         seeds: Number of seeds with which the classifier is trained and fine-tuned, to measure the variation:
             the run's seed and those that follow it.
@@ -210,12 +227,15 @@ class Recipe:
     name: str
     restorer: RestorerRecipe
     dong: RestorerRecipe
+    unet: RestorerRecipe
     classifier: ClassifierRecipe
     fine_tuning: ClassifierRecipe
     noise_training: ClassifierRecipe
     evaluation: EvaluationRecipe
     nets: tuple[str, ...] = ("L11", "L9", "L7", "L5", "L3", "Dong")
     front: str = "L11"
+    together: bool = False
+    wider: float | None = None
     smoothing_pixels: float = 0.7
     seeds: int = 1
 
@@ -227,8 +247,8 @@ class Recipe:
             raise SettingError(f"front is {self.front}, it must be one of the trained nets {self.nets}")
 
     def restorer_recipe(self, net: str) -> RestorerRecipe:
-        """Returns how a restorer is trained: "Dong" as `dong` says, any other as `restorer` says."""
-        return self.dong if net == "Dong" else self.restorer
+        """Returns how a restorer is trained: by `dong`, by `unet`, or any other by `restorer`."""
+        return {"Dong": self.dong, "UNet": self.unet, "RestorationUNet": self.unet}.get(net, self.restorer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

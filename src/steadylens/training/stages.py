@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from steadylens.checkpoints.checkpoint import (
     SUFFIX,
@@ -28,9 +28,10 @@ from steadylens.devices import fast_memory_format, forward_in_batches
 from steadylens.errors import SettingError
 from steadylens.images.tensors import SQUASHED, to_float
 from steadylens.metrics import psnr, top_k
-from steadylens.nets.architecture import describe
-from steadylens.nets.classification import SignNet
-from steadylens.nets.restoration import initialize_xavier, restorer_named, zero_last_layer
+from steadylens.nets.architecture import describe, restorer_named
+from steadylens.nets.classification import FusedClassifier, SignNet
+from steadylens.nets.restoration import SelfInitializing, initialize_xavier, zero_last_layer
+from steadylens.noise.degradation import Degradation
 from steadylens.progress import Update
 from steadylens.randomness import derived_generator
 from steadylens.training.loop import Training
@@ -76,6 +77,7 @@ def new_training(
         optimization=settings.optimization,
         steps=settings.steps,
         clip_norm=settings.clip_norm,
+        averaging=settings.averaging,
         generator=derived_generator(run.seed, stage, device=run.device),
     )
 
@@ -171,14 +173,17 @@ def _train_with_checkpoints(run: Run, stage: str, training: Training, path: Path
 
 
 def _outcome(validation: Mapping[str, float]) -> str:
+    parts = []
+    if (accuracy := validation.get("accuracy")) is not None:
+        noisy = validation.get("noisy_accuracy")
+        with_noise = "" if noisy is None else f", {noisy:.1%} with noise"
+        parts.append(f"{accuracy:.1%} right on validation images{with_noise}")
     match validation:
-        case {"accuracy": accuracy}:
-            return f"{accuracy:.1%} right on validation images"
-        case {"noisy_db": noisy, "restored_db": restored}:
-            return f"{noisy:.1f} -> {restored:.1f} dB on validation images"
+        case {"noisy_db": before, "restored_db": after}:
+            parts.append(f"{before:.1f} -> {after:.1f} dB on validation images")
         case {"kept_before": before, "kept": after}:
-            return f"{before:.1%} -> {after:.1%} of the answers kept on noisy validation images"
-    return "not validated"
+            parts.append(f"{before:.1%} -> {after:.1%} of the answers kept on noisy validation images")
+    return "; ".join(parts) or "not validated"
 
 
 def check_key(path: Path, found: object, wanted: str) -> None:
@@ -212,8 +217,8 @@ def train_restorer(run: Run, net: str | nn.Module, path: str | Path) -> LoadedNe
 
     Args:
         run: Data, recipe and seed.
-        net: The name of a net of Table 1: L11, L9, L7, L5, L3 or Dong. Or any restorer, which is trained in
-            place with the same settings, starting from its present weights.
+        net: The name of a net: L11, L9, L7, L5, L3 or Dong of Table 1, or UNet. Or any restorer, which is
+            trained in place with the same settings, starting from its present weights.
         path: The .safetensors file to write. If it exists and belongs to this run, it is loaded instead.
 
     Returns:
@@ -247,19 +252,23 @@ def train_restorer(run: Run, net: str | nn.Module, path: str | Path) -> LoadedNe
 def _new_restorer(run: Run, net: str, settings: RestorerRecipe) -> nn.Module:
     module = restorer_named(net, padding=settings.padding)
     weights = derived_generator(run.seed, f"restorer {net}", "weights")
+    if isinstance(module, SelfInitializing):
+        module.initialize(generator=weights)
+        return module
     initialize_xavier(module, generator=weights, gain=settings.gain)
     if settings.zero_last_layer:
         zero_last_layer(module)
     return module
 
 
-def train_classifier(run: Run, path: str | Path, *, noisy: bool = False) -> LoadedNet:
+def train_classifier(run: Run, path: str | Path, *, noisy: bool = False, width: float = 1.0) -> LoadedNet:
     """Trains the sign net from scratch.
 
     Args:
         run: Data, recipe and seed.
         path: The .safetensors file to write. If it exists and belongs to this run, it is loaded instead.
         noisy: Whether to train with the recipe's noise augmentation instead of on clean images.
+        width: Factor on the number of the net's feature maps.
 
     Returns:
         The trained classifier in eval mode, on the run's device.
@@ -271,7 +280,9 @@ def train_classifier(run: Run, path: str | Path, *, noisy: bool = False) -> Load
     """
     settings = run.recipe.noise_training if noisy else run.recipe.classifier
     name = "classifier, noise-augmented" if noisy else "classifier"
-    module = SignNet(classes=len(run.data.class_names), standardize=settings.standardize)
+    wider = {} if width == 1 else {"width": width}
+    name += "".join(f", {width:g} times as wide" for width in wider.values())
+    module = SignNet(classes=len(run.data.class_names), standardize=settings.standardize, **wider)
     # Clean and noisy training start from the same weights, so that they differ only in their images.
     weights = derived_generator(run.seed, "classifier", "weights")
     initialize_xavier(module, generator=weights, gain=settings.gain)
@@ -317,14 +328,22 @@ def train_on_labels(run: Run, stage: Stage, module: nn.Module, settings: Classif
         batch=settings.batch,
         augmentation=settings.augmentation,
         degradation=settings.degradation,
+        label_smoothing=settings.label_smoothing,
     )
+    return run_labelled(run, stage, module, objective, settings)
+
+
+def run_labelled(
+    run: Run, stage: Stage, module: nn.Module, objective: Objective, settings: ClassifierRecipe
+) -> LoadedNet:
+    """Runs the training of a classifier, or a pair, with an objective of its own; see `run_stage`."""
     versions_per_image = settings.degradation.versions if settings.degradation else 1
     return run_stage(
         run,
         stage,
         new_training(run, stage.name, module, objective, settings),
         images_per_step=settings.batch * versions_per_image,
-        validate=lambda: _validate_classifier(run, module),
+        validate=lambda: _validate_classifier(run, module, settings.degradation),
     )
 
 
@@ -336,22 +355,47 @@ def _validate_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> di
     generator = derived_generator(run.seed, "validation", device=run.device)
     degradation = replace(settings.degradation, versions=1, clean_share=0.0)
     noisy = degradation(clean, generator=generator)
+    changed = int(psnr(noisy, clean).isfinite().sum())
+    return {**_decibels(net, clean, noisy, degradation), "images": changed}
+
+
+def _decibels(
+    net: Callable[[Tensor], Tensor], clean: Tensor, noisy: Tensor, degradation: Degradation
+) -> dict[str, float]:
+    """Returns the mean PSNR of noisy and of restored images, both stored as the degradation stores them."""
     noisy_db = psnr(noisy, clean)
     some = noisy_db.isfinite()  # rounding to 8 bits can remove slight noise
     restored = degradation.stored(forward_in_batches(net, noisy))
     return {
         "noisy_db": float(noisy_db[some].mean()),
         "restored_db": float(psnr(restored, clean)[some].mean()),
-        "images": int(some.sum()),
     }
 
 
-def _validate_classifier(run: Run, classifier: nn.Module) -> dict[str, float]:
+def _validate_classifier(
+    run: Run, classifier: nn.Module, degradation: Degradation | None
+) -> dict[str, float]:
+    """Returns accuracy on clean images and, if it was trained on noise, on noisy ones.
+
+    For a pair whose restorer was trained with it, PSNR before and after the restorer as well.
+    """
     chosen = random_validation_images(run)
     if len(chosen) == 0:
         return {}
-    right = top_k(forward_in_batches(classifier, to_float(chosen.images)), chosen.labels, 1)
-    return {"accuracy": float(right.float().mean()), "images": len(right)}
+    clean = to_float(chosen.images)
+
+    def accuracy(images: Tensor) -> float:
+        return float(top_k(forward_in_batches(classifier, images), chosen.labels, 1).float().mean())
+
+    found = {"accuracy": accuracy(clean), "images": len(clean)}
+    if degradation is None:
+        return found
+    degradation = replace(degradation, versions=1, clean_share=0.0)
+    noisy = degradation(clean, generator=derived_generator(run.seed, "validation", device=run.device))
+    found["noisy_accuracy"] = accuracy(noisy)
+    if isinstance(classifier, FusedClassifier) and not classifier.frozen:
+        found |= _decibels(classifier.restored, clean, noisy, degradation)
+    return found
 
 
 def random_validation_images(run: Run) -> ImageSet:
