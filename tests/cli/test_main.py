@@ -125,7 +125,7 @@ def test_commands_and_options_are_the_frozen_ones() -> None:
 
 def test_every_recipe_and_net_can_be_chosen_by_its_name() -> None:
     assert [recipe_named(name.value).name for name in RecipeName] == [name.value for name in RecipeName]
-    assert {name.value for name in NetName} == set(recipe_named("paper").nets)
+    assert {name.value for name in NetName} == {*recipe_named("paper").nets, "UNet"}
     assert all(restorer_named(name.value) is not None for name in NetName)
 
 
@@ -344,7 +344,7 @@ def test_a_real_process_says_one_line_too(tmp_path: Path) -> None:
     assert re.fullmatch(r"steadylens: .*absent.*\n", outcome.err)
     outcome = finish(start("train", "restorer", "L4", "--out", tmp_path / "net.safetensors"))
     assert outcome.code == 2
-    known = "'L11', 'L9', 'L7', 'L5', 'L3', 'Dong'"
+    known = "'L11', 'L9', 'L7', 'L5', 'L3', 'Dong', 'UNet'"
     assert outcome.err == (
         f"steadylens: Invalid value for 'net': 'L4' is not one of {known}; --help lists what there is\n"
     )

@@ -47,7 +47,15 @@ from steadylens.records import (
     read_records,
 )
 from steadylens.report.page import facts
-from steadylens.report.paper import AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, SMOOTHED
+from steadylens.report.paper import (
+    AUGMENTED,
+    FINE_TUNED,
+    ORIGINAL,
+    RESTORED,
+    SMOOTHED,
+    TOGETHER,
+    WIDER,
+)
 from steadylens.report.tables import first_run, select
 from steadylens.training.recipes import SMOKE
 from steadylens.training.run import Run
@@ -55,10 +63,11 @@ from steadylens.training.run import Run
 NAMES = ("red", "green", "blue", "grey")
 
 
-NETS = ("L5", "L3", "Dong")
+NETS = ("L5", "L3", "Dong", "UNet")
 
+NETWORKS = (ORIGINAL, FINE_TUNED, SMOOTHED, RESTORED, AUGMENTED, TOGETHER, WIDER)
 
-RECIPE = replace(SMOKE, nets=NETS, front="L5", seeds=2)
+RECIPE = replace(SMOKE, nets=NETS, front="L5", seeds=2, together=True, wider=0.5)
 
 
 def patches(count: int, seed: int) -> ImageSet:
@@ -105,35 +114,36 @@ def test_a_run_leaves_report_tables_records_and_nets(reproduced: Path) -> None:
         "models", "records", "records.jsonl", "pictures.jsonl", "tables.md", "report.html"
     }  # fmt: skip
     nets = {f"restorer-{net}" for net in NETS} | {"original", "noisy", "smoothed", "restored", "augmented"}
-    nets |= {"original-seed-1", "restored-seed-1"}
+    nets |= {"together", "wider-clean", "wider", "original-seed-1", "noisy-seed-1", "together-seed-1"}
     assert {path.name for path in (reproduced / "models").iterdir()} == {f"{n}.safetensors" for n in nets}
     assert (reproduced / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    assert RESTORED in (reproduced / "tables.md").read_text(encoding="utf-8")
+    tables = (reproduced / "tables.md").read_text(encoding="utf-8")
+    assert all(network in tables for network in NETWORKS)
 
 
 def test_every_table_and_figure_of_the_paper_has_its_records(reproduced: Path) -> None:
     records = read_records(reproduced / "records.jsonl")
-    networks = [ORIGINAL, FINE_TUNED, SMOOTHED, RESTORED, AUGMENTED]
     assert {type(row) for row in records} >= {
         Curve, Restoring, Hits, Scatter, Contraction, Accuracy, Stability, Cost, Density
     }  # fmt: skip
-    assert sum(isinstance(row, Curve) for row in first_run(records)) == len(NETS) + len(networks)
+    assert sum(isinstance(row, Curve) for row in first_run(records)) == len(NETS) + len(NETWORKS)
     assert [row.network for row in records if isinstance(row, Hits)] == list(NETS)
     accuracies = [row for row in records if isinstance(row, Accuracy) and row.k == 1]
-    assert [row.network for row in accuracies if row.provenance.seed == 0] == networks
-    assert list(dict.fromkeys(row.network for row in records if isinstance(row, Stability))) == networks
-    assert {row.network for row in records if isinstance(row, Cost)} == {*NETS, *networks}
+    assert [row.network for row in accuracies if row.provenance.seed == 0] == list(NETWORKS)
+    stable = dict.fromkeys(row.network for row in records if isinstance(row, Stability))
+    assert tuple(stable) == NETWORKS
+    assert {row.network for row in records if isinstance(row, Cost)} == {*NETS, *NETWORKS}
 
 
 def test_the_classifier_alone_and_fused_is_trained_and_measured_with_each_seed(reproduced: Path) -> None:
     records = read_records(reproduced / "records.jsonl")
     rows = [row for row in records if isinstance(row, Accuracy | Stability) and row.provenance.seed == 1]
     assert {(type(row), row.network) for row in rows} == {
-        (kind, network) for kind in (Accuracy, Stability) for network in (ORIGINAL, RESTORED)
+        (kind, network) for kind in (Accuracy, Stability) for network in (ORIGINAL, FINE_TUNED, TOGETHER)
     }
     assert {row.noise for row in rows if isinstance(row, Stability)} == {"clipped, 8-bit"}
     curves = {row.stage for row in records if isinstance(row, Curve) and row.provenance.seed == 1}
-    assert curves == {"classifier", "fine-tuning restored"}
+    assert curves == {"classifier", "fine-tuning noisy", "joint training together"}
 
 
 def test_all_seeds_are_measured_on_the_same_images_and_noise(reproduced: Path) -> None:
@@ -152,11 +162,10 @@ def test_all_seeds_are_measured_on_the_same_images_and_noise(reproduced: Path) -
             assert cells[row.sigma_grey, row.population] == row.correct
     first, again = (
         load_model(reproduced / "models" / f"{stem}.safetensors")[0].state_dict()
-        for stem in ("restored", "restored-seed-1")
+        for stem in ("together", "together-seed-1")
     )
-    same = {name.partition(".")[0] for name, value in first.items() if torch.equal(value, again[name])}
-    assert "restorer" in same  # the seeds are those of the classifier's stages
-    assert any(not torch.equal(value, again[name]) for name, value in first.items())
+    changed = {name.partition(".")[0] for name, value in first.items() if not torch.equal(value, again[name])}
+    assert changed == {"restorer", "classifier"}
     assert "Variation over seeds" in (reproduced / "tables.md").read_text(encoding="utf-8")
 
 
@@ -178,6 +187,9 @@ def test_training_times_hold_the_stages_before(reproduced: Path) -> None:
     assert total[SMOOTHED] == pytest.approx(own["classifier"] + own["fine-tuning smoothed"])
     assert total[RESTORED] == pytest.approx(
         own["restorer L5"] + own["classifier"] + own["fine-tuning restored"]
+    )
+    assert total[TOGETHER] == pytest.approx(
+        own["restorer L5"] + own["classifier"] + own["joint training together"]
     )
 
 

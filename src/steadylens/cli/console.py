@@ -39,6 +39,7 @@ class RecipeName(StrEnum):
 
     paper = "paper"
     paper_quarter = "paper-quarter"
+    unet = "unet"
     long = "long"
     thorough = "thorough"
     fast = "fast"

@@ -154,7 +154,7 @@ def tune_together(
         CheckpointError: If an existing file cannot be read.
         DivergenceError: If the training diverges.
     """
-    stage, optimization = f"tuning together {name}", run.recipe.fine_tuning.optimization
+    stage, optimization = f"joint training {name}", run.recipe.fine_tuning.optimization
     given_restorer, given_classifier = _loaded(restorer), _loaded(classifier)
     if not isinstance(optimization, OneCycleAdam):
         raise SettingError(
