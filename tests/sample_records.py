@@ -18,6 +18,7 @@ from steadylens.records import (
     Density,
     Hits,
     Measurement,
+    NoisyComparison,
     Picture,
     Provenance,
     Restoring,
@@ -67,6 +68,7 @@ def sample_records() -> list[Measurement]:
         *explorations(),
         *accuracies(),
         *stabilities(),
+        *differences(),
         *costs(),
         *pictures(),
     ]
@@ -255,6 +257,27 @@ def stabilities() -> list[Measurement]:
                     )
                 )
     return rows
+
+
+def differences() -> list[Measurement]:
+    subject, *others = reversed(CLASSIFIERS)
+    return [
+        NoisyComparison(
+            provenance=PROVENANCE,
+            samples=12_630 * (len(SIGMAS) if sigma is None else 1),
+            seconds=9.0,
+            first=subject,
+            second=other,
+            sigma_grey=sigma,
+            noise=NOISE,
+            images=12_630,
+            difference=(gain := 0.01 * index - 0.002),
+            lower=gain - 0.0012,
+            upper=gain + 0.0012,
+        )
+        for index, other in enumerate(others)
+        for sigma in (*SIGMAS, None)
+    ]
 
 
 def costs() -> list[Measurement]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, asdict, is_dataclass, replace
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -47,7 +48,11 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         return records_of(hint)
     # Records are compared by equality, and NaN equals nothing; it has a test of its own.
     plain = {int: st.integers(), float: st.floats(allow_nan=False), str: st.text(max_size=8)}
-    return plain[hint] if hint in plain else st.sampled_from(get_args(hint))
+    if hint in plain:
+        return plain[hint]
+    if get_origin(hint) is UnionType:
+        return st.one_of(*(st.none() if part is NoneType else values_of(part) for part in get_args(hint)))
+    return st.sampled_from(get_args(hint))
 
 
 def records_of(record_type: type) -> st.SearchStrategy[Any]:

@@ -186,6 +186,26 @@ class Comparison(Measurement):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NoisyComparison(Measurement):
+    """The difference of the accuracies of two networks on the same noisy images, with its 95 % interval.
+
+    Attributes:
+        sigma_grey: Strength of the noise in grey levels, or None for the mean over all strengths.
+        images: Number of clean images behind the samples; the interval is over them.
+        difference: Accuracy of the first less accuracy of the second, as a share.
+    """
+
+    first: str
+    second: str
+    sigma_grey: float | None
+    noise: str
+    images: int
+    difference: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stability(Measurement):
     """Accuracy of one network under Gaussian noise of one strength, with its Wilson interval (Table 4).
 
@@ -242,7 +262,8 @@ class Picture(Measurement):
 RECORD_TYPES: dict[str, type[Measurement]] = {
     record_type.__name__: record_type
     for record_type in (
-        Curve, Density, Restoring, Hits, Scatter, Contraction, Accuracy, Comparison, Stability, Cost, Picture
+        Curve, Density, Restoring, Hits, Scatter, Contraction, Accuracy, Comparison, NoisyComparison,
+        Stability, Cost, Picture
     )
 }  # fmt: skip
 """The types of records, by their name in files."""

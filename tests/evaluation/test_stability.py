@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
 from steadylens import devices
 from steadylens.data.datasets import ImageSet
 from steadylens.errors import SettingError
-from steadylens.evaluation.stability import BLOCK, clean_accuracy, stability
+from steadylens.evaluation.stability import BLOCK, clean_accuracy, noisy_comparisons, stability
 from steadylens.images.tensors import to_float
 from steadylens.metrics import mcnemar, wilson_interval
 from steadylens.noise.degradation import gaussian_degradation
@@ -277,6 +279,42 @@ def test_each_two_networks_are_compared_on_the_same_images(images: ImageSet) -> 
         assert row.only_first == outcomes.count((True, False)) > 0
         assert row.only_second == outcomes.count((False, True)) > 0
         assert row.p_value == mcnemar(row.only_first, row.only_second)
+
+
+def test_differences_under_noise_equal_a_plain_loop_with_scipys_interval(images: ImageSet) -> None:
+    networks = {"red": Nearest(0), "green": Nearest(1), "wrong": Wrong()}
+    noise = GaussianNoise(sigmas_grey=(20, 60))
+    news: list[tuple[int, int]] = []
+    rows = noisy_comparisons(
+        networks,
+        images,
+        against="green",
+        noise=noise,
+        provenance=PROVENANCE,
+        progress=lambda done, total: news.append((done, total)),
+    )
+    assert news[-1] == (6 * len(images), 6 * len(images))
+    assert [(row.first, row.second, row.sigma_grey) for row in rows] == [
+        ("green", other, sigma) for other in ("red", "wrong") for sigma in (20, 60, None)
+    ]
+    right: dict[str, list[list[float]]] = {name: [] for name in networks}
+    for name, network in networks.items():
+        for sigma in noise.sigmas_grey:
+            hits = []
+            for start in range(0, len(images), BLOCK):
+                some = images.subset(range(start, min(start + BLOCK, len(images))))
+                generator = derived_generator(SEED, "stability", repr(float(sigma)), 0, start)
+                noisy = gaussian_degradation(sigma)(to_float(some.images), generator=generator)
+                hits += (network(noisy).argmax(dim=1) == some.labels).double().tolist()
+            right[name].append(hits)
+    for row in rows:
+        differences = np.subtract(right[row.first], right[row.second])
+        index = None if row.sigma_grey is None else noise.sigmas_grey.index(row.sigma_grey)
+        per_image = differences.mean(axis=0) if index is None else differences[index]
+        interval = scipy.stats.norm.interval(0.95, per_image.mean(), scipy.stats.sem(per_image))
+        assert (row.difference, row.lower, row.upper) == pytest.approx((per_image.mean(), *interval))
+        assert (row.images, row.noise) == (len(images), "clipped, 8-bit")
+        assert row.samples == len(images) * (2 if index is None else 1)
 
 
 def test_top_5_is_left_out_where_there_are_fewer_classes(images: ImageSet) -> None:

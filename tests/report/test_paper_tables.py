@@ -9,7 +9,16 @@ from statistics import fmean, stdev
 
 import pytest
 
-from steadylens.records import Accuracy, Contraction, Cost, Hits, Measurement, Restoring, Stability
+from steadylens.records import (
+    Accuracy,
+    Contraction,
+    Cost,
+    Hits,
+    Measurement,
+    NoisyComparison,
+    Restoring,
+    Stability,
+)
 from steadylens.report import paper
 from steadylens.report.paper_tables import (
     accuracy_tables,
@@ -84,7 +93,7 @@ def test_a_record_that_was_measured_again_counts_once() -> None:
     assert texts(table, "L11")[0] == "7"
 
 
-OWN, ALL = stability_tables(RECORDS)
+OWN, ALL, DIFFERENCES = stability_tables(RECORDS)
 
 
 ACCURACY, COMPARISON = accuracy_tables(RECORDS)
@@ -196,6 +205,20 @@ def test_each_noise_mode_has_tables_of_its_own() -> None:
     tables = stability_tables([*rows, *(replace(row, noise="unclipped") for row in rows)])
     sources = [table.source.split(";")[0] for table in tables]
     assert sources == ["Noise clipped, 8-bit", "Noise unclipped"] * 2
+
+
+def test_differences_are_in_percentage_points_with_their_interval_and_the_mean_last() -> None:
+    assert (DIFFERENCES.header[0], DIFFERENCES.header[-1]) == ("networks", "overall")
+    assert len(DIFFERENCES.rows) == len({row.second for row in select(RECORDS, NoisyComparison)})
+    for row in DIFFERENCES.rows:
+        first, second = row.cells[0].text.split(" against ")
+        (mean,) = (
+            record
+            for record in select(RECORDS, NoisyComparison)
+            if (record.first, record.second, record.sigma_grey) == (first, second, None)
+        )
+        assert row.cells[-1].text == f"{100 * mean.difference:+.2f}"
+        assert row.cells[-1].note == f"{100 * mean.lower:+.2f} to {100 * mean.upper:+.2f}"
 
 
 def test_cost_table_gives_parameters_multiply_adds_and_times_for_each_size() -> None:

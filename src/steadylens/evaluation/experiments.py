@@ -18,7 +18,7 @@ from steadylens.checkpoints.checkpoint import TrainingInfo, fingerprint, fingerp
 from steadylens.data.datasets import ImageSet
 from steadylens.evaluation.restoration import explore, restore_by_sigma
 from steadylens.evaluation.samples import noise_densities, restored_samples, saved_answers
-from steadylens.evaluation.stability import clean_accuracy, stability
+from steadylens.evaluation.stability import clean_accuracy, noisy_comparisons, stability
 from steadylens.nets.classification import FusedClassifier, evaluating
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
@@ -250,6 +250,40 @@ def _measure_stability(
             progress=progress_callback(run, stage),
         ),
         key=run.key(stage, images, sigmas, sampling, quantize, fingerprint(network)),
+    )
+
+
+def measure_differences(
+    run: Run, networks: Mapping[str, nn.Module], folder: Path, *, against: str
+) -> list[Measurement]:
+    """Compares one network with each other one under noise, with intervals over images.
+
+    Args:
+        run: Data, recipe and seed.
+        networks: The classifiers by name, in eval mode, on the run's device.
+        folder: Folder for the records.
+        against: Name of the network that the others are compared with.
+    """
+    recipe = run.recipe.evaluation
+    if recipe.paired_images == 0:
+        return []
+    stage = "differences under noise"
+    noise = GaussianNoise(
+        sigmas_grey=recipe.stability_sigmas_grey, clip=recipe.clip, quantize=recipe.quantize
+    )
+    return measure(
+        run,
+        stage,
+        folder / "differences.jsonl",
+        lambda: noisy_comparisons(
+            networks,
+            random_test_images(run, recipe.paired_images),
+            against=against,
+            noise=noise,
+            provenance=run.provenance,
+            progress=progress_callback(run, stage),
+        ),
+        key=run.key(stage, recipe.paired_images, noise, against, fingerprints(networks)),
     )
 
 

@@ -1,5 +1,6 @@
 """Accuracy on clean images (Table 3) and under Gaussian noise (Table 4)."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from itertools import combinations, product
@@ -15,7 +16,7 @@ from steadylens.metrics import mcnemar, top_k, wilson_interval
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.progress import ProgressCallback
 from steadylens.randomness import derived_generator
-from steadylens.records import Accuracy, Comparison, Measurement, Provenance, Stability
+from steadylens.records import Accuracy, Comparison, Measurement, NoisyComparison, Provenance, Stability
 from steadylens.training.run import GaussianNoise, Sampling
 
 BLOCK = 50
@@ -131,6 +132,66 @@ def stability(
             )  # fmt: skip
             records.append(row)
     return records
+
+
+def noisy_comparisons(
+    networks: Mapping[str, nn.Module],
+    images: ImageSet,
+    *,
+    against: str,
+    noise: GaussianNoise,
+    provenance: Provenance,
+    progress: ProgressCallback,
+) -> list[NoisyComparison]:
+    """Compares one network with each other one on the same noisy images, one noisy version of each image.
+
+    The interval is over images: the noisy versions of an image, of all strengths, count as one sample. So it
+    holds the variation between images, which intervals of single cells do not compare.
+
+    Args:
+        networks: The classifiers by name, in eval mode, on the images' device.
+        images: The test images.
+        against: Name of the network that the others are compared with; differences are positive where it is
+            better.
+        noise: The strengths, and how noisy images are stored.
+        provenance: Origin of the records, whose seed decides the noise.
+        progress: Called with the number of noisy images done and of all.
+    """
+    started = time.perf_counter()
+    sigmas = noise.sigmas_grey
+    everything = torch.ones(len(images), dtype=torch.bool, device=images.images.device)
+    right: dict[str, Tensor] = {}  # by network: (strengths, images), 1 where it is right
+    done = 0
+    for name, network in networks.items():
+        hits = []
+        for sigma in sigmas:
+            degradation = gaussian_degradation(sigma, clip=noise.clip, quantize=noise.quantize)
+            path = (provenance.seed, float(sigma))
+            for hit, _ in _blocks(network, images, everything, degradation, versions=1, path=path):
+                hits.append(hit)
+                done += len(hit)
+                progress(done, len(networks) * len(sigmas) * len(images))
+        right[name] = torch.cat(hits).view(len(sigmas), len(images)).double()
+    seconds = time.perf_counter() - started
+    mode = gaussian_degradation(1, clip=noise.clip, quantize=noise.quantize).noise_mode
+    records = []
+    for other in (name for name in networks if name != against):
+        differences = right[against] - right[other]
+        rows = [*zip(sigmas, differences, strict=True), (None, differences.mean(dim=0))]
+        for strength, per_image in rows:
+            mean = float(per_image.mean())
+            half_width = NORMAL_95 * float(per_image.std()) / math.sqrt(len(images))
+            row = NoisyComparison(
+                provenance=provenance, samples=len(images) * (len(sigmas) if strength is None else 1),
+                seconds=seconds, first=against, second=other, sigma_grey=strength, noise=mode,
+                images=len(images), difference=mean, lower=mean - half_width, upper=mean + half_width,
+            )  # fmt: skip
+            records.append(row)
+    return records
+
+
+NORMAL_95 = 1.959964
+"""The interval of 95 % reaches so many standard errors to each side."""
 
 
 class _Cell:

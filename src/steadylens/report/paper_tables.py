@@ -16,6 +16,7 @@ from steadylens.records import (
     Curve,
     Hits,
     Measurement,
+    NoisyComparison,
     Restoring,
     Stability,
 )
@@ -162,9 +163,14 @@ def accuracy_tables(records: Sequence[Measurement]) -> list[Table]:
 
 
 def stability_tables(records: Sequence[Measurement]) -> list[Table]:
-    """Makes Table 4 for each noise mode: first on each network's own images, then on all images."""
+    """Makes Table 4 for each noise mode: first on each network's own images, then on all images.
+
+    After them comes the table of paired differences, if there are records of any.
+    """
     groups = grouped(select(records, Stability), by=lambda record: (record.noise, record.population))
-    return [stability_table(groups[key]) for key in sorted(groups, key=lambda key: key[1] == "all")]
+    tables = [stability_table(groups[key]) for key in sorted(groups, key=lambda key: key[1] == "all")]
+    differences = grouped(select(records, NoisyComparison), by=lambda record: record.noise)
+    return [*tables, *map(difference_table, differences.values())]
 
 
 def cost_tables(records: Sequence[Measurement]) -> list[Table]:
@@ -254,6 +260,39 @@ def stability_table(records: Sequence[Stability]) -> Table:
         header=("network", *(f"{sigma:g}" for sigma in sigmas), "overall"),
         rows=tuple(rows),
     )
+
+
+def difference_table(records: Sequence[NoisyComparison]) -> Table:
+    """Lists how much better one network is than each other one on the same noisy images."""
+    found = {(record.first, record.second, record.sigma_grey): record for record in records}
+    sigmas = sorted({record.sigma_grey for record in records if record.sigma_grey is not None})
+    pairs = unique((record.first, record.second) for record in records)
+    columns = [*sigmas, None]
+    return Table(
+        title=f"Paired differences under Gaussian noise ({records[0].noise}), on all images",
+        caption="Accuracy of the first network less that of the second on the same noisy images, in "
+        f"percentage points, by {SIGMA} of the noise in grey levels of 255; overall is the mean.",
+        notes_caption="The range is the 95 % interval over images.",
+        source=source(records, count="noisy images in a number"),
+        header=("networks", *(f"{sigma:g}" for sigma in sigmas), "overall"),
+        rows=tuple(
+            TableRow(
+                cells=(
+                    Cell(text=f"{first} against {second}"),
+                    *(_difference_cell(found.get((first, second, column))) for column in columns),
+                )
+            )
+            for first, second in pairs
+        ),
+    )
+
+
+def _difference_cell(record: NoisyComparison | None) -> Cell:
+    if record is None:
+        return Cell(text=DASH)
+    points = (100 * value for value in (record.difference, record.lower, record.upper))
+    difference, lower, upper = (f"{value:+z.2f}" for value in points)
+    return Cell(text=difference, note=f"{lower} to {upper}")
 
 
 def cost_table(records: Sequence[Cost]) -> Table:

@@ -344,6 +344,7 @@ UNET = replace(
         degradation=MIXED_NOISE,
         exploration_versions=20,
         sampling=Sampling(versions=150, half_width=0.001),
+        paired_images=None,
     ),
     nets=("UNet",),
     front="UNet",
@@ -395,6 +396,7 @@ SMOKE = replace(
         stability_sigmas_grey=(1, 40),
         stability_images=8,
         unclipped_images=4,
+        paired_images=8,
     ),
 )
 

@@ -183,6 +183,8 @@ class EvaluationRecipe:
         quantize: Whether noisy images are rounded to 8 bits, for the same two.
         unclipped_images: Number of test images for a second Table 4, with noise that is neither clipped nor
             rounded; 0 for none.
+        paired_images: Number of test images on which the network with a restorer is compared with each other
+            network under noise, with intervals over images; 0 for none, None for all.
     """
 
     degradation: Degradation
@@ -197,6 +199,7 @@ class EvaluationRecipe:
     clip: bool = True
     quantize: bool = True
     unclipped_images: int = 0
+    paired_images: int | None = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
