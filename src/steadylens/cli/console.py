@@ -107,7 +107,7 @@ class RunOptions:
         RecipeName,
         typer.Option(
             help="How much to train and to measure. smoke: seconds. quick: minutes. fast: half an hour. "
-            "thorough: hours on 2 CPU cores. paper-quarter, paper and long: on a GPU."
+            "thorough and unet: hours on 2 CPU cores. paper-quarter, paper and long: on a GPU."
         ),
     ] = RecipeName.quick
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0
