@@ -29,6 +29,7 @@ from steadylens.images.decoding import (
     MOST_SCANS,
     count_jpeg_scans,
     opened,
+    pixel_count,
     tiff_tile_size,
 )
 from steadylens.images.reading import ImageContent, read_image_file
@@ -385,3 +386,14 @@ def grey_of(found: object) -> NDArray[np.float64]:
         pixels = np.asarray(found)
         pixels = pixels[0] if pixels.shape[0] == 3 else pixels[..., 0]
     return pixels / np.iinfo(pixels.dtype).max
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM"])
+def test_the_number_of_pixels_is_told_from_the_start_of_a_file(tmp_path: Path, name: str) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((130, 70), 50).convert("RGB").save(file, name)
+    (tmp_path / "a").write_bytes(file.getvalue())
+    (tmp_path / "bad").write_bytes(file.getvalue()[:6] + b"no image")
+    assert pixel_count(tmp_path / "a") == 130 * 70
+    assert pixel_count(tmp_path / "bad") == 0
+    assert pixel_count(tmp_path) == pixel_count(tmp_path / "none") == 0

@@ -13,6 +13,7 @@ import math
 import re
 import struct
 import threading
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,6 +173,24 @@ def opened_stream(
                 "16 bits"
             ) from error
         raise ImageError(f"{name} cannot be read: {reason}; replace the file") from error
+
+
+def pixel_count(path: Path) -> int:
+    """Returns width times height as the start of a file says, without decoding it; 0 if that cannot be told.
+
+    Nothing is said of a damaged file: whoever decodes it does.
+    """
+    if not path.is_file():  # opening a pipe would wait
+        return 0
+    try:
+        with path.open("rb") as file, libtiff_silenced(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reader = _reader_of(file, str(path), READABLE_FORMATS)
+            file.seek(0)
+            with reader(file) as image:
+                return math.prod(image.size)
+    except Exception:  # Pillow's readers raise nearly anything on damaged files
+        return 0
 
 
 def zero_is_white(image: Image.Image) -> bool:

@@ -119,6 +119,23 @@ def in_8_bits(pixels: Pixels) -> NDArray[np.uint8]:
     return rounded
 
 
+def flattened(pixels: Pixels, colour: tuple[int, int, int]) -> Pixels:
+    """Returns pixels without alpha, as they look on a background.
+
+    Args:
+        pixels: (H, W, 2) or (H, W, 4), uint8 or uint16: grey or RGB, alpha last.
+        colour: Red, green and blue of the background, 0 to 255. Grey becomes RGB if it is not grey.
+    """
+    top = np.iinfo(pixels.dtype).max
+    channels = 1 if pixels.shape[-1] == 2 and len({*colour}) == 1 else 3
+    background = np.array(colour[:channels], np.float32) * (top / 255)
+    flat = np.empty((*pixels.shape[:2], channels), pixels.dtype)
+    for rows in strips(pixels):
+        alpha = pixels[rows, :, -1:].astype(np.float32) / top
+        flat[rows] = np.rint(background + (pixels[rows, :, :-1] - background) * alpha)
+    return flat
+
+
 def _read_8_bits(path: Path, image: ImageFile) -> tuple[Pixels, list[str]]:
     if (plain := plain_mode(image)) is None:
         raise unknown_range(str(path), image)

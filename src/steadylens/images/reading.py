@@ -201,6 +201,7 @@ class ImageContent:
         metadata: Colour profile, EXIF and the like.
         first_of_several: Whether the file holds further images, which are not included.
         notes: What reading converted or left out, a phrase each.
+        quality: The quality to write JPEG and WebP at, 1 to 100, or None for the usual one.
     """
 
     pixels: Pixels
@@ -209,6 +210,7 @@ class ImageContent:
     metadata: Metadata
     first_of_several: bool = False
     notes: tuple[str, ...] = ()
+    quality: int | None = None
 
 
 def read_image_file(path: Path, *, most_pixels: int = MOST_PIXELS) -> ImageContent:

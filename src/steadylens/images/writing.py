@@ -1,8 +1,9 @@
 """Writes an image with all of its bits and metadata, in its own format or in another.
 
-PNG, TIFF, BMP and PPM keep every pixel value. TIFF is compressed with Deflate. JPEG is written at quality 95
-with full colour resolution; WebP at quality 95, or lossless if the image came from a lossless file. Pillow
-writes 16-bit PNG only in grey, so PNG and TIFF are encoded here.
+PNG, TIFF, BMP and PPM keep every pixel value. TIFF is compressed with Deflate. JPEG is written with full
+colour resolution, JPEG and WebP at quality 95 unless another is asked for. If none is asked for, WebP is
+lossless where the image came from a lossless file. Pillow writes 16-bit PNG only in grey, so PNG and TIFF are
+encoded here.
 """
 
 import struct
@@ -27,7 +28,7 @@ from steadylens.images.reading import ImageContent, Metadata, tiff_tags
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 QUALITY = 95
-"""The quality of JPEG and of lossy WebP, 0 to 100."""
+"""The quality of JPEG and of lossy WebP, 1 to 100, unless another is asked for."""
 
 _PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 """The colour types of PNG, by the number of channels."""
@@ -57,6 +58,7 @@ class ImageFormat:
         alpha: Whether it stores an alpha channel.
         metadata: Which fields of `Metadata` it stores.
         write: Writes an image to a file.
+        quality: Whether it has a quality to choose, and with it the size of its files.
     """
 
     suffix: str
@@ -65,6 +67,27 @@ class ImageFormat:
     alpha: bool
     metadata: frozenset[str]
     write: Callable[[BinaryIO, ImageContent], None]
+    quality: bool = False
+
+
+def check_storable(content: ImageContent) -> None:
+    """Checks that the format of an image can store it, before long work is done for it.
+
+    Raises:
+        ImageError: If the image is too large for the format, or has alpha and the format has none.
+    """
+    name, known = content.format, WRITABLE_FORMATS[content.format]
+    height, width, channels = content.pixels.shape
+    if max(height, width) > known.largest_side:
+        raise ImageError(
+            f"the image has {width:,}x{height:,} pixels, {name} holds {known.largest_side:,} "
+            "a side; choose PNG"
+        )
+    if channels in (2, 4) and not known.alpha:
+        raise ImageError(
+            f"the image has alpha, which {name} does not hold; choose PNG, or a colour for what is "
+            "transparent, such as --flatten white"
+        )
 
 
 def write_image_file(path: Path, content: ImageContent) -> tuple[str, ...]:
@@ -81,15 +104,8 @@ def write_image_file(path: Path, content: ImageContent) -> tuple[str, ...]:
         ImageError: If the format cannot store the image.
         StorageError: If the file cannot be written.
     """
+    check_storable(content)
     name, known = content.format, WRITABLE_FORMATS[content.format]
-    height, width, channels = content.pixels.shape
-    if max(height, width) > known.largest_side:
-        raise ImageError(
-            f"the image has {width:,}x{height:,} pixels, {name} holds {known.largest_side:,} "
-            "a side; choose PNG"
-        )
-    if channels in (2, 4) and not known.alpha:
-        raise ImageError(f"the image has alpha, which {name} does not hold; choose PNG")
     notes: tuple[str, ...] = ()
     if content.pixels.itemsize == 2 and not known.bits_16:
         content = replace(content, pixels=in_8_bits(content.pixels))
@@ -206,8 +222,8 @@ def _write_jpeg(file: BinaryIO, content: ImageContent) -> None:
     options = {"dpi": known.dpi} if known.dpi else {}
     exif = b"Exif\0\0" + known.exif if known.exif else b""
     _pillow(content.pixels).save(
-        file, "JPEG", quality=QUALITY, subsampling=0, icc_profile=known.icc_profile, exif=exif,
-        xmp=known.xmp, comment=known.comment, extra=_captions(known.captions), **options,
+        file, "JPEG", quality=content.quality or QUALITY, subsampling=0, icc_profile=known.icc_profile,
+        exif=exif, xmp=known.xmp, comment=known.comment, extra=_captions(known.captions), **options,
     )  # fmt: skip
 
 
@@ -221,10 +237,10 @@ def _captions(iptc: bytes) -> bytes:
 
 
 def _write_webp(file: BinaryIO, content: ImageContent) -> None:
-    known = content.metadata
+    known, lossless = content.metadata, content.lossless and content.quality is None
     _pillow(content.pixels).save(
-        file, "WEBP", quality=QUALITY, lossless=content.lossless, exact=True, icc_profile=known.icc_profile,
-        exif=known.exif, xmp=known.xmp,
+        file, "WEBP", quality=content.quality or QUALITY, lossless=lossless, exact=True,
+        icc_profile=known.icc_profile, exif=known.exif, xmp=known.xmp,
     )  # fmt: skip
 
 
@@ -328,6 +344,7 @@ WRITABLE_FORMATS: dict[str, ImageFormat] = {
         alpha=False,
         metadata=_COMMON_METADATA | {"dpi", "comment", "captions"},
         write=_write_jpeg,
+        quality=True,
     ),
     "WEBP": ImageFormat(
         suffix=".webp",
@@ -336,6 +353,7 @@ WRITABLE_FORMATS: dict[str, ImageFormat] = {
         alpha=True,
         metadata=_COMMON_METADATA,
         write=_write_webp,
+        quality=True,
     ),
     "TIFF": ImageFormat(
         suffix=".tiff",
