@@ -27,8 +27,10 @@ from steadylens.images.decoding import (
     LARGEST_TILE,
     MOST_PIXELS,
     MOST_SCANS,
+    MOST_TIMES_IN_SCANS,
     count_jpeg_scans,
     opened,
+    opened_stream,
     pixel_count,
     tiff_tile_size,
 )
@@ -92,6 +94,57 @@ def test_so_many_segments_that_following_them_takes_long_are_not_followed() -> N
 @pytest.mark.parametrize("content", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xfe"])
 def test_an_image_that_is_cut_off_before_its_scan_has_none(content: bytes) -> None:
     assert scans(content) == 0
+
+
+def reduced(content: bytes, most_pixels: int, enough: int | None) -> tuple[int, int]:
+    """Returns the size that an image is decoded at."""
+    with opened_stream(
+        io.BytesIO(content), name="it", most_pixels=most_pixels, way_out="", reducible_to=enough
+    ) as image:
+        image.load()
+        return image.size
+
+
+@pytest.mark.parametrize(
+    ("most_pixels", "enough", "size"),
+    [
+        (2400, 5, (60, 40)),  # within the limit, all pixels count
+        (2399, 5, (8, 5)),
+        (2399, 6, (15, 10)),
+        (2399, 11, (30, 20)),
+        (599, 20, None),
+        (40, 5, (8, 5)),
+        (39, 5, None),
+        (2399, 21, None),
+        (2399, None, None),
+    ],
+)
+def test_a_jpeg_above_the_limit_is_decoded_at_a_reduced_size_that_is_enough(
+    most_pixels: int, enough: int | None, size: tuple[int, int] | None
+) -> None:
+    if size is None:
+        with pytest.raises(ImageSizeError, match="60x40 pixels"):
+            reduced(jpeg(), most_pixels, enough)
+    else:
+        assert reduced(jpeg(), most_pixels, enough) == size
+
+
+def test_a_jpeg_of_several_scans_may_exceed_the_limit_less() -> None:
+    content = jpeg(progressive=True)
+    limit = 2400 // MOST_TIMES_IN_SCANS
+    assert reduced(content, limit, 5) == (8, 5)
+    with pytest.raises(ImageSizeError):
+        reduced(content, limit - 1, 5)
+    many = content[:-2] + SCAN * 40 + END
+    with pytest.raises(ImageSizeError):
+        reduced(many, limit, 5)
+
+
+def test_other_formats_above_the_limit_are_refused() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (60, 40)).save(buffer, "PNG")
+    with pytest.raises(ImageSizeError):
+        reduced(buffer.getvalue(), 2399, 5)
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steadylens.errors import ImageError
-from steadylens.images.decoding import opened
+from steadylens.images.decoding import ImageBytes, opened
 from steadylens.images.reading import (
     ImageContent,
     Metadata,
     _upright,
     metadata_of,
     orientation_of,
+    read_image_content,
     read_image_file,
     tiff_tags,
 )
@@ -238,6 +239,29 @@ def test_a_lossless_webp_is_known_behind_its_metadata(tmp_path: Path) -> None:
 def test_the_content_counts_and_not_the_name(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", PLAIN[..., :3], format="TIFF")
     assert read_image_file(path).format == "TIFF"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", ["png", "tiff", "ppm", "jpg", "webp"])
+def test_a_file_in_memory_is_read_as_one_on_disk(tmp_path: Path, suffix: str, dtype: type) -> None:
+    if dtype is np.uint16 and suffix in ("jpg", "webp"):
+        dtype = np.uint8
+    pixels = (DEEP >> (8 if dtype is np.uint8 else 0)).astype(dtype)[..., : 4 if suffix == "png" else 3]
+    path = written_by_opencv(tmp_path / f"a.{suffix}", pixels)
+    if suffix in ("jpg", "webp"):
+        with Image.open(path) as image:
+            image.save(path, exif=b"Exif\0\0" + exif("<", 3, 6), icc_profile=b"0" * 301)
+    on_disk = read_image_file(path)
+    in_memory = read_image_content(ImageBytes(content=path.read_bytes()))
+    assert same(in_memory, on_disk.pixels)
+    assert in_memory.metadata == on_disk.metadata
+    assert (in_memory.format, in_memory.lossless) == (on_disk.format, on_disk.lossless)
+
+
+def test_what_is_wrong_in_memory_is_told_by_its_name() -> None:
+    for content, formats, reason in ((b"text", ("PNG", "JPEG"), "known format: PNG or JPEG"), (b"", (), "")):
+        with pytest.raises(ImageError, match=f"^upload is not an image of a {reason}"):
+            read_image_content(ImageBytes(content=content, name="upload"), formats=formats or ("PNG", "TIFF"))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

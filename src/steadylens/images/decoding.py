@@ -16,8 +16,10 @@ import threading
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from PIL import Image, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
@@ -39,6 +41,10 @@ MOST_PIXELS = 200_000_000
 
 LARGEST_TILE = 2**22
 """Pixels that a tile of a TIFF may always have, even above a lower limit: a tile is decoded as a whole."""
+
+MOST_TIMES_IN_SCANS = 8
+"""How many times the limit a JPEG of several scans may have in pixels where it is decoded at reduced size:
+decoders keep numbers for every pixel of its full size."""
 
 MOST_SCANS = 100
 """The most scans of a JPEG. Progressive files usually have ten; each costs a pass over all pixels."""
@@ -99,9 +105,37 @@ _READERS: dict[bytes, type[ImageFile]] = {
 """What reads a file, by its first bytes."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageBytes:
+    """An image file in memory, which is read wherever a path is.
+
+    Attributes:
+        content: The content of the file.
+        name: Its name in error messages.
+    """
+
+    content: bytes
+    name: str = "the image"
+
+    def open(self, _: Literal["rb"]) -> BinaryIO:
+        """Returns the content as a file that is open for reading, as `Path.open` does."""
+        return BytesIO(self.content)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ImageSource = Path | ImageBytes
+"""Where an image file is: on disk or in memory."""
+
+
 @contextmanager
 def opened(
-    path: Path, *, most_pixels: int = MOST_PIXELS, way_out: str = "raise the limit if you trust the file"
+    source: ImageSource,
+    *,
+    most_pixels: int = MOST_PIXELS,
+    way_out: str = "raise the limit if you trust the file",
+    formats: Collection[str] = READABLE_FORMATS,
 ) -> Iterator[ImageFile]:
     """Opens an image file without decoding it yet, and closes it at the end of the block.
 
@@ -110,20 +144,28 @@ def opened(
     Raises:
         ImageError: Also if the file is missing or cannot be opened.
     """
+    path = source if isinstance(source, Path) else None
+    with (
+        _opened_file(source) as file,
+        opened_stream(
+            file, name=str(source), most_pixels=most_pixels, way_out=way_out, formats=formats, path=path
+        ) as image,
+    ):
+        yield image
+
+
+def _opened_file(path: ImageSource) -> BinaryIO:
+    if isinstance(path, ImageBytes):
+        return path.open("rb")
     try:
         # Opening a pipe would wait until somebody writes to it.
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ImageError(f"{path} is not a regular file; give an image file")
-        file = path.open("rb")
+        return path.open("rb")
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist") from error
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror or error}; replace the file") from error
-    with (
-        file,
-        opened_stream(file, name=str(path), most_pixels=most_pixels, way_out=way_out, path=path) as image,
-    ):
-        yield image
 
 
 @contextmanager
@@ -135,6 +177,7 @@ def opened_stream(
     way_out: str,
     formats: Collection[str] = READABLE_FORMATS,
     path: Path | None = None,
+    reducible_to: int | None = None,
 ) -> Iterator[ImageFile]:
     """Opens an image without decoding it yet, and closes it at the end of the block.
 
@@ -150,6 +193,8 @@ def opened_stream(
         formats: Which of `READABLE_FORMATS` are accepted.
         path: The file that the stream reads, if there is one: large uncompressed pixels are then mapped
             instead of copied.
+        reducible_to: The height and width that are enough, or None for all pixels. A JPEG above the limit is
+            then decoded at 1/2, 1/4 or 1/8 of its size, but at no less than this.
 
     Raises:
         ImageSizeError: If the image, or a tile of a TIFF, is too large.
@@ -161,6 +206,8 @@ def opened_stream(
         stream.seek(0)
         # Image.open has one pixel limit for the whole process.
         with libtiff_silenced(), reader(stream, None if path is None else str(path)) as image:
+            if reducible_to is not None and isinstance(image, JpegImageFile):
+                _reduce_jpeg(image, stream, most_pixels, reducible_to)
             _check_size(image, name, most_pixels, way_out)
             yield image
     except ImageError:
@@ -228,6 +275,21 @@ def _check_headers(stream: BinaryIO, name: str, reader: type[ImageFile], most_pi
             )
     if reader is JpegImageFile and count_jpeg_scans(stream) > MOST_SCANS:
         raise ImageError(f"{name} is a JPEG of more than {MOST_SCANS} scans; save it as a baseline JPEG")
+
+
+def _reduce_jpeg(image: JpegImageFile, stream: BinaryIO, most_pixels: int, side: int) -> None:
+    """Has a JPEG above the limit decoded at a reduced size within it, if there is one that is large enough."""
+    pixels, width, height = math.prod(image.size), *image.size
+    reductions = [
+        by
+        for by in (8, 4, 2)
+        if min(image.size) >= by * side and math.ceil(width / by) * math.ceil(height / by) <= most_pixels
+    ]
+    if pixels > most_pixels and reductions:
+        scans = count_jpeg_scans(stream)
+        times = math.inf if scans == 1 else min(MOST_TIMES_IN_SCANS, MOST_SCANS / scans)
+        if pixels <= times * most_pixels:
+            image.draft(image.mode, (width // reductions[0], height // reductions[0]))
 
 
 def _check_size(image: ImageFile, name: str, most_pixels: int, way_out: str) -> None:

@@ -7,7 +7,6 @@ instead; so such files are decoded twice.
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from steadylens.errors import ImageError
-from steadylens.images.decoding import opened, unknown_range, zero_is_white
+from steadylens.images.decoding import ImageSource, opened, unknown_range, zero_is_white
 
 Pixels = NDArray[np.unsignedinteger[Any]]
 """(H, W, C), uint8 or uint16: C is 1 for grey and 3 for RGB, or one more with alpha, which comes last."""
@@ -48,7 +47,7 @@ _OPPOSITE_ORDER = {"B": "L", "L": "B"}
 _NATIVE_ORDER = "L" if sys.byteorder == "little" else "B"
 
 
-def read_pixels(path: Path, image: ImageFile) -> tuple[Pixels, list[str]]:
+def read_pixels(path: ImageSource, image: ImageFile) -> tuple[Pixels, list[str]]:
     """Returns the pixels of an opened file, and notes on what was converted.
 
     Args:
@@ -136,7 +135,7 @@ def flattened(pixels: Pixels, colour: tuple[int, int, int]) -> Pixels:
     return flat
 
 
-def _read_8_bits(path: Path, image: ImageFile) -> tuple[Pixels, list[str]]:
+def _read_8_bits(path: ImageSource, image: ImageFile) -> tuple[Pixels, list[str]]:
     if (plain := plain_mode(image)) is None:
         raise unknown_range(str(path), image)
     mode, notes = plain
@@ -171,7 +170,7 @@ def _raw_mode(image: ImageFile) -> str:
     return name[:-1] + _NATIVE_ORDER if name.endswith(";16N") else name
 
 
-def _read_16_bits(path: Path, image: ImageFile, raw: str) -> Pixels:
+def _read_16_bits(path: ImageSource, image: ImageFile, raw: str) -> Pixels:
     pixels = np.zeros((image.height, image.width, _CHANNELS_16[raw[:-1]]), np.uint16)
     if raw.startswith("LA"):  # two pairs of bytes, which Pillow can decode as four channels of 8 bits
         _decode_as(image, "RGBA")
@@ -185,7 +184,7 @@ def _read_16_bits(path: Path, image: ImageFile, raw: str) -> Pixels:
     return pixels
 
 
-def _read_lower_bytes(path: Path, raw: str, pixels: NDArray[np.uint16]) -> None:
+def _read_lower_bytes(path: ImageSource, raw: str, pixels: NDArray[np.uint16]) -> None:
     with opened(path, most_pixels=sys.maxsize) as again:  # its size is known to be within the limit
         _decode_as(again, raw)
         for rows, strip in _decoded(again, pixels):
@@ -200,7 +199,7 @@ def _decode_as(image: ImageFile, raw: str) -> None:
     image.load()
 
 
-def _check_tiff(path: Path, image: TiffImageFile) -> None:
+def _check_tiff(path: ImageSource, image: TiffImageFile) -> None:
     bits = max(image.tag_v2.get(Base.BitsPerSample, (1,)))
     if bits not in (1, 2, 4, 8, 16, 32, 64):  # 32 and 64 bits are refused by their mode
         raise ImageError(f"{path} has pixel values of {bits} bits; convert it to 8 or 16 bits")
@@ -223,7 +222,7 @@ def _ppm_maximum(image: PpmImageFile) -> int:
     return 65535 if arguments == "I;16B" else 255
 
 
-def _read_ppm(path: Path, image: PpmImageFile) -> tuple[Pixels, list[str]]:
+def _read_ppm(path: ImageSource, image: PpmImageFile) -> tuple[Pixels, list[str]]:
     maximum, tile = _ppm_maximum(image), image.tile[0]
     if tile.codec_name == "ppm_plain":
         raise ImageError(
@@ -232,7 +231,10 @@ def _read_ppm(path: Path, image: PpmImageFile) -> tuple[Pixels, list[str]]:
     channels = 3 if image.mode == "RGB" else 1
     stored: np.dtype[np.unsignedinteger[Any]] = np.dtype(">u2" if maximum > 255 else np.uint8)
     count = image.height * image.width * channels
-    flat = np.fromfile(path, stored, count, offset=tile.offset)
+    with path.open("rb") as file:
+        file.seek(tile.offset)
+        content = file.read(count * stored.itemsize)
+    flat = np.frombuffer(content, stored, len(content) // stored.itemsize)
     if len(flat) < count or flat.max() > maximum:
         raise ImageError(
             f"{path} is cut off or has pixel values above its maximum, {maximum}; replace the file"

@@ -8,6 +8,7 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from steadylens.images.decoding import MOST_PIXELS, opened
+from steadylens.images.decoding import MOST_PIXELS, READABLE_FORMATS, ImageSource, opened
 from steadylens.images.pixels import Pixels, read_pixels
 
 SIDEWAYS = frozenset({5, 6, 7, 8})
@@ -71,7 +72,7 @@ def orientation_of(image: ImageFile) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def metadata_of(path: Path, image: ImageFile, *, sideways: bool) -> Metadata:
+def metadata_of(path: ImageSource, image: ImageFile, *, sideways: bool) -> Metadata:
     """Returns the metadata of a decoded file, with the orientation set to upright.
 
     Args:
@@ -174,7 +175,7 @@ def _lying(physical: bytes) -> bytes:
     return physical[4:8] + physical[:4] + physical[8:]
 
 
-def _chunks(path: Path) -> tuple[tuple[bytes, bytes], ...]:
+def _chunks(path: ImageSource) -> tuple[tuple[bytes, bytes], ...]:
     found = []
     with path.open("rb") as file:
         file.seek(8)
@@ -229,13 +230,32 @@ def read_image_file(path: Path, *, most_pixels: int = MOST_PIXELS) -> ImageConte
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        content = _read(path, most_pixels)
+        content = read_image_content(path, most_pixels=most_pixels)
     warned = {" ".join(str(each.message).split()) for each in caught}
     return replace(content, notes=(*content.notes, *sorted(warned)))
 
 
-def _read(path: Path, most_pixels: int) -> ImageContent:
-    with opened(path, most_pixels=most_pixels) as image:
+def read_image_content(
+    path: ImageSource,
+    *,
+    most_pixels: int = MOST_PIXELS,
+    way_out: str = "raise the limit if you trust the file",
+    formats: Collection[str] = READABLE_FORMATS,
+) -> ImageContent:
+    """Reads an image file, on disk or in memory, as `read_image_file` does, but lets warnings of Pillow pass.
+
+    Several threads may call it at a time.
+
+    Args:
+        path: The file.
+        most_pixels: Larger images (width times height) are refused before anything is decoded.
+        way_out: What the user can do about an image that is too large, for the error message.
+        formats: Which of `READABLE_FORMATS` are accepted.
+
+    Raises:
+        ImageError: If the file is missing, damaged, too large, or its pixel values cannot be kept.
+    """
+    with opened(path, most_pixels=most_pixels, way_out=way_out, formats=formats) as image:
         # Pillow forgets the orientation of a TIFF once it has turned the pixels.
         of_tiff = image.tag_v2.get(Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
         pixels, notes = read_pixels(path, image)
@@ -274,7 +294,7 @@ def _has_further_images(image: ImageFile) -> bool:
     return "mp" in image.info  # the index of several images in one JPEG file
 
 
-def _is_lossless(path: Path, image: ImageFile) -> bool:
+def _is_lossless(path: ImageSource, image: ImageFile) -> bool:
     """Says whether a file stores exact pixel values; in a WebP file, the type of the pixel chunk tells."""
     if isinstance(image, WebPImageFile):
         with path.open("rb") as file:
