@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 from torch import Tensor
 
 from steadylens.errors import ImageError, ImageSizeError
@@ -265,12 +266,81 @@ def test_known_formats_are_opened_whatever_their_name(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"text", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0", b"8BPS", b"Pf 1 1 1.0 "]
+    "content", [b"\0", b"text", b"GIF89a", b"%!PS-Adobe-3.0 EPSF-3.0", b"8BPS", b"Pf 1 1 1.0 "]
 )
 def test_other_formats_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(ImageError, match=r"a\.png is not an image of a known format: PNG, JPEG"):
+    with pytest.raises(ImageError, match=r"a\.png is .*not an image of a known format: PNG, JPEG"):
         opened(tmp_path / "a.png").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "an AVIF image"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "a video"),
+        (b"GIF89a", "a GIF image"),
+        (b"\xff\x0a\xfa\x7f", "a JPEG XL image"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, whose image was not fetched"),
+    ],
+)
+def test_a_file_of_another_format_is_named_as_what_it_is(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    message = rf"a\.jpg is {kind}, not an image of a known format: PNG, JPEG, .*; convert it"
+    with pytest.raises(ImageError, match=message):
+        opened(tmp_path / "a.jpg").__enter__()
+
+
+def test_an_image_that_pillow_writes_as_avif_is_known_as_one(tmp_path: Path) -> None:
+    if not features.check("avif"):
+        pytest.skip("Pillow was built without AVIF")
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.jpg", "AVIF")
+    with pytest.raises(ImageError, match=r"a\.jpg is an AVIF image"):
+        opened(tmp_path / "a.jpg").__enter__()
+
+
+def test_an_empty_file_is_named_as_one(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(ImageError, match=r"a\.jpg is empty; replace the file"):
+        opened(tmp_path / "a.jpg").__enter__()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "ppm"])
+def test_a_file_that_is_cut_off_says_so_in_words(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.effect_noise((64, 64), 90).save(path)
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(ImageError, match=rf"a\.{suffix} (cannot be read: .*|is )cut off"):
+        read_image_file(path)
+
+
+def test_damaged_pixels_are_told_in_words(tmp_path: Path) -> None:
+    spoiled(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match=r"a\.tif cannot be read: its compressed pixels are damaged"):
+        read_image_file(tmp_path / "a.tif")
+
+
+def rle4(width: int, height: int, runs: bytes) -> bytes:
+    """Returns a bitmap of 16 grey levels, its pixels in 4-bit run lengths, from the last row to the first."""
+    palette = b"".join(bytes([17 * level] * 3 + [0]) for level in range(16))
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 4, 2, len(runs), 2835, 2835, 16, 16)
+    start = 14 + len(header) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start) + header + palette + runs
+
+
+def test_a_bitmap_of_4_bit_run_lengths_is_read_rightly_or_not_at_all(tmp_path: Path) -> None:
+    # Five pixels one by one, which is an odd number, then two equal ones: older Pillows lose the fifth.
+    runs = b"\0\5\x12\x34\x50\0" + b"\2\x67" + b"\0\0" + b"\7\x89" + b"\0\1"
+    (tmp_path / "a.bmp").write_bytes(rle4(7, 2, runs))
+    if int(PIL.__version__.partition(".")[0]) < 13:
+        with pytest.raises(ImageError, match=r"4-bit run lengths, which Pillow .* reads wrongly; save it"):
+            read_image_file(tmp_path / "a.bmp")
+        return
+    expected = 17 * np.array([[8, 9, 8, 9, 8, 9, 8], [1, 2, 3, 4, 5, 6, 7]])
+    assert np.array_equal(read_image_file(tmp_path / "a.bmp").pixels, expected[..., None].repeat(3, -1))
 
 
 def test_what_goes_wrong_in_the_block_is_the_fault_of_the_file(tmp_path: Path) -> None:
@@ -381,6 +451,20 @@ def whole_numbers(path: Path) -> None:
     Image.fromarray(np.full((9, 9), 200, np.int32)).save(path, "TIFF")
 
 
+def signed_bytes(path: Path) -> None:
+    tifffile.imwrite(path, np.full((9, 9), -1, np.int8))  # as unsigned, that would be white
+
+
+def signed_words(path: Path) -> None:
+    tifffile.imwrite(path, np.full((9, 9), -1, np.int16))
+
+
+def twelve_bits(path: Path) -> None:
+    tifffile.imwrite(path, np.zeros((9, 9), np.uint16))
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags[258].overwrite(12)
+
+
 def giant(path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(path, "PNG", compress_level=1)
 
@@ -398,11 +482,14 @@ def spoiled(path: Path) -> None:
     [
         (tiles, "tiles of 16,384x16,384 pixels"),
         (progressive, "more than 100 scans"),
-        (floats, "mode F, which have no known range"),
-        (whole_numbers, "mode I, which have no known range"),
+        (floats, "floating point, and does not say which of them are black and white"),
+        (whole_numbers, "in 32-bit signed integers, and does not say which"),
+        (signed_bytes, "in 8-bit signed integers, and does not say which of them are black and white"),
+        (signed_words, "in 16-bit signed integers, and does not say which of them are black and white"),
+        (twelve_bits, "pixel values of 12 bits; convert it to 8 or 16 bits"),
         (giant, "20,000x20,000 pixels"),
         (spoiled, "damaged|cannot be read"),
-        (lambda path: path.write_bytes(b"GIF89a"), "not an image of a known format"),
+        (lambda path: path.write_bytes(b"GIF89a"), "is a GIF image, not an image of a known format"),
     ],
 )
 def test_every_way_in_refuses_what_the_others_refuse(

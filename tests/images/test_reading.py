@@ -458,9 +458,9 @@ def deep_ink(path: Path) -> None:
     [
         (
             floats,
-            "holds pixel values of Pillow's mode F, which have no known range; convert it to 8 or 16 bits",
+            "holds pixel values in 32-bit floating point, and does not say which of them are black and white",
         ),
-        (whole_numbers, "holds pixel values of Pillow's mode I"),
+        (whole_numbers, "holds pixel values in 32-bit signed integers"),
         (separate_planes, "separate planes, which are not read"),
         (deep_ink, "16-bit pixels as CMYK;16L, which is not read; use RGB"),
         (lambda path: path.write_bytes(b"P3 1 1 1000 5 5 5"), "pixel values of 0 to 1000 as text"),

@@ -21,6 +21,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+import PIL
 from PIL import Image, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base
@@ -56,6 +57,12 @@ _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 _MOST_TIFF_TAGS = 65_535
 
+_BMP_RLE4 = 2
+"""The compression of a bitmap with 4-bit run lengths."""
+
+_SAMPLE_FORMATS = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
+"""The sample formats of TIFF that are not unsigned, which is 1."""
+
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)
 
 _SCAN, _END, _FIRST_FRAME = b"\xda", b"\xd9", b"\xc0"
@@ -73,6 +80,52 @@ _lock = threading.Lock()
 _silencers = 0
 
 _handlers_before: dict[str, int | None] = {}
+
+_OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
+    (4, b"ftypavi", "an AVIF image"),
+    (4, b"ftyphe", "a HEIC image"),
+    (4, b"ftypmif1", "a HEIF image"),
+    (4, b"ftypmsf1", "a HEIF image"),
+    (4, b"ftypcrx", "a raw photograph (CR3)"),
+    (4, b"ftyp", "a video"),
+    (0, b"GIF8", "a GIF image"),
+    (0, b"\xff\x0a", "a JPEG XL image"),
+    (4, b"JXL ", "a JPEG XL image"),
+    (4, b"jP  ", "a JPEG 2000 image"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"%!PS", "a PostScript document"),
+    (0, b"\x76\x2f\x31\x01", "an OpenEXR image"),
+    (0, b"#?", "a Radiance image"),
+    (0, b"PF", "a portable map of floating point"),
+    (0, b"Pf", "a portable map of floating point"),
+    (0, b"P7", "a portable map with alpha (PAM)"),
+    (0, b"DDS ", "a DirectDraw texture"),
+    (0, b"qoif", "a QOI image"),
+    (0, b"\0\0\x01\0", "an icon"),
+    (0, b"SIMPLE  =", "a FITS image"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<?xml", "an XML document"),
+    (0, b"<!DOCTYPE", "a web page"),
+    (0, b"<html", "a web page"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, whose image was not fetched"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+)
+"""What other files are, by a place near their start and the bytes that stand there."""
+
+_PILLOW_REASONS = {
+    "decoder error -2": "its compressed pixels are damaged or cut off",
+    "decoder error -1": "its compressed pixels are damaged",
+    "decoder error -9": "memory ran out",
+    "broken data stream when reading image file": "its compressed pixels are damaged",
+    "image file is truncated": "it is cut off",
+    "not enough image data": "it is cut off",
+    "Truncated File Read": "it is cut off",
+    "buffer is not large enough": "it is cut off",
+    "could not create decoder object": "it is damaged or cut off",
+}
+"""What messages of Pillow mean, by a part of them."""
 
 
 class _Tiff(TiffImageFile):
@@ -219,6 +272,7 @@ def opened_stream(
                 f"{name} holds pixel values of a type that is not read; convert it to grey or RGB with 8 or "
                 "16 bits"
             ) from error
+        reason = next((text for known, text in _PILLOW_REASONS.items() if known in reason), reason)
         raise ImageError(f"{name} cannot be read: {reason}; replace the file") from error
 
 
@@ -251,19 +305,37 @@ def zero_is_white(image: Image.Image) -> bool:
 
 def unknown_range(name: str, image: Image.Image) -> ImageError:
     """Returns the error for an image whose pixel values have no known range, such as floating-point ones."""
+    held = {"F": "floating-point pixel values", "I": "32-bit pixel values"}.get(image.mode)
+    if isinstance(image, TiffImageFile) and (formats := _unknown_formats(image)):
+        bits = max(image.tag_v2.get(Base.BitsPerSample, (1,)))
+        held = f"pixel values in {bits}-bit {' and '.join(formats)}"
     return ImageError(
-        f"{name} holds pixel values of Pillow's mode {image.mode}, which have no known range; convert it to "
-        "8 or 16 bits"
+        f"{name} holds {held or f'pixel values of another kind ({image.mode})'}, and does not say which of "
+        "them are black and white; convert it to unsigned 8 or 16 bits, from 0 for black to 255 or 65535 for "
+        "white"
     )
 
 
+def _unknown_formats(image: TiffImageFile) -> list[str]:
+    """Returns what the sample formats of a TIFF are that are not unsigned."""
+    stored = image.tag_v2.get(Base.SampleFormat, (1,))
+    kinds = stored if isinstance(stored, tuple) else (stored,)
+    return sorted({_SAMPLE_FORMATS.get(kind, f"sample format {kind}") for kind in kinds if kind != 1})
+
+
 def _reader_of(stream: BinaryIO, name: str, formats: Collection[str]) -> type[ImageFile]:
-    start = stream.read(16)
+    start = stream.read(32)
     for magic, reader in _READERS.items():
         if start.startswith(magic) and reader.format in formats:
             return reader
     *others, last = ("WebP" if known == "WEBP" else known for known in formats)
-    raise ImageError(f"{name} is not an image of a known format: {', '.join(others)} or {last}")
+    readable = f"{', '.join(others)} or {last}"
+    if not start:
+        raise ImageError(f"{name} is empty; replace the file")
+    for place, mark, kind in _OTHER_FORMATS:
+        if start[place:].startswith(mark):
+            raise ImageError(f"{name} is {kind}, not an image of a known format: {readable}; convert it")
+    raise ImageError(f"{name} is not an image of a known format: {readable}")
 
 
 def _check_headers(stream: BinaryIO, name: str, reader: type[ImageFile], most_pixels: int) -> None:
@@ -300,12 +372,33 @@ def _check_size(image: ImageFile, name: str, most_pixels: int, way_out: str) -> 
         )
     if min(image.size) < 1:
         raise ImageError(f"{name} has no pixels ({image.width}x{image.height}); replace the file")
+    if isinstance(image, TiffImageFile):
+        _check_samples(name, image)
     if image.mode == "F" or (image.mode == "I" and not isinstance(image, PpmImageFile)):
         raise unknown_range(name, image)
+    if isinstance(image, BmpImageFile) and image.info.get("compression") == _BMP_RLE4 and _misreads_rle4():
+        raise ImageError(
+            f"{name} is a bitmap with 4-bit run lengths, which Pillow {PIL.__version__} reads wrongly; "
+            "save it without compression, or install Pillow 13"
+        )
     if isinstance(image, PngImageFile) and image.tile and image.tile[0].extents != (0, 0, *image.size):
         raise ImageError(
             f"{name} is an animation whose first image is smaller than the whole; replace the file"
         )
+
+
+def _check_samples(name: str, image: TiffImageFile) -> None:
+    """Refuses pixel values of a TIFF that Pillow would read, but whose range it does not keep."""
+    if _unknown_formats(image):  # 8-bit ones would be read as unsigned: -1 as 255
+        raise unknown_range(name, image)
+    bits = max(image.tag_v2.get(Base.BitsPerSample, (1,)))
+    if bits not in (1, 2, 4, 8, 16, 32, 64):  # 32 and 64 bits are refused by their mode
+        raise ImageError(f"{name} has pixel values of {bits} bits; convert it to 8 or 16 bits")
+
+
+def _misreads_rle4() -> bool:
+    """Says whether Pillow is older than 13.0."""
+    return int(PIL.__version__.partition(".")[0]) < 13
 
 
 def tiff_tile_size(stream: BinaryIO) -> tuple[int, int]:

@@ -201,8 +201,6 @@ def _decode_as(image: ImageFile, raw: str) -> None:
 
 def _check_tiff(path: ImageSource, image: TiffImageFile) -> None:
     bits = max(image.tag_v2.get(Base.BitsPerSample, (1,)))
-    if bits not in (1, 2, 4, 8, 16, 32, 64):  # 32 and 64 bits are refused by their mode
-        raise ImageError(f"{path} has pixel values of {bits} bits; convert it to 8 or 16 bits")
     channels = image.tag_v2.get(Base.SamplesPerPixel, 1)
     if bits == 16 and channels > 1 and image.tag_v2.get(Base.PlanarConfiguration) == 2:
         raise ImageError(
