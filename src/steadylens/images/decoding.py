@@ -350,7 +350,7 @@ def _check_headers(stream: BinaryIO, name: str, reader: type[ImageFile], most_pi
 
 
 def _reduce_jpeg(image: JpegImageFile, stream: BinaryIO, most_pixels: int, side: int) -> None:
-    """Has a JPEG above the limit decoded at a reduced size within it, if there is one that is large enough."""
+    """Has a JPEG above the limit decoded at a reduced size within it, if one is large enough."""
     pixels, width, height = math.prod(image.size), *image.size
     reductions = [
         by

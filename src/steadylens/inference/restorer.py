@@ -16,6 +16,7 @@ from steadylens.errors import ImageError, SettingError
 from steadylens.images.pixels import key_scale, plain_mode
 from steadylens.images.tensors import array_to_tensor, tensor_to_array
 from steadylens.inference.tiling import ImageToImage, Tiling, in_tiles
+from steadylens.inference.transparency import put_back_hidden, with_colours_continued
 from steadylens.nets.facts import CLASSIFYING, NetFacts, facts_of
 from steadylens.nets.restoration import UnpaddedNet, is_padded
 from steadylens.progress import ProgressCallback
@@ -48,7 +49,8 @@ class Restorer:
         Args:
             images: (N, C, H, W), uint8, uint16 or float in [0, 1]: grey (C is 1), grey with alpha (2), RGB
                 (3) or RGB with alpha (4). Grey is restored as RGB with three equal channels; the result is
-                their mean. Alpha stays unchanged and has no influence on the rest.
+                their mean. Alpha stays unchanged. Where it is 0, the colours stay, too, and have no influence
+                on the rest: the net sees the visible colours continued there.
             progress: Called after each tile with the number of tiles done and their total.
 
         Raises:
@@ -57,17 +59,22 @@ class Restorer:
         _check(images)
         images = images.detach()
         colours = images.shape[1] - (images.shape[1] in (2, 4))
+        seen, alpha = images[:, :colours], images[:, colours:]
+        if alpha.shape[1]:
+            seen = with_colours_continued(seen, alpha, margin=self.tiling.margin)
         restored = torch.empty_like(images, memory_format=torch.preserve_format)
-        restored[:, colours:] = images[:, colours:]
+        restored[:, colours:] = alpha
         in_tiles(
             self.engine if colours in (self.channels, 3) else _grey(self.engine),
-            images[:, :colours],
+            seen,
             restored[:, :colours],
             tiling=self.tiling,
             device=self.device,
             progress=progress,
             at_once=getattr(self.engine, "streams", 1),
         )
+        if alpha.shape[1]:
+            put_back_hidden(restored[:, :colours], images[:, :colours], alpha)
         return restored
 
 
@@ -118,7 +125,8 @@ def restore(
 
     The image is processed one tile at a time; up to rounding, the result is the same as for the whole image.
     An image that is too small for the net is mirrored at its borders first. Grey is restored as RGB with
-    three equal channels, and the result is their mean; alpha stays unchanged.
+    three equal channels, and the result is their mean; alpha stays unchanged, and so do the colours where
+    it is 0.
 
     A PIL image with a palette becomes RGB. One in CMYK becomes RGB without its colour profile. Black and
     white becomes grey. A transparent colour of 8 bits becomes alpha, one of 2 or 4 bits only if the image is
