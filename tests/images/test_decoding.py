@@ -1,12 +1,9 @@
-"""The tiles and scans counted in the bytes of a file are those that decoders find, whatever tricks hide them.
-
-Libtiff writes nothing to standard error while images are read, in however many threads, and writes again
+"""Libtiff writes nothing to standard error while images are read, in however many threads, and writes again
 afterwards. Only known formats are opened, with this package's limits instead of Pillow's, from every way in.
 """
 
 import io
 import os
-import random
 import struct
 import subprocess
 import sys
@@ -29,26 +26,14 @@ from steadylens.images.decoding import (
     MOST_PIXELS,
     MOST_SCANS,
     MOST_TIMES_IN_SCANS,
-    count_jpeg_scans,
     opened,
     opened_stream,
     pixel_count,
-    tiff_tile_size,
 )
 from steadylens.images.reading import ImageContent, read_image_file
 from steadylens.images.tensors import read_image
 from steadylens.serving.demo import read_upload
 from steadylens.serving.payloads import HttpError, decode_image
-
-SCAN, END = b"\xff\xda\0\2", b"\xff\xd9"
-
-
-COMMENT = b"\xff\xfe\0\6" + SCAN
-"""A segment whose content looks like a scan."""
-
-
-def scans(content: bytes) -> int:
-    return count_jpeg_scans(io.BytesIO(content))
 
 
 def jpeg(**options: object) -> bytes:
@@ -56,45 +41,6 @@ def jpeg(**options: object) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, "JPEG", **options)
     return buffer.getvalue()
-
-
-@pytest.mark.parametrize(("options", "count"), [({}, 1), ({"progressive": True}, 10)])
-def test_the_scans_of_a_file_are_counted(options: dict[str, object], count: int) -> None:
-    assert scans(jpeg(**options)) == count
-
-
-def test_scans_within_a_thumbnail_or_behind_the_image_do_not_count() -> None:
-    content = jpeg(exif=b"Exif\0\0" + SCAN * 200)
-    assert content.count(SCAN) == 200
-    assert scans(content + SCAN * 200) == 1
-
-
-def test_a_recording_behind_a_photograph_does_not_count() -> None:
-    assert scans(jpeg() + random.Random(0).randbytes(10**7)) == 1  # noqa: S311 - no secret
-
-
-@pytest.mark.parametrize("pad", [b"", b"\xff", b"\0\0", b"\xff\0", b"\xff\xd3", b"\xff\x01", b"\0" * 2**16])
-def test_whatever_stands_between_scans_hides_none(pad: bytes) -> None:
-    assert scans(b"\xff\xd8" + (SCAN + pad) * 150 + END) == 150
-
-
-def test_a_segment_that_decoders_look_into_after_damage_hides_no_scan() -> None:
-    hidden = b"\xff\x50\0\xff" + SCAN * 60
-    assert scans(b"\xff\xd8" + SCAN + hidden + END) == 61
-
-
-def test_segments_between_scans_are_skipped_as_decoders_do() -> None:
-    assert scans(b"\xff\xd8" + COMMENT + (SCAN + COMMENT) * 3 + END) == 3
-
-
-def test_so_many_segments_that_following_them_takes_long_are_not_followed() -> None:
-    content = b"\xff\xd8" + SCAN + b"\xff\xfe\0\2" * 300_000 + SCAN * 150
-    assert scans(content) == 151
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xfe"])
-def test_an_image_that_is_cut_off_before_its_scan_has_none(content: bytes) -> None:
-    assert scans(content) == 0
 
 
 def reduced(content: bytes, most_pixels: int, enough: int | None) -> tuple[int, int]:
@@ -136,7 +82,7 @@ def test_a_jpeg_of_several_scans_may_exceed_the_limit_less() -> None:
     assert reduced(content, limit, 5) == (8, 5)
     with pytest.raises(ImageSizeError):
         reduced(content, limit - 1, 5)
-    many = content[:-2] + SCAN * 40 + END
+    many = content[:-2] + b"\xff\xda\0\2" * 40 + b"\xff\xd9"
     with pytest.raises(ImageSizeError):
         reduced(many, limit, 5)
 
@@ -146,37 +92,6 @@ def test_other_formats_above_the_limit_are_refused() -> None:
     Image.new("RGB", (60, 40)).save(buffer, "PNG")
     with pytest.raises(ImageSizeError):
         reduced(buffer.getvalue(), 2399, 5)
-
-
-@pytest.mark.parametrize("byteorder", ["<", ">"])
-@pytest.mark.parametrize("bigtiff", [False, True])
-def test_the_tile_of_a_file_is_found(byteorder: str, bigtiff: bool) -> None:
-    buffer = io.BytesIO()
-    pixels = np.zeros((20, 70), np.uint8)
-    options: dict[str, Any] = {"byteorder": byteorder, "bigtiff": bigtiff}
-    tifffile.imwrite(buffer, pixels, tile=(32, 48), **options)
-    assert tiff_tile_size(buffer) == (48, 32)
-    tifffile.imwrite(plain := io.BytesIO(), pixels, **options)
-    assert tiff_tile_size(plain) == (0, 0)
-
-
-def directory(*entries: tuple[int, int, int]) -> io.BytesIO:
-    """Returns a TIFF that holds no more than tags of one number, each of a tag, a type and a value."""
-    packed = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
-    return io.BytesIO(b"II*\0" + struct.pack("<IH", 8, len(entries)) + packed)
-
-
-def test_of_tags_that_stand_twice_the_larger_counts() -> None:
-    assert tiff_tile_size(directory((322, 4, 16), (322, 4, 4096), (323, 3, 512), (323, 4, 16))) == (4096, 512)
-
-
-def test_a_directory_that_cannot_be_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="of type 5"):
-        tiff_tile_size(directory((322, 5, 16)))
-    with pytest.raises(ValueError, match=r"claims 1,099,511,627,776 entries"):
-        tiff_tile_size(io.BytesIO(b"II+\0\x08\0\0\0" + struct.pack("<2Q", 16, 2**40)))
-    with pytest.raises(struct.error):
-        tiff_tile_size(io.BytesIO(directory((322, 4, 16), (323, 4, 16)).getvalue()[:-3]))
 
 
 SOUND = """

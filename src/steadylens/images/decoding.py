@@ -2,16 +2,12 @@
 
 The first bytes of a file decide its format, not its name. Only the formats listed here are tried, because
 Pillow on its own would also start a PostScript interpreter. Every way into the package, from a path or over
-the network, uses this module, so that all have the same limits. Two limits are checked on the bytes of the
-file before anything is decoded, because Pillow does not report them: it may use other tags of a TIFF than the
-decoder does, and it does not count the scans of a JPEG.
+the network, uses this module, so that all have the same limits.
 """
 
 import ctypes
 import logging
 import math
-import re
-import struct
 import threading
 import warnings
 from collections.abc import Collection, Iterator
@@ -33,6 +29,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from steadylens.errors import ImageError, ImageSizeError
+from steadylens.images.headers import count_jpeg_scans, other_format, tiff_directories, tiff_directory
 
 READABLE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 """The formats that are read, by Pillow's names."""
@@ -52,22 +49,11 @@ MOST_SCANS = 100
 
 # Numbers from the file formats.
 
-_TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
-"""The types of TIFF tags that hold unsigned integers, and the letters of `struct` for them."""
-
-_MOST_TIFF_TAGS = 65_535
-
 _BMP_RLE4 = 2
 """The compression of a bitmap with 4-bit run lengths."""
 
 _SAMPLE_FORMATS = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
 """The sample formats of TIFF that are not unsigned, which is 1."""
-
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)
-
-_SCAN, _END, _FIRST_FRAME = b"\xda", b"\xd9", b"\xc0"
-
-_MOST_MARKERS, _CHUNK_BYTES = 10_000, 2**16
 
 # What libtiff and Pillow report of damaged TIFF files.
 
@@ -80,39 +66,6 @@ _lock = threading.Lock()
 _silencers = 0
 
 _handlers_before: dict[str, int | None] = {}
-
-_OTHER_FORMATS: tuple[tuple[int, bytes, str], ...] = (
-    (4, b"ftypavi", "an AVIF image"),
-    (4, b"ftyphe", "a HEIC image"),
-    (4, b"ftypmif1", "a HEIF image"),
-    (4, b"ftypmsf1", "a HEIF image"),
-    (4, b"ftypcrx", "a raw photograph (CR3)"),
-    (4, b"ftyp", "a video"),
-    (0, b"GIF8", "a GIF image"),
-    (0, b"\xff\x0a", "a JPEG XL image"),
-    (4, b"JXL ", "a JPEG XL image"),
-    (4, b"jP  ", "a JPEG 2000 image"),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
-    (0, b"8BPS", "a Photoshop document"),
-    (0, b"%PDF", "a PDF document"),
-    (0, b"%!PS", "a PostScript document"),
-    (0, b"\x76\x2f\x31\x01", "an OpenEXR image"),
-    (0, b"#?", "a Radiance image"),
-    (0, b"PF", "a portable map of floating point"),
-    (0, b"Pf", "a portable map of floating point"),
-    (0, b"P7", "a portable map with alpha (PAM)"),
-    (0, b"DDS ", "a DirectDraw texture"),
-    (0, b"qoif", "a QOI image"),
-    (0, b"\0\0\x01\0", "an icon"),
-    (0, b"SIMPLE  =", "a FITS image"),
-    (0, b"<svg", "an SVG drawing"),
-    (0, b"<?xml", "an XML document"),
-    (0, b"<!DOCTYPE", "a web page"),
-    (0, b"<html", "a web page"),
-    (0, b"version https://git-lfs", "a Git LFS pointer, whose image was not fetched"),
-    (0, b"PK\x03\x04", "a ZIP archive"),
-)
-"""What other files are, by a place near their start and the bytes that stand there."""
 
 _PILLOW_REASONS = {
     "decoder error -2": "its compressed pixels are damaged or cut off",
@@ -129,7 +82,22 @@ _PILLOW_REASONS = {
 
 
 class _Tiff(TiffImageFile):
-    """A TIFF file whose orientation is always applied, without Pillow's limit for the whole process."""
+    """A page of a TIFF file: its orientation is always applied, without Pillow's limit for the whole process.
+
+    Args:
+        file: The file.
+        name: Its path, or None.
+        directory: The place of the page's directory in the file, or None for the first page.
+    """
+
+    def __init__(self, file: BinaryIO, name: str | None = None, directory: int | None = None) -> None:
+        self._directory = directory
+        super().__init__(file, name)
+
+    def _seek(self, frame: int) -> None:
+        if self._directory is not None and not self._frame_pos:
+            self._TiffImageFile__next = self._directory  # Pillow would read all pages before it, too
+        super()._seek(frame)  # type: ignore[no-untyped-call]
 
     def load(self) -> Any:
         """Decodes the pixels."""
@@ -189,6 +157,7 @@ def opened(
     most_pixels: int = MOST_PIXELS,
     way_out: str = "raise the limit if you trust the file",
     formats: Collection[str] = READABLE_FORMATS,
+    directory: int | None = None,
 ) -> Iterator[ImageFile]:
     """Opens an image file without decoding it yet, and closes it at the end of the block.
 
@@ -201,9 +170,10 @@ def opened(
     with (
         _opened_file(source) as file,
         opened_stream(
-            file, name=str(source), most_pixels=most_pixels, way_out=way_out, formats=formats, path=path
+            file, name=str(source), most_pixels=most_pixels, way_out=way_out, formats=formats, path=path,
+            directory=directory,
         ) as image,
-    ):
+    ):  # fmt: skip
         yield image
 
 
@@ -231,12 +201,13 @@ def opened_stream(
     formats: Collection[str] = READABLE_FORMATS,
     path: Path | None = None,
     reducible_to: int | None = None,
+    directory: int | None = None,
 ) -> Iterator[ImageFile]:
     """Opens an image without decoding it yet, and closes it at the end of the block.
 
-    If a file holds several images, the first is opened. Every exception within the block counts as a fault
-    of the file, because Pillow's readers raise nearly anything on damaged files. Within the block, libtiff
-    writes nothing to standard error.
+    If a file holds several images, the first is opened, or the asked page of a TIFF. Every exception within
+    the block counts as a fault of the file, because Pillow's readers raise nearly anything on damaged files.
+    Within the block, libtiff writes nothing to standard error.
 
     Args:
         stream: The content of an image file; it must be seekable.
@@ -248,6 +219,7 @@ def opened_stream(
             instead of copied.
         reducible_to: The height and width that are enough, or None for all pixels. A JPEG above the limit is
             then decoded at 1/2, 1/4 or 1/8 of its size, but at no less than this.
+        directory: The place of the directory of a page of a TIFF, or None for the first page.
 
     Raises:
         ImageSizeError: If the image, or a tile of a TIFF, is too large.
@@ -255,10 +227,11 @@ def opened_stream(
     """
     try:
         reader = _reader_of(stream, name, formats)
-        _check_headers(stream, name, reader, most_pixels)
+        _check_headers(stream, name, reader, most_pixels, directory)
         stream.seek(0)
+        place = {} if directory is None else {"directory": directory}
         # Image.open has one pixel limit for the whole process.
-        with libtiff_silenced(), reader(stream, None if path is None else str(path)) as image:
+        with libtiff_silenced(), reader(stream, None if path is None else str(path), **place) as image:
             if reducible_to is not None and isinstance(image, JpegImageFile):
                 _reduce_jpeg(image, stream, most_pixels, reducible_to)
             _check_size(image, name, most_pixels, way_out)
@@ -277,7 +250,7 @@ def opened_stream(
 
 
 def pixel_count(path: Path) -> int:
-    """Returns width times height as the start of a file says, without decoding it; 0 if that cannot be told.
+    """Returns width times height of all pages as a file says, without decoding it; 0 if it does not.
 
     Nothing is said of a damaged file: whoever decodes it does.
     """
@@ -287,6 +260,8 @@ def pixel_count(path: Path) -> int:
         with path.open("rb") as file, libtiff_silenced(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             reader = _reader_of(file, str(path), READABLE_FORMATS)
+            if reader is _Tiff:
+                return sum(math.prod(page.size) for page in tiff_directories(file))
             file.seek(0)
             with reader(file) as image:
                 return math.prod(image.size)
@@ -332,15 +307,16 @@ def _reader_of(stream: BinaryIO, name: str, formats: Collection[str]) -> type[Im
     readable = f"{', '.join(others)} or {last}"
     if not start:
         raise ImageError(f"{name} is empty; replace the file")
-    for place, mark, kind in _OTHER_FORMATS:
-        if start[place:].startswith(mark):
-            raise ImageError(f"{name} is {kind}, not an image of a known format: {readable}; convert it")
+    if kind := other_format(start):
+        raise ImageError(f"{name} is {kind}, not an image of a known format: {readable}; convert it")
     raise ImageError(f"{name} is not an image of a known format: {readable}")
 
 
-def _check_headers(stream: BinaryIO, name: str, reader: type[ImageFile], most_pixels: int) -> None:
+def _check_headers(
+    stream: BinaryIO, name: str, reader: type[ImageFile], most_pixels: int, directory: int | None
+) -> None:
     if reader is _Tiff:
-        width, height = tiff_tile_size(stream)
+        width, height = tiff_directory(stream, directory).tile
         if width * height > max(most_pixels, LARGEST_TILE):
             raise ImageSizeError(
                 f"{name} has tiles of {width:,}x{height:,} pixels; save it with smaller ones"
@@ -399,75 +375,6 @@ def _check_samples(name: str, image: TiffImageFile) -> None:
 def _misreads_rle4() -> bool:
     """Says whether Pillow is older than 13.0."""
     return int(PIL.__version__.partition(".")[0]) < 13
-
-
-def tiff_tile_size(stream: BinaryIO) -> tuple[int, int]:
-    """Returns the largest tile width and height in the first directory of a TIFF; 0 if it has no tiles.
-
-    Raises:
-        ValueError: If the directory is not a valid one.
-        struct.error: If it is cut off.
-    """
-    stream.seek(0)
-    head = stream.read(16)
-    order = "<" if head.startswith(b"II") else ">"
-    big = head[2:4] == struct.pack(f"{order}H", 43)
-    (start,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", head, 8 if big else 4)
-    stream.seek(start)
-    counted = f"{order}{'Q' if big else 'H'}"
-    (count,) = struct.unpack(counted, stream.read(struct.calcsize(counted)))
-    if count > _MOST_TIFF_TAGS:
-        raise ValueError(f"its directory claims {count:,} entries")
-    entry = f"{order}HHQ8s" if big else f"{order}HHI4s"
-    sides = dict.fromkeys((Base.TileWidth, Base.TileLength), 0)
-    for tag, kind, _, value in struct.iter_unpack(entry, stream.read(count * struct.calcsize(entry))):
-        if tag in sides:
-            if kind not in _TIFF_NUMBERS:
-                raise ValueError(f"the side of its tiles is of type {kind}")
-            sides[tag] = max(sides[tag], *struct.unpack_from(order + _TIFF_NUMBERS[kind], value))
-    width, height = sides.values()
-    return width, height
-
-
-def count_jpeg_scans(stream: BinaryIO) -> int:
-    """Returns the number of scans of the first image of a JPEG file; each costs a pass over all pixels.
-
-    If the file is damaged, so that decoders may read on at any place, everything that looks like a scan
-    counts.
-    """
-    count, place = 0, 0
-    for _ in range(_MOST_MARKERS):
-        marker, end = _next_marker(stream, place)
-        if marker == _END:
-            return count
-        if count and marker < _FIRST_FRAME:
-            break
-        count += marker == _SCAN
-        stream.seek(end)
-        # Skip the content of the segment, which may hold a thumbnail with scans of its own.
-        place = end + max(2, int.from_bytes(stream.read(2)))
-    return count + _count_scan_marks(stream, place)
-
-
-def _next_marker(stream: BinaryIO, place: int) -> tuple[bytes, int]:
-    """Returns the next marker and the place after it; at the end of the file, the marker of the end."""
-    while True:
-        stream.seek(place)
-        chunk = stream.read(_CHUNK_BYTES)
-        if found := _JPEG_MARKER.search(chunk):
-            return found[1], place + found.end()
-        if len(chunk) < 2:
-            return _END, place
-        place += len(chunk) - 1
-
-
-def _count_scan_marks(stream: BinaryIO, place: int) -> int:
-    stream.seek(place)
-    count, last = 0, b""
-    while chunk := stream.read(_CHUNK_BYTES):
-        count += (last + chunk).count(b"\xff" + _SCAN)
-        last = chunk[-1:]
-    return count
 
 
 @contextmanager
