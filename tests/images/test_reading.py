@@ -18,15 +18,14 @@ from PIL import Image
 
 from steadylens.errors import ImageError
 from steadylens.images.decoding import ImageBytes, opened
+from steadylens.images.exif import tiff_tags, upright
 from steadylens.images.reading import (
     ImageContent,
     Metadata,
-    _upright,
     metadata_of,
     orientation_of,
     read_image_content,
     read_image_file,
-    tiff_tags,
 )
 from steadylens.images.tensors import read_image
 from steadylens.images.writing import PNG_SIGNATURE
@@ -78,7 +77,7 @@ def test_exif_that_turns_nothing_stays_byte_for_byte(tmp_path: Path, orientation
     assert read(tmp_path / "a.png").exif == exif("<", 3, orientation)
 
 
-def test_an_orientation_in_xmp_counts_and_is_set_upright(tmp_path: Path) -> None:
+def test_an_orientation_in_xmp_counts_and_is_setupright(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", xmp=XMP)
     with opened(tmp_path / "a.jpg") as image:
         image.load()
@@ -139,8 +138,8 @@ def test_exif_that_is_cut_off_keeps_its_length() -> None:
     tags = struct.pack("<HHII", 0x011A, 5, 1, 40) + struct.pack("<HHII", 0x011B, 5, 1, 48)
     whole = b"II" + struct.pack("<HIH", 42, 8, 2) + tags
     for length in range(len(whole)):
-        assert len(_upright(whole[:length], sideways=True)) == length
-    swapped = _upright(whole, sideways=True)
+        assert len(upright(whole[:length], sideways=True)) == length
+    swapped = upright(whole, sideways=True)
     assert struct.unpack_from("<I", swapped, 18)[0] == 48
 
 

@@ -97,7 +97,7 @@ class _Tiff(TiffImageFile):
     def _seek(self, frame: int) -> None:
         if self._directory is not None and not self._frame_pos:
             self._TiffImageFile__next = self._directory  # Pillow would read all pages before it, too
-        super()._seek(frame)  # type: ignore[no-untyped-call]
+        super()._seek(frame)
 
     def load(self) -> Any:
         """Decodes the pixels."""

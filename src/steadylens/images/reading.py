@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL.ExifTags import IFD, Base
-from PIL.Image import Exif
+from PIL.ExifTags import Base
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -22,18 +21,15 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from steadylens.images.decoding import MOST_PIXELS, READABLE_FORMATS, ImageSource, opened
+from steadylens.images.exif import EXIF_KEYWORDS, exif_in_text, upright, without_pixels, without_thumbnails
 from steadylens.images.pixels import Pixels, read_pixels
 
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """The EXIF orientations that exchange width and height."""
 
-_ABOUT_PIXELS = frozenset(
-    {*range(254, 267), *range(273, 282), 284, *range(288, 294), 297, 301, 317, *range(320, 348)}
-    | {*range(512, 533), 700, 32997, 32998, 34675}
-)
-"""The TIFF tags that say how pixels are stored, and those of the profile and of XMP, which are kept apart."""
-
 _KEPT_CHUNKS = frozenset({b"cHRM", b"cICP", b"gAMA", b"iTXt", b"pHYs", b"sRGB", b"tEXt", b"zTXt"})
+
+_EXIF_TEXTS = tuple(f"{keyword}\0".encode() for keyword in EXIF_KEYWORDS)
 
 _IPTC = 0x0404
 """The Photoshop resource that holds IPTC."""
@@ -81,14 +77,19 @@ def metadata_of(path: ImageSource, image: ImageFile, *, sideways: bool) -> Metad
         sideways: Whether its orientation exchanges width and height; the resolutions are exchanged then, too.
     """
     turned = orientation_of(image) != 1
-    exif = _exif_of_tiff(image) if isinstance(image, TiffImageFile) else _bytes(image.info.get("exif"))
-    exif, xmp = exif.removeprefix(b"Exif\0\0"), _bytes(image.info.get("xmp"))
+    if isinstance(image, TiffImageFile):
+        exif = _exif_of_tiff(image)
+    else:
+        exif = _bytes(image.info.get("exif")) or exif_in_text(image.info)
+    exif, xmp = exif.removeprefix(b"Exif\0\0"), without_thumbnails(_bytes(image.info.get("xmp")))
     chunks, dpi = _chunks(path) if image.format == "PNG" else (), _resolution(image)
     if turned:
         xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
-        chunks = tuple(each for each in chunks if not each[1].startswith(b"Raw profile type"))
+        chunks = tuple(each for each in chunks if not each[1].startswith(b"Raw profile type xmp"))
+    if exif:
+        chunks = tuple(each for each in chunks if not each[1].startswith(_EXIF_TEXTS))
     if turned or sideways:
-        exif = _upright(exif, sideways=sideways)
+        exif = upright(exif, sideways=sideways)
     if sideways:
         dpi = dpi and (dpi[1], dpi[0])
         chunks = tuple((kind, _lying(content) if kind == b"pHYs" else content) for kind, content in chunks)
@@ -102,13 +103,6 @@ def metadata_of(path: ImageSource, image: ImageFile, *, sideways: bool) -> Metad
         comment=_bytes(of_jpeg.get("comment")),
         captions=_bytes(of_jpeg.get("photoshop", {}).get(_IPTC)),
     )
-
-
-def tiff_tags(exif: bytes) -> Exif:
-    """Returns the EXIF tags, sub-directories included, without those about how pixels are stored."""
-    source = Exif()
-    source.load(exif)
-    return _without_pixels(source)
 
 
 def _bytes(value: object) -> bytes:
@@ -125,49 +119,8 @@ def _resolution(image: ImageFile) -> tuple[float, float] | None:
 
 def _exif_of_tiff(image: TiffImageFile) -> bytes:
     """Returns the tags of a TIFF file that other formats keep in EXIF."""
-    kept = _without_pixels(image.getexif())
+    kept = without_pixels(image.getexif())
     return kept.tobytes() if len(kept) else b""
-
-
-def _without_pixels(source: Exif) -> Exif:
-    kept = Exif()
-    for tag in set(source) - _ABOUT_PIXELS:
-        kept[tag] = source.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else source[tag]
-    return kept
-
-
-def _upright(exif: bytes, *, sideways: bool) -> bytes:
-    """Sets the orientation to upright by changing single bytes, so that no offset within EXIF changes."""
-    if len(exif) < 8:
-        return exif
-    order = "<" if exif.startswith(b"II") else ">"
-    patched = bytearray(exif)
-    main = _entries(exif, order, struct.unpack_from(f"{order}I", exif, 4)[0])
-    if (entry := main.get(Base.Orientation)) is not None:
-        kind = struct.unpack_from(f"{order}H", exif, entry + 2)[0]
-        struct.pack_into(order + ("I" if kind == 4 else "H"), patched, entry + 8, 1)
-    if sideways:
-        _exchange(patched, main, Base.XResolution, Base.YResolution)
-        if (entry := main.get(IFD.Exif)) is not None:
-            further = _entries(exif, order, struct.unpack_from(f"{order}I", exif, entry + 8)[0])
-            _exchange(patched, further, Base.ExifImageWidth, Base.ExifImageHeight)
-    return bytes(patched)
-
-
-def _entries(exif: bytes, order: str, start: int) -> dict[int, int]:
-    """Returns the place of each entry of a directory by its tag, for entries that lie within EXIF."""
-    if start + 2 > len(exif):
-        return {}
-    count = struct.unpack_from(f"{order}H", exif, start)[0]
-    places = range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12)
-    return {struct.unpack_from(f"{order}H", exif, place)[0]: place for place in places}
-
-
-def _exchange(exif: bytearray, entries: dict[int, int], one: int, other: int) -> None:
-    """Exchanges the types and values of two tags, if both are there."""
-    if one in entries and other in entries:
-        first, second = (slice(entries[tag] + 2, entries[tag] + 12) for tag in (one, other))
-        exif[first], exif[second] = exif[second], exif[first]
 
 
 def _lying(physical: bytes) -> bytes:

@@ -22,8 +22,9 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from steadylens.errors import ImageError
 from steadylens.files import replacing
+from steadylens.images.exif import tiff_tags, with_thumbnail_of
 from steadylens.images.pixels import Pixels, in_8_bits, strips
-from steadylens.images.reading import ImageContent, Metadata, tiff_tags
+from steadylens.images.reading import ImageContent, Metadata
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -116,6 +117,9 @@ def write_image_file(path: Path, content: ImageContent) -> tuple[str, ...]:
     held = {field: text for field, text in _METADATA_NAMES.items() if getattr(content.metadata, field)}
     if lost := [text for field, text in held.items() if field not in known.metadata]:
         notes += (f"{name} does not hold {', '.join(lost)}, left out",)
+    if content.metadata.exif:
+        exif = with_thumbnail_of(content.metadata.exif, content.pixels)
+        content = replace(content, metadata=replace(content.metadata, exif=exif))
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             known.write(file, content)
