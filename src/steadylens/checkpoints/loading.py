@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from steadylens.checkpoints.checkpoint import SUFFIX, TrainingInfo, load_model
+from steadylens.devices import evaluating
 from steadylens.errors import SettingError, SteadylensError
 from steadylens.images.preprocessing import Fit, PreprocessingOptions
 from steadylens.nets.classification import (
@@ -96,10 +97,12 @@ class LoadedNet:
     def in_front_of(self, classifier: "LoadedNet") -> "LoadedNet":
         """Returns this restorer followed by a classifier, without any training."""
         before = classifier.info.seconds_before + self.seconds
+        pair = FusedClassifier(self.module, classifier.module)
+        pair.training = False  # not by eval(), which would set the mode of both nets
         return replace(
             classifier,
             name=f"behind {self.name}",
-            module=FusedClassifier(self.module, classifier.module).eval(),
+            module=pair,
             info=replace(classifier.info, seconds_before=before),
         )
 
@@ -215,10 +218,9 @@ def count_classes(classifier: LoadedNet) -> int:
     """Returns the number of a classifier's logits, by running it on one image."""
     tensors = [*classifier.module.parameters(), *classifier.module.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
-    with torch.inference_mode():
-        return int(
-            classifier.module(torch.zeros(1, 3, classifier.size, classifier.size, device=device)).shape[1]
-        )
+    with torch.inference_mode(), evaluating(classifier.module):
+        images = torch.zeros(1, 3, classifier.size, classifier.size, device=device)
+        return int(classifier.module(images).shape[1])
 
 
 def check_classes(classifier: LoadedNet, class_names: Sequence[str], data: str) -> None:

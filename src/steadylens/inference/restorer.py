@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steadylens.checkpoints.loading import load
+from steadylens.devices import evaluating
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.pixels import key_scale, plain_mode
 from steadylens.images.tensors import array_to_tensor, tensor_to_array
@@ -64,15 +65,16 @@ class Restorer:
             seen = with_colours_continued(seen, alpha, margin=self.tiling.margin)
         restored = torch.empty_like(images, memory_format=torch.preserve_format)
         restored[:, colours:] = alpha
-        in_tiles(
-            self.engine if colours in (self.channels, 3) else _grey(self.engine),
-            seen,
-            restored[:, :colours],
-            tiling=self.tiling,
-            device=self.device,
-            progress=progress,
-            at_once=getattr(self.engine, "streams", 1),
-        )
+        with evaluating(self.engine):
+            in_tiles(
+                self.engine if colours in (self.channels, 3) else _grey(self.engine),
+                seen,
+                restored[:, :colours],
+                tiling=self.tiling,
+                device=self.device,
+                progress=progress,
+                at_once=getattr(self.engine, "streams", 1),
+            )
         if alpha.shape[1]:
             put_back_hidden(restored[:, :colours], images[:, :colours], alpha)
         return restored

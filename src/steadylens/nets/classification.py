@@ -7,8 +7,7 @@ classifier behind a restorer must normalise by itself: `PreparedClassifier` adds
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +17,7 @@ from torch.export import ExportedProgram
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from steadylens.devices import evaluating
 from steadylens.errors import CheckpointError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit, Preprocessing, PreprocessingOptions, check_normalization
 from steadylens.images.tensors import GREY_LEVELS, SQUASHED, check_images
@@ -113,21 +113,6 @@ class FusedClassifier(nn.Module):
             # The gradient with respect to the images is still computed: adversarial attacks need it.
             detached = {name: weight.detach() for name, weight in self.restorer.named_parameters()}
             return functional_call(self.restorer, detached, (images,))  # type: ignore[no-any-return]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Puts a module into eval mode inside the block; afterwards each submodule has its own mode again."""
-    modes = {part: part.training for part in module.modules() if part.training}
-    if not modes:  # the usual case: nothing is changed, so that threads can share the module
-        yield
-        return
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 def read_program(path: Path) -> ExportedProgram:
@@ -359,9 +344,11 @@ class PreparedClassifier(nn.Module):
         preprocessing = options.over(self.preprocessing)
         if preprocessing == self.preprocessing:
             return self
-        return PreparedClassifier(
+        prepared = PreparedClassifier(
             self.body, preprocessing, class_names=self.class_names, architecture=self.architecture
-        ).train(self.training)
+        )
+        prepared.training = self.training  # not by train(), which would set the mode of the shared body
+        return prepared
 
     def config(self) -> dict[str, Any]:
         """Returns the arguments from which `rebuild` makes the classifier again.
