@@ -17,6 +17,7 @@ from steadylens.nets.classification import (
     SIGN_SIZE,
     FusedClassifier,
     PreparedClassifier,
+    check_logits,
     exported_classifier,
     set_fit,
 )
@@ -215,12 +216,16 @@ def load_classifier(
 
 
 def count_classes(classifier: LoadedNet) -> int:
-    """Returns the number of a classifier's logits, by running it on one image."""
+    """Returns the number of a classifier's logits, by running it on one image.
+
+    Raises:
+        SettingError: If it does not return logits of at least two classes.
+    """
     tensors = [*classifier.module.parameters(), *classifier.module.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     with torch.inference_mode(), evaluating(classifier.module):
         images = torch.zeros(1, 3, classifier.size, classifier.size, device=device)
-        return int(classifier.module(images).shape[1])
+        return check_logits(classifier.module(images)).shape[1]
 
 
 def check_classes(classifier: LoadedNet, class_names: Sequence[str], data: str) -> None:

@@ -15,7 +15,7 @@ from steadylens.checkpoints.loading import load
 from steadylens.devices import evaluating
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.pixels import key_scale, plain_mode
-from steadylens.images.tensors import array_to_tensor, tensor_to_array
+from steadylens.images.tensors import array_to_tensor, check_range, tensor_to_array
 from steadylens.inference.tiling import ImageToImage, Tiling, in_tiles
 from steadylens.inference.transparency import put_back_hidden, with_colours_continued
 from steadylens.nets.facts import CLASSIFYING, NetFacts, facts_of
@@ -55,7 +55,7 @@ class Restorer:
             progress: Called after each tile with the number of tiles done and their total.
 
         Raises:
-            ImageError: If the images are of another shape or type, are empty, or leave [-1, 2].
+            ImageError: If the images are of another shape or type, are empty, or leave [0, 1] by far.
         """
         _check(images)
         images = images.detach()
@@ -145,7 +145,7 @@ def restore(
         device: Where to compute. A net given by name is moved there; None means where the net is.
 
     Raises:
-        ImageError: If the image is of another kind, is empty, or leaves [-1, 2].
+        ImageError: If the image is of another kind, is empty, or leaves [0, 1] by far.
         SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, or the
             tile is too small.
         CheckpointError: If a file cannot be used.
@@ -181,7 +181,7 @@ def restore_array(
     """Returns an array (H, W) or (H, W, C) restored; see `restore`.
 
     Raises:
-        ImageError: If the array is of another shape or type, is empty, or leaves [-1, 2].
+        ImageError: If the array is of another shape or type, is empty, or leaves [0, 1] by far.
     """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in range(1, 5)):
         raise ImageError(
@@ -265,7 +265,7 @@ def _check(images: Tensor) -> None:
         )
     if images.dtype not in (torch.uint8, torch.uint16) and not images.is_floating_point():
         raise ImageError(f"images are {images.dtype}; give uint8, uint16 or float in [0, 1]")
-    if images.is_floating_point() and not bool(((images >= -1) & (images <= 2)).all()):
-        raise ImageError(
-            "float images leave [-1, 2] or are not finite; the contract is [0, 1]: divide levels by 255"
-        )
+    if images.is_floating_point():
+        if not bool(images.isfinite().all()):
+            raise ImageError("float images hold values that are not finite; replace them first")
+        check_range(images)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from steadylens.devices import evaluating
 from steadylens.errors import CheckpointError, ExportError, ImageError, SettingError, reason_of
 from steadylens.images.tensors import GREY_LEVELS, check_images
+from steadylens.nets.classification import check_logits
 from steadylens.nets.facts import facts_of
 
 INPUT = "images"
@@ -167,9 +168,10 @@ def _with_output(net: nn.Module, signature: Signature) -> Signature:
             f"the net makes {shape or type(written).__name__} of images {tuple(images.shape)}; what can be "
             "exported are restorers, images to images, and classifiers, images to logits (N, classes)"
         )
+    classes = check_logits(written).shape[1]
     if signature.size is None:
         raise SettingError("this classifier does not tell what size it reads; give the size")
-    return replace(signature, classes=shape[1])
+    return replace(signature, classes=classes)
 
 
 def _times(size: Size | None) -> str:

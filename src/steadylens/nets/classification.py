@@ -36,7 +36,8 @@ class FusedClassifier(nn.Module):
 
     Args:
         restorer: Any module from images (N, C, H, W) in [0, 1] to restored images of the same shape.
-        classifier: Any module from such images to logits (N, classes).
+        classifier: Any module from such images to logits (N, classes), or to an object with such an
+            attribute `logits`.
         frozen: Whether the restorer keeps its weights and its BatchNorm statistics while the pair is trained.
             The attribute `frozen` can be changed later.
 
@@ -100,8 +101,12 @@ class FusedClassifier(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits (N, classes) for images (N, C, H, W) in [0, 1]."""
-        return self.classifier(self._restored(images))  # type: ignore[no-any-return]
+        """Returns logits (N, classes) for images (N, C, H, W) in [0, 1].
+
+        Raises:
+            SettingError: If the classifier does not return logits of at least two classes.
+        """
+        return check_logits(self.classifier(self._restored(images)))
 
     def _restored(self, images: Tensor) -> Tensor:
         if not self.frozen or torch.compiler.is_exporting():
@@ -373,7 +378,7 @@ class PreparedClassifier(nn.Module):
 
         Raises:
             ImageError: If the batch breaks the image contract or has another size.
-            SettingError: If the classifier does not return logits.
+            SettingError: If the classifier does not return logits of at least two classes.
         """
         normalized = self.normalization(images)
         if images.shape[-2:] != (self.input_size, self.input_size):
@@ -381,14 +386,27 @@ class PreparedClassifier(nn.Module):
                 f"images are {images.shape[-2]}x{images.shape[-1]} pixels, this classifier reads "
                 f"{self.input_size}x{self.input_size}; load or resize them at that size"
             )
-        output = self.body(normalized)
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise SettingError(
-                f"the classifier returns {type(output).__name__}, not logits (N, classes); wrap it in a "
-                "module that returns them"
-            )
-        return logits
+        return check_logits(self.body(normalized))
+
+
+def check_logits(output: object) -> Tensor:
+    """Returns the logits that a classifier returned, either themselves or as an attribute `logits`.
+
+    Raises:
+        SettingError: If there are none, or those of fewer than two classes.
+    """
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise SettingError(
+            f"the classifier returns {type(output).__name__}, not logits (N, classes); wrap it in a "
+            "module that returns them"
+        )
+    if logits.shape[1] < 2:
+        raise SettingError(
+            f"the classifier returns {logits.shape[1]} logits for an image, at least two classes are needed; "
+            "for the one logit z of a yes or no, wrap it in a module that gives torch.cat([0 * z, z], dim=1)"
+        )
+    return logits
 
 
 def set_fit(net: nn.Module, fit: Fit) -> None:

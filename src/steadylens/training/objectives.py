@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from steadylens.devices import cache_batch, fast_autocast, forward_in_batches
 from steadylens.errors import SettingError
 from steadylens.images.tensors import check_images, to_float
+from steadylens.nets.classification import check_logits
 from steadylens.nets.restoration import PatchRestorer, central_crop
 from steadylens.noise.degradation import Degradation
 
@@ -252,7 +253,7 @@ def consistency_objective(
         if augmentation is not None:
             clean = augmentation(clean, generator=generator)
         noisy = degradation(clean, generator=generator)
-        predictions = forward_in_batches(classifier, clean).log_softmax(dim=1)
+        predictions = check_logits(forward_in_batches(classifier, clean)).log_softmax(dim=1)
         clean, predictions = (
             tensor.repeat_interleave(len(noisy) // batch, dim=0) for tensor in (clean, predictions)
         )
