@@ -171,6 +171,7 @@ def load_classifier(
     *,
     weights: str | Path | None = None,
     options: PreprocessingOptions = PreprocessingOptions(),  # noqa: B008 - frozen
+    ema: bool | None = None,
 ) -> LoadedNet:
     """Loads a classifier of this package or of another library.
 
@@ -179,6 +180,7 @@ def load_classifier(
             wrote, a packaged name such as sign-gtsrb, or the file of a net that this package wrote.
         weights: Local file of the weights, for timm and torchvision, because nothing is downloaded.
         options: Input size, mean, std or fit, to replace those of the classifier's own preprocessing.
+        ema: Whether to take averaged weights from the file of weights; None for those if there are any.
 
     Raises:
         MissingExtraError: If the library is not installed.
@@ -196,7 +198,7 @@ def load_classifier(
             raise SettingError(
                 f"{source} has random weights; give its own by --weights FILE, nothing is downloaded"
             )
-        module = makers[scheme](place, weights=weights, size=size, fit=fit)
+        module = makers[scheme](place, weights=weights, size=size, fit=fit, ema=ema)
     elif place and scheme == "transformers":
         _refuse_weights(source, weights)
         module = transformers_classifier(Path(place).expanduser(), fit=fit)
