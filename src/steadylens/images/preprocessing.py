@@ -146,7 +146,8 @@ def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
         SettingError: If one of the two is no sequence of finite numbers, they differ in length, a std is not
             positive, or a number is so large that it must be in grey levels.
     """
-    for name, numbers in (("mean", mean), ("std", std)):
+    given: dict[str, object] = {"mean": mean, "std": std}  # in Python anything may be given
+    for name, numbers in given.items():
         if not isinstance(numbers, Sequence) or not all(isinstance(each, Real) for each in numbers):
             raise SettingError(
                 f"{name} is {numbers!r}; give a number for each channel, for example (0.5, 0.5, 0.5)"

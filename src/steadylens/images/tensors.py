@@ -123,11 +123,11 @@ def check_range(images: Tensor) -> None:
 
 def _hides_values(images: Tensor) -> bool:
     """Whether the values of a tensor cannot be looked at, or only by waiting for a device."""
-    compiling = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     waiting = images.device.type != "cpu" and (
         torch.is_grad_enabled() or (images.is_cuda and torch.cuda.is_current_stream_capturing())
     )
-    return compiling or images.is_meta or waiting
+    return torch.compiler.is_compiling() or tracing or images.is_meta or waiting
 
 
 def to_float(images: Tensor) -> Tensor:
