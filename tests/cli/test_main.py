@@ -32,7 +32,7 @@ from steadylens.nets.restoration import RestorationNet, restorer_named
 from steadylens.training.recipes import recipe_named
 
 COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--debug"}
-CLASSIFIER = {"classifier", "--weights", "--size", "--mean", "--std", "--fit", "--ema", "--no-ema"}
+CLASSIFIER = {"classifier", "--weights", "--size", "--mean", "--std", "--fit", "--ema"}
 COMMANDS = {
     "reproduce": COMMON | {"--out", "--half-width", "--versions"},
     "train restorer": COMMON | {"net", "--out"},
