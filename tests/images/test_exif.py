@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD
 
-from steadylens.images.exif import LARGEST_THUMBNAIL, with_thumbnail_of, without_thumbnails
+from steadylens.images.metadata.exif import LARGEST_THUMBNAIL, with_thumbnail_of, without_thumbnails
 from steadylens.images.reading import read_image_file
 from steadylens.images.writing import write_image_file
 

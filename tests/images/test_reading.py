@@ -18,7 +18,8 @@ from PIL import Image
 
 from steadylens.errors import ImageError
 from steadylens.images.decoding import ImageBytes, opened
-from steadylens.images.exif import tiff_tags, upright
+from steadylens.images.encoding import PNG_SIGNATURE
+from steadylens.images.metadata.exif import tiff_tags, upright
 from steadylens.images.reading import (
     ImageContent,
     Metadata,
@@ -28,7 +29,6 @@ from steadylens.images.reading import (
     read_image_file,
 )
 from steadylens.images.tensors import read_image
-from steadylens.images.writing import PNG_SIGNATURE
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 

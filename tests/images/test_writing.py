@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, IptcImagePlugin
 
 from steadylens.errors import ImageError, StorageError
+from steadylens.images.encoding import write_png
 from steadylens.images.pixels import STRIP_BYTES
 from steadylens.images.reading import ImageContent, Metadata, read_image_file
-from steadylens.images.writing import WRITABLE_FORMATS, write_image_file, write_png
+from steadylens.images.writing import WRITABLE_FORMATS, write_image_file
 
 
 def png(pixels: NDArray[Any], metadata: Metadata | None = None) -> bytes:

@@ -4,6 +4,7 @@ Pillow does not tell all of it: it may use other tags of a TIFF than the decoder
 the scans of a JPEG.
 """
 
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -143,6 +144,33 @@ def tiff_directories(stream: BinaryIO) -> Iterator[TiffDirectory]:
             return
 
 
+def png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yields the kind and length in bytes of each chunk of a PNG file, with the stream at its content."""
+    place = 8
+    while True:
+        stream.seek(place)
+        if len(head := stream.read(8)) < 8:
+            return
+        length, kind = struct.unpack(">I4s", head)
+        yield kind, length
+        place += length + 12
+        if kind == b"IEND":
+            return
+
+
+def riff_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yields the kind and length in bytes of each chunk of a WebP file, with the stream at its content."""
+    stream.seek(4)
+    size, place = int.from_bytes(stream.read(4), "little"), 12
+    while place < size + 8:
+        stream.seek(place)
+        if len(head := stream.read(8)) < 8:
+            return
+        kind, length = struct.unpack("<4sI", head)
+        yield kind, length
+        place += 8 + length + length % 2
+
+
 def count_jpeg_scans(stream: BinaryIO) -> int:
     """Returns the number of scans of the first image of a JPEG file; each costs a pass over all pixels.
 
@@ -161,6 +189,18 @@ def count_jpeg_scans(stream: BinaryIO) -> int:
         # Skip the content of the segment, which may hold a thumbnail with scans of its own.
         place = end + max(2, int.from_bytes(stream.read(2)))
     return count + _count_scan_marks(stream, place)
+
+
+def jpeg_end(stream: BinaryIO) -> int:
+    """Returns the place behind the first image of a JPEG file, in bytes; that of the end if it is damaged."""
+    place = 0
+    for _ in range(_MOST_MARKERS):
+        marker, end = _next_marker(stream, place)
+        if marker == _END:
+            return end
+        stream.seek(end)
+        place = end + max(2, int.from_bytes(stream.read(2)))
+    return stream.seek(0, os.SEEK_END)
 
 
 def _next_marker(stream: BinaryIO, place: int) -> tuple[bytes, int]:

@@ -29,16 +29,19 @@ _THUMBNAIL_QUALITIES = (85, 60, 30)
 _JPEG_PLACE, _JPEG_LENGTH = 0x0201, 0x0202
 """The tags that say where the thumbnail is and how many bytes it has."""
 
+_THUMBNAIL_RESOURCES = frozenset({0x0409, 0x040C})
+
 EXIF_KEYWORDS = ("Raw profile type exif", "Raw profile type APP1")
 """The keywords of texts in PNG files that hold EXIF."""
 
 _XMP_THUMBNAILS = re.compile(rb"<(x[am]p:Thumbnails)\b.*?</\1\s*>", re.DOTALL)
 
-_ABOUT_PIXELS = frozenset(
+ABOUT_PIXELS = frozenset(
     {*range(254, 267), *range(273, 282), 284, *range(288, 294), 297, 301, 317, *range(320, 348)}
-    | {*range(512, 533), 700, 32997, 32998, 34675}
+    | {*range(512, 533), 700, 32997, 32998, 34675, 33628, 33629, 33630, 33631, 34412, 37724, 50740}
 )
-"""The TIFF tags that say how pixels are stored, and those of the profile and of XMP, which are kept apart."""
+"""The TIFF tags that say how pixels are stored, and those of the profile and of XMP, which are kept apart.
+Also those that hold places in the file, which change, or layers of the picture as it was."""
 
 
 def tiff_tags(exif: bytes) -> Exif:
@@ -64,9 +67,33 @@ def exif_in_text(texts: Mapping[str | tuple[int, int], object]) -> bytes:
 def without_pixels(source: Exif) -> Exif:
     """Returns tags without those about how pixels are stored, and those of the profile and of XMP."""
     kept = Exif()
-    for tag in set(source) - _ABOUT_PIXELS:
-        kept[tag] = source.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else source[tag]
+    for tag in set(source) - ABOUT_PIXELS:
+        value = source.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else source[tag]
+        kept[tag] = (
+            {key: _text_as_bytes(each) for key, each in value.items()}
+            if isinstance(value, dict)
+            else _text_as_bytes(value)
+        )
     return kept
+
+
+def _text_as_bytes(value: object) -> object:
+    """Returns text that is not ASCII as the bytes that Pillow read; it would write ? for each letter."""
+    return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
+
+
+def without_thumbnail_resources(resources: bytes) -> bytes:
+    """Returns the image resources of Photoshop without thumbnails, which show the image as it was."""
+    kept, place = b"", 0
+    while resources[place : place + 4] == b"8BIM" and place + 12 <= len(resources):
+        (kind,) = struct.unpack_from(">H", resources, place + 4)
+        start = place + 6 + (resources[place + 6] + 2) // 2 * 2
+        end = start + 4 + int.from_bytes(resources[start : start + 4])
+        end += end % 2
+        if kind not in _THUMBNAIL_RESOURCES:
+            kept += resources[place:end]
+        place = end
+    return kept + resources[place:]
 
 
 def upright(exif: bytes, *, sideways: bool) -> bytes:
