@@ -1,13 +1,15 @@
-"""What a device computes fastest: number format, memory layout, and a batch that fits into the cache."""
+"""Running a net to measure it: in eval mode, on a device, in the format that is fastest there."""
 
+import copy
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from threading import Lock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -66,16 +68,60 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def moved(module: nn.Module, device: torch.device) -> nn.Module:
+    """Returns a net on a device: the net itself if it is there already, else a copy."""
+    elsewhere = any(tensor.device != device for tensor in (*module.parameters(), *module.buffers()))
+    return copy.deepcopy(module).to(device) if elsewhere else module
+
+
+_put_into_eval: dict[nn.Module, int] = {}
+"""Modules whose train mode `evaluating` will give back, and by how many blocks each is used."""
+
+_lock = Lock()
+
+
+@contextmanager
+def evaluating(net: object) -> Iterator[None]:
+    """Puts a net into eval mode inside the block; afterwards each submodule has its own mode again.
+
+    All that measures, applies or converts a net does it inside this block. So a net that a training loop left
+    in train mode is measured rightly, and its dropout and BatchNorm statistics are left alone. Only the flag
+    `training` is set: a net's own `train` may do more, which could not be undone. Several threads can use a
+    net in such blocks at the same time.
+
+    Args:
+        net: A module; the block has no effect on any other object.
+    """
+    parts = list(net.modules()) if isinstance(net, nn.Module) else []
+    if not _put_into_eval and not any(part.training for part in parts):  # the usual case
+        yield
+        return
+    with _lock:
+        changed = [part for part in parts if part.training or part in _put_into_eval]
+        for part in changed:
+            _put_into_eval[part] = _put_into_eval.get(part, 0) + 1
+            part.training = False
+    try:
+        yield
+    finally:
+        with _lock:
+            for part in changed:
+                _put_into_eval[part] -= 1
+                if not _put_into_eval[part]:
+                    del _put_into_eval[part]
+                    part.training = True
+
+
 def forward_in_batches(
     module: Callable[[Tensor], Tensor], images: Tensor, *, batch: int | None = None
 ) -> Tensor:
-    """Returns `module(images)` computed a batch at a time, in float32 and without gradients.
+    """Returns `module(images)` computed a batch at a time, in float32, in eval mode and without gradients.
 
     Args:
-        module: The net, in eval mode, or a method of it.
+        module: The net, whose mode is given back afterwards; or a function of images, which sets no mode.
         images: (N, C, H, W), on the net's device.
         batch: Images in a batch, or None for as many as fit into the device's cache. It changes the result
             only by rounding.
     """
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluating(module):
         return torch.cat([module(some) for some in torch.split(images, batch or cache_batch(images.device))])

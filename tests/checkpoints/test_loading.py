@@ -388,11 +388,11 @@ def test_a_mean_and_a_deviation_of_ones_own_replace_those_of_the_library(weights
     changed = load_classifier(
         "timm:test_resnet",
         weights=weights,
-        options=PreprocessingOptions(size=32, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0)),
+        options=PreprocessingOptions(size=32, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.2)),
     ).module
     assert isinstance(usual, PreparedClassifier)
     images = torch.rand(2, 3, 32, 32)
-    numbers = torch.tensor([[0.1, 0.2, 0.3], [1.0, 2.0, 4.0]]).view(2, 1, 3, 1, 1)
+    numbers = torch.tensor([[0.1, 0.2, 0.3], [1.0, 0.5, 0.2]]).view(2, 1, 3, 1, 1)
     torch.testing.assert_close(changed(images), usual.body((images - numbers[0]) / numbers[1]))
 
 

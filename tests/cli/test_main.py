@@ -33,7 +33,7 @@ from steadylens.nets.restoration import RestorationNet
 from steadylens.training.recipes import recipe_named
 
 COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--debug"}
-CLASSIFIER = {"classifier", "--weights", "--size", "--mean", "--std", "--fit"}
+CLASSIFIER = {"classifier", "--weights", "--size", "--mean", "--std", "--fit", "--ema"}
 COMMANDS = {
     "reproduce": COMMON | {"--out", "--half-width", "--versions"},
     "train restorer": COMMON | {"net", "--out"},

@@ -21,8 +21,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from steadylens.images.encoding import write_png
 from steadylens.images.reading import Metadata
-from steadylens.images.writing import write_png
 
 FILES = 2_400
 SECONDS_A_FILE = 5

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from steadylens.images.decoding import opened
-from steadylens.images.pixels import STRIP_BYTES, in_8_bits, read_pixels, residual_image, strips
+from steadylens.images.pixels import STRIP_BYTES, flattened, in_8_bits, read_pixels, residual_image, strips
 
 
 @given(height=st.integers(1, 3000), width=st.integers(1, 3000))
@@ -80,3 +80,28 @@ def test_nothing_removed_is_grey_of_no_scale() -> None:
     view, scale = residual_image(pixels, pixels)
     assert (view == 128).all()
     assert scale == 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (10, 200, 90)])
+def test_transparent_pixels_look_as_they_do_on_a_background(
+    dtype: Any, channels: int, colour: tuple[int, int, int]
+) -> None:
+    top = np.iinfo(dtype).max
+    pixels = np.random.default_rng(0).integers(0, top + 1, (9, 8, channels)).astype(dtype)
+    flat = flattened(pixels, colour)
+    assert flat.dtype == dtype
+    assert flat.shape[-1] == (1 if channels == 2 and len({*colour}) == 1 else 3)
+    share = pixels[..., -1:] / top
+    background = np.array(colour[: flat.shape[-1]]) * (top / 255)
+    expected = pixels[..., :-1] * share + background * (1 - share)
+    assert abs(flat - expected).max() <= 0.51
+
+
+def test_opaque_pixels_stay_and_wholly_transparent_ones_become_the_background() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    assert np.array_equal(flattened(pixels, (1, 2, 3)), pixels[..., :3])
+    pixels[..., 3] = 0
+    assert (flattened(pixels, (1, 2, 3)) == (1, 2, 3)).all()

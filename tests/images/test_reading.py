@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steadylens.errors import ImageError
-from steadylens.images.decoding import opened
+from steadylens.images.decoding import ImageBytes, opened
+from steadylens.images.encoding import PNG_SIGNATURE
+from steadylens.images.metadata.exif import tiff_tags, upright
 from steadylens.images.reading import (
     ImageContent,
     Metadata,
-    _upright,
     metadata_of,
     orientation_of,
+    read_image_content,
     read_image_file,
-    tiff_tags,
 )
 from steadylens.images.tensors import read_image
-from steadylens.images.writing import PNG_SIGNATURE
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 
@@ -77,7 +77,7 @@ def test_exif_that_turns_nothing_stays_byte_for_byte(tmp_path: Path, orientation
     assert read(tmp_path / "a.png").exif == exif("<", 3, orientation)
 
 
-def test_an_orientation_in_xmp_counts_and_is_set_upright(tmp_path: Path) -> None:
+def test_an_orientation_in_xmp_counts_and_is_setupright(tmp_path: Path) -> None:
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", xmp=XMP)
     with opened(tmp_path / "a.jpg") as image:
         image.load()
@@ -138,8 +138,8 @@ def test_exif_that_is_cut_off_keeps_its_length() -> None:
     tags = struct.pack("<HHII", 0x011A, 5, 1, 40) + struct.pack("<HHII", 0x011B, 5, 1, 48)
     whole = b"II" + struct.pack("<HIH", 42, 8, 2) + tags
     for length in range(len(whole)):
-        assert len(_upright(whole[:length], sideways=True)) == length
-    swapped = _upright(whole, sideways=True)
+        assert len(upright(whole[:length], sideways=True)) == length
+    swapped = upright(whole, sideways=True)
     assert struct.unpack_from("<I", swapped, 18)[0] == 48
 
 
@@ -238,6 +238,29 @@ def test_a_lossless_webp_is_known_behind_its_metadata(tmp_path: Path) -> None:
 def test_the_content_counts_and_not_the_name(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", PLAIN[..., :3], format="TIFF")
     assert read_image_file(path).format == "TIFF"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", ["png", "tiff", "ppm", "jpg", "webp"])
+def test_a_file_in_memory_is_read_as_one_on_disk(tmp_path: Path, suffix: str, dtype: type) -> None:
+    if dtype is np.uint16 and suffix in ("jpg", "webp"):
+        dtype = np.uint8
+    pixels = (DEEP >> (8 if dtype is np.uint8 else 0)).astype(dtype)[..., : 4 if suffix == "png" else 3]
+    path = written_by_opencv(tmp_path / f"a.{suffix}", pixels)
+    if suffix in ("jpg", "webp"):
+        with Image.open(path) as image:
+            image.save(path, exif=b"Exif\0\0" + exif("<", 3, 6), icc_profile=b"0" * 301)
+    on_disk = read_image_file(path)
+    in_memory = read_image_content(ImageBytes(content=path.read_bytes()))
+    assert same(in_memory, on_disk.pixels)
+    assert in_memory.metadata == on_disk.metadata
+    assert (in_memory.format, in_memory.lossless) == (on_disk.format, on_disk.lossless)
+
+
+def test_what_is_wrong_in_memory_is_told_by_its_name() -> None:
+    for content, formats, reason in ((b"text", ("PNG", "JPEG"), "known format: PNG or JPEG"), (b"", (), "")):
+        with pytest.raises(ImageError, match=f"^upload is (empty|not an image of a {reason})"):
+            read_image_content(ImageBytes(content=content, name="upload"), formats=formats or ("PNG", "TIFF"))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -434,9 +457,9 @@ def deep_ink(path: Path) -> None:
     [
         (
             floats,
-            "holds pixel values of Pillow's mode F, which have no known range; convert it to 8 or 16 bits",
+            "holds pixel values in 32-bit floating point, and does not say which of them are black and white",
         ),
-        (whole_numbers, "holds pixel values of Pillow's mode I"),
+        (whole_numbers, "holds pixel values in 32-bit signed integers"),
         (separate_planes, "separate planes, which are not read"),
         (deep_ink, "16-bit pixels as CMYK;16L, which is not read; use RGB"),
         (lambda path: path.write_bytes(b"P3 1 1 1000 5 5 5"), "pixel values of 0 to 1000 as text"),

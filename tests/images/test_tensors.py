@@ -1,5 +1,6 @@
 """Files of any kind become 8-bit RGB, and what is not a batch of images is refused."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional
 
 from steadylens.errors import ImageError, SettingError, StorageError
 from steadylens.images.tensors import (
     GREY_LEVELS,
+    STRONGEST_NOISE_GREY,
     WRITTEN_SUFFIXES,
     array_to_tensor,
     check_images,
+    check_range,
     pil_to_tensor,
     quantize,
     read_image,
@@ -26,6 +31,9 @@ from steadylens.images.tensors import (
     to_uint8,
     write_image,
 )
+from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
+from steadylens.noise.degradation import Degradation
+from steadylens.noise.families import Gaussian, Laplacian, Strength, Uniform
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 RGB = Image.fromarray(PIXELS)
@@ -44,11 +52,75 @@ def saved(path: Path, image: Image.Image, **options: Any) -> Path:
 # Batches.
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_float_batches_of_any_range_are_accepted(dtype: torch.dtype) -> None:
-    images = torch.full((2, 3, 8, 8), -4.0, dtype=dtype)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
+def test_float_batches_may_leave_the_range_as_restored_images_do(dtype: torch.dtype) -> None:
+    images = torch.linspace(-0.2, 1.2, 2 * 3 * 8 * 8, dtype=dtype).reshape(2, 3, 8, 8)
+    before = images.clone()
     check_images(images, channels=3, minimum_size=8)
-    assert (images == -4).all()
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("side", [1, 3, 8, 9, 48, 300])
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("distribution", [Gaussian, Uniform, Laplacian])
+def test_unclipped_noise_of_75_grey_levels_is_accepted(
+    side: int, level: float, distribution: type[Gaussian | Uniform | Laplacian]
+) -> None:
+    noise = Degradation(
+        families=(distribution(strength=Strength.fixed(STRONGEST_NOISE_GREY)),), clip=False, quantize=False
+    )
+    generator = torch.Generator().manual_seed(side)
+    images = noise(torch.full((16, 3, side, side), level), generator=generator)
+    check_images(images)
+    assert side < 8 or not 0 <= images.min() <= images.max() <= 1  # the noise does leave the range
+
+
+def photograph(*shape: int) -> Tensor:
+    """Returns smooth random images in [0, 1], from dark to bright."""
+    coarse = torch.rand(*shape[:2], 4, 4, generator=torch.Generator().manual_seed(1))
+    smooth = functional.interpolate(coarse, size=shape[2:], mode="bilinear")
+    return (smooth - smooth.amin()) / (smooth.amax() - smooth.amin())
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 48, 48), (1, 1, 60, 50), (64, 3, 32, 32), (1, 3, 1000, 700)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images: images * 255,
+        lambda images: 2 * images - 1,
+        lambda images: (images - 0.45) / 0.225,
+        lambda images: torch.randn(images.shape, generator=torch.Generator().manual_seed(2)),
+        lambda images: torch.rand(images.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1,
+        lambda images: images + torch.nan,
+    ],
+    ids=["grey levels", "[-1, 1]", "normalised", "normal noise", "noise in [-1, 1]", "not a number"],
+)
+def test_images_of_another_range_are_refused_by_name(
+    shape: tuple[int, ...], change: Callable[[Tensor], Tensor]
+) -> None:
+    check_images(photograph(*shape))
+    images = change(photograph(*shape))
+    ends = re.escape(f"from {images.min():.3g} to {images.max():.3g}, they must lie in [0, 1]")
+    with pytest.raises(ImageError, match=rf"{ends}; divide .* by 255, or undo .* by images \* std \+ mean"):
+        check_images(images)
+
+
+def test_the_range_is_not_looked_at_where_there_are_no_values() -> None:
+    check_range(torch.full((2, 3, 8, 8), 255.0, device="meta"))
+    check_range(torch.zeros(0, 3, 8, 8))
+    net = GaussianSmoothing()
+    images = photograph(2, 3, 16, 16)
+    each = torch.func.vmap(lambda image: net(image[None])[0])(images)
+    torch.testing.assert_close(each, net(images))
+
+
+def test_nets_refuse_another_range_and_compile_without_looking_at_it() -> None:
+    net = RestorationNet(3).eval()
+    with pytest.raises(ImageError, match="divide grey levels by 255"):
+        net(photograph(1, 3, 16, 16) * 255)
+    program = torch.export.export(net, (photograph(1, 3, 16, 16),))
+    images = photograph(1, 3, 16, 16)
+    torch.testing.assert_close(program.module()(images), net(images))
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, IptcImagePlugin
 
 from steadylens.errors import ImageError, StorageError
+from steadylens.images.encoding import write_png
 from steadylens.images.pixels import STRIP_BYTES
 from steadylens.images.reading import ImageContent, Metadata, read_image_file
-from steadylens.images.writing import WRITABLE_FORMATS, write_image_file, write_png
+from steadylens.images.writing import WRITABLE_FORMATS, write_image_file
 
 
 def png(pixels: NDArray[Any], metadata: Metadata | None = None) -> bytes:
@@ -178,6 +179,31 @@ def test_lossy_formats_are_near(tmp_path: Path, name: str) -> None:
     read = read_image_file(path)
     assert not read.lossless
     assert abs(read.pixels.astype(int) - pixels).mean() < 1
+
+
+@pytest.mark.parametrize("name", ["JPEG", "WEBP"])
+def test_a_lower_quality_is_smaller_and_as_pillow_writes_it(tmp_path: Path, name: str) -> None:
+    pixels = np.asarray(Image.effect_noise((64, 64), 60).convert("RGB"))
+    sizes = []
+    for quality in (None, 95, 60, 20):
+        content = ImageContent(
+            pixels=pixels, format=name, lossless=False, metadata=Metadata(), quality=quality
+        )
+        write_image_file(tmp_path / "a", content)
+        sizes.append((tmp_path / "a").stat().st_size)
+    assert sizes[0] == sizes[1] > sizes[2] > sizes[3]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, name, quality=20, subsampling=0, exact=True)
+    with Image.open(file) as expected, Image.open(tmp_path / "a") as written:
+        assert np.array_equal(np.asarray(written), np.asarray(expected))
+
+
+def test_a_webp_of_exact_pixels_is_lossless_unless_a_quality_is_asked_for(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    content = ImageContent(pixels=pixels, format="WEBP", lossless=True, metadata=Metadata())
+    for quality, exact in ((None, True), (90, False)):
+        write_image_file(tmp_path / "a.webp", replace(content, quality=quality))
+        assert np.array_equal(read_image_file(tmp_path / "a.webp").pixels, pixels) is exact
 
 
 def test_jpeg_keeps_its_colours_at_full_resolution(tmp_path: Path) -> None:

@@ -105,9 +105,10 @@ def test_a_net_that_is_not_on_the_cpu_stays_in_pytorch() -> None:
     assert set(timing.left_out) == {"ONNX Runtime", "OpenVINO"}
 
 
-def test_a_net_in_training_mode_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"eval\(\)"):
-        fastest_engine(RestorationNet(3))
+def test_a_classifier_of_one_logit_is_refused() -> None:
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+    with pytest.raises(SettingError, match="at least two classes"):
+        fastest_engine(net)
 
 
 def test_an_engine_that_cannot_run_the_net_is_left_out(

@@ -7,13 +7,16 @@ import errno
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from steadylens.errors import ImageError, SettingError, StorageError
 from steadylens.images.decoding import MOST_PIXELS
+from steadylens.images.reading import FIRST_OF_SEVERAL, LAYOUT_LEFT_OUT, read_image_file
 from steadylens.inference.image_files import RestoreJob, plan_jobs, restore_file
 from steadylens.inference.restorer import restorer_of
 from steadylens.nets.restoration import GaussianSmoothing
@@ -157,22 +160,76 @@ def test_a_turned_photograph_is_restored_upright_with_its_alpha_and_what_it_said
     assert notes[-1].startswith("view.png shows what was removed: nothing at 128")
 
 
-def test_a_file_of_several_images_is_not_replaced_by_its_first(tmp_path: Path) -> None:
-    pages = [Image.new("L", (15, 15), level) for level in (10, 200)]
-    path = tmp_path / "a.tif"
-    pages[0].save(path, save_all=True, append_images=pages[1:])
+def restored(source: Path, target: Path, **options: Any) -> tuple[str, ...]:
+    """Restores a file with a net that changes nothing."""
+    settings = {"format": None, "most_pixels": MOST_PIXELS, "progress": lambda done, total: None} | options
+    return restore_file(
+        RestoreJob(source=source, target=target), restorer_of(lambda x: x, margin=0), **settings
+    )
+
+
+def test_an_animation_is_not_replaced_by_its_first_image(tmp_path: Path) -> None:
+    frames = [Image.new("L", (15, 15), level) for level in (10, 200)]
+    path = tmp_path / "a.png"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
     before = path.read_bytes()
-
-    def restored(target: Path) -> tuple[str, ...]:
-        return restore_file(
-            RestoreJob(source=path, target=target), restorer_of(GaussianSmoothing()), format=None,
-            most_pixels=MOST_PIXELS, progress=lambda done, total: None,
-        )  # fmt: skip
-
     with pytest.raises(
-        ImageError, match=r"a\.tif holds several images, of which only the first would be kept"
+        ImageError, match=r"a\.png also holds further images, which would be lost; restore it"
     ):
-        restored(path)
+        restored(path, path)
     assert path.read_bytes() == before
-    assert restored(tmp_path / "b.tif") == ("of several images in the file, the first is restored",)
+    assert restored(path, tmp_path / "b.png") == ("of several images in the file, the first is restored",)
     assert path.read_bytes() == before
+
+
+STACK = np.random.default_rng(0).integers(0, 65536, (5, 20, 30), dtype=np.uint16)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_all_pages_of_a_stack_are_restored(tmp_path: Path, *, in_place: bool) -> None:
+    tifffile.imwrite(
+        tmp_path / "a.tif", STACK, imagej=True, metadata={"axes": "ZYX", "Labels": list("abcde")}
+    )
+    target = tmp_path / ("a.tif" if in_place else "b.tif")
+    told: list[tuple[int, int]] = []
+    assert restored(tmp_path / "a.tif", target, progress=lambda done, total: told.append((done, total))) == ()
+    assert told == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+    with tifffile.TiffFile(target) as file:
+        assert np.array_equal(file.asarray(), STACK)
+        assert file.imagej_metadata is not None
+        assert file.imagej_metadata["Labels"] == list("abcde")
+    if not in_place:
+        assert restored(target, tmp_path / "c.png", format="PNG") == (FIRST_OF_SEVERAL, LAYOUT_LEFT_OUT)
+        assert np.array_equal(read_image_file(tmp_path / "c.png").pixels[..., 0], STACK[0])
+
+
+def test_a_page_that_cannot_be_read_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(STACK[0])
+        file.write(STACK[1].astype(np.float32))
+    before = (tmp_path / "a.tif").read_bytes()
+    for name in ("a.tif", "b.tif"):
+        with pytest.raises(ImageError, match=r"^page 2 of 2: .*a\.tif holds pixel values in 32-bit floating"):
+            restored(tmp_path / "a.tif", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+    assert (tmp_path / "a.tif").read_bytes() == before
+
+
+def test_a_motion_photograph_is_not_replaced_by_its_picture(tmp_path: Path) -> None:
+    video = b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 8
+    xmp = b'<x xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:MotionPhoto="1" a:b="c"/>'
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(tmp_path / "a.jpg", xmp=xmp)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(path.read_bytes() + video)
+    before = path.read_bytes()
+    with pytest.raises(
+        ImageError, match=r"also holds a video \(2,060 bytes behind the picture\), which would"
+    ):
+        restored(path, path)
+    assert path.read_bytes() == before
+    (note,) = restored(path, tmp_path / "b.jpg")
+    assert note == "left out, since only the picture is restored: a video (2,060 bytes behind the picture)"
+    after = read_image_file(tmp_path / "b.jpg")
+    assert (after.left_out, after.notes) == ((), ())
+    assert b"MotionPhoto" not in after.metadata.xmp
+    assert b'a:b="c"' in after.metadata.xmp

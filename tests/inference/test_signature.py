@@ -88,9 +88,12 @@ def test_what_is_neither_restorer_nor_classifier_is_refused() -> None:
         signature_of(nn.AvgPool2d(2).eval())
 
 
-def test_a_net_in_training_mode_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"eval\(\)"):
-        signature_of(RestorationNet(3))
+def test_a_net_in_train_mode_has_the_signature_that_it_has_in_eval_mode() -> None:
+    net = nn.Sequential(
+        nn.AvgPool2d(4), nn.Flatten(), nn.BatchNorm1d(12)
+    )  # in train mode it needs two images
+    assert signature_of(net, size=(8, 8), batch=1).classes == 12
+    assert all(part.training for part in net.modules())
 
 
 def test_a_size_below_the_margin_is_refused() -> None:

@@ -365,7 +365,7 @@ def test_an_image_of_one_colour_has_finite_answers() -> None:
 
 
 def test_channel_normalization_subtracts_and_divides_channel_by_channel() -> None:
-    mean, deviation = [0.1, 0.2, 0.3], [0.5, 0.25, 2.0]
+    mean, deviation = [0.1, 0.2, 0.3], [0.5, 0.25, 1.0]
     images = random_signs(2, size=5)
     normalized = ChannelNormalization(mean, deviation)(images)
     for channel in range(3):
@@ -426,6 +426,24 @@ def test_channel_normalization_refuses_what_it_cannot_divide_by(
 ) -> None:
     with pytest.raises(SettingError, match="must be equally long and finite, and std positive"):
         ChannelNormalization(mean, std)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([127.5] * 3, [127.5] * 3),
+        ([123.7, 116.3, 103.5], [58.4, 57.1, 57.4]),
+        ([0.0] * 3, [255.0] * 3),
+        ([-1.0] * 3, [1.0] * 3),
+    ],
+)
+def test_a_mean_and_a_std_in_grey_levels_are_refused(mean: list[float], std: list[float]) -> None:
+    with pytest.raises(
+        SettingError, match=r"not those of images in \[0, 1\].*divide those of grey levels by"
+    ):
+        ChannelNormalization(mean, std)
+    with pytest.raises(SettingError, match="divide those of grey levels by 255"):
+        Preprocessing(size=8, mean=tuple(mean), std=tuple(std))
 
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -495,6 +513,32 @@ def test_what_is_no_logits_is_refused(make: Callable[[], nn.Module]) -> None:
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ImageError, match="images are 9x8 pixels, this classifier reads 8x8; load or resize"):
         PreparedClassifier(body(), Preprocessing(size=8))(torch.rand(2, 3, 9, 8))
+
+
+class OneLogit(nn.Module):
+    """Answers yes or no with one number."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(1, 2, 3))[:, None]
+
+
+class TwoLogits(OneLogit):
+    """The same answer as logits of two classes."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logit = super().forward(images)
+        return torch.cat([0 * logit, logit], dim=1)
+
+
+def test_a_classifier_of_one_logit_is_refused_and_told_how_to_give_two() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    message = r"returns 1 logits.*at least two classes.*torch\.cat\(\[0 \* z, z\], dim=1\)"
+    with pytest.raises(SettingError, match=message):
+        PreparedClassifier(OneLogit(), Preprocessing(size=8))(images)
+    with pytest.raises(SettingError, match=message):
+        FusedClassifier(nn.Identity(), OneLogit())(images)
+    two = FusedClassifier(nn.Identity(), TwoLogits())(images)
+    torch.testing.assert_close(two.softmax(dim=1)[:, 1:], OneLogit()(images).sigmoid())
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,8 @@ def front_and_behind(net: FusedClassifier) -> tuple[list[Tensor], list[Tensor]]:
 
 @each_optimization
 def test_what_takes_no_gradient_does_not_move(optimization: Optimization) -> None:
-    net = FusedClassifier(nn.Conv2d(3, 3, 1).double().requires_grad_(False), small_net())
+    behind = nn.Sequential(*small_net(), nn.Flatten())
+    net = FusedClassifier(nn.Conv2d(3, 3, 1).double().requires_grad_(False), behind)
     front, _ = front_and_behind(net)
     assert all(name.startswith("classifier.") for name in rates_by_name(net, optimization))
     train(net, optimization, steps=3)
@@ -136,7 +137,8 @@ def test_what_takes_no_gradient_does_not_move(optimization: Optimization) -> Non
 @pytest.mark.parametrize("frozen", [True, False])
 @each_optimization
 def test_a_restorer_moves_only_if_it_is_not_frozen(optimization: Optimization, frozen: bool) -> None:
-    net = FusedClassifier(nn.Conv2d(3, 3, 1).double(), small_net(), frozen=frozen)
+    classifier = nn.Sequential(*small_net(), nn.Flatten())
+    net = FusedClassifier(nn.Conv2d(3, 3, 1).double(), classifier, frozen=frozen)
     front, behind = front_and_behind(net)
     train(net, optimization, steps=3)
     moved = [not torch.equal(old, new) for old, new in zip(front, net.restorer.parameters(), strict=True)]

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from steadylens.checkpoints.checkpoint import SUFFIX, TrainingInfo, load_model
+from steadylens.devices import evaluating
 from steadylens.errors import SettingError, SteadylensError
 from steadylens.images.preprocessing import Fit, PreprocessingOptions
 from steadylens.nets.classification import (
     SIGN_SIZE,
     FusedClassifier,
     PreparedClassifier,
+    check_logits,
     exported_classifier,
     set_fit,
 )
@@ -96,10 +98,12 @@ class LoadedNet:
     def in_front_of(self, classifier: "LoadedNet") -> "LoadedNet":
         """Returns this restorer followed by a classifier, without any training."""
         before = classifier.info.seconds_before + self.seconds
+        pair = FusedClassifier(self.module, classifier.module)
+        pair.training = False  # not by eval(), which would set the mode of both nets
         return replace(
             classifier,
             name=f"behind {self.name}",
-            module=FusedClassifier(self.module, classifier.module).eval(),
+            module=pair,
             info=replace(classifier.info, seconds_before=before),
         )
 
@@ -167,6 +171,7 @@ def load_classifier(
     *,
     weights: str | Path | None = None,
     options: PreprocessingOptions = PreprocessingOptions(),  # noqa: B008 - frozen
+    ema: bool | None = None,
 ) -> LoadedNet:
     """Loads a classifier of this package or of another library.
 
@@ -175,6 +180,7 @@ def load_classifier(
             wrote, a packaged name such as sign-gtsrb, or the file of a net that this package wrote.
         weights: Local file of the weights, for timm and torchvision, because nothing is downloaded.
         options: Input size, mean, std or fit, to replace those of the classifier's own preprocessing.
+        ema: Whether to take averaged weights from the file of weights; None for those if there are any.
 
     Raises:
         MissingExtraError: If the library is not installed.
@@ -192,7 +198,7 @@ def load_classifier(
             raise SettingError(
                 f"{source} has random weights; give its own by --weights FILE, nothing is downloaded"
             )
-        module = makers[scheme](place, weights=weights, size=size, fit=fit)
+        module = makers[scheme](place, weights=weights, size=size, fit=fit, ema=ema)
     elif place and scheme == "transformers":
         _refuse_weights(source, weights)
         module = transformers_classifier(Path(place).expanduser(), fit=fit)
@@ -212,13 +218,16 @@ def load_classifier(
 
 
 def count_classes(classifier: LoadedNet) -> int:
-    """Returns the number of a classifier's logits, by running it on one image."""
+    """Returns the number of a classifier's logits, by running it on one image.
+
+    Raises:
+        SettingError: If it does not return logits of at least two classes.
+    """
     tensors = [*classifier.module.parameters(), *classifier.module.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
-    with torch.inference_mode():
-        return int(
-            classifier.module(torch.zeros(1, 3, classifier.size, classifier.size, device=device)).shape[1]
-        )
+    with torch.inference_mode(), evaluating(classifier.module):
+        images = torch.zeros(1, 3, classifier.size, classifier.size, device=device)
+        return check_logits(classifier.module(images)).shape[1]
 
 
 def check_classes(classifier: LoadedNet, class_names: Sequence[str], data: str) -> None:

@@ -58,7 +58,12 @@ def compare(
     with explaining(debug, resumable=True):
         from steadylens.checkpoints.loading import check_classes, check_order, load_classifier
 
-        alone = load_classifier(classifier, weights=described.weights, options=described.preprocessing())
+        alone = load_classifier(
+            classifier,
+            weights=described.weights,
+            options=described.preprocessing(),
+            ema=described.ema,
+        )
         pairs = _pairs(alone, restorer or ([] if fused else [DEFAULT_RESTORER]), fused or [])
         with open_run(options, size=alone.size, fit=alone.fit) as run:
             from steadylens.evaluation.workflows import compare as compare_all
@@ -157,7 +162,12 @@ def fuse(
 
         check_suffix(out)
         front = load_net(restorer, task=RESTORING)
-        behind = load_classifier(classifier, weights=described.weights, options=described.preprocessing())
+        behind = load_classifier(
+            classifier,
+            weights=described.weights,
+            options=described.preprocessing(),
+            ema=described.ema,
+        )
         if not restorer_only:
             describe(behind.module)  # refuses a classifier that cannot be saved, before the long work
         names = _class_names(behind, class_names)

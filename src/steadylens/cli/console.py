@@ -175,6 +175,14 @@ class ClassifierOptions:
     fit: Annotated[str | None, typer.Option(help=f"{FIT_HELP}; by default, what the classifier states.")] = (
         None
     )
+    ema: Annotated[
+        bool | None,
+        typer.Option(
+            "--ema/--no-ema",
+            help="Take averaged weights from the file, or those of the last step; by default, averaged ones "
+            "if there are any.",
+        ),
+    ] = None
 
     def preprocessing(self) -> "PreprocessingOptions":
         """Returns what the options say about the classifier's preprocessing."""

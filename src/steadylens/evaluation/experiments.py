@@ -16,10 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from steadylens.checkpoints.checkpoint import TrainingInfo, fingerprint, fingerprints
 from steadylens.data.datasets import ImageSet
+from steadylens.devices import evaluating
 from steadylens.evaluation.restoration import explore, restore_by_sigma
 from steadylens.evaluation.samples import noise_densities, restored_samples, saved_answers
 from steadylens.evaluation.stability import clean_accuracy, noisy_comparisons, stability
-from steadylens.nets.classification import FusedClassifier, evaluating
+from steadylens.nets.classification import FusedClassifier
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
 from steadylens.progress import ProgressCallback, Update
@@ -69,7 +70,7 @@ def cost(
     """Measures the parameters, multiply-adds and inference time of each network, for RGB images.
 
     Args:
-        networks: Restorers or classifiers by name, in eval mode, on `device`.
+        networks: Restorers or classifiers by name on `device`.
         training_seconds: Seconds that training each network took.
         size: Height and width of the images in pixels.
         batches: Batch sizes at which inference is timed.
@@ -96,7 +97,7 @@ def cost(
 def _quickest_seconds(network: nn.Module, batch: int, size: int, device: torch.device) -> float:
     images = torch.zeros(batch, 3, size, size, device=device)
     quickest = float("inf")
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluating(network):
         network(images)
         for _ in range(REPEATS):
             _wait_for(device)
@@ -149,7 +150,7 @@ def measure_restorers(run: Run, restorers: Mapping[str, nn.Module], folder: Path
 
     Args:
         run: Data, recipe and seed.
-        restorers: The nets by name, in eval mode, on the run's device.
+        restorers: The nets by name on the run's device.
         folder: Folder for the records.
     """
     recipe = run.recipe.evaluation
@@ -194,7 +195,7 @@ def measure_networks(run: Run, networks: Mapping[str, nn.Module], folder: Path) 
 
     Args:
         run: Data, recipe and seed.
-        networks: The classifiers by name, in eval mode, on the run's device.
+        networks: The classifiers by name on the run's device.
         folder: Folder for the records.
     """
     recipe = run.recipe.evaluation
@@ -294,7 +295,7 @@ def measure_costs(
 
     Args:
         run: Data, recipe and seed.
-        networks: All nets by name, in eval mode, on the run's device.
+        networks: All nets by name on the run's device.
         training_seconds: Seconds that training each net took, by name.
         folder: Folder for the records.
     """

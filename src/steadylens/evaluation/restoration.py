@@ -54,7 +54,7 @@ def explore(
     Noisy images that equal the clean image after rounding to 8 bits are left out.
 
     Args:
-        restorers: The nets by name, in eval mode, on the images' device.
+        restorers: The nets by name on the images' device.
         images: Clean images, uint8 (N, 3, H, W).
         degradation: Adds the noise; its setting `versions` is not used.
         versions: Noisy versions of each image.
@@ -122,7 +122,7 @@ def restore_by_sigma(
     """Measures the mean PSNR of each restorer for each strength of Gaussian noise.
 
     Args:
-        restorers: The nets by name, in eval mode, on the images' device.
+        restorers: The nets by name on the images' device.
         images: Clean images, uint8 (N, 3, H, W).
         noise: The strengths, 0 for clean images, and how noisy images are stored.
         provenance: Origin of the records; its seed is the seed of the noise.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from steadylens.data.datasets import ImageSet
-from steadylens.devices import forward_in_batches
+from steadylens.devices import evaluating, forward_in_batches
 from steadylens.images.tensors import GREY_LEVELS, tensor_to_pil, to_float, to_uint8
 from steadylens.nets.classification import FusedClassifier
 from steadylens.nets.restoration import normalize_pattern, pattern_of
@@ -57,7 +57,7 @@ def restored_samples(
     """Shows an image of each class: clean, noisy, pattern, restored, normalised pattern (Fig. 2).
 
     Args:
-        net: The restorer, in eval mode, on the images' device.
+        net: The restorer on the images' device.
         images: The test images, of which the first of each class is shown.
         class_names: Names of the classes by label.
         degradation: Adds the noise.
@@ -66,7 +66,8 @@ def restored_samples(
     firsts = [int((images.labels == label).nonzero()[0]) for label in sorted(set(images.labels.tolist()))]
     clean = to_float(images.images[firsts])
     noisy = degradation(clean, generator=derived_generator(provenance.seed, "pictures", device=clean.device))
-    pattern = forward_in_batches(lambda images: pattern_of(net, images), noisy)
+    with evaluating(net):
+        pattern = forward_in_batches(lambda images: pattern_of(net, images), noisy)
     columns = {
         "clean": clean,
         "noisy": noisy,
@@ -96,8 +97,8 @@ def saved_answers(
     """Shows clean images that the classifier alone gets wrong and the fused classifier right (Fig. 4).
 
     Args:
-        original: The classifier alone, in eval mode, on the images' device.
-        fused: The restorer with the classifier that was fine-tuned behind it, likewise in eval mode.
+        original: The classifier alone on the images' device.
+        fused: The restorer with the classifier that was fine-tuned behind it.
         images: The test images.
         class_names: Names of the classes by label.
         limit: Largest number of images to show.
@@ -137,8 +138,8 @@ def changed_answers(
     """Shows noisy images whose prediction a restorer makes right ("saved") or wrong ("lost").
 
     Args:
-        alone: The classifier alone, in eval mode, on the images' device.
-        fused: Classifiers behind restorers by name, in eval mode on the same device.
+        alone: The classifier alone on the images' device.
+        fused: Classifiers behind restorers by name on the same device.
         images: The test images, or some of them.
         class_names: Names of the classes by label.
         sigma_grey: Standard deviation of the Gaussian noise in 8-bit grey levels (0 to 255).

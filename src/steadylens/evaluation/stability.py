@@ -36,7 +36,7 @@ def clean_accuracy(
     """Measures top-1, top-2 and top-5 accuracy; compares networks pairwise by McNemar's test (Table 3).
 
     Args:
-        networks: The classifiers by name, in eval mode, on the images' device.
+        networks: The classifiers by name on the images' device.
         images: The test images.
         provenance: Origin of the records.
         progress: Called after each network with the number of images done and of all.
@@ -89,7 +89,7 @@ def stability(
 
     Args:
         name: Name of the network in the table.
-        network: From images to logits, in eval mode, on the images' device.
+        network: From images to logits on the images' device.
         images: The test images, or some of them.
         noise: The strengths, and how noisy images are stored.
         sampling: How many noisy images are classified for each strength.

@@ -10,6 +10,7 @@ from torch import nn
 
 from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
 from steadylens.checkpoints.loading import LoadedNet, check_classes
+from steadylens.devices import moved
 from steadylens.errors import SettingError
 from steadylens.evaluation.experiments import (
     curve_of,
@@ -192,7 +193,7 @@ def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:
         names = ", ".join(net.name for net in nets) or "none"
         raise SettingError(f"the nets are {names}; give at least one, each with a different name")
     require_drawing()
-    modules = {net.name: net.module.to(run.device) for net in nets}
+    modules = {net.name: moved(net.module, run.device) for net in nets}
     seconds = {net.name: net.seconds for net in nets}
     restorers = {name: net for name, net in modules.items() if by_name[name].task == RESTORING}
     networks = {name: net for name, net in modules.items() if name not in restorers}
@@ -235,9 +236,9 @@ def compare(
 
     Args:
         run: Data, recipe and seed. The data must have the classifier's input size and be on the run's device.
-        classifier: The classifier alone, in eval mode, on the run's device.
-        fused: The classifier behind restorers, by name, in eval mode on the same device. The
-            report shows the first one first.
+        classifier: The classifier alone, on the run's device.
+        fused: The classifier behind restorers, by name, on the same device. The report shows the first one
+            first. All nets are measured in eval mode, and keep their own.
         out: Folder for records and report.
         training_seconds: Seconds that training took, by name, as far as they are known; "alone" for the
             classifier.

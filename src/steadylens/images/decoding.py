@@ -2,22 +2,22 @@
 
 The first bytes of a file decide its format, not its name. Only the formats listed here are tried, because
 Pillow on its own would also start a PostScript interpreter. Every way into the package, from a path or over
-the network, uses this module, so that all have the same limits. Two limits are checked on the bytes of the
-file before anything is decoded, because Pillow does not report them: it may use other tags of a TIFF than the
-decoder does, and it does not count the scans of a JPEG.
+the network, uses this module, so that all have the same limits.
 """
 
 import ctypes
 import logging
 import math
-import re
-import struct
 import threading
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
+import PIL
 from PIL import Image, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base
@@ -29,6 +29,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from steadylens.errors import ImageError, ImageSizeError
+from steadylens.images.headers import count_jpeg_scans, other_format, tiff_directories, tiff_directory
 
 READABLE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 """The formats that are read, by Pillow's names."""
@@ -39,21 +40,20 @@ MOST_PIXELS = 200_000_000
 LARGEST_TILE = 2**22
 """Pixels that a tile of a TIFF may always have, even above a lower limit: a tile is decoded as a whole."""
 
+MOST_TIMES_IN_SCANS = 8
+"""How many times the limit a JPEG of several scans may have in pixels where it is decoded at reduced size:
+decoders keep numbers for every pixel of its full size."""
+
 MOST_SCANS = 100
 """The most scans of a JPEG. Progressive files usually have ten; each costs a pass over all pixels."""
 
 # Numbers from the file formats.
 
-_TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
-"""The types of TIFF tags that hold unsigned integers, and the letters of `struct` for them."""
+_BMP_RLE4 = 2
+"""The compression of a bitmap with 4-bit run lengths."""
 
-_MOST_TIFF_TAGS = 65_535
-
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)
-
-_SCAN, _END, _FIRST_FRAME = b"\xda", b"\xd9", b"\xc0"
-
-_MOST_MARKERS, _CHUNK_BYTES = 10_000, 2**16
+_SAMPLE_FORMATS = {2: "signed integers", 3: "floating point", 5: "complex integers", 6: "complex numbers"}
+"""The sample formats of TIFF that are not unsigned, which is 1."""
 
 # What libtiff and Pillow report of damaged TIFF files.
 
@@ -67,9 +67,37 @@ _silencers = 0
 
 _handlers_before: dict[str, int | None] = {}
 
+_PILLOW_REASONS = {
+    "decoder error -2": "its compressed pixels are damaged or cut off",
+    "decoder error -1": "its compressed pixels are damaged",
+    "decoder error -9": "memory ran out",
+    "broken data stream when reading image file": "its compressed pixels are damaged",
+    "image file is truncated": "it is cut off",
+    "not enough image data": "it is cut off",
+    "Truncated File Read": "it is cut off",
+    "buffer is not large enough": "it is cut off",
+    "could not create decoder object": "it is damaged or cut off",
+}
+"""What messages of Pillow mean, by a part of them."""
+
 
 class _Tiff(TiffImageFile):
-    """A TIFF file whose orientation is always applied, without Pillow's limit for the whole process."""
+    """A page of a TIFF file: its orientation is always applied, without Pillow's limit for the whole process.
+
+    Args:
+        file: The file.
+        name: Its path, or None.
+        directory: The place of the page's directory in the file, or None for the first page.
+    """
+
+    def __init__(self, file: BinaryIO, name: str | None = None, directory: int | None = None) -> None:
+        self._directory = directory
+        super().__init__(file, name)
+
+    def _seek(self, frame: int) -> None:
+        if self._directory is not None and not self._frame_pos:
+            self._TiffImageFile__next = self._directory  # Pillow would read all pages before it, too
+        super()._seek(frame)
 
     def load(self) -> Any:
         """Decodes the pixels."""
@@ -98,9 +126,38 @@ _READERS: dict[bytes, type[ImageFile]] = {
 """What reads a file, by its first bytes."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageBytes:
+    """An image file in memory, which is read wherever a path is.
+
+    Attributes:
+        content: The content of the file.
+        name: Its name in error messages.
+    """
+
+    content: bytes
+    name: str = "the image"
+
+    def open(self, _: Literal["rb"]) -> BinaryIO:
+        """Returns the content as a file that is open for reading, as `Path.open` does."""
+        return BytesIO(self.content)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ImageSource = Path | ImageBytes
+"""Where an image file is: on disk or in memory."""
+
+
 @contextmanager
 def opened(
-    path: Path, *, most_pixels: int = MOST_PIXELS, way_out: str = "raise the limit if you trust the file"
+    source: ImageSource,
+    *,
+    most_pixels: int = MOST_PIXELS,
+    way_out: str = "raise the limit if you trust the file",
+    formats: Collection[str] = READABLE_FORMATS,
+    directory: int | None = None,
 ) -> Iterator[ImageFile]:
     """Opens an image file without decoding it yet, and closes it at the end of the block.
 
@@ -109,20 +166,29 @@ def opened(
     Raises:
         ImageError: Also if the file is missing or cannot be opened.
     """
+    path = source if isinstance(source, Path) else None
+    with (
+        _opened_file(source) as file,
+        opened_stream(
+            file, name=str(source), most_pixels=most_pixels, way_out=way_out, formats=formats, path=path,
+            directory=directory,
+        ) as image,
+    ):  # fmt: skip
+        yield image
+
+
+def _opened_file(path: ImageSource) -> BinaryIO:
+    if isinstance(path, ImageBytes):
+        return path.open("rb")
     try:
         # Opening a pipe would wait until somebody writes to it.
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ImageError(f"{path} is not a regular file; give an image file")
-        file = path.open("rb")
+        return path.open("rb")
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist") from error
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror or error}; replace the file") from error
-    with (
-        file,
-        opened_stream(file, name=str(path), most_pixels=most_pixels, way_out=way_out, path=path) as image,
-    ):
-        yield image
 
 
 @contextmanager
@@ -134,12 +200,14 @@ def opened_stream(
     way_out: str,
     formats: Collection[str] = READABLE_FORMATS,
     path: Path | None = None,
+    reducible_to: int | None = None,
+    directory: int | None = None,
 ) -> Iterator[ImageFile]:
     """Opens an image without decoding it yet, and closes it at the end of the block.
 
-    If a file holds several images, the first is opened. Every exception within the block counts as a fault
-    of the file, because Pillow's readers raise nearly anything on damaged files. Within the block, libtiff
-    writes nothing to standard error.
+    If a file holds several images, the first is opened, or the asked page of a TIFF. Every exception within
+    the block counts as a fault of the file, because Pillow's readers raise nearly anything on damaged files.
+    Within the block, libtiff writes nothing to standard error.
 
     Args:
         stream: The content of an image file; it must be seekable.
@@ -149,6 +217,9 @@ def opened_stream(
         formats: Which of `READABLE_FORMATS` are accepted.
         path: The file that the stream reads, if there is one: large uncompressed pixels are then mapped
             instead of copied.
+        reducible_to: The height and width that are enough, or None for all pixels. A JPEG above the limit is
+            then decoded at 1/2, 1/4 or 1/8 of its size, but at no less than this.
+        directory: The place of the directory of a page of a TIFF, or None for the first page.
 
     Raises:
         ImageSizeError: If the image, or a tile of a TIFF, is too large.
@@ -156,10 +227,13 @@ def opened_stream(
     """
     try:
         reader = _reader_of(stream, name, formats)
-        _check_headers(stream, name, reader, most_pixels)
+        _check_headers(stream, name, reader, most_pixels, directory)
         stream.seek(0)
+        place = {} if directory is None else {"directory": directory}
         # Image.open has one pixel limit for the whole process.
-        with libtiff_silenced(), reader(stream, None if path is None else str(path)) as image:
+        with libtiff_silenced(), reader(stream, None if path is None else str(path), **place) as image:
+            if reducible_to is not None and isinstance(image, JpegImageFile):
+                _reduce_jpeg(image, stream, most_pixels, reducible_to)
             _check_size(image, name, most_pixels, way_out)
             yield image
     except ImageError:
@@ -171,7 +245,28 @@ def opened_stream(
                 f"{name} holds pixel values of a type that is not read; convert it to grey or RGB with 8 or "
                 "16 bits"
             ) from error
+        reason = next((text for known, text in _PILLOW_REASONS.items() if known in reason), reason)
         raise ImageError(f"{name} cannot be read: {reason}; replace the file") from error
+
+
+def pixel_count(path: Path) -> int:
+    """Returns width times height of all pages as a file says, without decoding it; 0 if it does not.
+
+    Nothing is said of a damaged file: whoever decodes it does.
+    """
+    if not path.is_file():  # opening a pipe would wait
+        return 0
+    try:
+        with path.open("rb") as file, libtiff_silenced(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reader = _reader_of(file, str(path), READABLE_FORMATS)
+            if reader is _Tiff:
+                return sum(math.prod(page.size) for page in tiff_directories(file))
+            file.seek(0)
+            with reader(file) as image:
+                return math.prod(image.size)
+    except Exception:  # Pillow's readers raise nearly anything on damaged files
+        return 0
 
 
 def zero_is_white(image: Image.Image) -> bool:
@@ -185,30 +280,64 @@ def zero_is_white(image: Image.Image) -> bool:
 
 def unknown_range(name: str, image: Image.Image) -> ImageError:
     """Returns the error for an image whose pixel values have no known range, such as floating-point ones."""
+    held = {"F": "floating-point pixel values", "I": "32-bit pixel values"}.get(image.mode)
+    if isinstance(image, TiffImageFile) and (formats := _unknown_formats(image)):
+        bits = max(image.tag_v2.get(Base.BitsPerSample, (1,)))
+        held = f"pixel values in {bits}-bit {' and '.join(formats)}"
     return ImageError(
-        f"{name} holds pixel values of Pillow's mode {image.mode}, which have no known range; convert it to "
-        "8 or 16 bits"
+        f"{name} holds {held or f'pixel values of another kind ({image.mode})'}, and does not say which of "
+        "them are black and white; convert it to unsigned 8 or 16 bits, from 0 for black to 255 or 65535 for "
+        "white"
     )
 
 
+def _unknown_formats(image: TiffImageFile) -> list[str]:
+    """Returns what the sample formats of a TIFF are that are not unsigned."""
+    stored = image.tag_v2.get(Base.SampleFormat, (1,))
+    kinds = stored if isinstance(stored, tuple) else (stored,)
+    return sorted({_SAMPLE_FORMATS.get(kind, f"sample format {kind}") for kind in kinds if kind != 1})
+
+
 def _reader_of(stream: BinaryIO, name: str, formats: Collection[str]) -> type[ImageFile]:
-    start = stream.read(16)
+    start = stream.read(32)
     for magic, reader in _READERS.items():
         if start.startswith(magic) and reader.format in formats:
             return reader
     *others, last = ("WebP" if known == "WEBP" else known for known in formats)
-    raise ImageError(f"{name} is not an image of a known format: {', '.join(others)} or {last}")
+    readable = f"{', '.join(others)} or {last}"
+    if not start:
+        raise ImageError(f"{name} is empty; replace the file")
+    if kind := other_format(start):
+        raise ImageError(f"{name} is {kind}, not an image of a known format: {readable}; convert it")
+    raise ImageError(f"{name} is not an image of a known format: {readable}")
 
 
-def _check_headers(stream: BinaryIO, name: str, reader: type[ImageFile], most_pixels: int) -> None:
+def _check_headers(
+    stream: BinaryIO, name: str, reader: type[ImageFile], most_pixels: int, directory: int | None
+) -> None:
     if reader is _Tiff:
-        width, height = tiff_tile_size(stream)
+        width, height = tiff_directory(stream, directory).tile
         if width * height > max(most_pixels, LARGEST_TILE):
             raise ImageSizeError(
                 f"{name} has tiles of {width:,}x{height:,} pixels; save it with smaller ones"
             )
     if reader is JpegImageFile and count_jpeg_scans(stream) > MOST_SCANS:
         raise ImageError(f"{name} is a JPEG of more than {MOST_SCANS} scans; save it as a baseline JPEG")
+
+
+def _reduce_jpeg(image: JpegImageFile, stream: BinaryIO, most_pixels: int, side: int) -> None:
+    """Has a JPEG above the limit decoded at a reduced size within it, if one is large enough."""
+    pixels, width, height = math.prod(image.size), *image.size
+    reductions = [
+        by
+        for by in (8, 4, 2)
+        if min(image.size) >= by * side and math.ceil(width / by) * math.ceil(height / by) <= most_pixels
+    ]
+    if pixels > most_pixels and reductions:
+        scans = count_jpeg_scans(stream)
+        times = math.inf if scans == 1 else min(MOST_TIMES_IN_SCANS, MOST_SCANS / scans)
+        if pixels <= times * most_pixels:
+            image.draft(image.mode, (width // reductions[0], height // reductions[0]))
 
 
 def _check_size(image: ImageFile, name: str, most_pixels: int, way_out: str) -> None:
@@ -219,81 +348,33 @@ def _check_size(image: ImageFile, name: str, most_pixels: int, way_out: str) -> 
         )
     if min(image.size) < 1:
         raise ImageError(f"{name} has no pixels ({image.width}x{image.height}); replace the file")
+    if isinstance(image, TiffImageFile):
+        _check_samples(name, image)
     if image.mode == "F" or (image.mode == "I" and not isinstance(image, PpmImageFile)):
         raise unknown_range(name, image)
+    if isinstance(image, BmpImageFile) and image.info.get("compression") == _BMP_RLE4 and _misreads_rle4():
+        raise ImageError(
+            f"{name} is a bitmap with 4-bit run lengths, which Pillow {PIL.__version__} reads wrongly; "
+            "save it without compression, or install Pillow 13"
+        )
     if isinstance(image, PngImageFile) and image.tile and image.tile[0].extents != (0, 0, *image.size):
         raise ImageError(
             f"{name} is an animation whose first image is smaller than the whole; replace the file"
         )
 
 
-def tiff_tile_size(stream: BinaryIO) -> tuple[int, int]:
-    """Returns the largest tile width and height in the first directory of a TIFF; 0 if it has no tiles.
-
-    Raises:
-        ValueError: If the directory is not a valid one.
-        struct.error: If it is cut off.
-    """
-    stream.seek(0)
-    head = stream.read(16)
-    order = "<" if head.startswith(b"II") else ">"
-    big = head[2:4] == struct.pack(f"{order}H", 43)
-    (start,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", head, 8 if big else 4)
-    stream.seek(start)
-    counted = f"{order}{'Q' if big else 'H'}"
-    (count,) = struct.unpack(counted, stream.read(struct.calcsize(counted)))
-    if count > _MOST_TIFF_TAGS:
-        raise ValueError(f"its directory claims {count:,} entries")
-    entry = f"{order}HHQ8s" if big else f"{order}HHI4s"
-    sides = dict.fromkeys((Base.TileWidth, Base.TileLength), 0)
-    for tag, kind, _, value in struct.iter_unpack(entry, stream.read(count * struct.calcsize(entry))):
-        if tag in sides:
-            if kind not in _TIFF_NUMBERS:
-                raise ValueError(f"the side of its tiles is of type {kind}")
-            sides[tag] = max(sides[tag], *struct.unpack_from(order + _TIFF_NUMBERS[kind], value))
-    width, height = sides.values()
-    return width, height
+def _check_samples(name: str, image: TiffImageFile) -> None:
+    """Refuses pixel values of a TIFF that Pillow would read, but whose range it does not keep."""
+    if _unknown_formats(image):  # 8-bit ones would be read as unsigned: -1 as 255
+        raise unknown_range(name, image)
+    bits = max(image.tag_v2.get(Base.BitsPerSample, (1,)))
+    if bits not in (1, 2, 4, 8, 16, 32, 64):  # 32 and 64 bits are refused by their mode
+        raise ImageError(f"{name} has pixel values of {bits} bits; convert it to 8 or 16 bits")
 
 
-def count_jpeg_scans(stream: BinaryIO) -> int:
-    """Returns the number of scans of the first image of a JPEG file; each costs a pass over all pixels.
-
-    If the file is damaged, so that decoders may read on at any place, everything that looks like a scan
-    counts.
-    """
-    count, place = 0, 0
-    for _ in range(_MOST_MARKERS):
-        marker, end = _next_marker(stream, place)
-        if marker == _END:
-            return count
-        if count and marker < _FIRST_FRAME:
-            break
-        count += marker == _SCAN
-        stream.seek(end)
-        # Skip the content of the segment, which may hold a thumbnail with scans of its own.
-        place = end + max(2, int.from_bytes(stream.read(2)))
-    return count + _count_scan_marks(stream, place)
-
-
-def _next_marker(stream: BinaryIO, place: int) -> tuple[bytes, int]:
-    """Returns the next marker and the place after it; at the end of the file, the marker of the end."""
-    while True:
-        stream.seek(place)
-        chunk = stream.read(_CHUNK_BYTES)
-        if found := _JPEG_MARKER.search(chunk):
-            return found[1], place + found.end()
-        if len(chunk) < 2:
-            return _END, place
-        place += len(chunk) - 1
-
-
-def _count_scan_marks(stream: BinaryIO, place: int) -> int:
-    stream.seek(place)
-    count, last = 0, b""
-    while chunk := stream.read(_CHUNK_BYTES):
-        count += (last + chunk).count(b"\xff" + _SCAN)
-        last = chunk[-1:]
-    return count
+def _misreads_rle4() -> bool:
+    """Says whether Pillow is older than 13.0."""
+    return int(PIL.__version__.partition(".")[0]) < 13
 
 
 @contextmanager

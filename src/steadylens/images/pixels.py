@@ -7,7 +7,6 @@ instead; so such files are decoded twice.
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from steadylens.errors import ImageError
-from steadylens.images.decoding import opened, unknown_range, zero_is_white
+from steadylens.images.decoding import ImageSource, opened, unknown_range, zero_is_white
 
 Pixels = NDArray[np.unsignedinteger[Any]]
 """(H, W, C), uint8 or uint16: C is 1 for grey and 3 for RGB, or one more with alpha, which comes last."""
@@ -48,12 +47,15 @@ _OPPOSITE_ORDER = {"B": "L", "L": "B"}
 _NATIVE_ORDER = "L" if sys.byteorder == "little" else "B"
 
 
-def read_pixels(path: Path, image: ImageFile) -> tuple[Pixels, list[str]]:
+def read_pixels(
+    path: ImageSource, image: ImageFile, directory: int | None = None
+) -> tuple[Pixels, list[str]]:
     """Returns the pixels of an opened file, and notes on what was converted.
 
     Args:
         path: The file.
         image: The same file, opened and not decoded yet.
+        directory: The place of the directory of the opened page of a TIFF, or None for the first.
 
     Raises:
         ImageError: If the pixel values are of a type that cannot be kept, such as floating point.
@@ -66,8 +68,7 @@ def read_pixels(path: Path, image: ImageFile) -> tuple[Pixels, list[str]]:
     if isinstance(image, PpmImageFile) and _ppm_maximum(image) != 255:
         pixels, notes = _read_ppm(path, image)
     elif raw[:-1] in _CHANNELS_16:
-        pixels = _read_16_bits(path, image, raw)
-        notes = ["the fourth channel, which is no alpha, was dropped"] if raw.startswith("RGBX") else []
+        pixels = _read_16_bits(path, image, raw, directory)
     elif image.mode.startswith("I;16"):
         pixels = _fill(np.empty((image.height, image.width, 1), np.uint16), image)
         if zero_is_white(image):
@@ -119,7 +120,24 @@ def in_8_bits(pixels: Pixels) -> NDArray[np.uint8]:
     return rounded
 
 
-def _read_8_bits(path: Path, image: ImageFile) -> tuple[Pixels, list[str]]:
+def flattened(pixels: Pixels, colour: tuple[int, int, int]) -> Pixels:
+    """Returns pixels without alpha, as they look on a background.
+
+    Args:
+        pixels: (H, W, 2) or (H, W, 4), uint8 or uint16: grey or RGB, alpha last.
+        colour: Red, green and blue of the background, 0 to 255. Grey becomes RGB if it is not grey.
+    """
+    top = np.iinfo(pixels.dtype).max
+    channels = 1 if pixels.shape[-1] == 2 and len({*colour}) == 1 else 3
+    background = np.array(colour[:channels], np.float32) * (top / 255)
+    flat = np.empty((*pixels.shape[:2], channels), pixels.dtype)
+    for rows in strips(pixels):
+        alpha = pixels[rows, :, -1:].astype(np.float32) / top
+        flat[rows] = np.rint(background + (pixels[rows, :, :-1] - background) * alpha)
+    return flat
+
+
+def _read_8_bits(path: ImageSource, image: ImageFile) -> tuple[Pixels, list[str]]:
     if (plain := plain_mode(image)) is None:
         raise unknown_range(str(path), image)
     mode, notes = plain
@@ -154,22 +172,24 @@ def _raw_mode(image: ImageFile) -> str:
     return name[:-1] + _NATIVE_ORDER if name.endswith(";16N") else name
 
 
-def _read_16_bits(path: Path, image: ImageFile, raw: str) -> Pixels:
+def _read_16_bits(path: ImageSource, image: ImageFile, raw: str, directory: int | None) -> Pixels:
     pixels = np.zeros((image.height, image.width, _CHANNELS_16[raw[:-1]]), np.uint16)
     if raw.startswith("LA"):  # two pairs of bytes, which Pillow can decode as four channels of 8 bits
         _decode_as(image, "RGBA")
         for rows, strip in _decoded(image, pixels):
             pixels[rows] = strip.view(">u2")
         return pixels
-    _read_lower_bytes(path, raw[:-1] + _OPPOSITE_ORDER[raw[-1]], pixels)
+    _read_lower_bytes(path, raw[:-1] + _OPPOSITE_ORDER[raw[-1]], pixels, directory)
     _decode_as(image, raw)
     for rows, strip in _decoded(image, pixels):
         pixels[rows] |= strip.astype(np.uint16) << 8
     return pixels
 
 
-def _read_lower_bytes(path: Path, raw: str, pixels: NDArray[np.uint16]) -> None:
-    with opened(path, most_pixels=sys.maxsize) as again:  # its size is known to be within the limit
+def _read_lower_bytes(path: ImageSource, raw: str, pixels: NDArray[np.uint16], directory: int | None) -> None:
+    with opened(
+        path, most_pixels=sys.maxsize, directory=directory
+    ) as again:  # its size is known to be within the limit
         _decode_as(again, raw)
         for rows, strip in _decoded(again, pixels):
             pixels[rows] |= strip
@@ -183,10 +203,8 @@ def _decode_as(image: ImageFile, raw: str) -> None:
     image.load()
 
 
-def _check_tiff(path: Path, image: TiffImageFile) -> None:
+def _check_tiff(path: ImageSource, image: TiffImageFile) -> None:
     bits = max(image.tag_v2.get(Base.BitsPerSample, (1,)))
-    if bits not in (1, 2, 4, 8, 16, 32, 64):  # 32 and 64 bits are refused by their mode
-        raise ImageError(f"{path} has pixel values of {bits} bits; convert it to 8 or 16 bits")
     channels = image.tag_v2.get(Base.SamplesPerPixel, 1)
     if bits == 16 and channels > 1 and image.tag_v2.get(Base.PlanarConfiguration) == 2:
         raise ImageError(
@@ -206,7 +224,7 @@ def _ppm_maximum(image: PpmImageFile) -> int:
     return 65535 if arguments == "I;16B" else 255
 
 
-def _read_ppm(path: Path, image: PpmImageFile) -> tuple[Pixels, list[str]]:
+def _read_ppm(path: ImageSource, image: PpmImageFile) -> tuple[Pixels, list[str]]:
     maximum, tile = _ppm_maximum(image), image.tile[0]
     if tile.codec_name == "ppm_plain":
         raise ImageError(
@@ -215,7 +233,10 @@ def _read_ppm(path: Path, image: PpmImageFile) -> tuple[Pixels, list[str]]:
     channels = 3 if image.mode == "RGB" else 1
     stored: np.dtype[np.unsignedinteger[Any]] = np.dtype(">u2" if maximum > 255 else np.uint8)
     count = image.height * image.width * channels
-    flat = np.fromfile(path, stored, count, offset=tile.offset)
+    with path.open("rb") as file:
+        file.seek(tile.offset)
+        content = file.read(count * stored.itemsize)
+    flat = np.frombuffer(content, stored, len(content) // stored.itemsize)
     if len(flat) < count or flat.max() > maximum:
         raise ImageError(
             f"{path} is cut off or has pixel values above its maximum, {maximum}; replace the file"

@@ -7,6 +7,7 @@ only on images that are prepared as in its training.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Self
 
 from PIL import Image
@@ -131,20 +132,35 @@ class Fit:
         return margin // 2 if self.floors else round(margin / 2)
 
 
+_ROUNDING = 1e-3
+"""How far outside [0, 1] a mean may lie that was computed from a few images."""
+
 Channels = tuple[float, ...]
 """A number for each of red, green and blue."""
 
 
 def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuses a mean and a standard deviation by which channels cannot be normalised.
+    """Refuses a mean and a standard deviation by which images in [0, 1] cannot be normalised.
 
     Raises:
-        SettingError: If the two differ in length, a number is not finite, or a std is not positive.
+        SettingError: If one of the two is no sequence of finite numbers, they differ in length, a std is not
+            positive, or a number is so large that it must be in grey levels.
     """
+    given: dict[str, object] = {"mean": mean, "std": std}  # in Python anything may be given
+    for name, numbers in given.items():
+        if not isinstance(numbers, Sequence) or not all(isinstance(each, Real) for each in numbers):
+            raise SettingError(
+                f"{name} is {numbers!r}; give a number for each channel, for example (0.5, 0.5, 0.5)"
+            )
     finite = all(map(math.isfinite, (*mean, *std)))
     if len(mean) != len(std) or not finite or not all(deviation > 0 for deviation in std):
         raise SettingError(
             f"mean {tuple(mean)} and std {tuple(std)} must be equally long and finite, and std positive"
+        )
+    if min(mean, default=0) < -_ROUNDING or max((*mean, *std), default=0) > 1 + _ROUNDING:
+        raise SettingError(
+            f"mean {tuple(mean)} and std {tuple(std)} are not those of images in [0, 1], which lie in [0, 1] "
+            "themselves; divide those of grey levels by 255"
         )
 
 
@@ -171,12 +187,12 @@ class Preprocessing:
     fit: Fit = Fit()
 
     def __post_init__(self) -> None:
-        if self.size < 1 or len(self.mean) != 3 or len(self.std) != 3:
+        check_normalization(self.mean, self.std)
+        if self.size < 1 or len(self.mean) != 3:
             raise SettingError(
                 f"size {self.size}, mean {self.mean} and std {self.std}: a classifier reads RGB images of at "
                 "least 1 pixel, with three numbers for its mean and three for its deviation"
             )
-        check_normalization(self.mean, self.std)
         self.fit.check_size(self.size)
         object.__setattr__(self, "fit", self.fit.simplest(self.size))
 

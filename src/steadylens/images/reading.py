@@ -1,38 +1,68 @@
 """Reads an image file as a whole: all bits of its pixels, and its metadata.
 
 The EXIF orientation is applied to the pixels, and the EXIF that is kept says upright, so that no program
-turns them again. If a file holds several images, the first is read.
+turns them again. If a file holds several images, the first is read, or the asked page of a TIFF.
 """
 
 import re
 import struct
 import warnings
 import zlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL.ExifTags import IFD, Base
-from PIL.Image import Exif
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from steadylens.images.decoding import MOST_PIXELS, opened
+from steadylens.images.decoding import MOST_PIXELS, READABLE_FORMATS, ImageSource, opened
+from steadylens.images.headers import TiffDirectory, png_chunks, tiff_directories
+from steadylens.images.metadata.attachments import (
+    FURTHER_IMAGES,
+    attachments_of,
+    is_mask,
+    may_be_copied,
+    tiff_attachments,
+    without_parts,
+)
+from steadylens.images.metadata.exif import (
+    ABOUT_PIXELS,
+    EXIF_KEYWORDS,
+    exif_in_text,
+    tiff_tags,
+    upright,
+    without_pixels,
+    without_thumbnail_resources,
+    without_thumbnails,
+)
 from steadylens.images.pixels import Pixels, read_pixels
 
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """The EXIF orientations that exchange width and height."""
 
-_ABOUT_PIXELS = frozenset(
-    {*range(254, 267), *range(273, 282), 284, *range(288, 294), 297, 301, 317, *range(320, 348)}
-    | {*range(512, 533), 700, 32997, 32998, 34675}
-)
-"""The TIFF tags that say how pixels are stored, and those of the profile and of XMP, which are kept apart."""
+FIRST_OF_SEVERAL = "of several images in the file, the first is restored"
+"""The note on a file of which only the first image is read."""
 
-_KEPT_CHUNKS = frozenset({b"cHRM", b"cICP", b"gAMA", b"iTXt", b"pHYs", b"sRGB", b"tEXt", b"zTXt"})
+LAYOUT_LEFT_OUT = "its description of images that are stored otherwise was left out"
+"""The note on a description that was removed because it would no longer be true."""
+
+_LAYOUT = re.compile(
+    rb"\s*(ImageJ=|SCIFIO=|\{\"shape\":|shape=\(|<OME\b|<\?xml[^>]*>\s*(<!--.*?-->\s*)*<OME\b)", re.DOTALL
+)
+"""How descriptions begin that say how the images of a TIFF are stored: ImageJ's, tifffile's and OME's."""
+
+_LAYOUT_TAGS = frozenset({Base.ImageDescription, 50838, 50839})
+"""The description, and what ImageJ adds to it."""
+
+_PAGE_TAGS = frozenset({Base.NewSubfileType, Base.PageNumber})
+"""The tags about a page among others, which only TIFF has."""
+
+_EXIF_TEXTS = tuple(f"{keyword}\0".encode() for keyword in EXIF_KEYWORDS)
 
 _IPTC = 0x0404
 """The Photoshop resource that holds IPTC."""
@@ -54,6 +84,9 @@ class Metadata:
         chunks: Chunks of a PNG file that no other format has (gamma, texts), as type and content.
         comment: The comment of a JPEG file.
         captions: IPTC of a JPEG file.
+        tags: Tags of a TIFF file as tag, type and value. EXIF holds them, too, but not their types.
+        big_endian: Whether a TIFF file stores numbers with the highest byte first. Tags of other programs may
+            hold numbers in that order.
     """
 
     icc_profile: bytes = b""
@@ -63,6 +96,33 @@ class Metadata:
     chunks: tuple[tuple[bytes, bytes], ...] = ()
     comment: bytes = b""
     captions: bytes = b""
+    tags: tuple[tuple[int, int, Any], ...] = ()
+    big_endian: bool = False
+
+    @property
+    def describes_layout(self) -> bool:
+        """Whether a description says how the images of a TIFF are stored, as ImageJ, tifffile and OME do."""
+        return _LAYOUT.match(self._description) is not None
+
+    @property
+    def describes_imagej(self) -> bool:
+        """Whether ImageJ wrote the description."""
+        return self._description.startswith(b"ImageJ=")
+
+    @property
+    def _description(self) -> bytes:
+        return _bytes({tag: value for tag, _, value in self.tags}.get(Base.ImageDescription))
+
+
+def without_layout(known: Metadata) -> Metadata:
+    """Returns metadata without a description of how images are stored, which they no longer are."""
+    if not known.describes_layout:
+        return known
+    exif = tiff_tags(known.exif)
+    for tag in _LAYOUT_TAGS & set(exif):
+        del exif[tag]
+    tags = tuple(each for each in known.tags if each[0] not in _LAYOUT_TAGS)
+    return replace(known, exif=exif.tobytes() if len(exif) else b"", tags=tags)
 
 
 def orientation_of(image: ImageFile) -> int:
@@ -71,7 +131,7 @@ def orientation_of(image: ImageFile) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def metadata_of(path: Path, image: ImageFile, *, sideways: bool) -> Metadata:
+def metadata_of(path: ImageSource, image: ImageFile, *, sideways: bool) -> Metadata:
     """Returns the metadata of a decoded file, with the orientation set to upright.
 
     Args:
@@ -80,34 +140,37 @@ def metadata_of(path: Path, image: ImageFile, *, sideways: bool) -> Metadata:
         sideways: Whether its orientation exchanges width and height; the resolutions are exchanged then, too.
     """
     turned = orientation_of(image) != 1
-    exif = _exif_of_tiff(image) if isinstance(image, TiffImageFile) else _bytes(image.info.get("exif"))
-    exif, xmp = exif.removeprefix(b"Exif\0\0"), _bytes(image.info.get("xmp"))
+    if isinstance(image, TiffImageFile):
+        exif = _exif_of_tiff(image)
+    else:
+        exif = _bytes(image.info.get("exif")) or exif_in_text(image.info)
+    exif, xmp = exif.removeprefix(b"Exif\0\0"), without_thumbnails(_bytes(image.info.get("xmp")))
     chunks, dpi = _chunks(path) if image.format == "PNG" else (), _resolution(image)
     if turned:
         xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
-        chunks = tuple(each for each in chunks if not each[1].startswith(b"Raw profile type"))
+        chunks = tuple(each for each in chunks if not each[1].startswith(b"Raw profile type xmp"))
+    if exif:
+        chunks = tuple(each for each in chunks if not each[1].startswith(_EXIF_TEXTS))
     if turned or sideways:
-        exif = _upright(exif, sideways=sideways)
+        exif = upright(exif, sideways=sideways)
     if sideways:
         dpi = dpi and (dpi[1], dpi[0])
         chunks = tuple((kind, _lying(content) if kind == b"pHYs" else content) for kind, content in chunks)
     of_jpeg = image.info if isinstance(image, JpegImageFile) else {}
+    applist = image.applist if isinstance(image, JpegImageFile) else []
+    comments = [text for name, text in applist if name == "COM"]
+    tiff = image.tag_v2 if isinstance(image, TiffImageFile) else None
     return Metadata(
         icc_profile=_bytes(image.info.get("icc_profile")),
         exif=exif,
         xmp=xmp,
         dpi=dpi,
         chunks=chunks,
-        comment=_bytes(of_jpeg.get("comment")),
+        comment=b"\n".join(comments),
         captions=_bytes(of_jpeg.get("photoshop", {}).get(_IPTC)),
+        tags=() if tiff is None else tuple(_typed_tags(tiff, sideways=sideways)),
+        big_endian=tiff is not None and tiff.prefix == b"MM",
     )
-
-
-def tiff_tags(exif: bytes) -> Exif:
-    """Returns the EXIF tags, sub-directories included, without those about how pixels are stored."""
-    source = Exif()
-    source.load(exif)
-    return _without_pixels(source)
 
 
 def _bytes(value: object) -> bytes:
@@ -124,49 +187,23 @@ def _resolution(image: ImageFile) -> tuple[float, float] | None:
 
 def _exif_of_tiff(image: TiffImageFile) -> bytes:
     """Returns the tags of a TIFF file that other formats keep in EXIF."""
-    kept = _without_pixels(image.getexif())
+    kept = without_pixels(image.getexif())
     return kept.tobytes() if len(kept) else b""
 
 
-def _without_pixels(source: Exif) -> Exif:
-    kept = Exif()
-    for tag in set(source) - _ABOUT_PIXELS:
-        kept[tag] = source.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else source[tag]
-    return kept
-
-
-def _upright(exif: bytes, *, sideways: bool) -> bytes:
-    """Sets the orientation to upright by changing single bytes, so that no offset within EXIF changes."""
-    if len(exif) < 8:
-        return exif
-    order = "<" if exif.startswith(b"II") else ">"
-    patched = bytearray(exif)
-    main = _entries(exif, order, struct.unpack_from(f"{order}I", exif, 4)[0])
-    if (entry := main.get(Base.Orientation)) is not None:
-        kind = struct.unpack_from(f"{order}H", exif, entry + 2)[0]
-        struct.pack_into(order + ("I" if kind == 4 else "H"), patched, entry + 8, 1)
-    if sideways:
-        _exchange(patched, main, Base.XResolution, Base.YResolution)
-        if (entry := main.get(IFD.Exif)) is not None:
-            further = _entries(exif, order, struct.unpack_from(f"{order}I", exif, entry + 8)[0])
-            _exchange(patched, further, Base.ExifImageWidth, Base.ExifImageHeight)
-    return bytes(patched)
-
-
-def _entries(exif: bytes, order: str, start: int) -> dict[int, int]:
-    """Returns the place of each entry of a directory by its tag, for entries that lie within EXIF."""
-    if start + 2 > len(exif):
-        return {}
-    count = struct.unpack_from(f"{order}H", exif, start)[0]
-    places = range(start + 2, min(start + 2 + 12 * count, len(exif) - 11), 12)
-    return {struct.unpack_from(f"{order}H", exif, place)[0]: place for place in places}
-
-
-def _exchange(exif: bytearray, entries: dict[int, int], one: int, other: int) -> None:
-    """Exchanges the types and values of two tags, if both are there."""
-    if one in entries and other in entries:
-        first, second = (slice(entries[tag] + 2, entries[tag] + 12) for tag in (one, other))
-        exif[first], exif[second] = exif[second], exif[first]
+def _typed_tags(tags: ImageFileDirectory_v2, *, sideways: bool) -> Iterator[tuple[int, int, Any]]:
+    """Yields the tags of a TIFF that are kept, without those that refer to other directories."""
+    left_out = {
+        IFD.Exif,
+        IFD.GPSInfo,
+        IFD.Interop,
+        *((Base.XResolution, Base.YResolution) if sideways else ()),
+    }
+    for tag in sorted(set(tags) - (ABOUT_PIXELS - _PAGE_TAGS) - left_out):
+        value = tags[tag]
+        if tag == Base.ImageResources:
+            value = without_thumbnail_resources(_bytes(value))
+        yield tag, tags.tagtype[tag], value.encode("latin-1") if isinstance(value, str) else value
 
 
 def _lying(physical: bytes) -> bytes:
@@ -174,15 +211,11 @@ def _lying(physical: bytes) -> bytes:
     return physical[4:8] + physical[:4] + physical[8:]
 
 
-def _chunks(path: Path) -> tuple[tuple[bytes, bytes], ...]:
+def _chunks(path: ImageSource) -> tuple[tuple[bytes, bytes], ...]:
     found = []
     with path.open("rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            if kind not in _KEPT_CHUNKS:
-                file.seek(length + 4, 1)
-            else:
+        for kind, length in png_chunks(file):
+            if may_be_copied(kind):
                 content, check = file.read(length), file.read(4)
                 whole = check == struct.pack(">I", zlib.crc32(kind + content))
                 if whole and not content.startswith(_XMP_KEYWORD):
@@ -199,19 +232,27 @@ class ImageContent:
         format: PNG, JPEG, WEBP, TIFF, BMP or PPM.
         lossless: Whether the file stores the exact pixel values.
         metadata: Colour profile, EXIF and the like.
-        first_of_several: Whether the file holds further images, which are not included.
+        left_out: What lies beside the picture in the file and is not included, a phrase each.
+        pages: The places of the directories of all pages of a TIFF; one or none if it is not a stack.
+        relaid: Whether the pixels are stored otherwise in a TIFF: turned, or in other channels or bits.
         notes: What reading converted or left out, a phrase each.
+        quality: The quality to write JPEG and WebP at, 1 to 100, or None for the usual one.
     """
 
     pixels: Pixels
     format: str
     lossless: bool
     metadata: Metadata
-    first_of_several: bool = False
+    left_out: tuple[str, ...] = ()
+    pages: tuple[int, ...] = ()
+    relaid: bool = False
     notes: tuple[str, ...] = ()
+    quality: int | None = None
 
 
-def read_image_file(path: Path, *, most_pixels: int = MOST_PIXELS) -> ImageContent:
+def read_image_file(
+    path: Path, *, most_pixels: int = MOST_PIXELS, directory: int | None = None
+) -> ImageContent:
     """Reads an image file with all of its bits and metadata.
 
     8 and 16 bits, grey and RGB, and alpha are kept. Palettes, CMYK and black and white are converted to 8-bit
@@ -221,34 +262,67 @@ def read_image_file(path: Path, *, most_pixels: int = MOST_PIXELS) -> ImageConte
     Args:
         path: A PNG, JPEG, WebP, TIFF, BMP or PPM file; its content decides, not its name.
         most_pixels: Larger images (width times height) are refused before anything is decoded.
+        directory: The place of the directory of a page of a TIFF, or None for the first image.
 
     Raises:
         ImageError: If the file is missing, damaged, too large, or its pixel values cannot be kept.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        content = _read(path, most_pixels)
+        content = read_image_content(path, most_pixels=most_pixels, directory=directory)
     warned = {" ".join(str(each.message).split()) for each in caught}
     return replace(content, notes=(*content.notes, *sorted(warned)))
 
 
-def _read(path: Path, most_pixels: int) -> ImageContent:
-    with opened(path, most_pixels=most_pixels) as image:
+def read_image_content(
+    path: ImageSource,
+    *,
+    most_pixels: int = MOST_PIXELS,
+    way_out: str = "raise the limit if you trust the file",
+    formats: Collection[str] = READABLE_FORMATS,
+    directory: int | None = None,
+) -> ImageContent:
+    """Reads an image file, on disk or in memory, as `read_image_file` does, but lets warnings of Pillow pass.
+
+    Several threads may call it at a time.
+
+    Args:
+        path: The file.
+        most_pixels: Larger images (width times height) are refused before anything is decoded.
+        way_out: What the user can do about an image that is too large, for the error message.
+        formats: Which of `READABLE_FORMATS` are accepted.
+        directory: The place of the directory of a page of a TIFF, or None for the first image.
+
+    Raises:
+        ImageError: If the file is missing, damaged, too large, or its pixel values cannot be kept.
+    """
+    with opened(
+        path, most_pixels=most_pixels, way_out=way_out, formats=formats, directory=directory
+    ) as image:
         # Pillow forgets the orientation of a TIFF once it has turned the pixels.
         of_tiff = image.tag_v2.get(Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
-        pixels, notes = read_pixels(path, image)
-        if further := _has_further_images(image):
-            notes.append("of several images in the file, the first is restored")
+        stored = _stored_shape(image) if isinstance(image, TiffImageFile) else None
+        pixels, notes = read_pixels(path, image, directory)
+        pages, left_out = _beside(path, image) if directory is None else ((), [])
+        if len(pages) > 1 or FURTHER_IMAGES in left_out:
+            notes.append(FIRST_OF_SEVERAL)
+        if others := [each for each in left_out if each != FURTHER_IMAGES]:
+            notes.append(f"left out, since only the picture is restored: {', '.join(others)}")
         sideways = of_tiff in SIDEWAYS or orientation_of(image) in SIDEWAYS
         metadata = metadata_of(path, image, sideways=sideways)
         if image.mode == "CMYK":
             metadata = replace(metadata, icc_profile=b"")
+        if left_out:
+            metadata = replace(metadata, xmp=without_parts(metadata.xmp))
+        pixels = _turned(pixels, orientation_of(image))
         return ImageContent(
-            pixels=_turned(pixels, orientation_of(image)),
+            pixels=pixels,
             format=image.format or "PPM",
             lossless=_is_lossless(path, image),
             metadata=metadata,
-            first_of_several=further,
+            left_out=tuple(left_out),
+            pages=tuple(page.start for page in pages),
+            relaid=stored not in (None, (*pixels.shape, 8 * pixels.itemsize)),
             notes=tuple(notes),
         )
 
@@ -263,16 +337,25 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def _has_further_images(image: ImageFile) -> bool:
-    match image:
-        case TiffImageFile():
-            return bool(image.is_animated)
-        case PngImageFile() | WebPImageFile():
-            return bool(getattr(image, "n_frames", 1) > 1)
-    return "mp" in image.info  # the index of several images in one JPEG file
+def _beside(path: ImageSource, image: ImageFile) -> tuple[list[TiffDirectory], list[str]]:
+    """Returns the pages of a TIFF, without masks, and what a file holds beside its picture or its pages."""
+    if not isinstance(image, TiffImageFile):
+        return [], attachments_of(path, image)
+    with path.open("rb") as file:
+        pages = list(tiff_directories(file))
+    return [page for page in pages if not is_mask(page)], tiff_attachments(image, pages)
 
 
-def _is_lossless(path: Path, image: ImageFile) -> bool:
+def _stored_shape(image: TiffImageFile) -> tuple[int, int, int, int]:
+    """Returns height, width, channels and bits of a page as stored; no channels if they lie apart."""
+    tags = image.tag_v2
+    channels = tags.get(Base.SamplesPerPixel, 1)
+    apart = channels > 1 and tags.get(Base.PlanarConfiguration) == 2
+    bits = max(tags.get(Base.BitsPerSample, (1,)))
+    return tags[Base.ImageLength], tags[Base.ImageWidth], 0 if apart else channels, bits
+
+
+def _is_lossless(path: ImageSource, image: ImageFile) -> bool:
     """Says whether a file stores exact pixel values; in a WebP file, the type of the pixel chunk tells."""
     if isinstance(image, WebPImageFile):
         with path.open("rb") as file:

@@ -283,7 +283,7 @@ def export_net(
     what the net reads and writes, where it comes from, and the result of the comparison.
 
     Args:
-        net: A restorer or a classifier, in eval mode on the CPU.
+        net: A restorer or a classifier on the CPU. It is exported as it is in eval mode, and keeps its own.
         path: The file: .pt2 for torch.export, .onnx for ONNX, .xml for OpenVINO (a .bin appears beside it).
         name: The net's name; by default the name of its class.
         about: Plain data about where the net comes from, as `load_model` returns it.
@@ -396,7 +396,7 @@ def export_triton(
     The server's configuration, and the class names of a classifier, are written beside it.
 
     Args:
-        net: A restorer or a classifier, in eval mode on the CPU.
+        net: A restorer or a classifier on the CPU. It is exported as it is in eval mode, and keeps its own.
         repository: The model repository; other models in it stay unchanged.
         name: The name by which clients request the model.
         about: Plain data about where the net comes from, as `load_model` returns it.

@@ -4,18 +4,20 @@ Folders keep their structure, and no file is overwritten unless that was asked f
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from torch import Tensor
 
 from steadylens.errors import ImageError, SettingError
-from steadylens.files import check_folder
+from steadylens.files import check_folder, replacing
+from steadylens.images.metadata.attachments import FURTHER_IMAGES
 from steadylens.images.pixels import Pixels, residual_image
-from steadylens.images.reading import ImageContent, Metadata, read_image_file
+from steadylens.images.reading import FIRST_OF_SEVERAL, ImageContent, Metadata, read_image_file
 from steadylens.images.tensors import IMAGE_SUFFIXES
-from steadylens.images.writing import write_image_file
+from steadylens.images.writing import encode_image, encode_pages, write_image_file
 from steadylens.inference.restorer import restore_array
 from steadylens.progress import ProgressCallback
 
@@ -166,29 +168,71 @@ def restore_file(
         progress: Called with the number of tiles that are done and the number of all tiles.
 
     Returns:
-        Notes on what was converted, and the scale of the view, a phrase each.
+        Notes on what was converted, and the scale of the view, a phrase each. All pages of a TIFF are
+        restored if the result is a TIFF, else the first. The view is that of the first.
 
     Raises:
         ImageError: If the source cannot be read, the format cannot store it, or the source is to be replaced
-            and holds further images, which would be lost.
+            and holds more than its picture or its pages, which would be lost.
         StorageError: If a file cannot be written.
     """
     source, target = job.source, job.target
     content = read_image_file(source, most_pixels=most_pixels)
-    if content.first_of_several and target.exists() and target.samefile(source):
+    in_place = target.exists() and target.samefile(source)
+    count = len(content.pages) if (format or content.format) == content.format == "TIFF" else 1
+    lost = [*content.left_out, *([FURTHER_IMAGES] if len(content.pages) > count else [])]
+    if in_place and lost:
         raise ImageError(
-            f"{source} holds several images, of which only the first would be kept; restore it into a folder"
+            f"{source} also holds {', '.join(lost)}, which would be lost; restore it into a folder"
         )
-    pixels = restore_array(content.pixels, restorer, progress)
+    notes = dict.fromkeys(content.notes)
+    if count > 1:
+        notes.pop(FIRST_OF_SEVERAL)
+    pixels = restore_array(content.pixels, restorer, _of_page(0, count, progress))
     restored = replace(content, pixels=pixels, format=format or content.format)
-    if job.view is None:
-        return (*content.notes, *write_image_file(target, restored))
-    scale = _write_view(job.view, content.pixels, pixels)
+    scale = None if job.view is None else _write_view(job.view, content.pixels, pixels)
+    further = _further_pages(source, content.pages[1:count], restorer, most_pixels, progress)
     try:
-        return (*content.notes, *write_image_file(target, restored), scale)
+        with replacing(target) as temporary:
+            if restored.format == "TIFF":
+                written = encode_pages(temporary, _noted(chain([restored], further), notes))
+            else:
+                written = encode_image(temporary, restored)
     except BaseException:
-        job.view.unlink(missing_ok=True)  # it would lie beside a file that was not restored
+        if job.view is not None:
+            job.view.unlink(missing_ok=True)  # it would lie beside a file that was not restored
         raise
+    return (*(notes | dict.fromkeys(written)), *([] if scale is None else [scale]))
+
+
+def _of_page(number: int, count: int, progress: ProgressCallback) -> ProgressCallback:
+    """Returns what counts the tiles of a page as those of a file of `count` pages."""
+    return lambda done, total: progress(number * total + done, count * total)
+
+
+def _further_pages(
+    source: Path,
+    directories: Sequence[int],
+    restorer: Callable[[Tensor, ProgressCallback], Tensor],
+    most_pixels: int,
+    progress: ProgressCallback,
+) -> Iterator[ImageContent]:
+    """Yields the restored pages of a TIFF but the first, one at a time."""
+    count = len(directories) + 1
+    for number, directory in enumerate(directories, start=1):
+        try:
+            page = read_image_file(source, most_pixels=most_pixels, directory=directory)
+        except ImageError as error:
+            raise type(error)(f"page {number + 1} of {count}: {error}") from error
+        pixels = restore_array(page.pixels, restorer, _of_page(number, count, progress))
+        yield replace(page, pixels=pixels)
+
+
+def _noted(pages: Iterable[ImageContent], notes: dict[str, None]) -> Iterator[ImageContent]:
+    """Yields pages and gathers their notes."""
+    for page in pages:
+        notes.update(dict.fromkeys(each for each in page.notes if each != FIRST_OF_SEVERAL))
+        yield page
 
 
 def _write_view(path: Path, before: Pixels, after: Pixels) -> str:

@@ -12,10 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steadylens.checkpoints.loading import load
+from steadylens.devices import evaluating
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.pixels import key_scale, plain_mode
-from steadylens.images.tensors import array_to_tensor, tensor_to_array
+from steadylens.images.tensors import array_to_tensor, check_range, tensor_to_array
 from steadylens.inference.tiling import ImageToImage, Tiling, in_tiles
+from steadylens.inference.transparency import put_back_hidden, with_colours_continued
 from steadylens.nets.facts import CLASSIFYING, NetFacts, facts_of
 from steadylens.nets.restoration import UnpaddedNet, is_padded
 from steadylens.progress import ProgressCallback
@@ -48,26 +50,33 @@ class Restorer:
         Args:
             images: (N, C, H, W), uint8, uint16 or float in [0, 1]: grey (C is 1), grey with alpha (2), RGB
                 (3) or RGB with alpha (4). Grey is restored as RGB with three equal channels; the result is
-                their mean. Alpha stays unchanged and has no influence on the rest.
+                their mean. Alpha stays unchanged. Where it is 0, the colours stay, too, and have no influence
+                on the rest: the net sees the visible colours continued there.
             progress: Called after each tile with the number of tiles done and their total.
 
         Raises:
-            ImageError: If the images are of another shape or type, are empty, or leave [-1, 2].
+            ImageError: If the images are of another shape or type, are empty, or leave [0, 1] by far.
         """
         _check(images)
         images = images.detach()
         colours = images.shape[1] - (images.shape[1] in (2, 4))
+        seen, alpha = images[:, :colours], images[:, colours:]
+        if alpha.shape[1]:
+            seen = with_colours_continued(seen, alpha, margin=self.tiling.margin)
         restored = torch.empty_like(images, memory_format=torch.preserve_format)
-        restored[:, colours:] = images[:, colours:]
-        in_tiles(
-            self.engine if colours in (self.channels, 3) else _grey(self.engine),
-            images[:, :colours],
-            restored[:, :colours],
-            tiling=self.tiling,
-            device=self.device,
-            progress=progress,
-            at_once=getattr(self.engine, "streams", 1),
-        )
+        restored[:, colours:] = alpha
+        with evaluating(self.engine):
+            in_tiles(
+                self.engine if colours in (self.channels, 3) else _grey(self.engine),
+                seen,
+                restored[:, :colours],
+                tiling=self.tiling,
+                device=self.device,
+                progress=progress,
+                at_once=getattr(self.engine, "streams", 1),
+            )
+        if alpha.shape[1]:
+            put_back_hidden(restored[:, :colours], images[:, :colours], alpha)
         return restored
 
 
@@ -118,7 +127,8 @@ def restore(
 
     The image is processed one tile at a time; up to rounding, the result is the same as for the whole image.
     An image that is too small for the net is mirrored at its borders first. Grey is restored as RGB with
-    three equal channels, and the result is their mean; alpha stays unchanged.
+    three equal channels, and the result is their mean; alpha stays unchanged, and so do the colours where
+    it is 0.
 
     A PIL image with a palette becomes RGB. One in CMYK becomes RGB without its colour profile. Black and
     white becomes grey. A transparent colour of 8 bits becomes alpha, one of 2 or 4 bits only if the image is
@@ -135,7 +145,7 @@ def restore(
         device: Where to compute. A net given by name is moved there; None means where the net is.
 
     Raises:
-        ImageError: If the image is of another kind, is empty, or leaves [-1, 2].
+        ImageError: If the image is of another kind, is empty, or leaves [0, 1] by far.
         SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, or the
             tile is too small.
         CheckpointError: If a file cannot be used.
@@ -171,7 +181,7 @@ def restore_array(
     """Returns an array (H, W) or (H, W, C) restored; see `restore`.
 
     Raises:
-        ImageError: If the array is of another shape or type, is empty, or leaves [-1, 2].
+        ImageError: If the array is of another shape or type, is empty, or leaves [0, 1] by far.
     """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in range(1, 5)):
         raise ImageError(
@@ -255,7 +265,7 @@ def _check(images: Tensor) -> None:
         )
     if images.dtype not in (torch.uint8, torch.uint16) and not images.is_floating_point():
         raise ImageError(f"images are {images.dtype}; give uint8, uint16 or float in [0, 1]")
-    if images.is_floating_point() and not bool(((images >= -1) & (images <= 2)).all()):
-        raise ImageError(
-            "float images leave [-1, 2] or are not finite; the contract is [0, 1]: divide levels by 255"
-        )
+    if images.is_floating_point():
+        if not bool(images.isfinite().all()):
+            raise ImageError("float images hold values that are not finite; replace them first")
+        check_range(images)

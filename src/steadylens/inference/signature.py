@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steadylens.devices import evaluating
 from steadylens.errors import CheckpointError, ExportError, ImageError, SettingError, reason_of
 from steadylens.images.tensors import GREY_LEVELS, check_images
+from steadylens.nets.classification import check_logits
 from steadylens.nets.facts import facts_of
 
 INPUT = "images"
@@ -113,17 +115,14 @@ def signature_of(net: nn.Module, *, size: Size | None = None, batch: int | None 
     """Returns the signature of a net: a restorer reads images of any size, a classifier of one size.
 
     Args:
-        net: A restorer or a classifier, in eval mode, on the CPU.
+        net: A restorer or a classifier, on the CPU.
         size: Fixed height and width in pixels, or None to take what the net states. A classifier that is no
             class of this package needs it.
         batch: Fixed number of images in a batch, or None for any number.
 
     Raises:
-        SettingError: If the net is in training mode, cannot read that size, or returns neither images nor
-            logits.
+        SettingError: If the net cannot read that size, or returns neither images nor logits.
     """
-    if net.training:
-        raise SettingError("the net is in training mode, which changes its results; call eval() first")
     if batch is not None and batch < 1:
         raise SettingError(f"the batch is {batch}, it must be at least 1")
     facts = facts_of(net)
@@ -152,7 +151,7 @@ def _with_output(net: nn.Module, signature: Signature) -> Signature:
     """Returns the signature completed by the net's output, which is found by running the net."""
     try:
         images = example_images(signature)
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluating(net):
             written = net(images)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = reason_of(error)
@@ -169,9 +168,10 @@ def _with_output(net: nn.Module, signature: Signature) -> Signature:
             f"the net makes {shape or type(written).__name__} of images {tuple(images.shape)}; what can be "
             "exported are restorers, images to images, and classifiers, images to logits (N, classes)"
         )
+    classes = check_logits(written).shape[1]
     if signature.size is None:
         raise SettingError("this classifier does not tell what size it reads; give the size")
-    return replace(signature, classes=shape[1])
+    return replace(signature, classes=classes)
 
 
 def _times(size: Size | None) -> str:
@@ -225,7 +225,7 @@ def check_parity(
     """Compares a converted net with the original.
 
     Args:
-        net: The net that was evaluated, in eval mode on the CPU.
+        net: The net that was evaluated, on the CPU.
         converted: The converted net.
         batches: Batches of images that both can read, for example from `noisy_images`.
 
@@ -235,7 +235,7 @@ def check_parity(
     shapes: list[tuple[int, ...]] = []
     difference, scale, equal, classifies = 0.0, 1.0, 0, False
     for images in batches:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(net):
             wanted, found = net(images), converted(images)
         if wanted.shape != found.shape:
             raise ExportError(

@@ -8,8 +8,7 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from steadylens.devices import evaluating
 from steadylens.errors import CheckpointError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit, Preprocessing, PreprocessingOptions, check_normalization
 from steadylens.images.tensors import GREY_LEVELS, SQUASHED, check_images
@@ -37,7 +37,8 @@ class FusedClassifier(nn.Module):
 
     Args:
         restorer: Any module from images (N, C, H, W) in [0, 1] to restored images of the same shape.
-        classifier: Any module from such images to logits (N, classes).
+        classifier: Any module from such images to logits (N, classes), or to an object with such an
+            attribute `logits`.
         frozen: Whether the restorer keeps its weights and its BatchNorm statistics while the pair is trained.
             The attribute `frozen` can be changed later.
 
@@ -101,8 +102,12 @@ class FusedClassifier(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits (N, classes) for images (N, C, H, W) in [0, 1]."""
-        return self.classifier(self.restored(images))  # type: ignore[no-any-return]
+        """Returns logits (N, classes) for images (N, C, H, W) in [0, 1].
+
+        Raises:
+            SettingError: If the classifier does not return logits of at least two classes.
+        """
+        return check_logits(self.classifier(self.restored(images)))
 
     def restored(self, images: Tensor) -> Tensor:
         """Returns the restored images, (N, C, H, W), that the classifier reads."""
@@ -115,21 +120,6 @@ class FusedClassifier(nn.Module):
             # The gradient with respect to the images is still computed: adversarial attacks need it.
             detached = {name: weight.detach() for name, weight in self.restorer.named_parameters()}
             return functional_call(self.restorer, detached, (images,))  # type: ignore[no-any-return]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Puts a module into eval mode inside the block; afterwards each submodule has its own mode again."""
-    modes = {part: part.training for part in module.modules() if part.training}
-    if not modes:  # the usual case: nothing is changed, so that threads can share the module
-        yield
-        return
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 def read_program(path: Path) -> ExportedProgram:
@@ -367,9 +357,11 @@ class PreparedClassifier(nn.Module):
         preprocessing = options.over(self.preprocessing)
         if preprocessing == self.preprocessing:
             return self
-        return PreparedClassifier(
+        prepared = PreparedClassifier(
             self.body, preprocessing, class_names=self.class_names, architecture=self.architecture
-        ).train(self.training)
+        )
+        prepared.training = self.training  # not by train(), which would set the mode of the shared body
+        return prepared
 
     def config(self) -> dict[str, Any]:
         """Returns the arguments from which `rebuild` makes the classifier again.
@@ -394,7 +386,7 @@ class PreparedClassifier(nn.Module):
 
         Raises:
             ImageError: If the batch breaks the image contract or has another size.
-            SettingError: If the classifier does not return logits.
+            SettingError: If the classifier does not return logits of at least two classes.
         """
         normalized = self.normalization(images)
         if images.shape[-2:] != (self.input_size, self.input_size):
@@ -402,14 +394,27 @@ class PreparedClassifier(nn.Module):
                 f"images are {images.shape[-2]}x{images.shape[-1]} pixels, this classifier reads "
                 f"{self.input_size}x{self.input_size}; load or resize them at that size"
             )
-        output = self.body(normalized)
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise SettingError(
-                f"the classifier returns {type(output).__name__}, not logits (N, classes); wrap it in a "
-                "module that returns them"
-            )
-        return logits
+        return check_logits(self.body(normalized))
+
+
+def check_logits(output: object) -> Tensor:
+    """Returns the logits that a classifier returned, either themselves or as an attribute `logits`.
+
+    Raises:
+        SettingError: If there are none, or those of fewer than two classes.
+    """
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise SettingError(
+            f"the classifier returns {type(output).__name__}, not logits (N, classes); wrap it in a "
+            "module that returns them"
+        )
+    if logits.shape[1] < 2:
+        raise SettingError(
+            f"the classifier returns {logits.shape[1]} logits for an image, at least two classes are needed; "
+            "for the one logit z of a yes or no, wrap it in a module that gives torch.cat([0 * z, z], dim=1)"
+        )
+    return logits
 
 
 def set_fit(net: nn.Module, fit: Fit) -> None:

@@ -263,6 +263,7 @@ def timm_classifier(
     classes: int | None = None,
     size: int | None = None,
     fit: Fit | None = None,
+    ema: bool | None = None,
 ) -> PreparedClassifier:
     """Returns a timm model with the normalisation, input size and fit of its pretrained configuration.
 
@@ -272,6 +273,7 @@ def timm_classifier(
         classes: Number of classes, or None for as many as the weights have, without weights timm's default.
         size: Height and width of its input in pixels, or None for those of its configuration.
         fit: How photographs become squares, or None to do it as timm's evaluation does.
+        ema: Whether to take averaged weights from the file; None for those if there are any.
 
     Raises:
         MissingExtraError: If timm is not installed.
@@ -287,7 +289,7 @@ def timm_classifier(
         raise SettingError(
             f"{name} reads {settings.input_size}; only square RGB images are supported, set a size"
         )
-    found = {} if weights is None else read_weights(weights)
+    found = {} if weights is None else read_weights(weights, ema=ema)
     if not settings.classifier:
         raise SettingError(f"{name} of timm has no classes; choose a model that has")
     head = settings.classifier if isinstance(settings.classifier, str) else settings.classifier[0]
@@ -310,6 +312,7 @@ def torchvision_classifier(
     classes: int | None = None,
     size: int | None = None,
     fit: Fit | None = None,
+    ema: bool | None = None,
 ) -> PreparedClassifier:
     """Returns a torchvision model with the normalisation, input size and fit of its published weights.
 
@@ -320,6 +323,7 @@ def torchvision_classifier(
         size: Height and width of its input in pixels, or None for those of the published weights.
         fit: How photographs become squares, or None to do it as the transforms of the published weights do,
             in proportion to the size.
+        ema: Whether to take averaged weights from the file; None for those if there are any.
 
     Raises:
         MissingExtraError: If torchvision is not installed.
@@ -333,7 +337,7 @@ def torchvision_classifier(
             "build it yourself and wrap it in a PreparedClassifier"
         )
     published = models.get_model_weights(name).DEFAULT.transforms()
-    found = {} if weights is None else read_weights(weights)
+    found = {} if weights is None else read_weights(weights, ema=ema)
     architecture = {
         "kind": "torchvision",
         "name": name,
@@ -397,7 +401,7 @@ def _prepared(
 ) -> PreparedClassifier:
     body = untrained_model(architecture)
     if path is not None:
-        load_weights(body, weights, path)
+        load_weights(body, weights, path, size=preprocessing.size)
     return PreparedClassifier(body, preprocessing, architecture=architecture).eval()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steadylens.checkpoints.loading import LoadedNet, count_classes, load_classifier, load_net
 from steadylens.data.synthetic_signs import draw_track
+from steadylens.devices import evaluating
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.decoding import opened
 from steadylens.images.preprocessing import Fit
@@ -353,7 +354,8 @@ def fitted(image: Image.Image) -> Image.Image:
 
 def _answers(net: LoadedNet, clean: Image.Image, noisy: Image.Image, device: torch.device) -> Answers:
     read = torch.stack([pil_to_tensor(resized(image, net.size, fit=net.fit)) for image in (clean, noisy)])
-    first, second = net.module(to_float(read).to(device)).softmax(dim=1).cpu()
+    with evaluating(net.module):
+        first, second = net.module(to_float(read).to(device)).softmax(dim=1).cpu()
     return Answers(name=net.name, clean=_top(net, first), noisy=_top(net, second))
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from steadylens.devices import evaluating
 from steadylens.errors import ImageError, ImageSizeError, SettingError
 from steadylens.images.decoding import opened_stream
 from steadylens.images.preprocessing import Fit
@@ -198,7 +199,7 @@ class Classifying:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Returns probabilities (N, classes)."""
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluating(self._net):
             return self._net(to_float(images.to(self._device))).softmax(dim=1).cpu()
 
     def encoder(self, query: Mapping[str, str]) -> Callable[[Tensor], Reply]:

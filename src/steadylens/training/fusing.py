@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from steadylens.checkpoints.checkpoint import TrainingInfo, fingerprint, load_model, save_model
 from steadylens.checkpoints.loading import LoadedNet
-from steadylens.devices import forward_in_batches
+from steadylens.devices import evaluating, forward_in_batches, moved
 from steadylens.errors import SettingError
 from steadylens.images.tensors import to_float
 from steadylens.nets.architecture import describe
-from steadylens.nets.classification import FusedClassifier, evaluating
+from steadylens.nets.classification import FusedClassifier
 from steadylens.noise.degradation import Degradation
 from steadylens.progress import Update
 from steadylens.randomness import derived_generator
@@ -60,7 +60,7 @@ def fine_tune(run: Run, restorer: Net, classifier: Net, path: str | Path, *, nam
 
     Args:
         run: Data, recipe and seed.
-        restorer: The restorer; `nn.Identity()` for none.
+        restorer: The restorer, which is not changed; `nn.Identity()` for none.
         classifier: The trained classifier, changed in place.
         path: The .safetensors file to write, with both nets. If it exists and belongs to this run, it is
             loaded instead.
@@ -76,12 +76,12 @@ def fine_tune(run: Run, restorer: Net, classifier: Net, path: str | Path, *, nam
     """
     settings = run.recipe.fine_tuning
     given_restorer, given_classifier = _loaded(restorer), _loaded(classifier)
-    fused = FusedClassifier(given_restorer.module, given_classifier.module).to(run.device)
+    fused = FusedClassifier(copy.deepcopy(given_restorer.module), given_classifier.module).to(run.device)
     describe(fused)  # raises before the training if the pair cannot be saved afterwards
     stage = f"fine-tuning {name}"
     key = run.key(stage, settings, fingerprint(fused))
     made_from = {"restorer": given_restorer, "classifier": given_classifier}
-    with _without_gradient(given_restorer.module):
+    with _without_gradient(fused.restorer):
         stage_of_pair = Stage(name=stage, path=Path(path), key=key, made_from=made_from)
         if settings.consistency == 0:
             return train_on_labels(run, stage_of_pair, fused, settings)
@@ -277,7 +277,7 @@ def tune_restorer(
     Args:
         run: Data, recipe and seed. The labels of the data are not used.
         restorer: The trained restorer, changed in place.
-        classifier: The classifier, from images to logits.
+        classifier: The classifier, from images to logits, which is not changed.
         path: The .safetensors file to write, with the restorer alone. If it exists and belongs to this run,
             it is loaded instead.
         name: Short name of the pair, for progress messages and as a part of the random seed.
@@ -298,7 +298,7 @@ def tune_restorer(
     noise = tuning.noise(degradation)
     given_restorer = _loaded(restorer)
     tuned = given_restorer.module.to(run.device).requires_grad_(True)
-    unchanged = _loaded(classifier).module.to(run.device)
+    unchanged = moved(_loaded(classifier).module, run.device)
     key = run.key(stage, settings, tuning, fingerprint(tuned), fingerprint(unchanged))
     before = copy.deepcopy(tuned).eval()
     with evaluating(unchanged), _without_gradient(unchanged):
@@ -364,13 +364,13 @@ def fuse_as_they_are(run: Run, restorer: Net, classifier: Net, path: str | Path,
 
     Args:
         run: Its data has the class names that are written into the file.
-        restorer: The trained restorer.
-        classifier: The trained classifier.
+        restorer: The trained restorer, which is not changed.
+        classifier: The trained classifier, which is not changed.
         path: The .safetensors file to write, with both nets.
         name: Short name of the pair, for progress messages.
 
     Returns:
-        The pair in eval mode, on the run's device.
+        The pair, a copy of the two nets, in eval mode, on the run's device.
 
     Raises:
         SettingError: If the file exists with other nets, or one of the nets cannot be saved.
@@ -447,8 +447,8 @@ def _save_pair(
         seconds: Time that tuning took, in addition to the training of the two nets.
         omitted: Entries of the provenance that are not written into the file.
     """
-    pair = FusedClassifier(made_from["restorer"].module, made_from["classifier"].module)
-    fused = pair.to(run.device).eval()
+    parts = {part: copy.deepcopy(net.module) for part, net in made_from.items()}
+    fused = FusedClassifier(parts["restorer"], parts["classifier"]).to(run.device).eval()
     check_suffix(path)
     key = run.key("fusing", fingerprint(fused))
     stage = Stage(name=f"fusing {name}", path=path, key=key, made_from=made_from)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from steadylens.devices import cache_batch, fast_autocast, forward_in_batches
 from steadylens.errors import SettingError
 from steadylens.images.tensors import to_float
-from steadylens.nets.classification import FusedClassifier
+from steadylens.nets.classification import FusedClassifier, check_logits
 from steadylens.nets.restoration import PatchRestorer, central_crop
 from steadylens.noise.degradation import Degradation
 from steadylens.training.augmentation import Augmenting
@@ -204,7 +204,7 @@ def _parts(
             clean = augmentation(clean, generator=generator)
         noisy = degradation(clean, generator=generator)
         versions = len(noisy) // batch
-        predictions = forward_in_batches(teacher, clean).log_softmax(dim=1)
+        predictions = check_logits(forward_in_batches(teacher, clean)).log_softmax(dim=1)
         places = torch.arange(batch, device=images.device).repeat_interleave(versions)
         size = cache_batch(images.device)
         for some, place in zip(torch.split(noisy, size), torch.split(places, size), strict=True):

@@ -1,0 +1,164 @@
+"""Thumbnails show the image that they lie in, and nothing else of EXIF is moved."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ExifTags import IFD
+
+from steadylens.images.metadata.exif import LARGEST_THUMBNAIL, with_thumbnail_of, without_thumbnails
+from steadylens.images.reading import read_image_file
+from steadylens.images.writing import write_image_file
+
+SCENE = np.dstack([*np.mgrid[:60, :80] * 3, np.full((60, 80), 40)]).astype(np.uint8)
+"""An image that looks different however it is turned."""
+
+
+def jpeg(pixels: NDArray[Any], size: tuple[int, int], quality: int = 75) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize(size).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def exif(order: str, thumbnail: bytes, *, orientation: int = 6, behind: bytes = b"", kind: int = 4) -> bytes:
+    """Returns EXIF of two directories: an orientation in each, the thumbnail in the second, and a note."""
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8)
+    turned = struct.pack(f"{order}HHIHH", 0x0112, 3, 1, orientation, 0)
+    first = struct.pack(f"{order}H", 2) + turned + struct.pack(f"{order}HHI4s", 0x9286, 7, 4, b"note")
+    first += struct.pack(f"{order}I", 38)
+    length = struct.pack(order + ("HH" if kind == 3 else "I"), *[len(thumbnail), 0][: 5 - kind])
+    second = struct.pack(f"{order}H", 3) + turned + struct.pack(f"{order}HHII", 0x0201, 4, 1, 80)
+    second += struct.pack(f"{order}HHI", 0x0202, kind, 1) + length + bytes(4)
+    return head + first + second + thumbnail + behind
+
+
+def thumbnail_of(content: bytes) -> Image.Image | None:
+    """Returns the thumbnail as Pillow finds it."""
+    tags = Image.Exif()
+    tags.load(content)
+    found = tags.get_ifd(IFD.IFD1)
+    if 0x0201 not in found:
+        return None
+    assert found.get(0x0112, 1) == 1
+    place = found[0x0201]
+    return Image.open(io.BytesIO(content[place : place + found[0x0202]]))
+
+
+def shows(thumbnail: Image.Image, scene: NDArray[Any]) -> bool:
+    expected = np.array(Image.fromarray(scene).resize(thumbnail.size, Image.Resampling.LANCZOS)).astype(int)
+    return bool(abs(np.array(thumbnail.convert("RGB")) - expected).mean() < 8)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_thumbnail_of_a_turned_photograph_is_made_anew(tmp_path: Path, suffix: str, order: str) -> None:
+    known = exif(order, jpeg(255 - SCENE, (40, 30)))
+    Image.fromarray(SCENE).save(tmp_path / f"a.{suffix}", exif=b"Exif\0\0" + known)
+    content = read_image_file(tmp_path / f"a.{suffix}")
+    write_image_file(tmp_path / f"b.{suffix}", content)
+    with Image.open(tmp_path / f"b.{suffix}") as image:
+        written = image.info["exif"].removeprefix(b"Exif\0\0")
+    thumbnail = thumbnail_of(written)
+    assert thumbnail is not None
+    assert thumbnail.size == (30, 40)
+    assert shows(thumbnail, np.rot90(SCENE, -1))
+    assert written[26:38] == known[26:38], "what is beside it stays where it is"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_pixels_of_any_kind_have_a_thumbnail(channels: int, dtype: Any) -> None:
+    pixels = SCENE[..., [0, 1, 2, 0]][..., :channels].astype(dtype) * (257 if dtype == np.uint16 else 1)
+    thumbnail = thumbnail_of(with_thumbnail_of(exif("<", jpeg(SCENE, (40, 30))), pixels))
+    assert thumbnail is not None
+    assert shows(thumbnail, SCENE[..., [0, 0, 0]] if channels < 3 else SCENE)
+
+
+@pytest.mark.parametrize("behind", [b"", bytes(8), b"a maker's note"])
+@pytest.mark.parametrize("kind", [3, 4])
+def test_a_thumbnail_that_is_larger_than_the_one_before_moves_nothing(behind: bytes, kind: int) -> None:
+    known = exif(">", jpeg(np.zeros_like(SCENE), (40, 30)), behind=behind, kind=kind)
+    found = with_thumbnail_of(known, SCENE)
+    thumbnail = thumbnail_of(found)
+    assert thumbnail is not None
+    assert shows(thumbnail, SCENE)
+    if any(behind):
+        assert found[len(known) - len(behind) : len(known)] == behind
+
+
+def uncompressed(known: bytes) -> bytes:
+    """Returns EXIF in which the data of the thumbnail are no JPEG."""
+    return known.replace(b"\xff\xd8\xff", b"\0\0\0")
+
+
+def beyond_the_end(known: bytes) -> bytes:
+    return known[:90]
+
+
+@pytest.mark.parametrize("spoil", [uncompressed, beyond_the_end])
+def test_a_thumbnail_that_cannot_be_made_anew_is_removed(spoil: Callable[[bytes], bytes]) -> None:
+    known = spoil(exif("<", jpeg(SCENE, (40, 30))))
+    found = with_thumbnail_of(known, SCENE)
+    assert thumbnail_of(found) is None
+    assert len(found) == len(known)
+    tags = Image.Exif()
+    tags.load(found)
+    assert tags[0x9286] == b"note"
+
+
+def test_a_thumbnail_that_does_not_fit_into_a_jpeg_is_made_smaller_or_removed() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    old = jpeg(np.zeros_like(noise), (500, 500))
+    found = with_thumbnail_of(exif("<", old, behind=b"\1" * 40_000), noise)
+    assert len(found) <= 65_527
+    assert thumbnail_of(found) is None
+    whole = with_thumbnail_of(exif("<", old), noise)
+    thumbnail = thumbnail_of(whole)
+    assert len(whole) <= 65_527
+    assert thumbnail is not None
+    assert max(thumbnail.size) == 500 <= LARGEST_THUMBNAIL
+
+
+def test_exif_without_a_thumbnail_or_cut_off_stays_as_it_is() -> None:
+    tags = Image.Exif()
+    tags[0x010F] = "maker"
+    plain = tags.tobytes()
+    assert with_thumbnail_of(plain, SCENE) == plain
+    known = exif("<", b"")
+    for length in range(38):
+        assert with_thumbnail_of(known[:length], SCENE) == known[:length]
+
+
+def test_xmp_loses_its_thumbnails_alone() -> None:
+    one, other = b"<x><dc:title>a</dc:title>", b"</x>"
+    for prefix in (b"xmp", b"xap"):
+        thumbnails = b"<%s:Thumbnails><rdf:Alt>...</rdf:Alt>\n</%s:Thumbnails>" % (prefix, prefix)
+        assert without_thumbnails(one + thumbnails + other) == one + other
+    assert without_thumbnails(one + other) == one + other
+
+
+def test_exif_that_a_png_has_as_text_becomes_exif(tmp_path: Path) -> None:
+    known = b"Exif\0\0" + exif("<", jpeg(255 - SCENE, (40, 30)))
+    text = f"\nexif\n{len(known):8}\n{known.hex()}\n".encode()
+    chunk = b"zTXtRaw profile type exif\0\0" + zlib.compress(text)
+    Image.fromarray(SCENE).save(tmp_path / "a.png")
+    plain = (tmp_path / "a.png").read_bytes()
+    whole = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "a.png").write_bytes(plain[:33] + whole + plain[33:])
+    content = read_image_file(tmp_path / "a.png")
+    assert np.array_equal(content.pixels, np.rot90(SCENE, -1))
+    assert content.metadata.chunks == ()
+    write_image_file(tmp_path / "b.png", replace(content))
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.getexif()[0x0112] == 1
+        thumbnail = thumbnail_of(image.info["exif"].removeprefix(b"Exif\0\0"))
+    assert thumbnail is not None
+    assert shows(thumbnail, np.rot90(SCENE, -1))
