@@ -185,7 +185,7 @@ class StrongAugmentation:
             (6, len(images), 1, 1, 1), images, generator
         )
         tint = self.light * _symmetric((len(images), images.shape[1], 1, 1), images, generator)
-        lit = images.clamp(1e-4, 1).pow((0.4 * gamma).exp())
+        lit = images.clamp(0, 1).pow((0.4 * gamma).exp())
         grey = lit.mean(dim=1, keepdim=True)
         lit = grey + (lit - grey) * (1 + 0.4 * saturation)
         height, width = images.shape[-2:]
