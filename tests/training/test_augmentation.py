@@ -277,21 +277,19 @@ def test_the_share_of_unmoved_images_is_the_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "name"),
+    ("kind", "name"),
     [
-        *((NONE, name) for name in ("rotation_degrees", "shift", "brightness")),
-        *(
-            (STILL, name)
-            for name in ("rotation_degrees", "scale", "stretch", "shear", "shift", "light", "noise_grey")
-        ),
+        *((Augmentation, name) for name in ("rotation_degrees", "shift", "brightness")),
+        *((StrongAugmentation, name) for name in ("rotation_degrees", "scale", "stretch", "shear")),
+        *((StrongAugmentation, name) for name in ("shift", "light", "noise_grey")),
     ],
 )
 @pytest.mark.parametrize("amount", [-0.1, math.nan, math.inf])
 def test_an_amount_that_is_negative_or_no_number_is_refused(
-    settings: Augmentation | StrongAugmentation, name: str, amount: float
+    kind: type[Augmentation] | type[StrongAugmentation], name: str, amount: float
 ) -> None:
     with pytest.raises(SettingError, match=f"{name} is {amount}, it must be a number of at least 0"):
-        replace(settings, **{name: amount})
+        kind(**{name: amount})
 
 
 @pytest.mark.parametrize("name", ["scale", "contrast"])
