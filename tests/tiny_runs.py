@@ -23,6 +23,7 @@ TINY = replace(
     front="L3",
     restorer=replace(SMOKE.restorer, steps=STEPS, batch=2, patch=16),
     dong=replace(SMOKE.dong, steps=STEPS, batch=2, patch=16),
+    unet=replace(SMOKE.unet, steps=STEPS, batch=2, patch=16),
     classifier=replace(SMOKE.classifier, steps=STEPS, batch=2),
     fine_tuning=replace(SMOKE.fine_tuning, steps=STEPS, batch=2),
     noise_training=replace(SMOKE.noise_training, steps=STEPS, batch=2),

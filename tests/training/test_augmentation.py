@@ -14,14 +14,13 @@ from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from steadylens.errors import ImageError, SettingError
-from steadylens.training.augmentation import Augmentation
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
+from steadylens.training.augmentation import Augmentation, Augmenting, StrongAugmentation
+from tests.augmenting import STILL, seeded, uniform_within
 
 NONE = Augmentation(rotation_degrees=0, scale=0, shift=0, brightness=0, contrast=0)
+each_kind = pytest.mark.parametrize(
+    "augmentation", [Augmentation(), StrongAugmentation()], ids=["mild", "strong"]
+)
 
 
 def textured_ramps(count: int, height: int, width: int) -> Tensor:
@@ -44,46 +43,62 @@ def shown_points(moved: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64
     return np.stack([down, right], axis=1), centre
 
 
-@settings(deadline=None, max_examples=30)
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(rotation_degrees=180, scale=0.9, shift=1, brightness=1, contrast=0.9),
+        StrongAugmentation(
+            rotation_degrees=180, scale=2, stretch=1, shear=1, shift=1, unmoved_share=0.3, light=3,
+            blurred_share=1, hidden_share=1, noise_grey=100,
+        ),
+    ],
+    ids=["mild", "strong"],
+)  # fmt: skip
+@settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 1000),
-    count=st.integers(1, 3),
-    channels=st.integers(1, 4),
-    height=st.integers(1, 12),
-    width=st.integers(1, 12),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 12), st.integers(1, 12)),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-def test_shape_and_range_are_kept(seed: int, count: int, channels: int, height: int, width: int) -> None:
-    images = torch.rand(count, channels, height, width, generator=seeded(seed))
-    strong = Augmentation(rotation_degrees=180, scale=0.9, shift=1, brightness=1, contrast=0.9)
-    changed = strong(images, generator=seeded(seed))
+def test_shape_type_and_range_are_kept(
+    augmentation: Augmenting, seed: int, shape: tuple[int, int, int, int], dtype: torch.dtype
+) -> None:
+    images = torch.rand(shape, generator=seeded(seed), dtype=dtype)
+    changed = augmentation(images, generator=seeded(seed))
     assert (changed.shape, changed.dtype) == (images.shape, images.dtype)
     assert ((changed >= 0) & (changed <= 1)).all()
 
 
-def test_nothing_changes_when_all_amounts_are_0() -> None:
-    images = torch.rand(4, 3, 13, 9, generator=seeded(1))
-    torch.testing.assert_close(NONE(images, generator=seeded()), images, rtol=0, atol=2e-6)
+@pytest.mark.parametrize("augmentation", [NONE, STILL], ids=["mild", "strong"])
+@pytest.mark.parametrize(("height", "width"), [(13, 9), (2, 1)])
+def test_nothing_changes_when_all_amounts_are_0(augmentation: Augmenting, height: int, width: int) -> None:
+    images = torch.rand(4, 3, height, width, generator=seeded(1))
+    images[0], images[1] = 0, 1  # the darkest and the brightest stay so, too
+    torch.testing.assert_close(augmentation(images, generator=seeded()), images, rtol=0, atol=3e-6)
 
 
-def test_the_generator_alone_decides() -> None:
-    images, state = torch.rand(4, 3, 12, 12, generator=seeded(1)), torch.get_rng_state()
-    first = Augmentation()(images, generator=seeded(5))
-    assert torch.equal(Augmentation()(images, generator=seeded(5)), first)
-    assert not torch.equal(Augmentation()(images, generator=seeded(6)), first)
+@each_kind
+def test_the_generator_alone_decides(augmentation: Augmenting) -> None:
+    images, state = torch.rand(8, 3, 12, 12, generator=seeded(1)), torch.get_rng_state()
+    first = augmentation(images, generator=seeded(5))
+    assert torch.equal(augmentation(images, generator=seeded(5)), first)
+    assert not torch.equal(augmentation(images, generator=seeded(6)), first)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_images_themselves_are_left_alone() -> None:
-    images = torch.rand(2, 3, 12, 12, generator=seeded(1))
+@each_kind
+def test_the_images_themselves_are_left_alone(augmentation: Augmenting) -> None:
+    images = torch.rand(8, 3, 12, 12, generator=seeded(1))
     kept = images.clone()
-    Augmentation()(images, generator=seeded())
+    augmentation(images, generator=seeded())
     assert torch.equal(images, kept)
 
 
-def test_each_image_is_changed_by_amounts_of_its_own() -> None:
-    images = torch.rand(1, 3, 12, 12, generator=seeded(1)).expand(6, -1, -1, -1)
-    changed = Augmentation()(images, generator=seeded())
-    assert len({image.numpy().tobytes() for image in changed}) == 6
+@each_kind
+def test_each_image_is_changed_by_amounts_of_its_own(augmentation: Augmenting) -> None:
+    images = torch.rand(1, 3, 12, 12, generator=seeded(1)).expand(8, -1, -1, -1)
+    changed = augmentation(images, generator=seeded())
+    assert len({image.numpy().tobytes() for image in changed}) == 8
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 24), (20, 30)], ids=["square", "oblong"])
@@ -94,11 +109,14 @@ def test_each_image_is_changed_by_amounts_of_its_own() -> None:
         replace(NONE, scale=0.3),
         replace(NONE, shift=0.2),
         replace(NONE, rotation_degrees=180, scale=0.2, shift=0.1),
+        replace(STILL, stretch=0.3),
+        replace(STILL, shear=0.4),
+        replace(STILL, rotation_degrees=180, scale=0.2, stretch=0.2, shear=0.3, shift=0.1),
     ],
-    ids=["rotation", "scale", "shift", "all"],
+    ids=["rotation", "scale", "shift", "all", "stretch", "shear", "all and more"],
 )
 def test_a_moved_image_equals_scipys_of_the_same_move(
-    augmentation: Augmentation, height: int, width: int
+    augmentation: Augmenting, height: int, width: int
 ) -> None:
     images = textured_ramps(6, height, width)
     for image, moved in zip(images, augmentation(images, generator=seeded()), strict=True):
@@ -157,10 +175,17 @@ def test_a_shift_moves_a_bright_pixel_by_what_the_ramps_say() -> None:
         np.testing.assert_allclose(seen, 24 - point, atol=1e-3)
 
 
-def test_the_border_is_repeated_outwards() -> None:
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        replace(NONE, rotation_degrees=90, shift=0.5, scale=0.5),
+        replace(STILL, rotation_degrees=90, shift=0.5, scale=0.5, stretch=0.5, shear=0.5, blurred_share=1),
+    ],
+    ids=["mild", "strong"],
+)
+def test_the_border_is_repeated_outwards(augmentation: Augmenting) -> None:
     images = torch.full((8, 3, 16, 16), 0.4)
-    moved = replace(NONE, rotation_degrees=90, shift=0.5, scale=0.5)(images, generator=seeded())
-    torch.testing.assert_close(moved, images)
+    torch.testing.assert_close(augmentation(images, generator=seeded()), images)
 
 
 def test_brightness_shifts_the_level_of_the_whole_image() -> None:
@@ -188,11 +213,83 @@ def test_levels_are_clipped_to_the_range() -> None:
     assert changed[50:].min() == 0
 
 
-@pytest.mark.parametrize("name", ["rotation_degrees", "shift", "brightness"])
+# The strong augmentation: pose.
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (20, 30)], ids=["square", "oblong"])
+def test_a_strong_move_is_a_stretch_a_shear_a_turn_and_a_shift_of_the_drawn_amounts(
+    height: int, width: int
+) -> None:
+    strong = replace(STILL, rotation_degrees=30, scale=0.3, stretch=0.2, shear=0.25, shift=0.15)
+    drawn = []
+    for moved in strong(textured_ramps(200, height, width), generator=seeded(3)):
+        linear, point = shown_points(moved)
+        # From (row, column) to (x, y); then a turn times what is left, whose diagonal is positive.
+        turn, rest = np.linalg.qr(linear[::-1, ::-1])
+        signs = np.sign(np.diag(rest))
+        turn, rest = turn * signs, rest * signs[:, None]
+        middle, centre = np.array([height // 2, width // 2]), (np.array([height, width]) - 1) / 2
+        shift = (point - centre - linear @ (middle - centre)) / [height, width]
+        sizes = -np.log(np.diag(rest))
+        drawn.append(
+            [
+                math.degrees(math.atan2(turn[1, 0], turn[0, 0])),
+                sizes.mean(),
+                (sizes[0] - sizes[1]) / 2,
+                rest[0, 1] / rest[1, 1],
+                *shift,
+            ]
+        )
+    amounts = (30, 0.3, 0.2, 0.25, 0.15, 0.15)
+    columns = np.transpose(drawn)
+    assert [uniform_within(column, most) for column, most in zip(columns, amounts, strict=True)] == [True] * 6
+    correlations = np.corrcoef(columns) - np.eye(6)
+    assert abs(correlations).max() < 0.25
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (9, 14), (1, 3)])
+def test_unmoved_images_are_shifted_by_whole_pixels_and_stay_sharp(height: int, width: int) -> None:
+    image = torch.rand(1, 3, height, width, generator=seeded(1))
+    strong = replace(STILL, rotation_degrees=90, scale=1, stretch=1, shear=1, shift=1, unmoved_share=1)
+    shifts = {}
+    for down in range(-2, 3):
+        for right in range(-2, 3):
+            rows, columns = torch.arange(height) + down, torch.arange(width) + right
+            shifts[down, right] = image[0][:, rows.clamp(0, height - 1)][:, :, columns.clamp(0, width - 1)]
+    seen = set()
+    for moved in strong(image.expand(300, -1, -1, -1), generator=seeded()):
+        fitting = [
+            shift for shift, whole in shifts.items() if torch.allclose(moved, whole, rtol=0, atol=1e-5)
+        ]
+        assert fitting
+        seen.update(fitting)
+    assert seen == shifts.keys()
+
+
+def test_the_share_of_unmoved_images_is_the_setting() -> None:
+    images = textured_ramps(600, 12, 12)
+    moved = replace(STILL, rotation_degrees=20, unmoved_share=0.3)(images, generator=seeded())
+    straight = sum(np.allclose(shown_points(image)[0], np.eye(2), atol=1e-4) for image in moved)
+    assert scipy.stats.binomtest(straight, 600, 0.3).pvalue > 0.01
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *((Augmentation, name) for name in ("rotation_degrees", "shift", "brightness")),
+        *((StrongAugmentation, name) for name in ("rotation_degrees", "scale", "stretch", "shear")),
+        *((StrongAugmentation, name) for name in ("shift", "light", "noise_grey")),
+    ],
+)
 @pytest.mark.parametrize("amount", [-0.1, math.nan, math.inf])
-def test_an_amount_that_is_negative_or_no_number_is_refused(name: str, amount: float) -> None:
+def test_an_amount_that_is_negative_or_no_number_is_refused(
+    kind: type[Augmentation] | type[StrongAugmentation], name: str, amount: float
+) -> None:
     with pytest.raises(SettingError, match=f"{name} is {amount}, it must be a number of at least 0"):
-        replace(NONE, **{name: amount})
+        kind(**{name: amount})
 
 
 @pytest.mark.parametrize("name", ["scale", "contrast"])
@@ -202,6 +299,14 @@ def test_a_relative_amount_outside_0_to_1_is_refused(name: str, amount: float) -
         replace(NONE, **{name: amount})
 
 
-def test_stored_images_are_refused() -> None:
+@pytest.mark.parametrize("name", ["unmoved_share", "blurred_share", "hidden_share"])
+@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
+def test_a_share_outside_0_to_1_is_refused(name: str, share: float) -> None:
+    with pytest.raises(SettingError, match=rf"{name} is {share}, it must lie in \[0, 1\]"):
+        replace(STILL, **{name: share})
+
+
+@each_kind
+def test_stored_images_are_refused(augmentation: Augmenting) -> None:
     with pytest.raises(ImageError, match=r"torch\.uint8.*to_float"):
-        Augmentation()(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), generator=seeded())
+        augmentation(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), generator=seeded())

@@ -224,6 +224,53 @@ def test_a_warmup_that_leaves_nothing_is_refused(share: float) -> None:
         OneCycleAdam(learning_rate=0.1, warmup_share=share)
 
 
+def pair_of_two(*, frozen: bool = False) -> FusedClassifier:
+    front = nn.Conv2d(3, 3, 1).double().requires_grad_(not frozen)
+    return FusedClassifier(front, small_net(), frozen=frozen)
+
+
+def test_a_part_with_a_factor_has_a_rate_of_its_own_and_no_decay() -> None:
+    trained, plain = (pair_of_two() for _ in range(2))
+    plain.load_state_dict(trained.state_dict())
+    factors = (("restorer", 0.25), ("classifier.2", 2.0))
+    optimization = OneCycleAdam(learning_rate=0.01, weight_decay=0.1, part_factors=factors)
+    wanted = {"restorer": (0.0025, 0.0), "classifier.0": (0.01, 0.1), "classifier.2": (0.02, 0.0)}
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": list(plain.get_submodule(part).parameters()), "lr": rate, "weight_decay": decay}
+            for part, (rate, decay) in wanted.items()
+        ]
+    )
+    full = [group["lr"] for group in optimizer.param_groups]
+    for step in range(4):
+        for group, rate in zip(optimizer.param_groups, full, strict=True):
+            group["lr"] = rate * optimization.factor(step, 4)
+        optimizer.zero_grad()
+        torch.autograd.backward(data_loss(plain))
+        optimizer.step()
+    train(trained, optimization, steps=4)
+    torch.testing.assert_close(trained.state_dict(), plain.state_dict())
+
+
+def test_a_factor_gives_no_gradient_to_a_frozen_part() -> None:
+    optimization = OneCycleAdam(learning_rate=0.01, part_factors=(("restorer", 0.25),))
+    rates = rates_by_name(pair_of_two(frozen=True), optimization)
+    assert rates == {f"classifier.{name}": 0.01 for name, _ in small_net().named_parameters()}
+
+
+@pytest.mark.parametrize("part", ["restor", "front", "classifier.1", ""])
+def test_a_factor_of_a_part_that_is_not_there_is_refused(part: str) -> None:
+    optimization = OneCycleAdam(learning_rate=0.01, part_factors=((part, 0.25),))
+    with pytest.raises(SettingError, match=f"FusedClassifier has no part '{part}'.* are restorer.weight, "):
+        optimization.optimizer(pair_of_two())
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
+def test_a_factor_that_is_not_positive_is_refused(factor: float) -> None:
+    with pytest.raises(SettingError, match=f"factor of part 'restorer' is {factor}, .* a positive number"):
+        OneCycleAdam(learning_rate=0.01, part_factors=(("restorer", factor),))
+
+
 SGD = MomentumSgd(learning_rate=0.01, decay=0.9, l2=1e-4, last_layer_factor=0.5, bias_factor=2.0)
 
 

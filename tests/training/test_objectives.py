@@ -1,6 +1,7 @@
 """The losses and objectives against plain loops over images, channels, rows and columns."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,18 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from steadylens.data.datasets import Dataset
+from steadylens.data.datasets import Dataset, ImageSet
 from steadylens.errors import SettingError
 from steadylens.images.tensors import to_float
-from steadylens.nets.classification import SignNet
+from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import DongNet, RestorationNet, initialize_xavier
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.training import objectives as objectives_module
+from steadylens.training.augmentation import Augmentation, Augmenting
 from steadylens.training.objectives import (
+    Fidelity,
     LogSquaredError,
     Objective,
+    PairLoss,
     SquaredError,
     classifying_objective,
+    pair_objective,
     restoring_objective,
 )
 
@@ -164,6 +169,28 @@ def test_restoring_is_equation_3(tiny_data: Dataset, net: RestorationNet | DongN
     assert total(objective, seed=3) == pytest.approx(energy / (2 * versions), rel=1e-4)
 
 
+def small_classifier(seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(27, 4))
+
+
+def small_pair(*, frozen: bool = False) -> FusedClassifier:
+    """Returns the same pair every time, in train mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        front = nn.Conv2d(3, 3, 3, padding=1)
+    return FusedClassifier(front, small_classifier(6), frozen=frozen).train()
+
+
+LOSS = PairLoss(
+    teacher=small_classifier(7),
+    consistency=0.7,
+    label_smoothing=0.1,
+    fidelity=Fidelity(weight=0.3, loss=LogSquaredError()),
+)
+
+
 def parts_and_gradients(objective: Objective, module: nn.Module) -> tuple[int, float, list[Tensor]]:
     parts = list(objective(seeded(2)))
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -171,7 +198,7 @@ def parts_and_gradients(objective: Objective, module: nn.Module) -> tuple[int, f
     return len(parts), float(loss.detach()), list(torch.autograd.grad(loss, trained))
 
 
-@pytest.mark.parametrize("task", ["restoring", "classifying"])
+@pytest.mark.parametrize("task", ["restoring", "classifying", "both"])
 def test_the_loss_in_parts_is_the_loss_of_the_whole_batch(
     tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
@@ -185,6 +212,12 @@ def test_the_loss_in_parts_is_the_loss_of_the_whole_batch(
             loss=LogSquaredError(),
             batch=5,
             patch=12,
+        )
+    elif task == "both":
+        net = (pair := small_pair())
+        train = tiny_data.train
+        objective = pair_objective(
+            pair, train.images, train.labels, batch=5, degradation=degradation, loss=LOSS
         )
     else:
         net = SignNet(classes=4).eval()
@@ -286,13 +319,142 @@ def test_classifying_is_the_mean_cross_entropy(tiny_data: Dataset) -> None:
     assert total(objective, seed=4) == pytest.approx(expected / 12, rel=1e-5)
 
 
-def test_labels_go_with_their_noisy_versions(tiny_data: Dataset) -> None:
-    class Colour(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            red, green, blue = images.mean(dim=(2, 3)).unbind(dim=1)
-            return 1000 * torch.stack([red - green, green - red, blue, red + green - 0.65], dim=1)
+@pytest.mark.parametrize("versions", [1, 3])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_a_smoothed_label_spreads_a_share_over_all_classes(
+    tiny_data: Dataset, smoothing: float, versions: int
+) -> None:
+    net, train, degradation = small_classifier(1), tiny_data.train, Degradation(versions=versions)
+    objective = classifying_objective(
+        net, train.images, train.labels, batch=6, degradation=degradation, label_smoothing=smoothing
+    )
+    generator, expected = seeded(4), 0.0
+    chosen = torch.randint(len(train), (6,), generator=generator)
+    noisy = degradation(to_float(train.images[chosen]), generator=generator)
+    with torch.inference_mode():
+        for number, row in enumerate(net(noisy).double().softmax(dim=1).tolist()):
+            label = int(train.labels[chosen[number // versions]])
+            for place, probability in enumerate(row):
+                target = smoothing / 4 + (1 - smoothing) * (place == label)
+                expected -= target * math.log(probability) / len(noisy)
+    assert total(objective, seed=4) == pytest.approx(expected, rel=1e-5)
 
-    train = tiny_data.train
-    degradation = Degradation(versions=3, clean_share=1.0)
-    objective = classifying_objective(Colour(), train.images, train.labels, batch=16, degradation=degradation)
+
+def plain_pair_loss(
+    pair: FusedClassifier, data: ImageSet, loss: PairLoss, degradation: Degradation, augmentation: Augmenting
+) -> Tensor:
+    """The loss of a pair on six images, image by image; the same draws, in the same order."""
+    generator, losses = seeded(2), []
+    chosen = torch.randint(len(data), (6,), generator=generator)
+    clean = augmentation(to_float(data.images[chosen]), generator=generator)
+    noisy = degradation(clean, generator=generator)
+    for i in range(6):
+        wanted = loss.teacher(clean[i][None])[0].softmax(dim=0).tolist()
+        for version in noisy[i * degradation.versions : (i + 1) * degradation.versions]:
+            restored = pair.restorer(version[None])
+            found = pair.classifier(restored)[0].softmax(dim=0)
+            label = int(data.labels[chosen[i]])
+            entropy = -(1 - loss.label_smoothing) * found[label].log()
+            entropy = entropy - sum(loss.label_smoothing / 4 * found[k].log() for k in range(4))
+            divergence = sum(wanted[k] * (math.log(wanted[k]) - found[k].log()) for k in range(4))
+            value = entropy + loss.consistency * divergence
+            if loss.fidelity is not None:
+                error = ((restored - clean[i]) ** 2).mean()
+                value = value + loss.fidelity.weight * (error + 1e-5).log()
+            losses.append(value)
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("versions", [1, 3])
+@pytest.mark.parametrize(
+    "loss",
+    [LOSS, replace(LOSS, fidelity=None), PairLoss(teacher=small_classifier(7), consistency=0)],
+    ids=["all", "frozen restorer", "cross-entropy alone"],
+)
+def test_the_loss_of_a_pair_is_the_sum_of_its_parts_over_all_noisy_images(
+    tiny_data: Dataset, loss: PairLoss, versions: int
+) -> None:
+    pair, train, degradation = small_pair(), tiny_data.train, Degradation(versions=versions)
+    objective = pair_objective(
+        pair,
+        train.images,
+        train.labels,
+        batch=6,
+        degradation=degradation,
+        augmentation=Augmentation(),
+        loss=loss,
+    )
+    expected = plain_pair_loss(pair, train, loss, degradation, Augmentation())
+    _, found, gradients = parts_and_gradients(objective, pair)
+    assert found == pytest.approx(float(expected.detach()), rel=1e-5)
+    for gradient, wanted in zip(
+        gradients, torch.autograd.grad(expected, list(pair.parameters())), strict=True
+    ):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("fidelity", [LOSS.fidelity, None])
+def test_the_restorer_of_a_pair_gets_a_gradient_only_if_it_is_not_frozen(
+    tiny_data: Dataset, frozen: bool, fidelity: Fidelity | None
+) -> None:
+    pair, train, teacher = small_pair(frozen=frozen), tiny_data.train, small_classifier(7)
+    objective = pair_objective(
+        pair,
+        train.images,
+        train.labels,
+        batch=4,
+        degradation=Degradation(),
+        loss=PairLoss(teacher=teacher, fidelity=fidelity),
+    )
+    for part in objective(seeded()):
+        torch.autograd.backward(part)
+    reached = {name for name, weight in pair.named_parameters() if weight.grad is not None}
+    behind = {"classifier.2.weight", "classifier.2.bias"}
+    assert reached == (behind if frozen else behind | {"restorer.weight", "restorer.bias"})
+    assert all(weight.grad is None for weight in teacher.parameters())
+
+
+def test_a_pair_that_answers_as_its_teacher_has_nothing_to_learn_from_it(tiny_data: Dataset) -> None:
+    train, classifier = tiny_data.train, small_classifier(1)
+    losses = [
+        total(
+            pair_objective(
+                FusedClassifier(nn.Identity(), classifier),
+                train.images,
+                train.labels,
+                batch=4,
+                degradation=Degradation(clean_share=1.0),
+                loss=PairLoss(teacher=classifier, consistency=consistency),
+            )
+        )
+        for consistency in (0.0, 100.0)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+class Colour(nn.Module):
+    """Knows the classes of the tiny data by their colours, and is sure of them."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        red, green, blue = images.mean(dim=(2, 3)).unbind(dim=1)
+        return 1000 * torch.stack([red - green, green - red, blue, red + green - 0.65], dim=1)
+
+
+@pytest.mark.parametrize("paired", [False, True], ids=["classifier", "pair"])
+def test_labels_go_with_their_noisy_versions(tiny_data: Dataset, paired: bool) -> None:
+    train, degradation = tiny_data.train, Degradation(versions=3, clean_share=1.0)
+    if paired:
+        objective = pair_objective(
+            FusedClassifier(nn.Identity(), Colour()),
+            train.images,
+            train.labels,
+            batch=16,
+            degradation=degradation,
+            loss=PairLoss(teacher=Colour()),
+        )
+    else:
+        objective = classifying_objective(
+            Colour(), train.images, train.labels, batch=16, degradation=degradation
+        )
     assert total(objective) < 0.01

@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from steadylens.errors import SettingError
+from steadylens.evaluation.experiments import multiplications
 from steadylens.nets.architecture import restorer_named
-from steadylens.nets.classification import SIGN_SIZE, SignNet
-from steadylens.nets.restoration import RestorationNet
+from steadylens.nets.classification import SIGN_SIZE, FusedClassifier, SignNet
+from steadylens.nets.facts import facts_of
+from steadylens.nets.restoration import PatchRestorer, RestorationNet
 from steadylens.noise.degradation import PAPER_FAMILIES, Degradation
 from steadylens.report.paper import SIGMAS_GREY
-from steadylens.training.loop import MomentumSgd
+from steadylens.training.augmentation import StrongAugmentation
+from steadylens.training.loop import MomentumSgd, OneCycleAdam
 from steadylens.training.objectives import LogSquaredError, SquaredError
 from steadylens.training.recipes import (
     FAST,
@@ -175,9 +178,10 @@ def test_refinements_go_on_with_what_they_change_and_keep_the_rest() -> None:
         assert part.loss.floor < before.loss.floor
 
 
-@pytest.mark.parametrize("name", ["L4", "l11", "dong", ""])
+@pytest.mark.parametrize("name", ["L4", "l11", "dong", "unet", ""])
 def test_an_unknown_net_gives_the_choices(name: str) -> None:
-    with pytest.raises(SettingError, match=f"no net '{name}'; choose one of L11, L9, L7, L5, L3 or Dong"):
+    choices = "L11, L9, L7, L5, L3, Dong or UNet"
+    with pytest.raises(SettingError, match=f"no net '{name}'; choose one of {choices}"):
         restorer_named(name)
 
 
@@ -194,14 +198,20 @@ def test_a_recipe_must_train_the_net_that_it_fuses() -> None:
 
 
 @each_recipe
-def test_only_dong_is_trained_in_its_own_way(recipe: Recipe) -> None:
-    assert {name for name in PAPER.nets if recipe.restorer_recipe(name) is recipe.dong} == {"Dong"}
+def test_only_dong_and_the_u_net_are_trained_in_their_own_ways(recipe: Recipe) -> None:
+    ways = {name: recipe.restorer_recipe(name) for name in (*PAPER.nets, "UNet")}
+    assert {name for name, way in ways.items() if way is recipe.dong} == {"Dong"}
+    assert {name for name, way in ways.items() if way is recipe.unet} == {"UNet"}
+    assert recipe.restorer_recipe(type(restorer_named("UNet")).__name__) is recipe.unet
 
 
 @each_recipe
 def test_the_patch_suits_every_net(recipe: Recipe) -> None:
-    for name in recipe.nets:
-        assert 2 * restorer_named(name).margin < recipe.restorer_recipe(name).patch <= SIGN_SIZE
+    for name in (*PAPER.nets, "UNet"):
+        net, patch = restorer_named(name), recipe.restorer_recipe(name).patch
+        # A net that pads inside needs no margin around what it restores.
+        lost = 2 * net.valid_margin if isinstance(net, PatchRestorer) else 0
+        assert max(lost, facts_of(net).minimum_size - 1) < patch <= SIGN_SIZE
 
 
 @each_recipe
@@ -227,17 +237,38 @@ def test_every_noise_can_be_drawn(recipe: Recipe) -> None:
 @each_recipe
 def test_every_loss_is_finite_for_a_perfect_restoration(recipe: Recipe) -> None:
     images = torch.rand(2, 3, 4, 4)
-    for settings in (recipe.restorer, recipe.dong):
+    for settings in (*recipe.restorer.parts, *recipe.dong.parts, *recipe.unet.parts):
         assert all(math.isfinite(loss) for loss in settings.loss(images, images).tolist())
 
 
-@pytest.mark.parametrize("recipe", [PAPER, THOROUGH, FAST, QUICK], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [PAPER, UNET, THOROUGH, FAST, QUICK], ids=lambda recipe: recipe.name)
 def test_the_noise_augmented_baseline_sees_as_many_images_as_its_rival(recipe: Recipe) -> None:
     stages = recipe.classifier, recipe.fine_tuning
     seen = recipe.noise_training.steps * recipe.noise_training.batch
     assert seen == sum(stage.steps * stage.batch for stage in stages)
     assert recipe.noise_training.degradation == recipe.fine_tuning.degradation
     assert recipe.noise_training.batch == recipe.classifier.batch
+
+
+def test_the_wider_net_multiplies_as_often_as_the_u_net_and_the_sign_net_together() -> None:
+    assert UNET.wider is not None
+    pair, wider = (
+        multiplications(net, channels=3, size=SIGN_SIZE)
+        for net in (FusedClassifier(restorer_named(UNET.front), SignNet()), SignNet(width=UNET.wider))
+    )
+    assert wider == pytest.approx(pair, rel=0.03)
+
+
+def test_the_recipe_of_the_u_net_tunes_it_and_the_classifier_together() -> None:
+    assert UNET.together
+    assert UNET.nets == ("UNet",)
+    assert UNET.noise_training.augmentation == UNET.fine_tuning.augmentation
+    assert isinstance(UNET.fine_tuning.optimization, OneCycleAdam)
+    assert isinstance(UNET.fine_tuning.augmentation, StrongAugmentation)
+    # What is fine-tuned on noise needs no weak noise beforehand, nor has it any.
+    assert UNET.fine_tuning.augmentation.noise_grey == 0
+    assert UNET.fine_tuning.degradation is not None
+    assert UNET.fine_tuning.degradation.clean_share > 0
 
 
 @each_recipe

@@ -19,10 +19,12 @@ from steadylens.checkpoints.loading import LoadedNet
 from steadylens.cli import main
 from steadylens.data.datasets import Dataset, ImageSet, load_dataset
 from steadylens.errors import CheckpointError, DivergenceError, SettingError
+from steadylens.evaluation.experiments import parameters
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.nets.restoration_unet import RestorationUNet
 from steadylens.training import recipes
-from steadylens.training.fusing import fine_tune
+from steadylens.training.fusing import fine_tune, tune_together
 from steadylens.training.loop import MomentumSgd
 from steadylens.training.objectives import LogSquaredError
 from steadylens.training.recipes import FAST, SMOKE
@@ -43,15 +45,34 @@ def sign_net() -> SignNet:
         return SignNet(classes=4)
 
 
+def first_pair() -> tuple[RestorationNet, SignNet]:
+    """Returns the same small nets every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        return RestorationNet(depth=3), SignNet(classes=4, width=0.2)
+
+
+def consistent(run: Run) -> Run:
+    """Returns a run whose fine-tuning also asks for the answers that were given before."""
+    return replace(
+        run, recipe=replace(run.recipe, fine_tuning=replace(run.recipe.fine_tuning, consistency=1.0))
+    )
+
+
 Stage = Callable[[Run, Path], LoadedNet]
 STAGES: dict[str, Stage] = {
     "restorer L3": lambda run, path: train_restorer(run, "L3", path),
     "restorer Dong": lambda run, path: train_restorer(run, "Dong", path),
+    "restorer UNet": lambda run, path: train_restorer(run, "UNet", path),
     "classifier": train_classifier,
     "classifier, noise-augmented": lambda run, path: train_classifier(run, path, noisy=True),
     "fine-tuning smoothed": lambda run, path: fine_tune(
         run, GaussianSmoothing(), sign_net(), path, name="smoothed"
     ),
+    "fine-tuning consistent": lambda run, path: fine_tune(
+        consistent(run), *first_pair(), path, name="consistent"
+    ),
+    "joint training both": lambda run, path: tune_together(run, *first_pair(), path, name="both"),
 }
 each_stage = pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 CLASSIFIER = STAGES["classifier"]
@@ -286,7 +307,9 @@ def test_a_file_tells_where_its_weights_come_from(tiny_data: Dataset, tmp_path: 
     assert about["validation"]["images"] == len(tiny_data.validation)
 
 
-@pytest.mark.parametrize(("net", "kind"), [("L3", RestorationNet), ("Dong", DongNet)])
+@pytest.mark.parametrize(
+    ("net", "kind"), [("L3", RestorationNet), ("Dong", DongNet), ("UNet", RestorationUNet)]
+)
 def test_a_restorer_is_trained_with_validation_numbers(
     tiny_data: Dataset, tmp_path: Path, net: str, kind: type[nn.Module]
 ) -> None:
@@ -308,6 +331,62 @@ def test_a_net_whose_last_layer_is_zero_starts_as_the_identity(tiny_data: Datase
     recipe = replace(TINY, restorer=replace(still, zero_last_layer=False))
     validation = about_of(tiny_data, tmp_path / "b.safetensors", RESTORER, recipe=recipe)["validation"]
     assert validation["restored_db"] < validation["noisy_db"] - 1
+
+
+def test_a_u_net_starts_as_the_identity_whatever_the_recipe_says_of_the_last_layer(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    still = replace(
+        TINY.unet, steps=1, optimization=MomentumSgd(learning_rate=1e-12), zero_last_layer=False, gain=9.0
+    )
+    recipe = replace(TINY, unet=still)
+    validation = about_of(tiny_data, tmp_path / "a.safetensors", STAGES["restorer UNet"], recipe=recipe)[
+        "validation"
+    ]
+    assert validation["restored_db"] == pytest.approx(validation["noisy_db"])
+
+
+def test_a_u_net_is_trained_by_its_own_recipe_by_name_and_as_it_is(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    recipe = replace(TINY, unet=replace(TINY.unet, steps=2, batch=3))
+    given = RestorationUNet()
+    given.initialize(generator=torch.Generator().manual_seed(1))
+    each: tuple[str | nn.Module, ...] = "UNet", given
+    for number, net in enumerate(each):
+        trained = train_restorer(
+            run_of(tiny_data, Notebook(), recipe=recipe), net, tmp_path / f"{number}.safetensors"
+        )
+        assert (trained.info.steps, trained.info.samples) == (2, 6)
+        assert trained.module.get_parameter("tail.weight").any(), "it has learned"
+    assert trained.module is given
+
+
+def test_the_weights_of_a_u_net_depend_on_the_seed_of_the_run(tiny_data: Dataset, tmp_path: Path) -> None:
+    nets = [
+        train_restorer(run_of(tiny_data, Notebook(), seed=seed), "UNet", tmp_path / f"{number}.safetensors")
+        for number, seed in enumerate((1, 1, 2))
+    ]
+    prints = [fingerprint(net.module) for net in nets]
+    assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize("stage", ["restorer UNet", "joint training both"])
+def test_a_file_holds_the_averaged_weights_if_the_recipe_averages(
+    tiny_data: Dataset, tmp_path: Path, stage: str
+) -> None:
+    abouts, prints = [], []
+    for averaging in (None, 0.9):
+        recipe = replace(
+            TINY,
+            unet=replace(TINY.unet, averaging=averaging),
+            fine_tuning=replace(TINY.fine_tuning, averaging=averaging),
+        )
+        path = tmp_path / f"{averaging}.safetensors"
+        abouts.append(about_of(tiny_data, path, STAGES[stage], recipe=recipe))
+        prints.append(fingerprint(load_model(path)[0]))
+    assert abouts[0]["curve"] == abouts[1]["curve"]
+    assert prints[0] != prints[1]
 
 
 def test_samples_count_the_noisy_versions(tiny_data: Dataset, tmp_path: Path) -> None:
@@ -347,6 +426,30 @@ def test_a_recipe_says_whether_the_classifier_standardizes(tiny_data: Dataset, t
     assert isinstance(net, SignNet)
     assert net.standardize
     assert net.mean.eq(0.5).all()  # it subtracts none, so none is taken
+
+
+def test_a_wider_classifier_is_a_stage_of_its_own(tiny_data: Dataset, tmp_path: Path) -> None:
+    run, path = run_of(tiny_data, Notebook()), tmp_path / "wider.safetensors"
+    wider = train_classifier(run, path, width=1.5)
+    kept, about = load_model(path)
+    assert isinstance(kept, SignNet)
+    assert fingerprint(kept) == fingerprint(wider.module)
+    assert (kept.width, about["stage"]) == (1.5, "classifier, 1.5 times as wide")
+    assert parameters(kept) > 2 * parameters(SignNet(classes=4))
+    noisy = train_classifier(run, tmp_path / "noisy.safetensors", noisy=True, width=0.2)
+    assert noisy.info.plain["stage"] == "classifier, noise-augmented, 0.2 times as wide"
+    with pytest.raises(SettingError, match="was made with other data, settings or seed"):
+        train_classifier(run, path)
+
+
+def test_a_classifier_as_wide_as_published_is_the_same_stage_as_ever(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    run, path = run_of(tiny_data, Notebook()), tmp_path / "a.safetensors"
+    train_classifier(run, path)
+    again = Notebook()
+    train_classifier(replace(run, observe=again), path, width=1)
+    assert again.states == ["skipped"]
 
 
 def test_fine_tuning_leaves_the_restorer_and_moves_the_classifier(tiny_data: Dataset, tmp_path: Path) -> None:

@@ -94,13 +94,13 @@ class StrongAugmentation:
     Attributes:
         rotation_degrees: Largest rotation.
         scale: Largest change of size, as a natural logarithm: sizes run from e^-scale to e^scale.
-        stretch: The same for the ratio of width to height.
+        stretch: The same for the width alone; the height changes by the inverse factor.
         shear: Largest shear, as a tangent.
         shift: Largest shift, as a share of the image's side.
         unmoved_share: Share of the images that are only shifted, by up to 2 whole pixels, and so stay sharp.
         light: Factor on all changes of light; 1 changes brightness by a factor of up to 2.
-        blurred_share: Share of the images that are blurred, half of them by motion of 2 to 9 pixels, half by
-            shrinking them to between 30 and 70 percent of their size.
+        blurred_share: Share of each batch that is blurred, rounded to whole images: half of them by motion of
+            2 to 9 pixels, half by shrinking them to between 30 and 70 percent of their size, all to the same.
         hidden_share: Share of the images with a hidden rectangle, a tenth to a third of a side wide and high.
         noise_grey: Largest standard deviation of the noise, in grey levels; 0 for none. Three in ten images
             have noise.
@@ -185,7 +185,7 @@ class StrongAugmentation:
             (6, len(images), 1, 1, 1), images, generator
         )
         tint = self.light * _symmetric((len(images), images.shape[1], 1, 1), images, generator)
-        lit = images.clamp(1e-4, 1).pow((0.4 * gamma).exp())
+        lit = images.clamp(0, 1).pow((0.4 * gamma).exp())
         grey = lit.mean(dim=1, keepdim=True)
         lit = grey + (lit - grey) * (1 + 0.4 * saturation)
         height, width = images.shape[-2:]

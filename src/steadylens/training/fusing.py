@@ -162,9 +162,8 @@ def tune_together(
             "are trained together by OneCycleAdam, as in the recipes fast, thorough and unet"
         )
     if not any(True for _ in given_restorer.module.parameters()):
-        raise SettingError(
-            f"a {type(given_restorer.module).__name__} has nothing to train; tune the classifier alone"
-        )
+        kind = type(given_restorer.module).__name__
+        raise SettingError(f"the restorer, {kind}, has nothing to train; tune the classifier alone")
     settings = replace(
         run.recipe.fine_tuning,
         optimization=replace(optimization, part_factors=(("restorer", tuning.restorer_factor),)),
@@ -172,6 +171,7 @@ def tune_together(
     )
     pair = FusedClassifier(given_restorer.module, given_classifier.module, frozen=False).to(run.device)
     describe(pair)  # raises before the training if the pair cannot be saved afterwards
+    _noise_of(run, settings)  # raises before the restorer is changed
     given_restorer.module.requires_grad_(True)
     key = run.key(stage, settings, tuning, fingerprint(pair))
     made_from = {"restorer": given_restorer, "classifier": given_classifier}

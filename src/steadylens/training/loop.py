@@ -108,7 +108,18 @@ class OneCycleAdam:
                 raise SettingError(f"the factor of part {part!r} is {factor}, it must be a positive number")
 
     def optimizer(self, module: nn.Module) -> Optimizer:
-        """Returns `torch.optim.AdamW` with one parameter group, and another for each part with a factor."""
+        """Returns `torch.optim.AdamW` with one parameter group, and another for each part with a factor.
+
+        Raises:
+            SettingError: If the module has no such part.
+        """
+        names = [name for name, _ in module.named_parameters()]
+        for part, _ in self.part_factors:
+            if not any(name.startswith(f"{part}.") for name in names):
+                raise SettingError(
+                    f"a {type(module).__name__} has no part {part!r} with parameters; a part's name is the "
+                    f"beginning of those of its parameters, which are {', '.join(names)}"
+                )
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:

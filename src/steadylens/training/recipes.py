@@ -349,7 +349,7 @@ UNET = replace(
     nets=("UNet",),
     front="UNet",
     together=True,
-    wider=1.41,  # the multiply-adds of the U-Net and the sign net together
+    wider=1.5,  # the multiply-adds of the U-Net and the sign net together
 )
 """The recommended settings: the U-Net, a better sign net, and both trained together. Hours on two cores."""
 
