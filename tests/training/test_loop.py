@@ -226,7 +226,7 @@ def test_a_warmup_that_leaves_nothing_is_refused(share: float) -> None:
 
 def pair_of_two(*, frozen: bool = False) -> FusedClassifier:
     front = nn.Conv2d(3, 3, 1).double().requires_grad_(not frozen)
-    return FusedClassifier(front, small_net(), frozen=frozen)
+    return FusedClassifier(front, nn.Sequential(*small_net(), nn.Flatten()), frozen=frozen)
 
 
 def test_a_part_with_a_factor_has_a_rate_of_its_own_and_no_decay() -> None:
