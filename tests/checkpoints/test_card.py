@@ -16,9 +16,9 @@ from torch import nn
 
 import steadylens
 from steadylens.checkpoints.card import Card, card_of, intended_use, limitations
-from steadylens.checkpoints.checkpoint import TrainingInfo
+from steadylens.checkpoints.checkpoint import PRETRAINED, TrainingInfo
 from steadylens.checkpoints.hub import readme_of
-from steadylens.checkpoints.loading import PRETRAINED, LoadedNet
+from steadylens.checkpoints.loading import LoadedNet
 from steadylens.errors import CheckpointError
 from steadylens.images.preprocessing import Fit, Preprocessing
 from steadylens.images.tensors import write_image
@@ -416,3 +416,10 @@ def test_a_classifier_that_saw_clean_images_alone_says_so() -> None:
 def test_data_of_another_form_are_refused_in_one_sentence(changes: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"^the data about net are not those of this version: .*$"):
         card_with(**changes)
+
+
+def test_a_net_of_ones_own_has_a_card_too() -> None:
+    found = steadylens.card(DongNet())
+    assert (found.name, found.purpose, found.info.data) == ("DongNet", DongNet.purpose, "")
+    loaded = steadylens.load_net("l3-gtsrb")
+    assert steadylens.card(loaded) == steadylens.card("l3-gtsrb")

@@ -563,3 +563,59 @@ def test_a_disk_that_fills_up_leaves_the_old_file_whole_and_no_new_one(tmp_path:
     assert list(tmp_path.iterdir()) == [old]
     assert old.read_bytes() == before
     assert load_model(old)[1] == ABOUT
+
+
+class Wrongly(nn.Module):
+    """A net whose config forgets an argument that the weights depend on."""
+
+    kind, task = "tests.Wrongly", RESTORING
+
+    def __init__(self, maps: int = 3, *, config: object = None) -> None:
+        super().__init__()
+        self.layer, self.given = nn.Conv2d(3, maps, 1), config
+
+    def config(self) -> object:
+        return self.given
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({}, "layer.weight is .* where .* is needed"),
+        ({"map": 4}, "unexpected keyword argument 'map'"),
+        ({"maps": torch.tensor(4)}, "not JSON serializable"),
+        ({"maps": "4"}, r"\("),
+    ],
+)
+def test_a_net_that_its_config_does_not_make_again_is_not_saved(
+    config: object, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, "tests.Wrongly", Wrongly)
+    with pytest.raises(
+        SettingError, match=rf"a Wrongly cannot be saved: what its config\(\) gives.*{reason}"
+    ):
+        save_model(tmp_path / "net.safetensors", Wrongly(4, config=config), about={})
+    save_model(tmp_path / "net.safetensors", Wrongly(4, config={"maps": 4}), about={})
+    assert isinstance(load_model(tmp_path / "net.safetensors")[0], Wrongly)
+
+
+def test_what_is_known_about_a_net_must_be_plain_data(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"net\.safetensors cannot be written as JSON"):
+        save_model(tmp_path / "net.safetensors", RestorationNet(3), about={"data": Path()})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pair_that_is_not_frozen_stays_so(tmp_path: Path) -> None:
+    for frozen in (True, False):
+        pair = FusedClassifier(RestorationNet(3), SignNet(4), frozen=frozen)
+        save_model(tmp_path / "pair.safetensors", pair, about={})
+        again = load_model(tmp_path / "pair.safetensors")[0]
+        assert isinstance(again, FusedClassifier)
+        assert again.frozen is frozen
+
+
+def test_a_packaged_net_is_loaded_by_its_name_with_what_is_known_about_it() -> None:
+    net, about = load_model("l3-gtsrb")
+    assert isinstance(net, RestorationNet)
+    assert about["licence"] == "MIT"
+    assert about["data"] == "gtsrb:gtsrb"

@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -450,3 +451,44 @@ def test_without_the_extra_folders_work_and_hub_calls_name_the_extra(
     for call in (lambda: from_pretrained("someone/net"), lambda: push_to_hub(net, "someone/net")):
         with pytest.raises(MissingExtraError, match=r"pip install 'steadylens\[hub\]'"):
             call()
+
+
+@pytest.mark.parametrize(
+    "name", ["./net", "~/net", "/none/net", "none/net/", "a\\b", "net.safetensors", "runs/x"]
+)
+def test_a_mistyped_folder_is_refused_at_once_without_asking_the_hub(
+    hub: Hub, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    said = one_line(SettingError, lambda: from_pretrained(name))
+    unknown = f"{name!r} is neither a folder nor a repository name, OWNER/NAME"
+    missing = f"there is no folder {name!r}; correct the path, or give a revision such as main for the "
+    assert said == (f"{missing}repository of that name" if name == "runs/x" else unknown)
+    assert not hub.requests
+
+
+def test_a_repository_is_found_beside_a_folder_with_the_name_of_its_owner(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push_to_hub(DongNet(), "someone/net")
+    (tmp_path / "someone").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(from_pretrained("someone/net", revision="main"), DongNet)
+
+
+def test_an_unreachable_hub_is_asked_once(closed: str, capfd: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
+    one_line(CheckpointError, lambda: from_pretrained("someone/net"))
+    assert time.monotonic() - began < 5
+    assert "Retry" not in capfd.readouterr().err
+    assert closed
+
+
+def test_the_name_of_a_repository_is_checked_before_the_net_is_written(
+    closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steadylens.checkpoints.hub.save_pretrained", None)
+    with pytest.raises(SettingError, match="neither a folder nor a repository name"):
+        push_to_hub(DongNet(), "a/b/c")
+    assert closed

@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from torchvision import models  # type: ignore[import-untyped]
 
 import steadylens
-from steadylens.checkpoints import loading
+from steadylens.checkpoints import checkpoint
 from steadylens.checkpoints.card import card
-from steadylens.checkpoints.checkpoint import TrainingInfo, save_model
+from steadylens.checkpoints.checkpoint import PRETRAINED, TrainingInfo, save_model
 from steadylens.checkpoints.loading import (
-    PRETRAINED,
     LoadedNet,
     check_classes,
     check_order,
@@ -287,7 +286,7 @@ def test_a_packaged_file_with_one_wrong_bit_in_its_weights_is_refused(
 ) -> None:
     (tmp_path / "weights").mkdir()
     copied = Path(shutil.copy(packaged("l3-gtsrb"), tmp_path / "weights"))
-    monkeypatch.setattr(loading, "files", lambda _package: tmp_path)
+    monkeypatch.setattr(checkpoint, "files", lambda _package: tmp_path)
     assert isinstance(load("l3-gtsrb"), RestorationNet)
     content = bytearray(copied.read_bytes())
     content[place] ^= 1

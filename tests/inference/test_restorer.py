@@ -300,3 +300,21 @@ def test_what_is_no_image_is_refused(image: Any, message: str) -> None:
 def test_images_smaller_than_the_margin_are_restored(size: tuple[int, int]) -> None:
     for net in ("l11-gtsrb", RestorationNet(depth=11), SMOOTHING):
         assert restore(np.full((*size, 3), 99, np.uint8), net).shape == (*size, 3)
+
+
+class Cautious(RestorationNet):
+    """A net whose form without padding loses more than its margin."""
+
+    @property
+    def valid_margin(self) -> int:
+        return self.margin + 1
+
+    def valid(self, images: Tensor) -> Tensor:
+        return super().valid(images)[..., 1:-1, 1:-1]
+
+
+def test_a_net_that_loses_more_than_its_margin_is_run_with_its_own_padding() -> None:
+    net = Cautious(3)
+    images = torch.rand(1, 3, 40, 50)
+    with torch.no_grad():
+        torch.testing.assert_close(restore(images, net, tile=24), net(images), atol=1e-5, rtol=0)

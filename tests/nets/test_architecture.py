@@ -121,11 +121,42 @@ def test_a_description_is_plain_and_builds_the_same_architecture(make: Callable[
     assert shapes == others
 
 
-def test_whether_the_restorer_is_frozen_is_no_part_of_the_architecture() -> None:
-    restorer, classifier = GaussianSmoothing(), SignNet()
-    assert describe(FusedClassifier(restorer, classifier)) == describe(
-        FusedClassifier(restorer, classifier, frozen=False)
-    )
+def test_a_pair_is_frozen_unless_its_description_says_otherwise() -> None:
+    thawed = FusedClassifier(GaussianSmoothing(), SignNet(), frozen=False)
+    again = build(json.loads(json.dumps(describe(thawed))))
+    assert isinstance(again, FusedClassifier)
+    assert not again.frozen
+    assert "frozen" not in describe(FusedClassifier(GaussianSmoothing(), SignNet()))
+
+
+class Noted(nn.Module):
+    kind, task = "tests.Noted", RESTORING
+
+    def __init__(self, note: object) -> None:
+        super().__init__()
+        self.note = note
+
+    def config(self) -> dict[str, Any]:
+        return {"note": self.note}
+
+
+@pytest.mark.parametrize("note", [{"kind": "DongNet"}, {"kind": 3, "held": 1}, {"a": {"kind": "b"}}, None])
+def test_a_mapping_is_kept_as_it_is_whatever_its_keys(note: object) -> None:
+    register_net(Noted)
+    again = build(json.loads(json.dumps(describe(Noted(note)))))
+    assert isinstance(again, Noted)
+    assert again.note == note
+
+
+@pytest.mark.parametrize("given", [3, {"kind": "a"}])
+def test_a_config_that_is_no_dict_of_arguments_is_refused(given: Any) -> None:
+    register_net(Noted)
+    net = Noted(1)
+    net.config = lambda: given  # type: ignore[method-assign]
+    with pytest.raises(
+        SettingError, match=r"config\(\) of a Noted gives .*; it must give a dict of the cons"
+    ):
+        describe(net)
 
 
 def test_a_kind_of_ones_own_takes_one_line_and_may_hold_other_nets() -> None:

@@ -1,12 +1,14 @@
 """Distributions of noise against SciPy, and the rules of the ranges."""
 
 import math
+from typing import Any
 
 import pytest
 import scipy.stats
 import torch
 
 from steadylens.errors import SettingError
+from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import (
     IMPULSE,
     LAPLACE,
@@ -159,3 +161,37 @@ def test_families_have_their_usual_names() -> None:
 
 def test_equal_families_are_equal_and_different_ones_differ() -> None:
     assert len({Gaussian(), Gaussian(), Uniform(), Sparse(noise=Gaussian()), Sparse(noise=Gaussian())}) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (Gaussian, {"strength": 25}, r"strength is 25; give Strength\.fixed\(25\) for 25 grey levels"),
+        (Gaussian, {"strength": (1, 2)}, r"strength is \(1, 2\); give"),
+        (Gaussian, {"shared": "no"}, "shared is no, a probability"),
+        (Sparse, {"noise": 25}, "noise is 25; give a family of noise"),
+        (Sparse, {"noise": Gaussian(), "density": 0.5}, "density is 0.5; a pair"),
+        (SaltAndPepper, {"density": None}, "density is None; a pair"),
+        (Degradation, {"families": Gaussian()}, "families is Gaussian.*; give a tuple of families"),
+        (Degradation, {"families": ("Gaussian",)}, r"families is \('Gaussian',\); give a tuple"),
+    ],
+)
+def test_values_of_another_type_are_refused_with_what_to_give(
+    kind: type, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        kind(**given)
+
+
+def test_families_and_weights_may_be_lists() -> None:
+    given: Any = [Gaussian(), Uniform()]
+    weights: Any = [1, 2]
+    images = torch.full((4, 3, 8, 8), 0.5)
+    one, other = (
+        each(images, generator=torch.Generator().manual_seed(1))
+        for each in (
+            Degradation(families=given, weights=weights),
+            Degradation(families=tuple(given), weights=tuple(weights)),
+        )
+    )
+    assert torch.equal(one, other)

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from steadylens.checkpoints.checkpoint import TrainingInfo
-from steadylens.checkpoints.loading import LICENCE, LoadedNet, load_net
+from torch import nn
+
+from steadylens.checkpoints.checkpoint import LICENCE, TrainingInfo
+from steadylens.checkpoints.loading import LoadedNet, load_net
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED
 from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
@@ -233,14 +235,17 @@ def _unranked(table: Table) -> Table:
     return replace(table, rows=tuple(rows))
 
 
-def card(name: str | Path) -> Card:
+def card(net: str | Path | nn.Module | LoadedNet) -> Card:
     """Returns what is known about a trained net: its data, recipe, measured figures, limits and licence.
 
     Args:
-        name: One of `PRETRAINED`, or the path of a .safetensors file that `save_model` wrote.
+        net: One of `PRETRAINED`, or the path of a .safetensors file that `save_model` wrote; or a net, of
+            which a module alone says nothing about its training.
 
     Raises:
         SettingError: If there is no net of that name.
         CheckpointError: If the file is missing or damaged, or its checksum does not match.
     """
-    return card_of(load_net(name))
+    if isinstance(net, nn.Module):
+        net = LoadedNet(name=type(net).__name__, module=net)
+    return card_of(net if isinstance(net, LoadedNet) else load_net(net))

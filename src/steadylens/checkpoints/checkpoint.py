@@ -10,7 +10,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal, Self
 from uuid import uuid4
@@ -184,6 +186,21 @@ def fingerprints(nets: Mapping[str, nn.Module]) -> list[tuple[str, str]]:
     return [(name, fingerprint(net)) for name, net in nets.items()]
 
 
+LICENCE = "MIT"
+"""Licence of the package and of its packaged weights."""
+
+PRETRAINED = (
+    "l11-gtsrb", "l9-gtsrb", "l7-gtsrb", "l5-gtsrb", "l3-gtsrb", "dong-gtsrb", "sign-gtsrb", "fused-gtsrb",
+    "unet-gtsrb",
+)  # fmt: skip
+"""Names of the packaged nets: the restorers of Table 1, the sign net, L11 in front of it, and a U-Net."""
+
+
+def packaged_file(name: str) -> AbstractContextManager[Path]:
+    """Returns a context with the file of one of `PRETRAINED`."""
+    return as_file(files("steadylens") / "weights" / f"{name}{SUFFIX}")
+
+
 FORMAT = 1
 
 SUFFIX = ".safetensors"
@@ -218,10 +235,13 @@ def save_model(
             always float32.
 
     Raises:
-        SettingError: If nets of this class cannot be saved.
+        SettingError: If nets of this class cannot be saved, its `config()` does not make such a net, or
+            `about` is no plain data.
         StorageError: If the file cannot be written.
     """
-    plain = {"architecture": describe(module), "about": about}
+    architecture = describe(module)
+    _check_rebuilding(module, architecture)
+    plain = {"architecture": architecture, "about": about}
     tensors = {
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in module.state_dict().items()
@@ -229,8 +249,23 @@ def save_model(
     _write(Path(path), tensors, kind="model", plain=plain)
 
 
+def _check_rebuilding(module: nn.Module, architecture: dict[str, Any]) -> None:
+    """Refuses a net that loading could not build again, before its file is written."""
+    try:
+        read = json.loads(json.dumps(architecture))
+        _check_fit(module.state_dict(), read)
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise SettingError(
+            f"a {type(module).__name__} cannot be saved: what its config() gives does not make it again "
+            f"({reason_of(error)}); give each of the constructor's arguments, as plain data or a net"
+        ) from error
+
+
 def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """Loads a net that `save_model` wrote.
+
+    Args:
+        path: The file, or one of `PRETRAINED`.
 
     Returns:
         The net on the CPU, in eval mode, and the `about` that it was saved with.
@@ -240,6 +275,10 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             architecture or the checksum, or if they are not finite.
         MissingExtraError: If the net needs a library that is not installed.
     """
+    if str(path) in PRETRAINED:
+        with packaged_file(str(path)) as file:
+            net, known = load_model(file)
+        return net, {"licence": LICENCE, **known}
     path = Path(path)
     tensors, plain = _read(path, kind="model")
     architecture, about = plain.get("architecture"), plain.get("about")
@@ -288,7 +327,10 @@ def _write(path: Path, tensors: dict[str, Tensor], *, kind: str, plain: dict[str
         for name, value in found.items()
     }
     content = {"format": FORMAT, "kind": kind, "sha256": _checksum(apart), **plain}
-    header = {"steadylens": json.dumps(content)}
+    try:
+        header = {"steadylens": json.dumps(content)}
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"what is known about {path} cannot be written as JSON ({error})") from error
     with replacing(path) as temporary:
         temporary.write_bytes(save(apart, metadata=header))
 

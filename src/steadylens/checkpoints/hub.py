@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from steadylens.checkpoints.card import Card, card_of
-from steadylens.checkpoints.checkpoint import TrainingInfo, load_model, save_model
+from steadylens.checkpoints.checkpoint import SUFFIX, TrainingInfo, load_model, save_model
 from steadylens.checkpoints.loading import LoadedNet, load_net
 from steadylens.errors import CheckpointError, MissingExtraError, SettingError, StorageError, reason_of
 from steadylens.files import replacing
@@ -99,19 +99,56 @@ def from_pretrained(
         The net in eval mode, float32, on the CPU.
 
     Raises:
-        SettingError: If `source` is neither a folder nor a possible name of a repository.
+        SettingError: If `source` is neither a folder nor a possible name of a repository, or it looks like
+            the path of a folder that does not exist. With a `revision` it is always a repository.
         CheckpointError: If the download fails, or the file is missing or damaged.
         MissingExtraError: If a download needs huggingface_hub and it is not installed.
     """
     if isinstance(source, Path) or Path(source).is_dir():
         return load_model(Path(source) / WEIGHTS)[0]
+    if revision is None:
+        _refuse_paths(source)
     with _hub_errors(source, "download the net from", CheckpointError):
         from huggingface_hub import hf_hub_download  # noqa: PLC0415 - an extra
 
         path = hf_hub_download(
-            source, WEIGHTS, revision=revision, token=token, cache_dir=cache, local_files_only=offline
+            source,
+            WEIGHTS,
+            revision=revision,
+            token=token,
+            cache_dir=cache,
+            local_files_only=offline or not _answers(source, revision=revision, token=token),
         )
     return load_model(Path(path))[0]
+
+
+def _refuse_paths(source: str) -> None:
+    """Refuses what is probably the mistyped path of a folder, without asking the hub for it."""
+    if source.startswith((".", "~", "/")) or source.endswith(("/", SUFFIX)) or "\\" in source:
+        raise SettingError(f"{source!r} is neither a folder nor a repository name, OWNER/NAME")
+    owner, *others = Path(source).parts or ("",)
+    if others and Path(owner).is_dir():
+        raise SettingError(
+            f"there is no folder {source!r}; correct the path, or give a revision such as main for the "
+            "repository of that name"
+        )
+
+
+def _answers(repository: str, *, revision: str | None, token: str | None) -> bool:
+    """Whether the hub can be reached, found by one request, while a download would try again for 23 s.
+
+    Raises:
+        HfHubHTTPError: If it can, but has no such file.
+    """
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url  # noqa: PLC0415 - an extra
+
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, WEIGHTS, revision=revision), token=token)
+    except (errors.HfHubHTTPError, errors.HFValidationError):
+        raise
+    except Exception:  # the HTTP library's errors depend on its version
+        return False
+    return True
 
 
 def push_to_hub(
@@ -144,6 +181,10 @@ def push_to_hub(
         StorageError: If the hub cannot be reached or refuses the upload.
         MissingExtraError: If huggingface_hub is not installed.
     """
+    with _hub_errors(repository, "upload the net to", StorageError):
+        from huggingface_hub import hf_hub_url  # noqa: PLC0415 - an extra
+
+        hf_hub_url(repository, WEIGHTS)  # refuses an impossible name
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(net, folder, about=about, name=repository, licence=licence)
         with _hub_errors(repository, "upload the net to", StorageError):

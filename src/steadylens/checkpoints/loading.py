@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from steadylens.checkpoints.checkpoint import SUFFIX, TrainingInfo, load_model
+from steadylens.checkpoints.checkpoint import PRETRAINED, SUFFIX, TrainingInfo, load_model
 from steadylens.devices import evaluating
 from steadylens.errors import SettingError, SteadylensError
 from steadylens.images.preprocessing import Fit, PreprocessingOptions
@@ -23,15 +22,6 @@ from steadylens.nets.classification import (
 )
 from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
 from steadylens.nets.third_party import timm_classifier, torchvision_classifier, transformers_classifier
-
-LICENCE = "MIT"
-"""Licence of the package and of its packaged weights."""
-
-PRETRAINED = (
-    "l11-gtsrb", "l9-gtsrb", "l7-gtsrb", "l5-gtsrb", "l3-gtsrb", "dong-gtsrb", "sign-gtsrb", "fused-gtsrb",
-    "unet-gtsrb",
-)  # fmt: skip
-"""Names of the packaged nets: the restorers of Table 1, the sign net, L11 in front of it, and a U-Net."""
 
 _LIBRARIES = ", or timm:NAME, torchvision:NAME, transformers:DIR, or a file that ends in .pt2"
 
@@ -269,20 +259,13 @@ def check_order(classifier: LoadedNet, class_names: Sequence[str], data: str) ->
 def _read(source: str | Path, alternatives: str = "") -> tuple[str, nn.Module, dict[str, Any]]:
     """Returns the name of a net, the net, and the information in its file, which may be of any form."""
     path = Path(source)
-    if str(source) in PRETRAINED:
-        name = str(source)
-        with as_file(files("steadylens") / "weights" / f"{name}{SUFFIX}") as packaged:
-            module, about = load_model(packaged)
-        about = {"licence": LICENCE, **about}
-    elif path.is_file() or path.suffix == SUFFIX:
-        name = path.stem
-        module, about = load_model(path)
-    else:
-        raise SettingError(
-            f"there is no net {str(source)!r}; give a {SUFFIX} file or one of "
-            f"{', '.join(PRETRAINED)}{alternatives}"
-        )
-    return name, module, about
+    if str(source) in PRETRAINED or path.is_file() or path.suffix == SUFFIX:
+        module, about = load_model(source)
+        return path.stem, module, about
+    raise SettingError(
+        f"there is no net {str(source)!r}; give a {SUFFIX} file or one of "
+        f"{', '.join(PRETRAINED)}{alternatives}"
+    )
 
 
 def _refuse_weights(source: str | Path, weights: str | Path | None) -> None:

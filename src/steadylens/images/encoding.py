@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import TiffTags
-from PIL.ExifTags import IFD, Base
+from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from steadylens.images.metadata.exif import tiff_tags
@@ -159,6 +159,8 @@ class TiffPage:
         # ImageJ takes the pages of its own files to lie one after another, uncompressed.
         plain = first[0].plain if first else len(content.pages) > 1 and content.metadata.describes_imagej
         big_endian = (first[0] if first else content).metadata.big_endian
+        if not first and len(content.pages) * pixels.nbytes > _MOST_TIFF_BYTES:
+            big_endian = False  # Pillow knows no BigTIFF of that kind
         kind = pixels.dtype.newbyteorder(">" if big_endian else "<")
         parts, written = list(strips(pixels)), []
         for rows in parts:
@@ -198,17 +200,12 @@ class TiffPage:
         tags[Base.StripOffsets] = (0,) * len(places)
         packed = bytearray(tags.tobytes(place))
         order, letter = ">" if self.metadata.big_endian else "<", "Q" if big else "I"
-        values = {tag: (20 if big else 10) + (20 if big else 12) * n for n, tag in enumerate(sorted(tags))}
+        index = sorted(tags).index(Base.StripOffsets)
         # Pillow takes the places to be behind the directory, so they are set here.
-        value = values[Base.StripOffsets]
+        value = (20 + 20 * index) if big else (10 + 12 * index)
         if len(places) > 1:
             value = struct.unpack_from(order + letter, packed, value)[0] - place
         struct.pack_into(f"{order}{len(places)}{letter}", packed, value, *places)
-        for tag in (
-            {IFD.Exif, IFD.GPSInfo} & set(tags) if big else ()
-        ):  # Pillow writes 8 bytes as if they were 4
-            (part,) = struct.unpack_from(f"{order}Q", packed, values[tag])
-            struct.pack_into(f"{order}II", packed, values[tag], part, 0)
         return packed
 
 

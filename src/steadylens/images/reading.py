@@ -234,7 +234,8 @@ class ImageContent:
         metadata: Colour profile, EXIF and the like.
         left_out: What lies beside the picture in the file and is not included, a phrase each.
         pages: The places of the directories of all pages of a TIFF; one or none if it is not a stack.
-        relaid: Whether the pixels are stored otherwise in a TIFF: turned, or in other channels or bits.
+        relaid: Whether the file stores the pixels otherwise, so that a description of it is no longer true:
+            turned, in other channels or bits, or among images that are not included.
         notes: What reading converted or left out, a phrase each.
         quality: The quality to write JPEG and WebP at, 1 to 100, or None for the usual one.
     """
@@ -301,9 +302,9 @@ def read_image_content(
     ) as image:
         # Pillow forgets the orientation of a TIFF once it has turned the pixels.
         of_tiff = image.tag_v2.get(Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
+        pages, left_out = _beside(path, image) if directory is None else ((), [])
         stored = _stored_shape(image) if isinstance(image, TiffImageFile) else None
         pixels, notes = read_pixels(path, image, directory)
-        pages, left_out = _beside(path, image) if directory is None else ((), [])
         if len(pages) > 1 or FURTHER_IMAGES in left_out:
             notes.append(FIRST_OF_SEVERAL)
         if others := [each for each in left_out if each != FURTHER_IMAGES]:
@@ -322,7 +323,7 @@ def read_image_content(
             metadata=metadata,
             left_out=tuple(left_out),
             pages=tuple(page.start for page in pages),
-            relaid=stored not in (None, (*pixels.shape, 8 * pixels.itemsize)),
+            relaid=stored not in (None, (*pixels.shape, 8 * pixels.itemsize)) or FURTHER_IMAGES in left_out,
             notes=tuple(notes),
         )
 

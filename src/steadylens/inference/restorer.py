@@ -104,7 +104,7 @@ def restorer_of(
         margin = _margin_of(net, facts)
     usual = max(TILE_ON_CPU if place.type == "cpu" else TILE_ON_GPU, 4 * margin + facts.alignment)
     side = usual if tile is None else tile
-    unpadded = UnpaddedNet(net) if margin == facts.margin and is_padded(net) else None
+    unpadded = UnpaddedNet(net) if is_padded(net) and margin == facts.margin == net.valid_margin else None
     tiling = Tiling(
         tile=side,
         margin=margin,

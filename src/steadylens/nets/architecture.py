@@ -25,6 +25,9 @@ from steadylens.nets.third_party import rebuild
 
 Net = TypeVar("Net", bound=type[nn.Module])
 
+PLAIN = "plain data"
+"""The kind under which a mapping is written that has a key "kind" itself, so that it is taken for no net."""
+
 KINDS: dict[str, Callable[..., nn.Module]] = {
     "RestorationNet": RestorationNet,
     "DongNet": DongNet,
@@ -53,6 +56,8 @@ def register_net(kind: Net) -> Net:
     name, task = getattr(kind, "kind", None), getattr(kind, "task", None)
     if not isinstance(name, str) or not callable(getattr(kind, "config", None)):
         raise SettingError(f"{kind.__name__} needs an attribute kind, a string, and a method config()")
+    if name == PLAIN:
+        raise SettingError(f"{kind.__name__} has the kind {name!r}, which is taken; give it another one")
     if not isinstance(task, property) and task not in (RESTORING, CLASSIFYING):
         raise SettingError(f"{kind.__name__} has the task {task!r}; give it {RESTORING!r} or {CLASSIFYING!r}")
     known = KINDS.get(name, kind)
@@ -71,14 +76,24 @@ def describe(net: nn.Module) -> dict[str, Any]:
     kind, config = facts_of(net).kind, getattr(net, "config", dict)
     if kind is None:
         raise SettingError(f"a {type(net).__name__} cannot be saved; save its state_dict yourself")
-    parts = {
-        name: describe(value) if isinstance(value, nn.Module) else value for name, value in config().items()
-    }
+    settings: object = config()
+    if not isinstance(settings, Mapping) or "kind" in settings:
+        raise SettingError(
+            f"config() of a {type(net).__name__} gives {settings!r:.80}; it must give a dict of the "
+            "constructor's arguments, of which none may be called kind"
+        )
+    parts = {str(name): _described(value) for name, value in settings.items()}
     if kind not in KINDS:
         raise SettingError(
             f"a {type(net).__name__} cannot be saved: its kind {kind!r} is unknown; use register_net"
         )
     return {"kind": kind, **parts}
+
+
+def _described(value: object) -> Any:
+    if isinstance(value, nn.Module):
+        return describe(value)
+    return {"kind": PLAIN, "held": value} if _is_architecture(value) else value
 
 
 def build(architecture: Mapping[str, Any]) -> nn.Module:
@@ -94,12 +109,13 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
             f"the architecture {kind!r} is unknown to this version; update steadylens, or import the "
             "module that registers it"
         )
-    settings = {
-        name: build(value) if _is_architecture(value) else value
-        for name, value in architecture.items()
-        if name != "kind"
-    }
-    return KINDS[kind](**settings)
+    return KINDS[kind](**{name: _built(value) for name, value in architecture.items() if name != "kind"})
+
+
+def _built(value: Any) -> Any:
+    if not _is_architecture(value):
+        return value
+    return value["held"] if value["kind"] == PLAIN else build(value)
 
 
 def restorer_named(name: str, *, padding: Padding = "zeros") -> RestorationNet | DongNet | RestorationUNet:

@@ -91,8 +91,9 @@ class FusedClassifier(nn.Module):
         return facts_of(self.classifier).preprocessing
 
     def config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments: the two nets."""
-        return {"restorer": self.restorer, "classifier": self.classifier}
+        """Returns the constructor's arguments: the two nets, and `frozen` unless it is the usual one."""
+        thawed = {} if self.frozen else {"frozen": False}
+        return {"restorer": self.restorer, "classifier": self.classifier, **thawed}
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode of both nets; a frozen restorer is put into eval mode."""

@@ -1,6 +1,7 @@
 """The degradation module adds new random noise to each clean image (Sec. 4.1, Fig. 1)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from itertools import pairwise
@@ -21,6 +22,7 @@ from steadylens.noise.families import (
     Sparse,
     Strength,
     Uniform,
+    is_family,
 )
 
 PAPER_FAMILIES: tuple[Family, ...] = (
@@ -82,6 +84,9 @@ class Degradation:
     quantize: bool = True
 
     def __post_init__(self) -> None:
+        _check_families(self.families)
+        object.__setattr__(self, "families", tuple(self.families))
+        object.__setattr__(self, "weights", tuple(self.weights))
         if not self.families:
             raise SettingError("there is no family of noise; give at least one, Gaussian() for example")
         if self.weights and len(self.weights) != len(self.families):
@@ -192,6 +197,13 @@ class Degradation:
         )
         settings.keep_clean(stay < self.clean_share)
         return settings
+
+
+def _check_families(families: object) -> None:
+    if not isinstance(families, Sequence) or not all(map(is_family, families)):
+        raise SettingError(
+            f"families is {families!r}; give a tuple of families of noise, such as (Gaussian(), Uniform())"
+        )
 
 
 def gaussian_degradation(sigma_grey: float, *, clip: bool = True, quantize: bool = True) -> Degradation:

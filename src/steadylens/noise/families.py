@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from numbers import Real
 from typing import ClassVar, Protocol
 
 import torch
@@ -120,14 +121,30 @@ class Strength:
         return cls(low_grey=grey, high_grey=grey)
 
 
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
+def _check_share(name: str, value: object) -> None:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise SettingError(f"{name} is {value}, a probability from 0 to 1 is needed")
 
 
-def _check_range(name: str, value: Range) -> None:
-    if not 0 <= value[0] <= value[1] <= 1:
+def _check_range(name: str, value: object) -> None:
+    pair = isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(end, Real) for end in value)
+    if not pair or not 0 <= value[0] <= value[1] <= 1:  # type: ignore[index]
         raise SettingError(f"{name} is {value}; a pair (low, high) with 0 <= low <= high <= 1 is needed")
+
+
+def _check_strength(value: object) -> None:
+    if not isinstance(value, Strength):
+        raise SettingError(
+            f"strength is {value!r}; give Strength.fixed(25) for 25 grey levels, or Strength(low_grey=0, "
+            "high_grey=50) for a range"
+        )
+
+
+def is_family(value: object) -> bool:
+    """Whether a value has all that `Family` asks for."""
+    return all(
+        hasattr(value, name) for name in ("name", "distribution", "strength", "shared", "density", "factor")
+    )
 
 
 class Family(Protocol):
@@ -171,6 +188,7 @@ class _Dense:
     shared: float = 0.5
 
     def __post_init__(self) -> None:
+        _check_strength(self.strength)
         _check_share("shared", self.shared)
 
     @property
@@ -215,6 +233,8 @@ class _Masked:
     noise: Family
 
     def __post_init__(self) -> None:
+        if not is_family(self.noise):
+            raise SettingError(f"noise is {self.noise!r}; give a family of noise, Gaussian() for example")
         if self.noise.density != (1.0, 1.0):
             raise SettingError(
                 f"{self.noise.name} noise is masked already or replaces pixels; "

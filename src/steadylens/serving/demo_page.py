@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
-from steadylens.checkpoints.loading import PRETRAINED
+from steadylens.checkpoints.checkpoint import PRETRAINED
 from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import MissingExtraError, SettingError, SteadylensError
 from steadylens.serving.demo import (

@@ -71,6 +71,12 @@ _PIXEL_CHUNKS = frozenset(
 
 _WEBP_CHUNKS = frozenset({b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP", b"EXIF", b"XMP ", b"ANIM", b"ANMF"})
 
+_BITS = {
+    "1": 1, "1;I": 1, "P;1": 1, "P;4": 4, "L": 8, "P": 8, "I;16B": 16, "BGR;15": 16, "BGR;16": 16, "RGB": 24,
+    "BGR": 24, "BGRX": 32, "BGRA": 32, "BGAR": 32, "RGBX": 32, "XBGR": 32, "ABGR": 32,
+}  # fmt: skip
+"""How many bits a pixel of a bitmap or a portable map has, by Pillow's name of its layout."""
+
 _TIFF_TAGS = {
     Base.SubIFDs: "images below its pages (SubIFDs), such as reduced ones",
     33628: "MetaMorph's data",
@@ -217,16 +223,16 @@ def _ascii(content: bytes) -> str:
 
 def _end_of_pixels(image: BmpImageFile | PpmImageFile) -> int:
     """Returns the place behind the pixels of a bitmap or a binary portable map; 0 if it is not known."""
-    if not image.tile or image.tile[0].codec_name != "raw" or not isinstance(image.tile[0].args, tuple):
-        return 0
-    raw = str(image.tile[0].args[0])
-    bits = {"1": 1, "1;I": 1, "P;1": 1, "P;4": 4, "L": 8, "P": 8, "I;16B": 16, "BGR;15": 16, "BGR;16": 16}
-    bits |= {"RGB": 24, "BGR": 24, "BGRX": 32, "BGRA": 32}
-    if raw not in bits:
-        return 0
-    line = math.ceil(image.width * bits[raw] / 8)
-    line = math.ceil(line / 4) * 4 if isinstance(image, BmpImageFile) else line
-    return int(image.tile[0].offset) + line * image.height
+    tile = image.tile[0]
+    raw, *others = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    bits = _BITS.get(str(raw), 0)
+    if tile.codec_name == "ppm" and others:
+        bits = (3 if image.mode == "RGB" else 1) * (16 if others[0] > 255 else 8)
+    elif tile.codec_name != "raw":
+        return 0  # pixels as text, or run lengths
+    line = math.ceil(image.width * bits / 8)
+    line += -line % 4 if isinstance(image, BmpImageFile) else 0
+    return int(tile.offset) + line * image.height if bits else 0
 
 
 def _extra_samples(page: TiffDirectory) -> int:
