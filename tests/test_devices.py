@@ -12,11 +12,13 @@ from steadylens import devices
 from steadylens.devices import (
     cache_batch,
     default_device,
+    device_named,
     fast_autocast,
     fast_memory_format,
     forward_in_batches,
     has_fast_bfloat16,
 )
+from steadylens.errors import SettingError
 from steadylens.nets.restoration import RestorationNet
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -143,3 +145,24 @@ def test_the_gpu_is_the_default_if_there_is_one(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
     assert default_device() == torch.device(kind)
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "hpu", "ipu", "vulkan", "meta", "cuda:99", "mtia", "maia"])
+def test_a_device_that_cannot_be_used_is_said_in_a_line_with_those_that_can(name: str) -> None:
+    with pytest.raises(SettingError, match=r"the device .* cannot be used.*; here, there are cpu") as caught:
+        device_named(name)
+    assert name in str(caught.value)
+    assert str(caught.value).endswith("auto")
+    assert len(str(caught.value)) < 230
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["abacus", "", "cpu:x", "cuda:-1"])
+def test_a_device_that_there_is_not_is_refused(name: str) -> None:
+    with pytest.raises(SettingError, match=f"there is no device '{name}'; here, there are cpu"):
+        device_named(name)
+
+
+def test_a_device_that_there_is_can_be_named() -> None:
+    assert device_named("cpu") == CPU
+    assert device_named("auto") == default_device()

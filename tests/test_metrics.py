@@ -9,13 +9,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
+from skimage.restoration import estimate_sigma
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
 
 from steadylens.errors import ImageError, SettingError
-from steadylens.metrics import contraction_quotients, hits, mcnemar, psnr, top_k, wilson_interval
+from steadylens.metrics import (
+    contraction_quotients,
+    estimate_noise,
+    hits,
+    mcnemar,
+    psnr,
+    top_k,
+    wilson_interval,
+)
 
 
 def drawn_images(seed: int, *shape: int) -> Tensor:
@@ -298,3 +308,38 @@ def test_mcnemar_by_hand(only_first: int, only_second: int, p_value: float) -> N
 def test_mcnemar_refuses_negative_counts() -> None:
     with pytest.raises(SettingError, match="-1 and 3"):
         mcnemar(-1, 3)
+
+
+# Noise from the image alone
+
+
+@pytest.mark.parametrize("sigma_grey", [1, 5, 25, 60])
+def test_known_noise_on_a_flat_image_is_met_within_a_few_percent(sigma_grey: float) -> None:
+    noise = torch.randn(4, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    estimated = estimate_noise(0.5 + noise * (sigma_grey / 255))
+    assert estimated.shape == (4,)
+    torch.testing.assert_close(estimated, torch.full((4,), float(sigma_grey)), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("sigma_grey", [0, 4, 25])
+def test_the_noise_of_a_photograph_is_estimated_as_scikit_image_does(sigma_grey: float) -> None:
+    photograph = torch.from_numpy(data.astronaut()[:256, :200]).permute(2, 0, 1)[None].float() / 255
+    noise = torch.randn(photograph.shape, generator=torch.Generator().manual_seed(0))
+    noisy = photograph + noise * (sigma_grey / 255)
+    estimated = estimate_noise(noisy).item()
+    theirs = 255 * estimate_sigma(noisy[0].permute(1, 2, 0).numpy(), average_sigmas=True, channel_axis=-1)
+    assert estimated == pytest.approx(theirs, rel=0.02)
+    assert estimated == pytest.approx(sigma_grey, abs=2.5)
+
+
+def test_what_is_saturated_hides_no_noise() -> None:
+    image = torch.ones(1, 1, 64, 64)
+    image[..., :16] = 0.5 + torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) * (10 / 255)
+    assert estimate_noise(image).item() == pytest.approx(10, rel=0.2)
+    assert estimate_noise(torch.ones(1, 1, 64, 64)).item() == 0
+
+
+def test_images_that_are_too_small_to_tell_give_nan() -> None:
+    assert estimate_noise(torch.rand(2, 3, 3, 40)).isnan().tolist() == [True, True]
+    with pytest.raises(ImageError, match=r"must be \(N, C, H, W\)"):
+        estimate_noise(torch.rand(3, 40, 40))

@@ -53,7 +53,7 @@ def test_each_name_of_a_package_is_that_of_the_module_which_defines_it(folder: P
 
 def test_what_the_package_offers_its_parts_offer_too() -> None:
     rooms = {name for folder in FACES if folder != PACKAGE for name in homes(folder)}
-    assert {*steadylens.__all__} - rooms == {"SteadylensError", "psnr"}
+    assert {*steadylens.__all__} - rooms == {"SteadylensError", "estimate_noise", "psnr"}
 
 
 @pytest.mark.parametrize("name", steadylens.__all__)

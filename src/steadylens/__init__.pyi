@@ -25,6 +25,7 @@ from .inference.export import export_net as export_net
 from .inference.export import open_engine as open_engine
 from .inference.restorer import restore as restore
 from .inference.restorer import restorer_of as restorer_of
+from .metrics import estimate_noise as estimate_noise
 from .metrics import psnr as psnr
 from .nets.architecture import register_net as register_net
 from .nets.classification import ChannelNormalization as ChannelNormalization
@@ -91,6 +92,7 @@ __all__ = [
     "card",
     "classifying_objective",
     "compare",
+    "estimate_noise",
     "export_net",
     "exported_classifier",
     "fastest_engine",

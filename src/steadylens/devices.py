@@ -11,6 +11,11 @@ from threading import Lock
 import torch
 from torch import Tensor, nn
 
+from steadylens.errors import SettingError, reason_of
+
+_MOST_REASON = 100
+"""How many characters of another library's reason are passed on."""
+
 
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Returns whether a device multiplies bfloat16 faster than float32.
@@ -110,6 +115,47 @@ def evaluating(net: object) -> Iterator[None]:
                 if not _put_into_eval[part]:
                     del _put_into_eval[part]
                     part.training = True
+
+
+def device_named(name: str) -> torch.device:
+    """Returns the device with that name, or for auto a GPU if there is one, else the CPU.
+
+    Args:
+        name: cpu, cuda, cuda:1, mps and so on, or auto.
+
+    Raises:
+        SettingError: If there is no such device, or it cannot be used here.
+    """
+    if name == "auto":
+        return default_device()
+    here = ", ".join([*_devices_here(), "auto"])
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SettingError(f"there is no device {name!r}; here, there are {here}") from error
+    try:
+        torch.zeros(1, device=device).item()  # fails on a device without storage, such as meta
+    except NotImplementedError as error:
+        raise SettingError(
+            f"the device {name!r} cannot be used: the PyTorch that is installed does not support it; here, "
+            f"there are {here}"
+        ) from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = reason_of(error).split(". ")[0].rstrip(".")
+        reason = reason if len(reason) <= _MOST_REASON else f"{reason[:_MOST_REASON].rsplit(' ', 1)[0]} ..."
+        raise SettingError(
+            f"the device {name!r} cannot be used ({reason}); here, there are {here}"
+        ) from error
+    return device
+
+
+def _devices_here() -> list[str]:
+    """Returns the names of the devices that can be used here."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None:
+        return ["cpu"]
+    numbered = range(1, torch.accelerator.device_count())
+    return ["cpu", found.type, *(f"{found.type}:{number}" for number in numbered)]
 
 
 def forward_in_batches(

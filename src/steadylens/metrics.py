@@ -4,10 +4,17 @@ import math
 from statistics import NormalDist
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from steadylens.errors import ImageError, SettingError
-from steadylens.images.tensors import check_images
+from steadylens.images.tensors import GREY_LEVELS, check_images
+
+_WAVELET = (3**0.5 - 1, 3 - 3**0.5, -3 - 3**0.5, 1 + 3**0.5)
+"""The high-pass filter of Daubechies' wavelet with two vanishing moments, times sqrt(32)."""
+
+_NORMAL_MEDIAN = NormalDist().inv_cdf(0.75)
+"""The median of the absolute value of a standard normal variable."""
 
 
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
@@ -28,6 +35,38 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
     """
     _check_pair(images, reference)
     return -10 * (images - reference).square().mean(dim=(1, 2, 3)).log10()
+
+
+def estimate_noise(images: Tensor) -> Tensor:
+    """Returns how strong the noise in each image is, from the image alone: a robust estimate.
+
+    It is the median of the absolute values of the finest diagonal wavelet coefficients, divided by that of a
+    standard normal variable. Coefficients that are 0, as in saturated areas, do not count. White
+    Gaussian noise is met within a few percent. Fine texture counts as noise, one or two grey levels in most
+    photographs; noise that is coarser than a pixel, as after JPEG or enlarging, hardly does.
+
+    Args:
+        images: Float (N, C, H, W) in [0, 1].
+
+    Returns:
+        Standard deviations in grey levels of 255, (N,): the mean over the channels. NaN for images of less
+        than 4 pixels in height or width.
+
+    Raises:
+        ImageError: If it is no float tensor (N, C, H, W).
+
+    References:
+        Donoho and Johnstone, "Ideal spatial adaptation by wavelet shrinkage", 1994, Sec. 4.2.
+    """
+    check_images(images)
+    count, channels, *sides = images.shape
+    if min(sides) < len(_WAVELET):
+        return images.new_full((count,), math.nan)
+    planes = images.flatten(0, 1)[:, None].double()  # else rounding would hide which coefficients are 0
+    high_pass = planes.new_tensor(_WAVELET) / 32**0.5
+    sizes = F.conv2d(planes, torch.outer(high_pass, high_pass)[None, None], stride=2).flatten(1).abs()
+    medians = torch.where(sizes < 1e-9, math.nan, sizes).nanmedian(dim=1).values.nan_to_num(nan=0.0)
+    return (medians.view(count, channels).mean(dim=1) * GREY_LEVELS / _NORMAL_MEDIAN).to(images.dtype)
 
 
 def hits(psnr_db: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,11 @@ Groups of options become single options of a command, and the command gets them 
 """
 
 import io
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -14,7 +16,8 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from steadylens.cli.console import Display, with_option_groups
+from steadylens.cli import console as console_module
+from steadylens.cli.console import Display, printable, say, with_option_groups
 from steadylens.progress import Update
 
 DAYS = 93_000.0
@@ -157,6 +160,38 @@ def test_brackets_in_names_are_shown_as_they_are() -> None:
         some.show(Update(stage="images of folder:/data/[bold]", state="skipped", note="[red]"))
 
     assert shown(tell) == "  images of folder:/data/[bold]: skipped: [red]\n"
+
+
+NAMES = ":cat: [red]x[/red] \x1b[31m \udcff \r é 猫 \u202f \N{CAT}"
+SHOWN = r":cat: [red]x[/red] \x1b[31m \udcff \r é 猫 " + "\u202f \N{CAT}"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_text_is_shown_as_it_is_and_controls_nothing(terminal: bool) -> None:
+    assert printable(NAMES) == SHOWN
+    assert printable("two\nlines") == "two\nlines"
+    assert f"{SHOWN}\n" in shown(lambda some: say(NAMES, some.console), terminal=terminal)
+
+
+def test_the_name_of_a_stage_is_shown_as_it_is() -> None:
+    def tell(some: Display) -> None:
+        some.show(Update(stage=NAMES, state="started", total=4))
+        some.bars.refresh()
+        some.show(Update(stage=NAMES, state="skipped", note=":dog:"))
+
+    text = shown(tell, terminal=True)
+    assert text.count(":cat:") >= 2
+    assert ":dog:" in text
+    assert "\x1b[31m \\udcff" not in text
+
+
+def test_all_commands_print_by_the_function_that_escapes() -> None:
+    package = Path(console_module.__file__).parent
+    printing = {
+        path.name: len(re.findall(r"\.print\(|\bprint\(|typer\.echo", path.read_text()))
+        for path in package.glob("*.py")
+    }
+    assert {name: count for name, count in printing.items() if count} == {"console.py": 1}
 
 
 @dataclass(frozen=True, kw_only=True)

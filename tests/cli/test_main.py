@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from steadylens import __version__
 from steadylens.checkpoints.checkpoint import load_model, save_model
-from steadylens.cli.console import RecipeName, RunOptions, SamplingOptions, open_run, sampled
+from steadylens.cli.console import RecipeName, RunOptions, SamplingOptions, open_run
 from steadylens.cli.main import app
 from steadylens.cli.paper import NetName
 from steadylens.data import datasets
@@ -43,7 +43,8 @@ COMMANDS = {
     "evaluate": COMMON | {"models", "--out", "--half-width", "--versions"},
     "report": {"records", "--out", "--debug"},
     "restore": {"paths", "--out", "--net", "--pattern", "--format", "--overwrite", "--in-place"}
-    | {"--max-megapixels", "--tile", "--engine", "--device", "--debug"},
+    | {"--max-megapixels", "--tile", "--engine", "--device", "--debug", "--quality", "--flatten"}
+    | {"--keep-times", "--log", "--jobs"},
     "export": {"model", "--format", "--out", "--static", "--batch", "--triton", "--debug"},
     "app": {"--net", "--fused", "--classifier", "--weights", "--host", "--port", "--device", "--debug"},
     "serve": {"model", "--host", "--port", "--device", "--debug", "--stop-seconds", "--upload-seconds"}
@@ -277,8 +278,8 @@ BAD_INPUT: list[tuple[Callable[[Path], list[str | Path]], int, str]] = [
     (no_text, 1, r"binary\.jsonl is no file of records, which are lines of JSON; give another"),
     (broken_records, 1, r"broken\.jsonl, line 1 is no record of this version"),
     (blocked_place, 1, r"cannot write .*net\.\w+: .*; choose another place"),
-    (unknown_device, 2, r"there is no device 'abacus'; give cpu, cuda, cuda:1 or auto"),
-    (device_without_storage, 2, r"the device 'meta' cannot be used here \(.*\); try cpu or auto"),
+    (unknown_device, 2, r"there is no device 'abacus'; here, there are cpu.*auto"),
+    (device_without_storage, 2, r"the device 'meta' cannot be used.*; here, there are cpu.*auto"),
     (no_versions, 2, r"versions is 0, at least 1 noisy version"),
     (other_classes, 2, r"seven tells 7 classes apart, folder:.* has 3"),
     (same_names, 2, r"the nets are l3-gtsrb, l3-gtsrb; give at least one, each with a"),
@@ -452,16 +453,54 @@ def test_nets_are_trained_fused_evaluated_and_reported(
     assert (first / "report.html").read_bytes() == (again / "page.html").read_bytes()
 
 
-def test_a_precision_replaces_the_number_of_versions(images: Path, tmp_path: Path) -> None:
-    options = RunOptions(
+@pytest.mark.parametrize(
+    ("options", "versions", "half_width"),
+    [
+        (SamplingOptions(half_width=0.01), 150, 0.01),
+        (SamplingOptions(versions=7), 7, None),
+        (SamplingOptions(versions=7, half_width=0.01), 7, 0.01),
+    ],
+)
+def test_a_precision_replaces_the_number_of_versions(
+    images: Path, tmp_path: Path, options: SamplingOptions, versions: int, half_width: float | None
+) -> None:
+    run_options = RunOptions(
         data=f"folder:{images}", recipe=RecipeName.smoke, device="cpu", cache=tmp_path / "cache"
     )
-    with open_run(options) as run:
-        sampling = sampled(run, SamplingOptions(half_width=0.01)).recipe.evaluation.sampling
-        assert (sampling.versions, sampling.half_width) == (150, 0.01)
-        sampling = sampled(run, SamplingOptions(versions=7)).recipe.evaluation.sampling
-        assert (sampling.versions, sampling.half_width) == (7, None)
-        assert sampled(run, SamplingOptions()).recipe == run.recipe
+    usual = recipe_named("smoke")
+    with open_run(run_options, sampling=options) as run:
+        sampling = run.recipe.evaluation.sampling
+        assert (sampling.versions, sampling.half_width) == (versions, half_width)
+        assert replace(run.recipe, evaluation=usual.evaluation) == usual
+    with open_run(run_options, sampling=SamplingOptions()) as run:
+        assert run.recipe == usual
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--versions", "0"), "versions is 0, at least 1 noisy version"),
+        (("--half-width", "5"), "half_width is 5.0, it must lie between 0 and 0.5"),
+        (("--device", "abacus"), "there is no device 'abacus'"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [("reproduce",), ("evaluate", "l3-gtsrb"), ("compare", "sign-gtsrb")], ids=lambda each: each[0]
+)
+def test_options_are_checked_before_images_are_decoded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    def decode(*arguments: Any, **settings: Any) -> None:
+        raise AssertionError("images were decoded")
+
+    monkeypatch.setattr(datasets, "load_dataset", decode)
+    outcome = steadylens(*command, *options, "--data", "signs", "--out", tmp_path / "out")
+    assert outcome.code == 2
+    assert message in outcome.err
 
 
 @pytest.mark.parametrize(

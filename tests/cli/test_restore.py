@@ -2,10 +2,8 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 from typer.testing import CliRunner
 
-from steadylens.checkpoints.checkpoint import save_model
 from steadylens.cli.main import app
 from steadylens.images.reading import read_image_file
-from steadylens.inference import image_files
+from steadylens.inference import batch, image_files
+from steadylens.inference.jobs import RestoreJob
 from steadylens.inference.restorer import restore
 from steadylens.nets.restoration import GaussianSmoothing
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+from tests.cli.conftest import PIXELS
 
 
 class Outcome(NamedTuple):
@@ -35,30 +31,6 @@ class Outcome(NamedTuple):
 def run(*arguments: str | Path) -> Outcome:
     result = CliRunner().invoke(app, ["restore", *map(str, arguments)])
     return Outcome(result.exit_code, result.stdout, result.stderr)
-
-
-@pytest.fixture
-def identity(tmp_path: Path) -> Path:
-    save_model(tmp_path / "identity.safetensors", nn.Identity(), about={})
-    return tmp_path / "identity.safetensors"
-
-
-@pytest.fixture
-def smoothing(tmp_path: Path) -> Path:
-    save_model(tmp_path / "smoothing.safetensors", GaussianSmoothing(sigma_pixels=1.0), about={})
-    return tmp_path / "smoothing.safetensors"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Returns a folder of images of many kinds."""
-    root = tmp_path / "in"
-    (root / "deep").mkdir(parents=True)
-    Image.fromarray(PIXELS[..., :3]).save(root / "a.png")
-    Image.fromarray(PIXELS).save(root / "deep" / "b.webp", lossless=True, exact=True)
-    Image.fromarray(PIXELS.view(np.uint16)[..., 0]).save(root / "deep" / "c.tif")
-    Image.fromarray(PIXELS[..., 0]).save(root / "d.bmp")
-    return root
 
 
 def test_an_identity_gives_back_every_file_of_a_folder(folder: Path, tmp_path: Path, identity: Path) -> None:
@@ -133,7 +105,7 @@ def test_a_view_does_not_stay_beside_a_file_that_was_not_restored(
         folder / "deep" / "b.webp", "--out", out, "--net", smoothing, "--pattern", "--format", "jpeg"
     )
     assert outcome.code == 1  # the file has alpha, which JPEG does not hold
-    assert list(out.iterdir()) == []
+    assert not out.exists()
 
 
 def test_where_memory_runs_out_the_other_files_are_restored(
@@ -141,19 +113,19 @@ def test_where_memory_runs_out_the_other_files_are_restored(
 ) -> None:
     plain = image_files.restore_file
 
-    def greedy(job: image_files.RestoreJob, **settings: Any) -> tuple[str, ...]:
+    def greedy(job: RestoreJob, *arguments: Any, **settings: Any) -> Any:
         if job.source.name == "a.png":
             torch.empty(2**58, dtype=torch.uint8)  # what PyTorch raises of it on a CPU
-        return plain(job, **settings)
+        return plain(job, *arguments, **settings)
 
-    monkeypatch.setattr(image_files, "restore_file", greedy)
+    monkeypatch.setattr(batch, "restore_file", greedy)
     outcome = run(folder, "--out", tmp_path / "out", "--net", "l3-gtsrb")
     assert outcome.code == 1
     assert "restored 3 of 4 images" in outcome.out
     assert "a.png: memory ran out; give a smaller --tile" in outcome.err
 
 
-def test_a_bad_file_is_told_at_the_end_and_the_others_are_restored(
+def test_a_bad_file_is_told_at_once_and_the_others_are_restored(
     folder: Path, tmp_path: Path, identity: Path
 ) -> None:
     (folder / "bad.png").write_bytes(b"no image")
@@ -162,8 +134,9 @@ def test_a_bad_file_is_told_at_the_end_and_the_others_are_restored(
     assert outcome.code == 1
     assert "restored 4 of 6 images" in outcome.out
     told = outcome.err.splitlines()
-    assert told[0] == "steadylens: 2 could not be restored:"
-    assert [Path(line.split()[0]).name for line in told[1:]] == ["bad.png", "cut.png"]
+    assert [line.split()[0] for line in told] == ["steadylens:"] * 3
+    assert [Path(line.split()[1]).name for line in told[:2]] == ["bad.png", "cut.png"]
+    assert told[2] == "steadylens: 2 could not be restored, as said above"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "d.bmp", "deep"]
 
 
@@ -220,8 +193,22 @@ def test_an_image_above_the_limit_is_refused_and_the_option_is_named(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["a.png"], "give either --out with a folder, or --in-place"),
-        (["a.png", "--out", "out", "--in-place"], "give either --out with a folder, or --in-place"),
+        (["a.png"], "give either --out with a folder or a file, or --in-place"),
+        (["a.png", "--out", "out", "--in-place"], "give either --out with a folder or a file, or"),
+        (["a.png", "--out", "out", "--quality", "0"], "quality is 0, it must be 1 to 100"),
+        (["a.png", "--out", "out", "--format", "png", "--quality", "9"], "PNG keeps every pixel value"),
+        (["a.png", "--out", "b.png", "--quality", "9"], "PNG keeps every pixel value and has no quality"),
+        (["a.png", "--out", "b.png", "--format", "jpeg"], "--out b.png ends like PNG, and --format is jpeg"),
+        (["a.png", "d.bmp", "--out", "b.png"], "b.png ends like an image file, and 2 paths may hold several"),
+        (["a.png", "--out", "b.avif"], "b.avif ends like an image that cannot be written"),
+        (["a.png", "d.bmp", "--out", "-"], "--out - writes one image; name one input file"),
+        (["deep", "--out", "-"], "--out - writes one image; name one input file"),
+        (["a.png", "--out", "-", "--pattern"], "--out - writes one image; name one input file, without --pa"),
+        (["a.png", "--out", "out", "--flatten", "whit"], "--flatten is 'whit', it must be an opaque colour"),
+        (["a.png", "--out", "out", "--flatten", "#ff000080"], "it must be an opaque colour, such as white"),
+        (["a.png", "--out", "out", "--jobs", "0"], "there are 0 processes, at least 1 is needed"),
+        (["a.png", "--out", "out", "--log", "a.png"], "a.png, line 1 is no result of a restored file"),
+        (["a.png", "--out", "out", "--device", "mps"], "the device 'mps' cannot be used"),
         (["a.png", "--in-place", "--format", "png"], "--format writes new files"),
         (["a.png", "--out", "out", "--max-megapixels", "0"], "is 0.0, it must be positive and finite"),
         (["a.png", "--out", "out", "--max-megapixels", "nan"], "is nan, it must be positive and finite"),
@@ -248,32 +235,60 @@ def test_wrong_usage_is_one_line_and_writes_nothing(
     assert sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
-def test_an_interrupt_leaves_whole_files_only(tmp_path: Path, smoothing: Path) -> None:
-    source = tmp_path / "in"
-    source.mkdir()
-    large = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
-    for number in range(60):
-        Image.fromarray(large).save(source / f"{number:02}.bmp")
-    command = (
-        "import signal; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a parent in the background ignores it
-        "from steadylens.cli.main import main; main()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, "restore", source, "--out", tmp_path / "out", "--net", smoothing],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while process.poll() is None and not (tmp_path / "out" / "00.bmp").exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 1, err
-    assert "interrupted;" in out
-    assert "Traceback" not in err
-    files = list((tmp_path / "out").iterdir())
-    assert 0 < len(files) < 60
-    assert all(read_image_file(path).pixels.shape == large.shape for path in files)
+def test_one_file_may_become_a_file_of_another_name_and_format(
+    folder: Path, tmp_path: Path, identity: Path
+) -> None:
+    for _ in range(2):
+        outcome = run(folder / "a.png", "--out", tmp_path / "new" / "x.jpg", "--net", identity)
+        assert outcome.code == 0
+    assert "skipped 1 whose output already exists" in outcome.out
+    assert read_image_file(tmp_path / "new" / "x.jpg").format == "JPEG"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.jpg"]
+
+
+def test_an_image_on_standard_output_is_alone_there(folder: Path, tmp_path: Path, identity: Path) -> None:
+    source = folder / "deep" / "c.tif"
+    call = ("restore", source, "--out", "-", "--net", identity, "--format", "png")
+    result = CliRunner().invoke(app, [*map(str, call)])
+    assert result.exit_code == 0
+    (tmp_path / "x.png").write_bytes(result.stdout_bytes)
+    assert np.array_equal(read_image_file(tmp_path / "x.png").pixels, read_image_file(source).pixels)
+    assert "restored 1 of 1 images" in result.stderr
+
+
+def test_nothing_is_written_to_standard_output_if_it_fails(folder: Path, identity: Path) -> None:
+    outcome = run(folder / "deep" / "b.webp", "--out", "-", "--net", identity, "--format", "jpeg")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "such as --flatten white" in outcome.err
+
+
+def test_a_colour_behind_what_is_transparent_lets_any_format_store_it(
+    folder: Path, tmp_path: Path, identity: Path
+) -> None:
+    call = (folder / "deep" / "b.webp", "--net", identity, "--flatten", "#ff8800", "--keep-times")
+    assert run(*call, "--out", tmp_path / "b.ppm").code == 0
+    share = PIXELS[..., 3:] / 255
+    expected = PIXELS[..., :3] * share + np.array([255, 136, 0]) * (1 - share)
+    assert abs(read_image_file(tmp_path / "b.ppm").pixels - expected).max() < 0.51
+    times = [path.stat().st_mtime_ns for path in (tmp_path / "b.ppm", folder / "deep" / "b.webp")]
+    assert times[0] == times[1]
+
+
+def test_links_to_folders_are_named(folder: Path, tmp_path: Path, identity: Path) -> None:
+    (folder / "elsewhere").symlink_to(tmp_path)
+    outcome = run(folder, "--out", tmp_path / "out", "--net", identity)
+    assert outcome.code == 0
+    assert f"links to folders are not followed: {folder / 'elsewhere'}; name a folder" in outcome.out
+
+
+def test_a_name_is_printed_as_it_is(tmp_path: Path, identity: Path) -> None:
+    folder = tmp_path / ":cat:" / "[red]"
+    folder.mkdir(parents=True)
+    Image.new("1", (9, 8)).save(folder / "a\x1b[31m.png")
+    (folder / "bad.png").write_bytes(b"no image")
+    outcome = run(folder, "--out", tmp_path / "out", "--net", identity)
+    assert f"{folder}/a\\x1b[31m.png: black and white became" in outcome.out
+    assert f"steadylens: {folder}/bad.png is not" in outcome.err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names are texts here")

@@ -1,11 +1,7 @@
-"""Every file has a place of its own, and none is overwritten by accident.
+"""A file is restored into another: in its own format, with all of its metadata."""
 
-A file is restored into another: in its own format, with all of its metadata.
-"""
-
-import errno
+import hashlib
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,126 +9,17 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from torch import Tensor, nn
 
-from steadylens.errors import ImageError, SettingError, StorageError
-from steadylens.images.decoding import MOST_PIXELS
+from steadylens.errors import ImageError, SettingError
 from steadylens.images.reading import FIRST_OF_SEVERAL, LAYOUT_LEFT_OUT, read_image_file
-from steadylens.inference.image_files import RestoreJob, plan_jobs, restore_file
+from steadylens.inference.image_files import RestoreSettings, noise_of, restore_file
+from steadylens.inference.jobs import RestoreJob
 from steadylens.inference.restorer import restorer_of
 from steadylens.nets.restoration import GaussianSmoothing
+from steadylens.progress import ProgressCallback
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Returns a folder with images at two depths, and with what is none."""
-    root = tmp_path / "in"
-    for name in ("b.jpg", "a.png", "deep/er/c.TIF", "notes.txt", ".hidden.png", ".hidden/d.png"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"")
-    return root
-
-
-def test_a_folder_is_mirrored_in_order(folder: Path, tmp_path: Path) -> None:
-    plan = plan_jobs([folder], tmp_path / "out")
-    jobs, places = plan.jobs, ["a.png", "b.jpg", "deep/er/c.TIF"]
-    assert [job.source for job in jobs] == [folder / place for place in places]
-    assert plan.others == (folder / "notes.txt",), "what is left out is told, hidden files are not"
-    assert [job.target for job in jobs] == [tmp_path / "out" / place for place in places]
-    assert [path for job in jobs for path in job.written] == [job.target for job in jobs]
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_file_keeps_its_name_alone_and_may_have_any(folder: Path, tmp_path: Path) -> None:
-    (job,) = plan_jobs([folder / "notes.txt"], tmp_path).jobs
-    assert job.target == tmp_path / "notes.txt"
-
-
-def test_another_format_has_another_ending(folder: Path, tmp_path: Path) -> None:
-    jobs = plan_jobs([folder], tmp_path, suffix=".png").jobs
-    assert [job.target.name for job in jobs] == ["a.png", "b.png", "c.png"]
-
-
-def test_what_was_removed_goes_beside(folder: Path, tmp_path: Path) -> None:
-    jobs = plan_jobs([folder], tmp_path / "out", view=True).jobs
-    assert jobs[1].written == (tmp_path / "out" / "b.jpg", tmp_path / "out" / "b.jpg.pattern.png")
-
-
-def test_in_place_the_file_behind_a_link_is_meant(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "link.png").symlink_to(folder / "a.png")
-    (job,) = plan_jobs([tmp_path / "link.png"], None).jobs
-    assert job.target == (folder / "a.png").resolve()
-
-
-def test_what_lies_in_the_folder_to_write_to_is_not_restored_again(folder: Path) -> None:
-    (folder / "out").mkdir()
-    (folder / "out" / "a.png").write_bytes(b"")
-    jobs = plan_jobs([folder], folder / "out").jobs
-    assert [job.source.name for job in jobs] == ["a.png", "b.jpg", "c.TIF"]
-
-
-@pytest.mark.parametrize(
-    ("names", "out", "suffix", "view", "message"),
-    [
-        (["none.png"], "out", None, False, "none.png does not exist; name files or folders"),
-        (["deep/empty"], "out", None, False, r"deep/empty holds no image files, which end in \.bmp"),
-        (["."], ".", None, False, "a.bmp would be written over .*a.bmp, which is to be restored"),
-        (
-            ["a.png", "deep/a.png"],
-            "out",
-            None,
-            False,
-            r"a\.png and .*deep/a\.png would both become .*out/a\.png",
-        ),
-        (["a.png", "a.bmp"], "out", ".webp", False, r"both become .*a\.webp; .*omit --format"),
-        (["a.png", "a.png.pattern.png"], "out", None, True, r"both become .*out/a\.png\.pattern\.png"),
-        (["a.png", "deep"], "deep", None, False, "written over .*deep/a.png, which is to be restored"),
-        (["a.png", "a.png.pattern.png"], None, None, True, "written over|both become"),
-    ],
-)
-def test_what_would_clash_is_refused(
-    tmp_path: Path, names: list[str], out: str | None, suffix: str | None, *, view: bool, message: str
-) -> None:
-    (tmp_path / "deep" / "empty").mkdir(parents=True)
-    for name in ("a.png", "a.bmp", "deep/a.png", "a.png.pattern.png"):
-        (tmp_path / name).write_bytes(b"")
-    with pytest.raises(SettingError, match=re.compile(message)):
-        plan_jobs(
-            [tmp_path / name for name in names],
-            None if out is None else tmp_path / out,
-            suffix=suffix,
-            view=view,
-        )
-
-
-@pytest.mark.parametrize("out", ["a.png", "a.png/deep/er"])
-def test_a_file_is_no_folder_to_write_to(folder: Path, out: str) -> None:
-    with pytest.raises(StorageError, match=r"a\.png is no folder; choose another place"):
-        plan_jobs([folder / "b.jpg"], folder / out)
-
-
-def test_a_folder_that_is_called_as_an_image_might_be_is_no_obstacle(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "out" / "image").mkdir(parents=True)
-    assert len(plan_jobs([folder], tmp_path / "out").jobs) == 3
-
-
-def test_what_is_named_twice_is_done_once(folder: Path, tmp_path: Path) -> None:
-    plan = plan_jobs([folder / "a.png", folder, folder / "a.png"], tmp_path / "out")
-    assert [job.source.name for job in plan.jobs] == ["a.png", "b.jpg", "c.TIF"]
-
-
-def test_a_folder_that_cannot_be_searched_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = os.scandir
-
-    def refusing(path: str) -> object:  # root may look into any
-        if Path(path).name == "deep":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return look(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
-    plan = plan_jobs([folder], folder.parent / "out")
-    assert [job.source.name for job in plan.jobs] == ["a.png", "b.jpg"]
-    told = f"{folder / 'deep'} cannot be searched: Permission denied; change its permissions"
-    assert plan.unread == (told,)
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
 
 
 def test_a_turned_photograph_is_restored_upright_with_its_alpha_and_what_it_said(tmp_path: Path) -> None:
@@ -145,9 +32,10 @@ def test_a_turned_photograph_is_restored_upright_with_its_alpha_and_what_it_said
         RestoreJob(
             source=tmp_path / "a.png", target=tmp_path / "out" / "b.png", view=tmp_path / "out" / "view.png"
         ),
-        restorer_of(GaussianSmoothing(), tile=13), format=None, most_pixels=MOST_PIXELS,
+        restorer_of(GaussianSmoothing(), tile=13),
+        settings=RestoreSettings(),
         progress=lambda done, total: told.append((done, total)),
-    )  # fmt: skip
+    ).notes
     with Image.open(tmp_path / "out" / "b.png") as image:
         assert image.size == (10, 15)
         assert np.array_equal(np.array(image)[..., 3], np.rot90(pixels)[..., 3])
@@ -160,12 +48,15 @@ def test_a_turned_photograph_is_restored_upright_with_its_alpha_and_what_it_said
     assert notes[-1].startswith("view.png shows what was removed: nothing at 128")
 
 
-def restored(source: Path, target: Path, **options: Any) -> tuple[str, ...]:
+def restored(
+    source: Path, target: Path, *, progress: ProgressCallback = lambda done, total: None, **settings: Any
+) -> tuple[str, ...]:
     """Restores a file with a net that changes nothing."""
-    settings = {"format": None, "most_pixels": MOST_PIXELS, "progress": lambda done, total: None} | options
+    job = RestoreJob(source=source, target=target)
+    settings_of_files = RestoreSettings(**settings)
     return restore_file(
-        RestoreJob(source=source, target=target), restorer_of(lambda x: x, margin=0), **settings
-    )
+        job, restorer_of(lambda x: x, margin=0), settings=settings_of_files, progress=progress
+    ).notes
 
 
 def test_an_animation_is_not_replaced_by_its_first_image(tmp_path: Path) -> None:
@@ -233,3 +124,136 @@ def test_a_motion_photograph_is_not_replaced_by_its_picture(tmp_path: Path) -> N
     assert (after.left_out, after.notes) == ((), ())
     assert b"MotionPhoto" not in after.metadata.xmp
     assert b'a:b="c"' in after.metadata.xmp
+
+
+def test_a_background_lies_behind_every_page(tmp_path: Path) -> None:
+    pages = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 4), dtype=np.uint8)
+    pages[..., 3] = 0
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="rgb", extrasamples=["unassalpha"])
+    restored(tmp_path / "a.tif", tmp_path / "b.tif", background=(1, 2, 3))
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert file.asarray().shape == (3, 20, 30, 3)
+        assert (file.asarray() == (1, 2, 3)).all()
+
+
+def written(tmp_path: Path, pixels: Any, name: str = "b.png", **settings: Any) -> Path:
+    """Restores pixels by an identity into a file, and returns that."""
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    job = RestoreJob(source=tmp_path / "a.png", target=tmp_path / name)
+    restore_file(job, restorer_of(nn.Identity()), settings=RestoreSettings(**settings))
+    return job.target
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PPM"])
+def test_what_a_format_cannot_store_is_refused_before_the_net_runs(tmp_path: Path, name: str) -> None:
+    def never(images: Tensor) -> Tensor:
+        raise AssertionError("the net ran")
+
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    job = RestoreJob(source=tmp_path / "a.png", target=tmp_path / "out" / "b")
+    with pytest.raises(ImageError, match=rf"alpha, which {name} does not hold; .*such as --flatten white"):
+        restore_file(job, restorer_of(never, margin=0), settings=RestoreSettings(format=name))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_background_takes_the_place_of_alpha(tmp_path: Path) -> None:
+    pixels = PIXELS.copy()
+    pixels[:5, :, 3], pixels[5:, :, 3] = 0, 255
+    path = written(tmp_path, pixels, format="PPM", background=(255, 128, 0))
+    read = read_image_file(path).pixels
+    assert (read[:5] == (255, 128, 0)).all()
+    assert np.array_equal(read[5:], pixels[5:, :, :3])
+
+
+def test_an_opaque_image_has_no_use_for_a_background(tmp_path: Path) -> None:
+    path = written(tmp_path, PIXELS[..., :3], background=(255, 255, 255))
+    assert np.array_equal(read_image_file(path).pixels, PIXELS[..., :3])
+
+
+def test_the_quality_is_that_of_the_file(tmp_path: Path) -> None:
+    sizes = [
+        written(tmp_path, PIXELS[..., :3], format="JPEG", quality=quality).stat().st_size
+        for quality in (None, 95, 40)
+    ]
+    assert sizes[0] == sizes[1] > sizes[2]
+
+
+@pytest.mark.parametrize("quality", [0, 101, -3])
+def test_a_quality_that_there_is_not_is_refused(quality: int) -> None:
+    with pytest.raises(SettingError, match=rf"quality is {quality}, it must be 1 to 100"):
+        RestoreSettings(quality=quality)
+
+
+def test_a_format_of_exact_pixels_has_no_quality() -> None:
+    with pytest.raises(SettingError, match="PNG keeps every pixel value and has no quality"):
+        RestoreSettings(format="PNG", quality=90)
+
+
+@pytest.mark.parametrize("name", ["a.png", "b.png"])
+def test_times_are_kept_if_that_is_asked_for(tmp_path: Path, name: str) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    os.utime(tmp_path / "a.png", ns=(10**18 + 5_000, 10**18 + 7_000))
+    job = RestoreJob(source=tmp_path / "a.png", target=tmp_path / name)
+    restore_file(job, restorer_of(nn.Identity()), settings=RestoreSettings(keep_times=True))
+    assert (tmp_path / name).stat().st_mtime_ns == 10**18 + 7_000
+    restore_file(job, restorer_of(nn.Identity()), settings=RestoreSettings())
+    assert (tmp_path / name).stat().st_mtime_ns > 10**18 + 7_000
+
+
+def test_the_hash_of_a_result_is_told_before_it_takes_the_place_of_the_source(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(PIXELS[..., :3]).save(path)
+    before, told = path.read_bytes(), []
+
+    def announce(sha256: str) -> None:
+        assert path.read_bytes() == before
+        told.append(sha256)
+
+    restored = restore_file(
+        RestoreJob(source=path, target=path), restorer_of(GaussianSmoothing()),
+        settings=RestoreSettings(), announce=announce,
+    )  # fmt: skip
+    assert told == [restored.sha256] == [hashlib.sha256(path.read_bytes()).hexdigest()]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
+def test_a_file_whose_restoring_ends_at_the_last_moment_is_as_it_was(
+    tmp_path: Path, stop: type[BaseException]
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(PIXELS[..., :3]).save(path)
+    before = path.read_bytes()
+
+    def announce(sha256: str) -> None:
+        raise stop
+
+    job = RestoreJob(source=path, target=path, view=tmp_path / "view.png")
+    with pytest.raises(stop):
+        restore_file(job, restorer_of(GaussianSmoothing()), settings=RestoreSettings(), announce=announce)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def noisy(height: int, width: int, sigma_grey: float, scale: int = 1) -> Any:
+    noise = np.random.default_rng(0).normal(128, sigma_grey, (height, width, 3)).clip(0, 255)
+    return np.rint(noise * scale).astype(np.uint8 if scale == 1 else np.uint16)
+
+
+@pytest.mark.parametrize("sigma_grey", [2, 10, 30])
+@pytest.mark.parametrize("scale", [1, 257])
+def test_the_noise_of_a_file_is_estimated_in_grey_levels_of_255(sigma_grey: float, scale: int) -> None:
+    assert noise_of(noisy(90, 80, sigma_grey, scale)) == pytest.approx(sigma_grey, rel=0.06)
+
+
+def test_alpha_has_no_influence_on_the_noise() -> None:
+    pixels = noisy(90, 80, 10)
+    alpha = np.random.default_rng(1).integers(0, 256, (90, 80, 1), dtype=np.uint8)
+    assert noise_of(np.concatenate([pixels, alpha], axis=2)) == noise_of(pixels)
+
+
+def test_of_a_large_image_a_sample_tells_the_noise() -> None:
+    assert noise_of(noisy(5000, 1000, 12)[..., :1]) == pytest.approx(12, rel=0.05)
+
+
+def test_an_image_of_few_pixels_does_not_tell_its_noise() -> None:
+    assert noise_of(noisy(3, 90, 10)) is None

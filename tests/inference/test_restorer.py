@@ -275,6 +275,11 @@ def test_a_transparent_colour_of_16_bits_is_refused() -> None:
     ("image", "message"),
     [
         ([[0]], "a list is no image here"),
+        (
+            "sign.png",
+            r"'sign\.png' is a path, not an image; .* restore\(steadylens\.read_image\('sign\.png'\)\)",
+        ),
+        (Path("sign.png"), r"'sign\.png' is a path, not an image; read it first"),
         (np.zeros((2, 2, 2, 3), np.uint8), r"shape \(2, 2, 2, 3\); an image is"),
         (np.zeros((4, 4, 5), np.uint8), r"shape \(4, 4, 5\); .* which comes last, is 1 to 4"),
         (np.zeros((0, 4), np.uint8), "at least one pixel"),

@@ -17,7 +17,6 @@ from steadylens.cli.console import (
     SamplingOptions,
     explaining,
     open_run,
-    sampled,
     say,
     with_option_groups,
 )
@@ -65,7 +64,7 @@ def compare(
             ema=described.ema,
         )
         pairs = _pairs(alone, restorer or ([] if fused else [DEFAULT_RESTORER]), fused or [])
-        with open_run(options, size=alone.size, fit=alone.fit) as run:
+        with open_run(options, sampling=sampling, size=alone.size, fit=alone.fit) as run:
             from steadylens.evaluation.workflows import compare as compare_all
             from steadylens.report.paper import ALONE
 
@@ -73,7 +72,7 @@ def compare(
                 check_classes(loaded, run.data.class_names, options.data)
                 check_order(loaded, run.data.class_names, options.data)
             page = compare_all(
-                sampled(run, sampling),
+                run,
                 alone.module.to(run.device),
                 {pair.name: pair.pair().to(run.device) for pair in pairs},
                 out,

@@ -3,7 +3,11 @@
 import dataclasses
 import functools
 import inspect
+import signal
+import sys
+import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -31,7 +35,7 @@ if TYPE_CHECKING:
     import torch
 
     from steadylens.images.preprocessing import Fit, PreprocessingOptions
-    from steadylens.training.run import Run
+    from steadylens.training.run import Recipe, Run
 
 
 class RecipeName(StrEnum):
@@ -123,17 +127,19 @@ class SamplingOptions:
 
     Attributes:
         versions: Noisy versions of each image, or None for the recipe's number.
-        half_width: Half width of the confidence interval to reach, as a share, or None for no such aim.
+        half_width: Half the width that the 95 % confidence intervals may have, as a share, or None for any.
     """
 
     versions: Annotated[
-        int | None, typer.Option(help="Number of noisy versions of each test image in Table 4.")
+        int | None,
+        typer.Option(help="How many noisy versions of each test image are classified for Table 4."),
     ] = None
     half_width: Annotated[
         float | None,
         typer.Option(
-            help="Sample noise for each value in Table 4 until its confidence interval is within plus or "
-            "minus this share, such as 0.001."
+            help="How exact every accuracy under noise must be: 0.001 means plus or minus 0.1 percentage "
+            "points, at 95 % confidence. Noisy versions of the test images are drawn until it is reached, at "
+            "most --versions of each (150 by default)."
         ),
     ] = None
 
@@ -247,6 +253,9 @@ class Display:
             console=console,
             transient=True,
             disable=not console.is_terminal,
+            # What is printed elsewhere meanwhile goes above the bar, but only to where it belongs.
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=sys.stderr.isatty(),
         )
         self._task: TaskID | None = None
         self._started = self._told = 0.0
@@ -281,7 +290,9 @@ class Display:
     def _begin(self, update: Update) -> TaskID:
         self._started = self._told = time.monotonic()
         self._first_done = update.done
-        self._task = self.bars.add_task(update.stage, total=update.total or None, completed=update.done)
+        self._task = self.bars.add_task(
+            printable(update.stage), total=update.total or None, completed=update.done
+        )
         return self._task
 
     def _advance(self, update: Update) -> None:
@@ -303,7 +314,7 @@ class Display:
         return _clock(time.monotonic() - self._started)
 
     def _say(self, stage: str, text: str) -> None:
-        self.console.print(f"  {stage}: {text}", highlight=False, soft_wrap=True, markup=False)
+        say(f"  {stage}: {text}", self.console)
 
 
 def _clock(seconds: float) -> str:
@@ -325,7 +336,7 @@ def explaining(debug: bool, *, resumable: bool = False) -> Iterator[None]:
     except SteadylensError as error:
         if debug:
             raise
-        Console(stderr=True).print(f"steadylens: {error}", markup=False, highlight=False, soft_wrap=True)
+        complain(str(error))
         raise typer.Exit(2 if isinstance(error, SettingError | MissingExtraError) else 1) from None
     except (OSError, MemoryError, RuntimeError) as error:
         if debug or (isinstance(error, RuntimeError) and not lacks_memory(error)):
@@ -334,8 +345,7 @@ def explaining(debug: bool, *, resumable: bool = False) -> Iterator[None]:
             reason = f"{error.filename}: {error.strerror}"
         else:
             reason = reason_of(error)
-        text = f"{reason}; --debug shows where"
-        Console(stderr=True).print(f"steadylens: {text}", markup=False, highlight=False, soft_wrap=True)
+        complain(f"{reason}; --debug shows where")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         if debug:
@@ -344,19 +354,41 @@ def explaining(debug: bool, *, resumable: bool = False) -> Iterator[None]:
         if console.is_terminal:
             console.line()  # the terminal has shown ^C
         advice = "run the same command again to continue" if resumable else "no unfinished file was left"
-        console.print(f"steadylens: interrupted; {advice}", soft_wrap=True)
+        complain(f"interrupted; {advice}")
         raise typer.Exit(1) from None
 
 
 @contextmanager
-def open_run(options: RunOptions, *, size: int = 48, fit: "Fit | None" = None) -> Iterator["Run"]:
-    """Loads the images, squashed or fitted to `size` pixels, and yields a run whose progress is shown."""
+def terminated_as_interrupted() -> Iterator[None]:
+    """Lets SIGTERM do within the block what Ctrl+C does, so that files being written are removed."""
+    if threading.current_thread() is not threading.main_thread():  # others may not ask for signals
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def open_run(
+    options: RunOptions, *, sampling: SamplingOptions | None = None, size: int = 48, fit: "Fit | None" = None
+) -> Iterator["Run"]:
+    """Loads the images, squashed or fitted to `size` pixels, and yields a run whose progress is shown.
+
+    All options are checked before an image is decoded.
+    """
     from steadylens.data.datasets import load_dataset
     from steadylens.images.preprocessing import Fit
-    from steadylens.training.recipes import recipe_named
     from steadylens.training.run import Run
 
-    device, stage = device_named(options.device), f"images of {options.data}"
+    device, recipe = device_named(options.device), _recipe(options, sampling or SamplingOptions())
+    stage = f"images of {options.data}"
     with Display(Console()) as display:
 
         def loading(done: int, total: int) -> None:
@@ -375,54 +407,58 @@ def open_run(options: RunOptions, *, size: int = 48, fit: "Fit | None" = None) -
         note = f"{sizes}{len(images.test):,} for testing"
         display.show(Update(stage=stage, state="finished", note=note))
         for line in images.notes:
-            display.console.print(f"  note: {line}", markup=False, highlight=False, soft_wrap=True)
+            say(f"  note: {line}", display.console)
         parts = {name: getattr(images, name).to(device) for name in ("train", "validation", "test")}
         yield Run(
             data=dataclasses.replace(images, **parts),
-            recipe=recipe_named(options.recipe.value),
+            recipe=recipe,
             seed=options.seed,
             device=device,
             observe=display.show,
         )
 
 
-def sampled(run: "Run", options: SamplingOptions) -> "Run":
-    """Returns the run with the number of noisy versions, or the precision, that the options ask for."""
+def _recipe(options: RunOptions, wanted: SamplingOptions) -> "Recipe":
+    """Returns the recipe with the number of noisy versions, or the precision, that the options ask for."""
+    from steadylens.training.recipes import recipe_named
     from steadylens.training.run import Sampling
 
-    usual, half_width = run.recipe.evaluation.sampling, options.half_width
-    most = options.versions
+    recipe = recipe_named(options.recipe.value)
+    usual, half_width = recipe.evaluation.sampling, wanted.half_width
+    most = wanted.versions
     if most is None:
         most = usual.versions if half_width is None else MOST_VERSIONS
     sampling = Sampling(versions=most, half_width=usual.half_width if half_width is None else half_width)
-    evaluation = dataclasses.replace(run.recipe.evaluation, sampling=sampling)
-    return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, evaluation=evaluation))
+    return dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, sampling=sampling))
 
 
 def device_named(name: str) -> "torch.device":
-    """Returns the device with that name, or for auto a GPU if there is one, else the CPU.
+    """Returns the device with that name; see `steadylens.devices.device_named`."""
+    from steadylens import devices
 
-    Raises:
-        SettingError: If the device cannot be used.
+    return devices.device_named(name)
+
+
+def say(text: str, console: Console | None = None) -> None:
+    r"""Prints text as it is: without markup, emoji or colours, and unwrapped.
+
+    Control characters, which a file's name may hold, are printed as escapes such as \x1b.
+
+    Args:
+        text: A line, or several.
+        console: Where to print it; None means standard output.
     """
-    import torch
-
-    from steadylens.devices import default_device
-
-    if name == "auto":
-        return default_device()
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise SettingError(f"there is no device {name!r}; give cpu, cuda, cuda:1 or auto") from error
-    try:
-        torch.zeros(1, device=device).item()  # fails on a device without storage, such as meta
-    except (RuntimeError, AssertionError) as error:
-        reason = reason_of(error)
-        raise SettingError(f"the device {name!r} cannot be used here ({reason}); try cpu or auto") from error
-    return device
+    (console or Console()).print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def say(text: str) -> None:
-    """Prints a line of text, without any markup."""
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+def complain(text: str) -> None:
+    """Prints an error message to standard error; see `say`."""
+    say(f"steadylens: {text}", Console(stderr=True))
+
+
+def printable(text: str) -> str:
+    """Returns text with escapes in the place of control characters and of bytes that are no text."""
+    return "".join(
+        repr(char)[1:-1] if char != "\n" and unicodedata.category(char) in ("Cc", "Cs") else char
+        for char in text
+    )

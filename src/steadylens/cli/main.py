@@ -6,9 +6,9 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from steadylens.cli.classifiers import compare, fuse
+from steadylens.cli.console import complain, say
 from steadylens.cli.deploy import export, serve, serve_page
 from steadylens.cli.paper import evaluate, report, reproduce, train_one_classifier, train_one_restorer
 from steadylens.cli.restore import restore
@@ -49,14 +49,12 @@ def _refuse(error: typer.TyperException) -> None:
     text = text.replace(": Value error, ", ": ", 1)  # a prefix of the library that checks values
     if not text:  # a call without a command has printed the help
         return
-    Console(stderr=True).print(
-        f"steadylens: {text}; --help lists what there is", markup=False, highlight=False, soft_wrap=True
-    )
+    complain(f"{text}; --help lists what there is")
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        Console().print(f"steadylens {version('steadylens')}", highlight=False)
+        say(f"steadylens {version('steadylens')}")
         raise typer.Exit
 
 

@@ -15,7 +15,6 @@ from steadylens.cli.console import (
     SamplingOptions,
     explaining,
     open_run,
-    sampled,
     say,
     with_option_groups,
 )
@@ -41,10 +40,10 @@ def reproduce(
     debug: Debug = False,
 ) -> None:
     """Reproduce the paper: train, fuse and evaluate all nets, and report its tables and figures."""
-    with explaining(debug, resumable=True), open_run(options) as run:
+    with explaining(debug, resumable=True), open_run(options, sampling=sampling) as run:
         from steadylens.evaluation.workflows import reproduce as reproduce_all
 
-        page = reproduce_all(sampled(run, sampling), out)
+        page = reproduce_all(run, out)
     say(f"report: {page.resolve()}")
 
 
@@ -103,8 +102,8 @@ def evaluate(
         from steadylens.evaluation.workflows import evaluate_nets
 
         nets = [load_net(model, alternatives="; for others, there is steadylens compare") for model in models]
-        with open_run(options) as run:
-            page = evaluate_nets(sampled(run, sampling), nets, out)
+        with open_run(options, sampling=sampling) as run:
+            page = evaluate_nets(run, nets, out)
     say(f"report: {page.resolve()}")
 
 

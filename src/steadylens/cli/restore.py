@@ -1,33 +1,52 @@
 """The command that restores image files."""
 
-import math
+import shutil
+import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from steadylens.cli.console import Debug, Device, Display, device_named, explaining, say
-from steadylens.errors import ImageError, SettingError, StorageError, lacks_memory
+from steadylens.cli.console import (
+    Debug,
+    Device,
+    Display,
+    complain,
+    device_named,
+    explaining,
+    say,
+    terminated_as_interrupted,
+)
+from steadylens.errors import SettingError
 from steadylens.files import describe_suffixes
 from steadylens.progress import Update
 
 if TYPE_CHECKING:
-    from steadylens.inference.image_files import RestoreJob, RestorePlan
+    from collections.abc import Callable
+
+    import torch
+
+    from steadylens.inference.batch import BatchSettings
+    from steadylens.inference.jobs import RestoreJob, RestorePlan
     from steadylens.inference.restorer import Restorer
+    from steadylens.inference.results import FileResult, ResultLog
 
 
 STAGE = "restoring"
 """What the progress bar calls the work."""
 
-STEPS_PER_FILE = 1000
-"""How finely the progress bar divides one file."""
+STANDARD_OUTPUT = Path("-")
+
+MOST_LINKS = 5
+"""How many links to folders are named."""
 
 
 class ImageFormatName(StrEnum):
@@ -51,7 +70,11 @@ class EngineName(StrEnum):
 def restore(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Image files, or folders of them.")],
     out: Annotated[
-        Path | None, typer.Option(help="Output folder. Subfolders of an input folder are created in it, too.")
+        Path | None,
+        typer.Option(
+            help="Where to write: a folder, in which subfolders are made as they are in an input folder; for "
+            "a single input file also a file, such as new.png, or - for standard output."
+        ),
     ] = None,
     net: Annotated[
         str,
@@ -67,12 +90,48 @@ def restore(
         ImageFormatName | None,
         typer.Option("--format", help="Format to write; by default, the format of each input file."),
     ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(
+            help="Quality of JPEG and WebP, 1 to 100; WebP is then lossy. By default 95, and WebP lossless "
+            "where the input is lossless."
+        ),
+    ] = None,
+    flatten: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLOUR",
+            help="Put this colour behind what is transparent, such as white or #ff8800; the output has no "
+            "alpha channel then. By default, alpha is kept.",
+        ),
+    ] = None,
+    keep_times: Annotated[
+        bool, typer.Option("--keep-times", help="Give each output file the times of its input file.")
+    ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that already exist in --out.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace files that already exist in --out; with --in-place, also restore once more what "
+            "was restored in place before.",
+        ),
     ] = False,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Replace the input files instead of writing to --out.")
     ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            help="Add a line of JSON for each file to this file: its state, the reason, the seconds, the "
+            "estimated noise."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            help="How many files are restored at a time, by as many processes; each holds an image."
+        ),
+    ] = 1,
     max_megapixels: Annotated[
         float,
         typer.Option(help="Refuse images with more megapixels. Raise this only for files that you trust."),
@@ -92,96 +151,205 @@ def restore(
     debug: Debug = False,
 ) -> None:
     """Restore image files of any size, keeping their bit depth, alpha channel and metadata."""
-    with explaining(debug):
+    with explaining(debug), terminated_as_interrupted():
         if (out is None) is not in_place:
-            raise SettingError("give either --out with a folder, or --in-place")
+            raise SettingError("give either --out with a folder or a file, or --in-place")
         if in_place and format_name is not None:
             raise SettingError("--format writes new files, but --in-place replaces the old ones; use --out")
-        if not 0 < max_megapixels < math.inf:
+        if not 0 < max_megapixels < float("inf"):
             raise SettingError(f"--max-megapixels is {max_megapixels}, it must be positive and finite")
-        from steadylens.images.writing import WRITABLE_FORMATS
-        from steadylens.inference.image_files import plan_jobs, restore_file
-        from steadylens.inference.restorer import restorer_of
+        from steadylens.inference.batch import BatchSettings
+        from steadylens.inference.image_files import RestoreSettings
+        from steadylens.inference.results import InPlaceHistory, ResultLog
 
-        wanted = None if format_name is None else format_name.value.upper()
-        suffix = None if wanted is None else WRITABLE_FORMATS[wanted].suffix
-        plan = plan_jobs(paths, out, suffix=suffix, view=pattern)
-        restorer = restorer_of(net, tile=tile, device=device_named(device))
-        if engine is EngineName.fastest:
-            restorer = _in_fastest_engine(restorer)
-        free = [each for each in plan.jobs if overwrite or not _is_taken(each, in_place=in_place)]
-        run = partial(restore_file, restorer=restorer, format=wanted, most_pixels=int(max_megapixels * 1e6))
-        failures = _restore_all(free, run)
-        _conclude(plan, len(plan.jobs) - len(free), failures)
-
-
-def _in_fastest_engine(restorer: "Restorer") -> "Restorer":
-    """Returns the restorer with its net in the fastest engine, and prints which one that is."""
-    from steadylens.inference.engines import fastest_engine
-
-    timing = fastest_engine(restorer.engine)  # type: ignore[arg-type]  # a net, since it was loaded by name
-    say(f"engine: {timing}")
-    return replace(restorer, engine=timing.engine)
+        files = RestoreSettings(
+            format=_format(format_name, out),
+            quality=quality,
+            background=None if flatten is None else _colour(flatten),
+            keep_times=keep_times,
+            most_pixels=int(max_megapixels * 1e6),
+        )
+        settings = BatchSettings(files=files, processes=jobs)
+        with _planned(paths, out, files.format, pattern=pattern) as (plan, console):
+            opening = partial(_opened, net, tile, device_named(device), fastest=engine is EngineName.fastest)
+            restorer = opening(tell=partial(say, console=console))
+            if in_place:
+                settings = replace(settings, history=InPlaceHistory.opened(log=log, forget=overwrite))
+            with nullcontext() if log is None else ResultLog(log) as results:
+                task = _Task(settings=settings, console=console, log=results, overwrite=overwrite)
+                task.run(plan, opening if jobs > 1 else lambda: restorer)
+                task.conclude(plan)
 
 
-def _is_taken(job: "RestoreJob", *, in_place: bool) -> bool:
-    return any(path.exists() for path in job.written if not (in_place and path == job.target))
+def _format(name: ImageFormatName | None, out: Path | None) -> str | None:
+    """Returns the format to write, as --format or the ending of the output file says."""
+    from steadylens.inference.jobs import format_named
+
+    wanted = None if name is None else name.value.upper()
+    named = None if out in (None, STANDARD_OUTPUT) else format_named(out)
+    if wanted is not None and named is not None and wanted != named:
+        raise SettingError(
+            f"--out {out} ends like {named}, and --format is {name}; leave out --format, or rename"
+        )
+    return wanted or named
 
 
-def _restore_all(jobs: "Sequence[RestoreJob]", run: "partial[tuple[str, ...]]") -> list[str]:
-    """Restores the files one after another and returns an error message for each that failed."""
-    failures: list[str] = []
-    total = STEPS_PER_FILE * len(jobs)
-    with _progress_bar(total) as display:
-        for number, job in enumerate(jobs):
+def _colour(text: str) -> tuple[int, int, int]:
+    from PIL import ImageColor
 
-            def advance(done: int, tiles: int, first: int = STEPS_PER_FILE * number) -> None:
-                done = first + STEPS_PER_FILE * done // tiles
-                display.show(Update(stage=STAGE, state="advanced", done=done, total=total))
-
-            try:
-                notes = run(job, progress=advance)
-            except (ImageError, StorageError) as error:
-                failures.append(str(error) if str(job.source) in str(error) else f"{job.source}: {error}")
-            except (MemoryError, RuntimeError) as error:
-                if not lacks_memory(error):
-                    raise
-                failures.append(f"{job.source}: memory ran out; give a smaller --tile")
-            except KeyboardInterrupt:
-                done = number - len(failures)
-                display.console.print(
-                    f"steadylens: interrupted; {done} restored, the other files are unchanged"
-                )
-                raise typer.Exit(1) from None
-            else:
-                for note in notes:
-                    display.console.print(
-                        f"  {job.source}: {note}", markup=False, highlight=False, soft_wrap=True
-                    )
-    return failures
+    try:
+        red, green, blue, *opacity = ImageColor.getrgb(text)
+    except ValueError:
+        opacity = [0]
+    if opacity:
+        raise SettingError(f"--flatten is {text!r}, it must be an opaque colour, such as white or #ff8800")
+    return red, green, blue
 
 
 @contextmanager
-def _progress_bar(total: int) -> Iterator[Display]:
-    with Display(Console()) as display:
-        if total:
-            display.show(Update(stage=STAGE, state="started", total=total))
-        yield display
-        if total:
-            display.show(Update(stage=STAGE, state="finished"))
+def _planned(
+    paths: list[Path], out: Path | None, format_name: str | None, *, pattern: bool
+) -> Iterator[tuple["RestorePlan", Console]]:
+    """Yields what to restore and where messages go, then copies a result that is for standard output."""
+    from steadylens.images.writing import WRITABLE_FORMATS
+    from steadylens.inference.jobs import format_named, plan_jobs
+
+    if out != STANDARD_OUTPUT:
+        one_file = out is not None and format_named(out) is not None
+        suffix = None if format_name is None or one_file else WRITABLE_FORMATS[format_name].suffix
+        yield plan_jobs(paths, out, suffix=suffix, view=pattern), Console()
+        return
+    if pattern or len(paths) > 1 or paths[0].is_dir():
+        raise SettingError("--out - writes one image; name one input file, without --pattern")
+    if sys.stdout.isatty():
+        raise SettingError("--out - would write an image to the terminal; send it to a file or a program")
+    with tempfile.TemporaryDirectory() as folder:
+        plan = plan_jobs(paths, Path(folder))
+        yield plan, Console(stderr=True)
+        with plan.jobs[0].target.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
 
 
-def _conclude(plan: "RestorePlan", taken: int, failures: Sequence[str]) -> None:
-    count = len(plan.jobs)
-    say(f"restored {count - taken - len(failures)} of {count} images")
-    if taken:
-        say(f"skipped {taken} whose output already exists; --overwrite replaces it")
-    if plan.others:
-        left_out = describe_suffixes(Counter(path.suffix.lower() for path in plan.others))
-        say(f"ignored files of other formats: {left_out}")
-    if problems := [*plan.unread, *failures]:
-        error = Console(stderr=True)
-        error.print(f"steadylens: {len(problems)} could not be restored:", highlight=False)
-        for line in problems:
-            error.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1)
+def _opened(
+    net: str,
+    tile: int | None,
+    device: "torch.device",
+    *,
+    fastest: bool,
+    tell: "Callable[[str], None]" = lambda line: None,
+) -> "Restorer":
+    """Returns the restorer, in the fastest engine if asked to, and tells which one that is."""
+    from steadylens.inference.engines import fastest_engine
+    from steadylens.inference.restorer import restorer_of
+
+    restorer = restorer_of(net, tile=tile, device=device)
+    if not fastest:
+        return restorer
+    timing = fastest_engine(restorer.engine)  # type: ignore[arg-type]  # a net, since it was loaded by name
+    tell(f"engine: {timing}")
+    return replace(restorer, engine=timing.engine)
+
+
+@dataclass(kw_only=True)
+class _Task:
+    """Restores files and tells what becomes of them.
+
+    Attributes:
+        settings: How they are restored.
+        console: Where messages go that are no errors.
+        log: The log of results, or None.
+        overwrite: Whether outputs that exist are replaced.
+        states: How many files were restored, failed, were skipped, or had an output that exists.
+    """
+
+    settings: "BatchSettings"
+    console: Console
+    log: "ResultLog | None"
+    overwrite: bool
+    states: Counter[str] = field(default_factory=Counter)
+
+    def run(self, plan: "RestorePlan", opening: "Callable[[], Restorer]") -> None:
+        """Restores all files whose output is not there yet."""
+        from steadylens.inference.batch import restore_files
+        from steadylens.inference.results import FileResult
+
+        free: list[RestoreJob] = []
+        for job in plan.jobs:
+            if self.overwrite or not self._is_taken(job):
+                free.append(job)
+            else:
+                self.states["taken"] += 1
+                self._write(FileResult.skipped(job, "its output exists; --overwrite replaces it"))
+        if not free:
+            return
+        with Display(self.console) as display:
+            begun = False
+
+            def advance(done: int, total: int) -> None:
+                nonlocal begun
+                state: Literal["started", "advanced"] = "advanced" if begun else "started"
+                display.show(Update(stage=STAGE, state=state, done=done, total=total))
+                begun = True
+
+            try:
+                with closing(
+                    restore_files(free, opening, settings=self.settings, progress=advance)
+                ) as results:
+                    for result in results:
+                        self._tell(result)
+            except KeyboardInterrupt:
+                self._interrupted(len(free))
+                raise typer.Exit(1) from None
+            if begun:
+                display.show(Update(stage=STAGE, state="finished"))
+
+    def _is_taken(self, job: "RestoreJob") -> bool:
+        in_place = self.settings.history is not None
+        return any(path.exists() for path in job.written if not (in_place and path == job.target))
+
+    def _tell(self, result: "FileResult") -> None:
+        self.states[result.state] += 1
+        self._write(result)
+        for note in result.notes:
+            say(f"  {result.file}: {note}", self.console)
+        if result.state == "failed":
+            named = result.file in result.reason
+            complain(result.reason if named else f"{result.file}: {result.reason}")
+
+    def _write(self, result: "FileResult") -> None:
+        if self.log is not None:
+            self.log.write(result)
+
+    def _interrupted(self, count: int) -> None:
+        left = count - self.states.total() + self.states["taken"]
+        same = "the same command without --overwrite" if self.overwrite else "the same command"
+        complain(
+            f"interrupted; {self.states['restored']} restored, {self.states['failed']} failed, {left} "
+            f"unchanged; {same} goes on with those that are left"
+        )
+
+    def conclude(self, plan: "RestorePlan") -> None:
+        """Tells how many files were restored, and what was passed over.
+
+        Raises:
+            typer.Exit: If something could not be restored.
+        """
+        tell = partial(say, console=self.console)
+        tell(f"restored {self.states['restored']} of {len(plan.jobs)} images")
+        if taken := self.states["taken"]:
+            tell(f"skipped {taken} whose output already exists; --overwrite replaces it")
+        if done := self.states["skipped"]:
+            tell(f"skipped {done} that were restored in place before; --overwrite restores them once more")
+        if plan.others:
+            left_out = describe_suffixes(Counter(path.suffix.lower() for path in plan.others))
+            tell(f"ignored files of other formats: {left_out}")
+        if plan.linked:
+            names = ", ".join(map(str, plan.linked[:MOST_LINKS]))
+            more = " and others" if len(plan.linked) > MOST_LINKS else ""
+            tell(f"links to folders are not followed: {names}{more}; name a folder to restore what it holds")
+        for line in plan.unread:
+            complain(line)
+        if problems := self.states["failed"] + len(plan.unread):
+            complain(f"{problems} could not be restored, as said above")
+            raise typer.Exit(1)

@@ -1,208 +1,195 @@
-"""Restores image files into other files: with all of their bits and metadata.
+"""Restores an image file into another: with all of its bits and metadata."""
 
-Folders keep their structure, and no file is overwritten unless that was asked for.
-"""
-
+import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from steadylens.errors import ImageError, SettingError
-from steadylens.files import check_folder, replacing
+from steadylens.files import replacing
+from steadylens.images.decoding import MOST_PIXELS
 from steadylens.images.metadata.attachments import FURTHER_IMAGES
-from steadylens.images.pixels import Pixels, residual_image
+from steadylens.images.pixels import Pixels, flattened, residual_image
 from steadylens.images.reading import FIRST_OF_SEVERAL, ImageContent, Metadata, read_image_file
-from steadylens.images.tensors import IMAGE_SUFFIXES
-from steadylens.images.writing import encode_image, encode_pages, write_image_file
+from steadylens.images.writing import (
+    WRITABLE_FORMATS,
+    check_storable,
+    encode_image,
+    encode_pages,
+    write_image_file,
+)
+from steadylens.inference.jobs import RestoreJob
 from steadylens.inference.restorer import restore_array
+from steadylens.metrics import estimate_noise
 from steadylens.progress import ProgressCallback
 
-VIEW_ENDING = ".pattern.png"
-"""Appended to the name of a file, it names the image of what was removed from it."""
+SAMPLED_PIXELS = 2**22
+"""From how many pixels of an image about, evenly spread, its noise is estimated."""
+
+BAND = 64
+"""Rows of pixels that lie together in such a sample."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RestoreJob:
-    """One file to restore.
+class RestoreSettings:
+    """What restored files are like.
 
     Attributes:
-        source: The file to read.
-        target: The file to write.
-        view: Where to write an image of what was removed, or None.
+        format: The format to write, one of `WRITABLE_FORMATS`, or None for the format of the source.
+        quality: The quality of JPEG and WebP, 1 to 100. None is the usual one, with WebP lossless where the
+            source is.
+        background: Red, green and blue, 0 to 255, to put behind what is transparent; the result has no alpha
+            then. None keeps alpha.
+        keep_times: Whether a file gets the times of its source.
+        most_pixels: Larger images (width times height) are refused.
     """
 
-    source: Path
-    target: Path
-    view: Path | None = None
+    format: str | None = None
+    quality: int | None = None
+    background: tuple[int, int, int] | None = None
+    keep_times: bool = False
+    most_pixels: int = MOST_PIXELS
 
-    @property
-    def written(self) -> tuple[Path, ...]:
-        """The files that are written."""
-        return (self.target,) if self.view is None else (self.target, self.view)
+    def __post_init__(self) -> None:
+        """Refuses a quality that no file can have."""
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise SettingError(f"quality is {self.quality}, it must be 1 to 100")
+        if self.quality is not None and self.format and not WRITABLE_FORMATS[self.format].quality:
+            raise SettingError(
+                f"{self.format} keeps every pixel value and has no quality; leave out the quality, or choose "
+                "JPEG or WebP"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RestorePlan:
-    """The jobs that some paths give.
+class RestoredFile:
+    """What is known of a file that was restored.
 
     Attributes:
-        jobs: The files to restore, in the order of the paths.
-        others: Files in the folders whose names do not end like those of images.
-        unread: The folders that could not be searched, a sentence each that says why.
+        notes: What was converted, and the scale of the view, a phrase each.
+        noise_grey: The estimated noise of the source, or of its first page, in grey levels of 255 (see
+            `estimate_noise`), or None if the image is too small to tell.
+        sha256: SHA-256 of the file that was written, in hexadecimal.
     """
 
-    jobs: tuple[RestoreJob, ...]
-    others: tuple[Path, ...] = ()
-    unread: tuple[str, ...] = ()
-
-
-def plan_jobs(
-    paths: Sequence[Path], out: Path | None, *, suffix: str | None = None, view: bool = False
-) -> RestorePlan:
-    """Finds the image files to restore and decides where to write each; no file is changed.
-
-    A file is written under its own name into `out`. A folder is searched with its subfolders for image files,
-    which keep their place within it below `out`. The search leaves out `out` itself and the views that an
-    earlier call wrote beside its files. A file that is given by name may have any ending.
-
-    Args:
-        paths: Files and folders.
-        out: The folder to write to, or None to replace each file by its restored version.
-        suffix: The ending of the new files, or None to keep that of each file.
-        view: Whether to write an image of what was removed, too: beside NAME as NAME.pattern.png.
-
-    Raises:
-        SettingError: If a path does not exist, there is nothing to restore, two files would be written to one
-            place, or a source would be overwritten although `out` is given.
-        StorageError: If `out` is not a folder and cannot become one.
-    """
-    jobs: dict[tuple[Path, Path], RestoreJob] = {}
-    others: list[Path] = []
-    unread: list[str] = []
-    for path in paths:
-        for source, place in _found(path, out, unread):
-            if source == path or source.suffix.lower() in IMAGE_SUFFIXES:
-                job = _job(source, place, out, suffix, view=view)
-                jobs.setdefault((source.absolute(), job.target), job)  # a file given twice is restored once
-            else:
-                others.append(source)
-    if not jobs and not unread:
-        raise SettingError(
-            f"{', '.join(map(str, paths))} holds no image files, which end in "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-    found = tuple(jobs.values())
-    _check_targets(found, in_place=out is None)
-    if out is not None:
-        check_folder(out)
-    return RestorePlan(jobs=found, others=tuple(others), unread=tuple(unread))
-
-
-def _found(path: Path, out: Path | None, unread: list[str]) -> Iterator[tuple[Path, Path]]:
-    """Yields the files at a path, each with its place relative to the path; hidden ones are left out."""
-    if not path.is_dir():
-        if not path.exists():
-            raise SettingError(f"{path} does not exist; name files or folders of images")
-        yield path, Path(path.name)
-        return
-    avoided = None if out is None else out.resolve()
-
-    def refused(error: OSError) -> None:
-        unread.append(f"{error.filename} cannot be searched: {error.strerror}; change its permissions")
-
-    for folder, subfolders, names in os.walk(path, onerror=refused):
-        here = Path(folder)
-        visible = (name for name in subfolders if not name.startswith("."))
-        subfolders[:] = sorted(name for name in visible if (here / name).resolve() != avoided)
-        for name in sorted(names):
-            is_view = name.endswith(VIEW_ENDING) and name.removesuffix(VIEW_ENDING) in names
-            if not name.startswith(".") and not is_view:
-                yield here / name, (here / name).relative_to(path)
-
-
-def _job(source: Path, place: Path, out: Path | None, suffix: str | None, *, view: bool) -> RestoreJob:
-    target = source.resolve() if out is None else out / (place.with_suffix(suffix) if suffix else place)
-    beside = target.with_name(f"{target.name}{VIEW_ENDING}")
-    return RestoreJob(source=source, target=target, view=beside if view else None)
-
-
-def _check_targets(jobs: Sequence[RestoreJob], *, in_place: bool) -> None:
-    sources = {job.source.resolve(): job.source for job in jobs}
-    writers: dict[Path, RestoreJob] = {}
-    for job in jobs:
-        for path in job.written:
-            place = path.resolve()
-            if place in writers:
-                raise SettingError(
-                    f"{writers[place].source} and {job.source} would both become {path}; "
-                    "restore them into different folders, or omit --format"
-                )
-            if place in sources and not (in_place and path == job.target):
-                raise SettingError(
-                    f"{path} would be written over {sources[place]}, which is to be restored; "
-                    "choose another folder, or --in-place"
-                )
-            writers[place] = job
+    notes: tuple[str, ...]
+    noise_grey: float | None
+    sha256: str
 
 
 def restore_file(
     job: RestoreJob,
     restorer: Callable[[Tensor, ProgressCallback], Tensor],
     *,
-    format: str | None,  # noqa: A002 - the usual name
-    most_pixels: int,
-    progress: ProgressCallback,
-) -> tuple[str, ...]:
+    settings: RestoreSettings,
+    progress: ProgressCallback = lambda done, total: None,
+    announce: Callable[[str], None] = lambda sha256: None,
+) -> RestoredFile:
     """Restores an image file.
+
+    All pages of a TIFF are restored if the result is a TIFF, else the first; the view is that of the first.
+    What the format cannot store is refused before the net runs.
 
     Args:
         job: What to read and where to write it. A file that exists is replaced, and appears complete or not
             at all.
         restorer: A `Restorer`.
-        format: The format to write, one of `WRITABLE_FORMATS`, or None for the format of the source.
-        most_pixels: Larger images (width times height) are refused.
+        settings: What the new file is like.
         progress: Called with the number of tiles that are done and the number of all tiles.
-
-    Returns:
-        Notes on what was converted, and the scale of the view, a phrase each. All pages of a TIFF are
-        restored if the result is a TIFF, else the first. The view is that of the first.
+        announce: Called with the SHA-256 of the new file when it is complete, just before it appears.
 
     Raises:
         ImageError: If the source cannot be read, the format cannot store it, or the source is to be replaced
             and holds more than its picture or its pages, which would be lost.
         StorageError: If a file cannot be written.
     """
-    source, target = job.source, job.target
-    content = read_image_file(source, most_pixels=most_pixels)
-    in_place = target.exists() and target.samefile(source)
-    count = len(content.pages) if (format or content.format) == content.format == "TIFF" else 1
-    lost = [*content.left_out, *([FURTHER_IMAGES] if len(content.pages) > count else [])]
-    if in_place and lost:
+    first = read_image_file(job.source, most_pixels=settings.most_pixels)
+    content = _as_wanted(first, settings)
+    count = len(first.pages) if first.format == content.format == "TIFF" else 1
+    lost = [*first.left_out, *([FURTHER_IMAGES] if len(first.pages) > count else [])]
+    if job.in_place and lost:
         raise ImageError(
-            f"{source} also holds {', '.join(lost)}, which would be lost; restore it into a folder"
+            f"{job.source} also holds {', '.join(lost)}, which would be lost; restore it into a folder"
         )
+    check_storable(content)
     notes = dict.fromkeys(content.notes)
     if count > 1:
         notes.pop(FIRST_OF_SEVERAL)
     pixels = restore_array(content.pixels, restorer, _of_page(0, count, progress))
-    restored = replace(content, pixels=pixels, format=format or content.format)
     scale = None if job.view is None else _write_view(job.view, content.pixels, pixels)
-    further = _further_pages(source, content.pages[1:count], restorer, most_pixels, progress)
+    further = _further_pages(job.source, first.pages[1:count], restorer, settings, progress)
+    pages = chain([replace(content, pixels=pixels)], further)
     try:
-        with replacing(target) as temporary:
-            if restored.format == "TIFF":
-                written = encode_pages(temporary, _noted(chain([restored], further), notes))
-            else:
-                written = encode_image(temporary, restored)
+        with replacing(job.target) as temporary:
+            notes |= dict.fromkeys(_encode(temporary, _noted(pages, notes), content.format))
+            if settings.keep_times:
+                times = job.source.stat()
+                os.utime(temporary, ns=(times.st_atime_ns, times.st_mtime_ns))
+            sha256 = content_hash(temporary)
+            announce(sha256)
     except BaseException:
         if job.view is not None:
             job.view.unlink(missing_ok=True)  # it would lie beside a file that was not restored
         raise
-    return (*(notes | dict.fromkeys(written)), *([] if scale is None else [scale]))
+    return RestoredFile(
+        notes=(*notes, *([] if scale is None else [scale])),
+        noise_grey=noise_of(content.pixels),
+        sha256=sha256,
+    )
+
+
+def content_hash(path: Path) -> str:
+    """Returns the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def noise_of(pixels: Pixels) -> float | None:
+    """Returns the estimated noise of an image in grey levels of 255, or None if it is too small to tell.
+
+    Of a large image, bands of rows that are evenly spread are looked at, and the median of theirs counts.
+
+    Args:
+        pixels: (H, W, C), uint8 or uint16; alpha is ignored.
+    """
+    height, width, channels = pixels.shape
+    colours = channels - (channels in (2, 4))
+    step = BAND * math.ceil(height * width / SAMPLED_PIXELS)
+    bands = (
+        [pixels]
+        if step == BAND
+        else [pixels[top : top + BAND] for top in range(0, max(1, height - BAND + 1), step)]
+    )
+    estimates = []
+    for band in bands:
+        levels = band[..., :colours].astype(np.float32) / np.iinfo(pixels.dtype).max
+        estimates.append(estimate_noise(torch.from_numpy(levels).permute(2, 0, 1)[None]))
+    noise = torch.cat(estimates).median().item()
+    return None if math.isnan(noise) else round(noise, 2)
+
+
+def _as_wanted(content: ImageContent, settings: RestoreSettings) -> ImageContent:
+    """Returns the content in the format and with the background that are asked for."""
+    content = replace(content, format=settings.format or content.format, quality=settings.quality)
+    channels = content.pixels.shape[-1]
+    if settings.background is None or channels in (1, 3):
+        return content
+    pixels, metadata = flattened(content.pixels, settings.background), content.metadata
+    if channels == 2 and pixels.shape[-1] == 3:
+        metadata = replace(metadata, icc_profile=b"")  # a profile for grey
+    notes = (*content.notes, "what is transparent was put on the background")
+    return replace(content, pixels=pixels, metadata=metadata, notes=notes, relaid=True)
+
+
+def _encode(path: Path, pages: Iterator[ImageContent], name: str) -> tuple[str, ...]:
+    return encode_pages(path, pages) if name == "TIFF" else encode_image(path, next(pages))
 
 
 def _of_page(number: int, count: int, progress: ProgressCallback) -> ProgressCallback:
@@ -214,16 +201,17 @@ def _further_pages(
     source: Path,
     directories: Sequence[int],
     restorer: Callable[[Tensor, ProgressCallback], Tensor],
-    most_pixels: int,
+    settings: RestoreSettings,
     progress: ProgressCallback,
 ) -> Iterator[ImageContent]:
     """Yields the restored pages of a TIFF but the first, one at a time."""
     count = len(directories) + 1
     for number, directory in enumerate(directories, start=1):
         try:
-            page = read_image_file(source, most_pixels=most_pixels, directory=directory)
+            page = read_image_file(source, most_pixels=settings.most_pixels, directory=directory)
         except ImageError as error:
             raise type(error)(f"page {number + 1} of {count}: {error}") from error
+        page = _as_wanted(page, settings)
         pixels = restore_array(page.pixels, restorer, _of_page(number, count, progress))
         yield replace(page, pixels=pixels)
 

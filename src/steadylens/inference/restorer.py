@@ -16,8 +16,8 @@ from steadylens.devices import evaluating
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.pixels import key_scale, plain_mode
 from steadylens.images.tensors import array_to_tensor, check_range, tensor_to_array
+from steadylens.images.transparency import put_back_hidden, with_colours_continued
 from steadylens.inference.tiling import ImageToImage, Tiling, in_tiles
-from steadylens.inference.transparency import put_back_hidden, with_colours_continued
 from steadylens.nets.facts import CLASSIFYING, NetFacts, facts_of
 from steadylens.nets.restoration import UnpaddedNet, is_padded
 from steadylens.progress import ProgressCallback
@@ -156,6 +156,11 @@ def restore(
         >>> steadylens.restore(np.zeros((60, 80, 3), np.uint8), "l3-gtsrb").shape
         (60, 80, 3)
     """
+    if isinstance(image, str | Path):
+        raise ImageError(
+            f"{str(image)!r} is a path, not an image; read it first, as in "
+            f"restore(steadylens.read_image({str(image)!r}))"
+        )
     restorer = restorer_of(net, margin=margin, tile=tile, device=device)
     match image:
         case Tensor():

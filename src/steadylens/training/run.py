@@ -57,7 +57,10 @@ class Sampling:
                 f"versions is {self.versions}, at least 1 noisy version of each image is needed"
             )
         if self.half_width is not None and not 0 < self.half_width < 0.5:
-            raise SettingError(f"half_width is {self.half_width}, it must lie in (0, 0.5), as a share")
+            raise SettingError(
+                f"half_width is {self.half_width}, it must lie between 0 and 0.5: it is a share, such as "
+                "0.001 for 0.1 percentage points"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from steadylens.images.transparency import with_colours_continued
 from steadylens.inference.restorer import restore, restorer_of
-from steadylens.inference.transparency import with_colours_continued
 from steadylens.nets.restoration import GaussianSmoothing
 
 

@@ -1,0 +1,233 @@
+"""Finds the image files to restore and decides where each result goes; no file is changed."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from steadylens.errors import SettingError
+from steadylens.files import check_folder, check_place
+from steadylens.images.tensors import IMAGE_SUFFIXES
+from steadylens.images.writing import WRITABLE_FORMATS
+
+VIEW_ENDING = ".pattern.png"
+"""Appended to the name of a file, it names the image of what was removed from it."""
+
+FORMATS_BY_SUFFIX = {
+    **{known.suffix: name for name, known in WRITABLE_FORMATS.items()},
+    ".jpeg": "JPEG",
+    ".tif": "TIFF",
+    ".pnm": "PPM",
+}
+"""The formats that can be written, by the ending of a file in lower case."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestoreJob:
+    """One file to restore.
+
+    Attributes:
+        source: The file to read.
+        target: The file to write.
+        view: Where to write an image of what was removed, or None.
+    """
+
+    source: Path
+    target: Path
+    view: Path | None = None
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The files that are written."""
+        return (self.target,) if self.view is None else (self.target, self.view)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the result replaces the source."""
+        return self.target.exists() and self.source.exists() and self.target.samefile(self.source)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestorePlan:
+    """The jobs that some paths give.
+
+    Attributes:
+        jobs: The files to restore, in the order of the paths.
+        others: Files in the folders whose names do not end like those of images.
+        linked: Links to folders, which are not followed.
+        unread: The folders that could not be searched, a sentence each that says why.
+    """
+
+    jobs: tuple[RestoreJob, ...]
+    others: tuple[Path, ...] = ()
+    linked: tuple[Path, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+def plan_jobs(
+    paths: Sequence[Path], out: Path | None, *, suffix: str | None = None, view: bool = False
+) -> RestorePlan:
+    """Finds the image files to restore and decides where to write each; no file is changed.
+
+    A file is written under its own name into `out`, or as `out` if that ends like an image file. A folder is
+    searched with its subfolders for image files, which keep their place within it below `out`. Several
+    folders keep their names, too, and of folders with one name as much of what stands before as tells them
+    apart. The search leaves out hidden files, `out` itself, and the views that an earlier call wrote beside
+    its files; it does not follow links to folders. A file that is given by name may have any ending.
+
+    Args:
+        paths: Files and folders.
+        out: The folder to write to, the image file to write if there is one path, of a file; or None to
+            replace each file by its restored version.
+        suffix: The ending of the new files, or None to keep that of each file.
+        view: Whether to write an image of what was removed, too: beside NAME as NAME.pattern.png.
+
+    Raises:
+        SettingError: If a path does not exist, there is nothing to restore, two files would be written to one
+            place, a source would be overwritten although `out` is given, or `out` ends like an image file
+            that cannot be written or would have to hold several images.
+        StorageError: If `out` cannot be written to.
+    """
+    for path in paths:
+        if not path.exists() and not path.is_symlink():
+            raise SettingError(f"{path} does not exist; name files or folders of images")
+    if out is not None and format_named(out) is not None:
+        return _plan_one(paths, out, view=view)
+    search, bases = _Search(avoided=None if out is None else out.resolve()), _bases(paths)
+    jobs: dict[tuple[Path, Path], RestoreJob] = {}
+    for path in paths:
+        for source, place in search.files_at(path):
+            job = _job(source, bases.get(_absolute(path), Path()) / place, out, suffix, view=view)
+            # A file that is named twice is restored once; in place, so is one that two links name.
+            jobs.setdefault((job.target if out is None else _absolute(source), job.target), job)
+    if not jobs and not search.unread:
+        raise SettingError(
+            f"{', '.join(map(str, paths))} holds no image files, which end in "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    found = tuple(jobs.values())
+    _check_targets(found, in_place=out is None, suffix=suffix)
+    if out is not None:
+        check_folder(out)
+    return RestorePlan(
+        jobs=found, others=tuple(search.others), linked=tuple(search.linked), unread=tuple(search.unread)
+    )
+
+
+def format_named(out: Path) -> str | None:
+    """Returns the format that the ending of a file to write names, or None if `out` names a folder.
+
+    Raises:
+        SettingError: If it is the ending of images that cannot be written.
+    """
+    suffix = out.suffix.lower()
+    if not suffix or out.is_dir():
+        return None
+    known = FORMATS_BY_SUFFIX.get(suffix)
+    if known is None and (suffix in IMAGE_SUFFIXES or suffix in Image.registered_extensions()):
+        raise SettingError(
+            f"{out} ends like an image that cannot be written; let it end in one of "
+            f"{', '.join(sorted(FORMATS_BY_SUFFIX))}, or name a folder"
+        )
+    return known
+
+
+def _plan_one(paths: Sequence[Path], out: Path, *, view: bool) -> RestorePlan:
+    if len(paths) > 1 or paths[0].is_dir():
+        given = f"{len(paths)} paths" if len(paths) > 1 else f"the folder {paths[0]}"
+        raise SettingError(f"{out} ends like an image file, and {given} may hold several; name a folder")
+    job = RestoreJob(source=paths[0], target=out, view=_view_of(out) if view else None)
+    _check_targets((job,), in_place=False, suffix=None)
+    check_place(out)
+    return RestorePlan(jobs=(job,))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Search:
+    """A search for image files, and what it passed over."""
+
+    avoided: Path | None
+    others: list[Path] = field(default_factory=list)
+    linked: list[Path] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+    def files_at(self, path: Path) -> Iterator[tuple[Path, Path]]:
+        """Yields the image files at a path, each with its place relative to the path."""
+        if not path.is_dir():
+            yield path, Path(path.name)
+            return
+        for folder, subfolders, names in os.walk(path, onerror=self._refuse):
+            here = Path(folder)
+            subfolders[:] = sorted(name for name in subfolders if self._is_searched(here / name))
+            for name in sorted(names):
+                is_view = name.endswith(VIEW_ENDING) and name.removesuffix(VIEW_ENDING) in names
+                if name.startswith(".") or is_view:
+                    continue
+                if (here / name).suffix.lower() in IMAGE_SUFFIXES:
+                    yield here / name, (here / name).relative_to(path)
+                else:
+                    self.others.append(here / name)
+
+    def _is_searched(self, folder: Path) -> bool:
+        if folder.name.startswith(".") or folder.resolve() == self.avoided:
+            return False
+        if folder.is_symlink():
+            self.linked.append(folder)
+            return False
+        return True
+
+    def _refuse(self, error: OSError) -> None:
+        self.unread.append(f"{error.filename} cannot be searched: {error.strerror}; change its permissions")
+
+
+def _absolute(path: Path) -> Path:
+    """Returns a path without `..`, and with the links that it is made of."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path has no function that does this
+
+
+def _bases(paths: Sequence[Path]) -> dict[Path, Path]:
+    """Returns below which folder of the output the files of each given folder go, by its absolute path."""
+    folders = {_absolute(path) for path in paths if path.is_dir()}
+    if len(folders) < 2:
+        return {}
+    parts = {folder: folder.parts[1:] for folder in folders}
+    longest = max(map(len, parts.values()))
+    for count in range(1, longest + 1):
+        ends = {folder: names[-count:] for folder, names in parts.items()}
+        if len({*ends.values()}) == len(folders):
+            return {folder: Path(*names) for folder, names in ends.items()}
+    return {folder: Path(*names) for folder, names in parts.items()}  # one of them on another drive
+
+
+def _job(source: Path, place: Path, out: Path | None, suffix: str | None, *, view: bool) -> RestoreJob:
+    target = source.resolve() if out is None else out / (place.with_suffix(suffix) if suffix else place)
+    return RestoreJob(source=source, target=target, view=_view_of(target) if view else None)
+
+
+def _view_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}{VIEW_ENDING}")
+
+
+def _check_targets(jobs: Sequence[RestoreJob], *, in_place: bool, suffix: str | None) -> None:
+    sources = {job.source.resolve(): job.source for job in jobs}
+    writers: dict[Path, RestoreJob] = {}
+    for job in jobs:
+        for path in job.written:
+            place = path.resolve()
+            if place in writers:
+                way_out = (
+                    "restore them into different folders, or omit --format"
+                    if suffix is not None and writers[place].source.name != job.source.name
+                    else "restore them one after the other, each into a folder of its own"
+                )
+                raise SettingError(
+                    f"{writers[place].source} and {job.source} would both become {path}; {way_out}"
+                )
+            if place in sources and not (in_place and path == job.target):
+                raise SettingError(
+                    f"{path} would be written over {sources[place]}, which is to be restored; "
+                    "choose another place, or --in-place"
+                )
+            writers[place] = job
