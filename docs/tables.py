@@ -27,6 +27,7 @@ from steadylens.report.paper import AUGMENTED, ORIGINAL, RESTORED
 from steadylens.report.paper_tables import (
     accuracy_tables,
     cost_tables,
+    difference_tables,
     restoration_tables,
     stability_tables,
     training_tables,
@@ -76,7 +77,7 @@ def tables_named(records: Sequence[Measurement]) -> dict[str, list[Table]]:
         "comparison": accuracy_tables(select(shown, Comparison)),
         "stability": stability_tables(by_population["own"]),
         "stability-all": stability_tables(by_population["all"]),
-        "differences": stability_tables(select(shown, NoisyComparison)),
+        "differences": difference_tables(select(shown, NoisyComparison)),
         "variation": variation_tables(records),
         "cost": cost_tables(select(shown, Cost)),
         "training": training_tables(select(shown, Curve)),

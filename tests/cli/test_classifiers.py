@@ -90,7 +90,7 @@ def test_photographs_are_fitted_as_the_classifier_tells_or_as_is_said(workplace:
 def test_a_packaged_restorer_is_tried_when_none_is_named(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert classifiers.DEFAULT_RESTORER == "l11-gtsrb"
+    assert classifiers.DEFAULT_RESTORER == "unet-gtsrb"
     monkeypatch.setattr(classifiers, "DEFAULT_RESTORER", "l3-gtsrb")  # it is quicker
     assert compare(*RESNET)[0] == 0
     rows = read_records(workplace / "out" / "records.jsonl")

@@ -23,6 +23,7 @@ from steadylens.report import paper
 from steadylens.report.paper_tables import (
     accuracy_tables,
     cost_tables,
+    difference_tables,
     overall,
     restoration_tables,
     stability_tables,
@@ -93,7 +94,8 @@ def test_a_record_that_was_measured_again_counts_once() -> None:
     assert texts(table, "L11")[0] == "7"
 
 
-OWN, ALL, DIFFERENCES = stability_tables(RECORDS)
+OWN, ALL = stability_tables(RECORDS)
+(DIFFERENCES,) = difference_tables(RECORDS)
 
 
 ACCURACY, COMPARISON = accuracy_tables(RECORDS)
@@ -240,7 +242,14 @@ def test_cost_table_gives_every_batch_size_a_column_of_times() -> None:
 
 
 def all_tables() -> Sequence[Table]:
-    makers = (training_tables, restoration_tables, accuracy_tables, stability_tables, cost_tables)
+    makers = (
+        training_tables,
+        restoration_tables,
+        accuracy_tables,
+        stability_tables,
+        difference_tables,
+        cost_tables,
+    )
     return [table for make in makers for table in make(RECORDS)]
 
 
@@ -254,7 +263,14 @@ def test_the_source_of_every_table_has_recipe_seed_data_and_commit() -> None:
 
 
 def test_no_records_make_no_tables() -> None:
-    makers = (training_tables, restoration_tables, accuracy_tables, stability_tables, cost_tables)
+    makers = (
+        training_tables,
+        restoration_tables,
+        accuracy_tables,
+        stability_tables,
+        difference_tables,
+        cost_tables,
+    )
     assert [make([]) for make in makers] == [[]] * len(makers)
 
 

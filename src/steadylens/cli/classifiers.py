@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from steadylens.checkpoints.loading import LoadedNet
 
 
-DEFAULT_RESTORER = "l11-gtsrb"
+DEFAULT_RESTORER = "unet-gtsrb"
 """The packaged restorer that is compared if the user names none."""
 
 
@@ -118,7 +118,7 @@ class TunedPart(StrEnum):
 def fuse(
     restorer: Annotated[
         str,
-        typer.Argument(help="The restorer: a .safetensors file or the name of a packaged net (l11-gtsrb)."),
+        typer.Argument(help="The restorer: a .safetensors file or the name of a packaged net (unet-gtsrb)."),
     ],
     classifier: ClassifierName,
     out: File,

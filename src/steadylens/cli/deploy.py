@@ -32,7 +32,7 @@ Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one."
 def serve_page(
     net: Annotated[
         str, typer.Option(help="Restorer whose output is shown: a packaged net or a .safetensors file.")
-    ] = "l11-gtsrb",
+    ] = "unet-gtsrb",
     fused: Annotated[
         str, typer.Option(help="Fused classifier: a packaged net or a .safetensors file.")
     ] = "fused-gtsrb",

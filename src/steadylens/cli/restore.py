@@ -79,9 +79,9 @@ def restore(
     net: Annotated[
         str,
         typer.Option(
-            help="The restorer: a packaged net (l11-gtsrb, l5-gtsrb, l3-gtsrb) or a .safetensors file."
+            help="The restorer: a packaged net (unet-gtsrb, l11-gtsrb, l3-gtsrb) or a .safetensors file."
         ),
-    ] = "l11-gtsrb",
+    ] = "unet-gtsrb",
     pattern: Annotated[
         bool,
         typer.Option("--pattern", help="Also write an image of what was removed, as NAME.pattern.png."),

@@ -117,7 +117,7 @@ def restorer_of(
 
 def restore(
     image: Any,
-    net: str | Path | ImageToImage = "l11-gtsrb",
+    net: str | Path | ImageToImage = "unet-gtsrb",
     *,
     margin: int | None = None,
     tile: int | None = None,

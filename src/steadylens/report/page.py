@@ -25,6 +25,7 @@ from steadylens.report.paper import (
 from steadylens.report.paper_tables import (
     accuracy_tables,
     cost_tables,
+    difference_tables,
     overall,
     restoration_tables,
     stability_tables,
@@ -235,7 +236,14 @@ def write_tables(records: Sequence[Measurement], path: Path) -> None:
         StorageError: If the file cannot be written.
     """
     _check(records)
-    makers = (training_tables, restoration_tables, accuracy_tables, stability_tables, cost_tables)
+    makers = (
+        training_tables,
+        restoration_tables,
+        accuracy_tables,
+        stability_tables,
+        difference_tables,
+        cost_tables,
+    )
     tables = [table for make in makers for table in make(first_run(records))] + variation_tables(records)
     text = "\n".join(table.markdown() for table in tables)
     with replacing(path) as temporary:
@@ -287,7 +295,7 @@ def _sections(records: Sequence[Measurement], variation: Sequence[Table]) -> lis
             title="Stability",
             lead="How often an answer stays right when Gaussian noise is added.",
             illustrations=figures.stability_illustrations(records),
-            tables=stability_tables(records),
+            tables=[*stability_tables(records), *difference_tables(records)],
         ),
         Section(
             title="Variation",

@@ -163,14 +163,15 @@ def accuracy_tables(records: Sequence[Measurement]) -> list[Table]:
 
 
 def stability_tables(records: Sequence[Measurement]) -> list[Table]:
-    """Makes Table 4 for each noise mode: first on each network's own images, then on all images.
-
-    After them comes the table of paired differences, if there are records of any.
-    """
+    """Makes Table 4 for each noise mode: first on each network's own images, then on all images."""
     groups = grouped(select(records, Stability), by=lambda record: (record.noise, record.population))
-    tables = [stability_table(groups[key]) for key in sorted(groups, key=lambda key: key[1] == "all")]
-    differences = grouped(select(records, NoisyComparison), by=lambda record: record.noise)
-    return [*tables, *map(difference_table, differences.values())]
+    return [stability_table(groups[key]) for key in sorted(groups, key=lambda key: key[1] == "all")]
+
+
+def difference_tables(records: Sequence[Measurement]) -> list[Table]:
+    """Makes a table of paired differences under noise for each noise mode."""
+    groups = grouped(select(records, NoisyComparison), by=lambda record: record.noise)
+    return [difference_table(some) for some in groups.values()]
 
 
 def cost_tables(records: Sequence[Measurement]) -> list[Table]:
