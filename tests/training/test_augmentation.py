@@ -266,6 +266,16 @@ def test_unmoved_images_are_shifted_by_whole_pixels_and_stay_sharp(height: int, 
     assert seen == shifts.keys()
 
 
+def test_unmoved_images_are_shifted_equally_often_by_each_number_of_pixels() -> None:
+    shifted = replace(STILL, unmoved_share=1)(textured_ramps(500, 12, 12), generator=seeded())
+    shifts = np.array([shown_points(image)[1] - 6 for image in shifted])
+    np.testing.assert_allclose(shifts, shifts.round(), atol=1e-3)
+    for axis in shifts.T:
+        counts = [int((axis.round() == pixels).sum()) for pixels in range(-2, 3)]
+        assert sum(counts) == 500
+        assert scipy.stats.chisquare(counts).pvalue > 0.001
+
+
 def test_the_share_of_unmoved_images_is_the_setting() -> None:
     images = textured_ramps(600, 12, 12)
     moved = replace(STILL, rotation_degrees=20, unmoved_share=0.3)(images, generator=seeded())
