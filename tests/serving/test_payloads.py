@@ -18,7 +18,8 @@ from steadylens.errors import SettingError
 from steadylens.images.decoding import MOST_SCANS
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import read_image
-from steadylens.inference.image_files import RestoreJob, restore_file
+from steadylens.inference.image_files import RestoreSettings, restore_file
+from steadylens.inference.jobs import RestoreJob
 from steadylens.inference.signature import Signature
 from steadylens.serving.payloads import (
     MEDIA_TYPES,
@@ -272,6 +273,7 @@ COLOURS = {
     "turned.jpg": turned(),
     "cmyk.jpg": FILES["cmyk.jpg"],
     "deep.png": FILES["deep.png"],
+    "pages.tif": written(RGB, "TIFF", save_all=True, append_images=[RGB], description="of two pages"),
     "profile.webp": written(RGBA, "WEBP", lossless=True, icc_profile=bytes(300)),
 }
 
@@ -283,9 +285,7 @@ def test_a_restored_image_is_what_the_command_writes(name: str, tmp_path: Path) 
     restore_file(
         RestoreJob(source=source, target=target),
         lambda images, _: images,
-        format="PNG",
-        most_pixels=PIXELS,
-        progress=lambda done, total: None,
+        settings=RestoreSettings(format="PNG", most_pixels=PIXELS),
     )
     predictor = Restoring(identity, Signature())
     upload = predictor.decode(COLOURS[name], most_pixels=PIXELS)
