@@ -428,7 +428,7 @@ def test_other_classes_are_refused_before_anything_is_measured(tiny_data: Datase
     moved = PreparedClassifier(FirstPixel(), Preprocessing(size=48), class_names=("green", "red", "x", "y"))
     for wrong, message in (
         (three, "alone tells 3 classes apart, coloured has 4"),
-        (image, r"alone returns shape \(1, 3, 48, 48\) for one image, it must return logits \(1, 4\)"),
+        (image, r"alone is no classifier: the classifier returns Tensor, not logits \(N, classes\)"),
         (moved, "class 0 is 'green' for alone and 'red' in coloured"),
     ):
         with pytest.raises(SettingError, match=message):

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from steadylens.checkpoints.loading import LoadedNet, check_classes, check_order
+from steadylens.devices import evaluating
 from steadylens.errors import SettingError
 from steadylens.images.tensors import to_float
-from steadylens.nets.classification import evaluating
+from steadylens.nets.classification import check_logits
 from steadylens.nets.facts import facts_of
 from steadylens.progress import Update
 from steadylens.records import read_records
@@ -33,21 +34,23 @@ def check_network(name: str, network: nn.Module, run: Run) -> None:
 
     Args:
         name: Name of the module for messages.
-        network: A classifier, alone or behind a restorer, on the run's device.
+        network: A classifier, alone or behind a restorer.
         run: Its test images are what the module is measured on.
 
     Raises:
-        SettingError: If there are no test images, or the module returns something else than a logit for each
-            class, or names the classes in another order.
+        SettingError: If there are no test images, the module returns something else than a logit for each
+            class, or it names the classes in another order.
     """
     names, source = run.data.class_names, run.data.source
     if not len(run.data.test):
         raise SettingError(f"{source} has no test images; give some to measure on")
+    device = next((each.device for each in (*network.parameters(), *network.buffers())), run.device)
     with torch.inference_mode(), evaluating(network):
-        logits = network(to_float(run.data.test.images[:1]))
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        what = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise SettingError(f"{name} returns {what} for one image, it must return logits (1, {len(names)})")
+        output = network(to_float(run.data.test.images[:1]).to(device))
+    try:
+        logits = check_logits(output)
+    except SettingError as error:
+        raise SettingError(f"{name} is no classifier: {error}") from error
     if logits.shape[1] != len(names):
         raise SettingError(
             f"{name} tells {logits.shape[1]} classes apart, {source} has {len(names)}; use it with the data "
