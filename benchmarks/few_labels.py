@@ -108,12 +108,7 @@ def main(data: Dataset, restorer: str, work: Path, *, seeds: int, test_images: i
         for seed in range(seeds):
             labelled = few_tracks(data.train, count, seed=seed).to(device)
             run = Run(
-                data=replace(
-                    data,
-                    train=labelled,
-                    validation=data.validation.to(device),
-                    fingerprint=f"{data.fingerprint}-{count}",
-                ),
+                data=replace(data.to(device), train=labelled),
                 recipe=RECIPE,
                 seed=seed,
                 device=device,

@@ -24,6 +24,7 @@ from torch import nn
 from writing import publish
 
 import steadylens
+from steadylens.inference.signature import Signature
 from steadylens.nets.classification import SIGN_SIZE
 from steadylens.serving.payloads import Classifying, decode_image, encode_png
 from steadylens.training.run import device_name
@@ -85,8 +86,8 @@ def loop(predictor: Classifying, images: list[bytes], batch: int) -> float:
         decoded = [
             decode_image(content, most_pixels=PIXELS, size=SIGN_SIZE) for content in images[first:][:batch]
         ]
-        for probabilities in predictor(torch.stack(decoded)):
-            encode(probabilities)
+        for logits in predictor(torch.stack(decoded)):
+            encode([logits], [None])
     return time.perf_counter() - begin
 
 
@@ -106,7 +107,9 @@ def measure(
     files = example_images(images, side)
     device = torch.device("cpu")
     net = steadylens.load(model).to(memory_format=torch.channels_last)  # as the service has it
-    predictor = Classifying(net, device, size=SIGN_SIZE, classes=steadylens.card(model).classes)
+    classes = steadylens.card(model).classes
+    signature = Signature(size=(SIGN_SIZE, SIGN_SIZE), classes=len(classes))
+    predictor = Classifying(net, device, signature=signature, classes=classes)
     with served(model, threads) as address, multiprocessing.get_context("spawn").Pool(1) as client:
         contenders: dict[str, Callable[[], float]] = {
             "loop": lambda: loop(predictor, files, 1),

@@ -46,6 +46,4 @@ def tiny_data() -> Dataset:
         test=coloured(8, seed=3),
         class_names=("red", "green", "blue", "yellow"),
         source="coloured",
-        fingerprint="0123456789ab",
-        notes=(),
     )

@@ -12,6 +12,7 @@ from steadylens.metrics import mcnemar, wilson_interval
 from steadylens.records import (
     Accuracy,
     Comparison,
+    Confusion,
     Contraction,
     Cost,
     Curve,
@@ -67,6 +68,7 @@ def sample_records() -> list[Measurement]:
         *restorings(),
         *explorations(),
         *accuracies(),
+        *confusions(),
         *stabilities(),
         *differences(),
         *costs(),
@@ -231,6 +233,32 @@ def accuracies() -> list[Measurement]:
         for index, name in enumerate(list(CLASSIFIERS)[1:])
     ]
     return rows
+
+
+CLASSES = ("speed limit 20", "no passing", "stop <script>", "yield $5 and $6", "road | works", "keep right")
+
+
+def confusions() -> list[Measurement]:
+    """Returns 100 answers for each class: mostly right ones, some for the next class, and one for none."""
+    return [
+        Confusion(
+            provenance=PROVENANCE,
+            samples=100 * len(CLASSES),
+            seconds=1.5,
+            network=name,
+            class_names=CLASSES,
+            cells=tuple(
+                cell
+                for label in range(len(CLASSES))
+                for cell in (
+                    (label, -1, 1),
+                    (label, label, 97 - wrong - label),
+                    (label, (label + 1) % len(CLASSES), 2 + wrong + label),
+                )
+            ),
+        )
+        for wrong, name in enumerate(CLASSIFIERS)
+    ]
 
 
 def stabilities() -> list[Measurement]:

@@ -18,6 +18,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetric
 
 from steadylens.errors import ImageError, SettingError
 from steadylens.metrics import (
+    answers,
     contraction_quotients,
     estimate_noise,
     hits,
@@ -343,3 +344,12 @@ def test_images_that_are_too_small_to_tell_give_nan() -> None:
     assert estimate_noise(torch.rand(2, 3, 3, 40)).isnan().tolist() == [True, True]
     with pytest.raises(ImageError, match=r"must be \(N, C, H, W\)"):
         estimate_noise(torch.rand(3, 40, 40))
+
+
+def test_an_answer_is_the_one_largest_logit_and_agrees_with_top_1() -> None:
+    nan = float("nan")
+    logits = torch.tensor([[1.0, 3, 2], [2, 2, 1], [nan, 1, 2], [1, nan, 2], [0, 0, 0], [-1, -2, -3]])
+    assert answers(logits).tolist() == [1, -1, -1, -1, -1, 0]
+    for label in range(3):
+        labels = torch.full((6,), label)
+        assert torch.equal(answers(logits) == labels, top_k(logits, labels, 1))

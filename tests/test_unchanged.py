@@ -29,6 +29,7 @@ from steadylens.images.preprocessing import Preprocessing, PreprocessingOptions
 from steadylens.images.tensors import to_float
 from steadylens.inference.export import export_triton
 from steadylens.inference.restorer import restorer_of
+from steadylens.inference.signature import Signature
 from steadylens.nets.facts import CLASSIFYING, RESTORING
 from steadylens.records import Accuracy, Stability, read_records
 from steadylens.serving.payloads import Classifying
@@ -122,9 +123,9 @@ def given(tiny_data: Dataset, tmp_path: Path) -> Given:
 IMAGE = np.zeros((20, 20, 3), np.uint8)
 
 MEASURES: dict[str, Callable[[Given], object]] = {
-    "Classifying": lambda g: Classifying(g.classifier, torch.device("cpu"), size=48, classes=())(
-        torch.zeros(2, 3, 48, 48, dtype=torch.uint8)
-    ),
+    "Classifying": lambda g: Classifying(
+        g.classifier, torch.device("cpu"), signature=Signature(size=(48, 48), classes=4), classes=()
+    )(torch.zeros(2, 3, 48, 48, dtype=torch.uint8)),
     "FusedClassifier": lambda g: steadylens.FusedClassifier(g.restorer, g.classifier),
     "LoadedNet": lambda g: g.loaded[0].in_front_of(g.loaded[1]),
     "PreparedClassifier": lambda g: steadylens.PreparedClassifier(

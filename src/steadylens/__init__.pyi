@@ -10,6 +10,7 @@ from .checkpoints.loading import load_classifier as load_classifier
 from .checkpoints.loading import load_net as load_net
 from .data.datasets import Dataset as Dataset
 from .data.datasets import ImageSet as ImageSet
+from .data.datasets import Selection as Selection
 from .data.datasets import load_dataset as load_dataset
 from .errors import SteadylensError as SteadylensError
 from .evaluation.workflows import compare as compare
@@ -83,6 +84,7 @@ __all__ = [
     "RestorationUNet",
     "Run",
     "SaltAndPepper",
+    "Selection",
     "SignNet",
     "Sparse",
     "SteadylensError",

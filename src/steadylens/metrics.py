@@ -160,6 +160,22 @@ def top_k(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     return before_label < k
 
 
+def answers(logits: Tensor) -> Tensor:
+    """Returns for each image the class with the largest logit, or -1 where none is larger than all others.
+
+    An image whose answer is its label is right by `top_k` with k = 1, and no other is.
+
+    Args:
+        logits: Float (N, classes).
+
+    Returns:
+        int64 (N,).
+    """
+    best = logits.argmax(dim=1)
+    others_below = (logits < logits.gather(1, best[:, None])).sum(dim=1) == logits.shape[1] - 1
+    return torch.where(others_below, best, -1)
+
+
 def wilson_interval(correct: int, samples: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """Returns Wilson's score interval of a proportion, an accuracy for example.
 

@@ -17,11 +17,12 @@ class Update:
         state: What happened to the stage.
         done: How much of the stage is done, in any unit.
         total: How much there is in total, in the same unit; 0 if unknown.
-        note: A few words for the user: why the stage was skipped, or what it achieved.
+        note: A few words for the user: why the stage was skipped, what it achieved, or what to know about its
+            result.
     """
 
     stage: str
-    state: Literal["started", "resumed", "advanced", "skipped", "finished"]
+    state: Literal["started", "resumed", "advanced", "skipped", "noted", "finished"]
     done: int = 0
     total: int = 0
     note: str = ""

@@ -170,6 +170,21 @@ class Accuracy(Measurement):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Confusion(Measurement):
+    """Which answers one network gives to the clean test images of each class.
+
+    Attributes:
+        class_names: Names of the classes; labels and answers are indices into them.
+        cells: Triples of label, answer and number of images, none of which is 0. The answer is -1 where no
+            logit is the largest: several are equal, or one is NaN.
+    """
+
+    network: str
+    class_names: tuple[str, ...]
+    cells: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison(Measurement):
     """McNemar's exact test of two networks on the same clean test images.
 
@@ -262,8 +277,8 @@ class Picture(Measurement):
 RECORD_TYPES: dict[str, type[Measurement]] = {
     record_type.__name__: record_type
     for record_type in (
-        Curve, Density, Restoring, Hits, Scatter, Contraction, Accuracy, Comparison, NoisyComparison,
-        Stability, Cost, Picture
+        Curve, Density, Restoring, Hits, Scatter, Contraction, Accuracy, Confusion, Comparison,
+        NoisyComparison, Stability, Cost, Picture,
     )
 }  # fmt: skip
 """The types of records, by their name in files."""

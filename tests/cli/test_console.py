@@ -57,6 +57,13 @@ def test_a_skipped_stage_says_why() -> None:
     assert shown(tell) == "  restorer L5: skipped: trained before\n"
 
 
+def test_a_note_on_a_stage_is_shown_as_one() -> None:
+    def tell(some: Display) -> None:
+        some.show(Update(stage="accuracy", state="noted", note="no better than a guess"))
+
+    assert shown(tell) == "  accuracy: note: no better than a guess\n"
+
+
 def test_a_finished_stage_says_how_long_it_took_and_what_came_out(clock: Clock) -> None:
     def tell(some: Display) -> None:
         some.show(Update(stage="restorer L5", state="started", total=10))

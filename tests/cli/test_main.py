@@ -32,13 +32,13 @@ from steadylens.nets.classification import SignNet
 from steadylens.nets.restoration import RestorationNet
 from steadylens.training.recipes import recipe_named
 
-COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--debug"}
+COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--debug", "--class-names", "--skip-damaged"}
 CLASSIFIER = {"classifier", "--weights", "--size", "--mean", "--std", "--fit", "--ema"}
 COMMANDS = {
     "reproduce": COMMON | {"--out", "--half-width", "--versions"},
     "train restorer": COMMON | {"net", "--out"},
     "train classifier": COMMON | {"--out", "--noisy", "--fit"},
-    "fuse": COMMON | CLASSIFIER | {"restorer", "--out", "--tune", "--restorer-only", "--class-names"},
+    "fuse": COMMON | CLASSIFIER | {"restorer", "--out", "--tune", "--restorer-only"},
     "compare": COMMON | CLASSIFIER | {"--restorer", "--fused", "--out", "--half-width", "--versions"},
     "evaluate": COMMON | {"models", "--out", "--half-width", "--versions"},
     "report": {"records", "--out", "--debug"},
@@ -447,7 +447,7 @@ def test_nets_are_trained_fused_evaluated_and_reported(
     for call in calls:
         outcome = steadylens(*call)
         assert (outcome.code, outcome.err) == (0, "")
-    assert load_model(fused)[1]["stage"] == "fine-tuning fused"
+    assert load_model(fused)[1]["stage"] == "fine-tuning pair"
     first, again = tmp_path / "evaluation", tmp_path / "again"
     assert (first / "tables.md").read_bytes() == (again / "tables.md").read_bytes()
     assert (first / "report.html").read_bytes() == (again / "page.html").read_bytes()

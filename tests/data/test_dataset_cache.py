@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steadylens.data.datasets import Job, load_or_make, pixel_digests
+from steadylens.data.image_cache import Job, load_or_make, pixel_digests
 
 SIZE, FRAMES, COUNT = 4, 2, 150
 
@@ -29,10 +29,10 @@ def forbidden() -> Tensor:
 
 def load(path: Path, jobs: list[Job] | None = None) -> Tensor:
     jobs = [partial(make, seed) for seed in range(COUNT)] if jobs is None else jobs
-    images, digests, notes = load_or_make(path, jobs, frames=FRAMES, size=SIZE, progress=None)
-    assert torch.equal(digests, pixel_digests(images))
-    assert notes == ()
-    return images
+    found = load_or_make(path, jobs, frames=FRAMES, size=SIZE, progress=None)
+    assert torch.equal(found.digests, pixel_digests(found.images))
+    assert found.notes == ()
+    return found.images
 
 
 EXPECTED = torch.cat([make(seed) for seed in range(COUNT)])
@@ -137,9 +137,9 @@ def test_images_that_cannot_be_cached_come_with_a_note(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     jobs: list[Job] = [partial(make, 0)]
     path = tmp_path / "file" / "a.safetensors"
-    images, _, notes = load_or_make(path, jobs, frames=FRAMES, size=SIZE, progress=None)
-    assert torch.equal(images, make(0))
-    (note,) = notes
+    found = load_or_make(path, jobs, frames=FRAMES, size=SIZE, progress=None)
+    assert torch.equal(found.images, make(0))
+    (note,) = found.notes
     assert note.startswith(f"the images are not kept for the next time: cannot write {path}")
 
 
@@ -148,10 +148,10 @@ def test_a_full_disk_leaves_no_file_and_a_note(tmp_path: Path) -> None:
     code = (
         "import resource, torch\n"
         "from pathlib import Path\n"
-        "from steadylens.data.datasets import load_or_make\n"
+        "from steadylens.data.image_cache import load_or_make\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "job = lambda: torch.zeros(1, 3, 64, 64, dtype=torch.uint8)\n"
-        f"print(load_or_make(Path({str(path)!r}), [job], frames=1, size=64, progress=None)[2])\n"
+        f"print(load_or_make(Path({str(path)!r}), [job], frames=1, size=64, progress=None).notes)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

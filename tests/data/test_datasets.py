@@ -12,46 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from steadylens.data import synthetic_signs
-from steadylens.data.datasets import Dataset, ImageSet, load_dataset
+from steadylens.data.datasets import Dataset, ImageSet, Selection, load_dataset
 from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import DatasetError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit
-from steadylens.images.tensors import SQUASHED
-
-SIZE = 6
-
-
-COUNTS = {"apple": 20, "pear": 10, "quince": 5}
-
-
-def paint(path: Path, red: int, number: int, *, side: int = 9) -> None:
-    """Writes an image of one colour, red for the class and green for its number."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (side, side + 2), (red, number, 0)).save(path)
-
-
-@pytest.fixture
-def fruit(tmp_path: Path) -> Path:
-    """Returns a folder of three classes without parts, of images of several sizes and formats."""
-    root = tmp_path / "fruit"
-    for label, (name, count) in enumerate(COUNTS.items()):
-        for number in range(count):
-            suffix = ("png", "bmp")[number % 2]
-            paint(root / name / f"{number:02}.{suffix}", 50 * label, number, side=5 + number)
-    return root
-
-
-def loaded(
-    root: Path, *, seed: int = 0, validation_share: float = 0.25, size: int = SIZE, fit: Fit = SQUASHED
-) -> Dataset:
-    return load_dataset(
-        f"folder:{root}",
-        size=size,
-        fit=fit,
-        seed=seed,
-        validation_share=validation_share,
-        cache=root.parent / "cache",
-    )
+from tests.data.fruit import COUNTS, SIZE, image_set, loaded, paint, same
 
 
 def contents(part: ImageSet) -> list[tuple[int, int]]:
@@ -62,14 +27,6 @@ def contents(part: ImageSet) -> list[tuple[int, int]]:
 def all_contents(dataset: Dataset) -> list[tuple[int, int]]:
     """Returns label and green of the images of all parts, sorted."""
     return sorted(contents(dataset.train) + contents(dataset.validation) + contents(dataset.test))
-
-
-def same(first: Dataset, second: Dataset) -> bool:
-    return all(
-        torch.equal(getattr(getattr(first, part), field), getattr(getattr(second, part), field))
-        for part in ("train", "validation", "test")
-        for field in ("images", "labels", "tracks")
-    )
 
 
 def test_every_image_is_in_one_part_with_its_label(fruit: Path) -> None:
@@ -392,7 +349,7 @@ def test_an_unknown_source_is_refused(tmp_path: Path, source: str, message: str)
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])
 def test_a_share_outside_0_to_1_is_refused_before_any_work(tmp_path: Path, share: float) -> None:
     with pytest.raises(SettingError, match=r"validation_share is .*, it must be above 0 and below 1"):
-        load_dataset("folder:no/where", validation_share=share, cache=tmp_path)
+        load_dataset("folder:no/where", selection=Selection(validation_share=share), cache=tmp_path)
 
 
 def test_a_size_below_one_pixel_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -419,11 +376,6 @@ def test_a_single_class_is_refused(tmp_path: Path) -> None:
         paint(tmp_path / "set" / "fig" / f"{number}.png", 0, number)
     with pytest.raises(DatasetError, match="classes with training images is 1, it must be at least 2"):
         loaded(tmp_path / "set")
-
-
-def image_set(count: int = 4) -> ImageSet:
-    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2).contiguous()
-    return ImageSet(images=images, labels=torch.arange(count) % 2, tracks=torch.arange(count) // 2)
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,15 @@ from steadylens.images.tensors import to_float
 from steadylens.metrics import mcnemar, wilson_interval
 from steadylens.noise.degradation import gaussian_degradation
 from steadylens.randomness import derived_generator
-from steadylens.records import Accuracy, Comparison, Stability
+from steadylens.records import Accuracy, Comparison, Confusion, Stability
+from steadylens.report.tables import select
 from steadylens.training.run import GaussianNoise, Sampling
 from tests.sample_records import PROVENANCE as SAMPLE
 
 SEED = 8
 PROVENANCE = replace(SAMPLE, seed=SEED)
 CLASSES = 6
+NAMES = tuple("abcdef")
 
 
 class Nearest(nn.Module):
@@ -245,7 +247,7 @@ def test_widths_that_measure_nothing_are_refused(half_width: float) -> None:
 
 def test_clean_accuracy_equals_a_plain_loop(images: ImageSet) -> None:
     networks = {"red": Nearest(0), "green": Nearest(1)}
-    rows = clean_accuracy(networks, images, provenance=PROVENANCE, progress=nothing)
+    rows = clean_accuracy(networks, images, class_names=NAMES, provenance=PROVENANCE, progress=nothing)
     accuracies = [row for row in rows if isinstance(row, Accuracy)]
     assert [(row.network, row.k) for row in accuracies] == [(name, k) for name in networks for k in (1, 2, 5)]
     for row in accuracies:
@@ -260,7 +262,7 @@ def test_clean_accuracy_equals_a_plain_loop(images: ImageSet) -> None:
 
 def test_each_two_networks_are_compared_on_the_same_images(images: ImageSet) -> None:
     networks = {"red": Nearest(0), "green": Nearest(1), "blue": Nearest(2)}
-    rows = clean_accuracy(networks, images, provenance=PROVENANCE, progress=nothing)
+    rows = clean_accuracy(networks, images, class_names=NAMES, provenance=PROVENANCE, progress=nothing)
     pairs = [row for row in rows if isinstance(row, Comparison)]
     assert [(row.first, row.second) for row in pairs] == [
         ("red", "green"),
@@ -323,5 +325,34 @@ def test_top_5_is_left_out_where_there_are_fewer_classes(images: ImageSet) -> No
             return super().forward(images)[:, :3]
 
     few = images.subset(images.labels < 3)
-    rows = clean_accuracy({"three": Three(0)}, few, provenance=PROVENANCE, progress=nothing)
+    rows = clean_accuracy(
+        {"three": Three(0)}, few, class_names="abc", provenance=PROVENANCE, progress=nothing
+    )
     assert [row.k for row in rows if isinstance(row, Accuracy)] == [1, 2]
+
+
+class Undecided(Nearest):
+    """Gives all classes one logit for the first image of a batch, and NaN for the second."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        logits[0], logits[1] = 1, float("nan")
+        return logits
+
+
+def test_answers_are_counted_by_class_and_agree_with_the_accuracy(images: ImageSet) -> None:
+    networks = {"red": Nearest(0), "undecided": Undecided(0)}
+    rows = clean_accuracy(networks, images, class_names=NAMES, provenance=PROVENANCE, progress=nothing)
+    right = {row.network: row.correct for row in rows if isinstance(row, Accuracy) and row.k == 1}
+    for row in select(rows, Confusion):
+        assert row.class_names == NAMES
+        assert sum(count for _, _, count in row.cells) == row.samples == len(images)
+        assert sum(n for label, answer, n in row.cells if label == answer) == right[row.network]
+    plain, undecided = select(rows, Confusion)
+    batches = -(-len(images) // devices.cache_batch(torch.device("cpu")))
+    given = networks["red"](to_float(images.images)).argmax(dim=1).tolist()
+    pairs = list(zip(images.labels.tolist(), given, strict=True))
+    assert {(label, answer): n for label, answer, n in plain.cells} == {
+        pair: pairs.count(pair) for pair in set(pairs)
+    }
+    assert sum(n for _, answer, n in undecided.cells if answer == -1) == 2 * batches

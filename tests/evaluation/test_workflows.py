@@ -19,6 +19,7 @@ from steadylens.checkpoints.loading import load_net
 from steadylens.data.datasets import Dataset, ImageSet
 from steadylens.errors import SettingError
 from steadylens.evaluation import experiments
+from steadylens.evaluation.checks import check_out
 from steadylens.evaluation.experiments import measure_networks
 from steadylens.evaluation.samples import changed_answers
 from steadylens.evaluation.workflows import compare, evaluate_nets, reproduce
@@ -45,6 +46,7 @@ from steadylens.records import (
     Scatter,
     Stability,
     read_records,
+    write_records,
 )
 from steadylens.report.page import facts
 from steadylens.report.paper import (
@@ -83,7 +85,7 @@ def patches(count: int, seed: int) -> ImageSet:
 def new_run(news: list[Update] | None = None) -> Run:
     data = Dataset(
         train=patches(12, 1), validation=patches(4, 2), test=patches(8, 3), class_names=NAMES,
-        source="coloured patches", fingerprint="0123456789ab", notes=(),
+        source="coloured patches",
     )  # fmt: skip
     observe = (lambda update: None) if news is None else news.append
     return Run(data=data, recipe=RECIPE, seed=0, device=torch.device("cpu"), observe=observe)
@@ -219,7 +221,7 @@ def test_a_second_call_skips_everything_and_writes_the_same(reproduced: Path) ->
     before = [(reproduced / name).read_bytes() for name in files]
     news: list[Update] = []
     reproduce(new_run(news), reproduced)
-    assert {update.state for update in news} == {"skipped"}
+    assert {update.state for update in news} - {"noted"} == {"skipped"}
     assert [(reproduced / name).read_bytes() for name in files] == before
 
 
@@ -418,3 +420,39 @@ def test_there_must_be_a_pair_of_another_name(
     with pytest.raises(SettingError, match="give at least one, and call none 'alone'"):
         compare(run_of(tiny_data, []), fragile(), pairs, tmp_path, training_seconds={})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_classes_are_refused_before_anything_is_measured(tiny_data: Dataset, tmp_path: Path) -> None:
+    three = PreparedClassifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 3)), Preprocessing(size=48))
+    image = nn.Identity()
+    moved = PreparedClassifier(FirstPixel(), Preprocessing(size=48), class_names=("green", "red", "x", "y"))
+    for wrong, message in (
+        (three, "alone tells 3 classes apart, coloured has 4"),
+        (image, r"alone is no classifier: the classifier returns Tensor, not logits \(N, classes\)"),
+        (moved, "class 0 is 'green' for alone and 'red' in coloured"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            compare(run_of(tiny_data, []), wrong, {"pair": FusedClassifier(Inversion(), wrong)}, tmp_path)
+    untested = replace(tiny_data, test=tiny_data.test.subset([]))
+    with pytest.raises(SettingError, match="coloured has no test images"):
+        compare(run_of(untested, []), fragile(), {"pair": FusedClassifier(Inversion(), fragile())}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["seed", "data", "recipe"])
+def test_a_report_of_another_run_is_not_replaced(change: str, tiny_data: Dataset, tmp_path: Path) -> None:
+    run = run_of(tiny_data, [])
+    row = Cost(
+        provenance=run.provenance, samples=1, seconds=0.0, network="alone", size=48, parameters=1,
+        multiplications=1, milliseconds=1.0, training_seconds=0.0,
+    )  # fmt: skip
+    write_records(tmp_path / "records.jsonl", [row])
+    check_out(run, tmp_path)
+    check_out(replace(run, data=replace(tiny_data, source="moved")), tmp_path)
+    other = {
+        "seed": replace(run, seed=1),
+        "data": replace(run, data=replace(tiny_data, test=tiny_data.test.subset([0, 1]))),
+        "recipe": replace(run, recipe=replace(run.recipe, name="other")),
+    }[change]
+    with pytest.raises(SettingError, match=r"records\.jsonl was made with other data, settings or seed"):
+        check_out(other, tmp_path)

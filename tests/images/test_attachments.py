@@ -93,6 +93,15 @@ def test_bitmaps_of_any_depth_have_nothing_behind_them(tmp_path: Path) -> None:
             assert read_image_file(tmp_path / "a.bmp").left_out == ()
 
 
+def test_a_profile_of_a_bitmap_is_named(tmp_path: Path) -> None:
+    header = struct.pack(
+        "<IiiHHIIiiII4I4s60xII4x", 124, 2, 2, 1, 24, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, b"DEBM", 140, 9
+    )
+    content = b"BM" + struct.pack("<IHHI", 14 + len(header) + 25, 0, 0, 14 + len(header)) + header
+    (tmp_path / "a.bmp").write_bytes(content + bytes(16) + b"a profile")
+    assert read_image_file(tmp_path / "a.bmp").left_out == ("a colour profile",)
+
+
 def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 

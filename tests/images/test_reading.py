@@ -242,10 +242,12 @@ def test_the_content_counts_and_not_the_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("suffix", ["png", "tiff", "ppm", "jpg", "webp"])
-def test_a_file_in_memory_is_read_as_one_on_disk(tmp_path: Path, suffix: str, dtype: type) -> None:
+def test_a_file_in_memory_is_read_as_one_on_disk(tmp_path: Path, suffix: str, dtype: Any) -> None:
     if dtype is np.uint16 and suffix in ("jpg", "webp"):
         dtype = np.uint8
-    pixels = (DEEP >> (8 if dtype is np.uint8 else 0)).astype(dtype)[..., : 4 if suffix == "png" else 3]
+    pixels: NDArray[Any] = (DEEP >> (8 if dtype is np.uint8 else 0)).astype(dtype)[
+        ..., : 4 if suffix == "png" else 3
+    ]
     path = written_by_opencv(tmp_path / f"a.{suffix}", pixels)
     if suffix in ("jpg", "webp"):
         with Image.open(path) as image:

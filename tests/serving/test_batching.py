@@ -39,7 +39,7 @@ class Doubling:
 
 async def asked(batcher: Batcher, what: Tensor) -> float:
     with batcher.slot() as slot:
-        return float(await slot.answer(what))
+        return float((await slot.answer([what]))[0])
 
 
 def running(net: Doubling, batching: Batching, scene: Callable[[Batcher], Awaitable[T]]) -> T:
@@ -106,7 +106,7 @@ def test_an_image_waits_for_a_request_that_is_being_read_and_for_no_other() -> N
             early = asyncio.create_task(asked(batcher, image(1)))
             await asyncio.sleep(0.05)
             assert not early.done()
-            assert float(await late.answer(image(2))) == 4
+            assert await late.answer([image(2)]) == [4]
             assert await early == 2
         assert await asked(batcher, image(3)) == 6
 
@@ -212,3 +212,36 @@ def test_an_image_whose_request_was_cancelled_is_not_given_to_the_net() -> None:
 def test_a_limit_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingError, match=next(iter(wrong))):
         Batching(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_images_of_a_request_are_answered_in_their_order_and_take_one_slot() -> None:
+    net = Doubling()
+    net.go.set()
+
+    async def scene(batcher: Batcher) -> None:
+        with batcher.slot() as slot:
+            images = [image(number, side=2 + number % 2) for number in range(7)]
+            assert batcher.in_flight == 1
+            assert await slot.answer(images) == [2.0 * number for number in range(7)]
+        with batcher.slot() as slot:
+            assert await slot.answer([]) == []
+        with batcher.slot() as slot, pytest.raises(ValueError, match="too bright"):
+            await slot.answer([image(1), image(2000), image(3, side=3)])
+        assert await asked(batcher, image(4)) == 8
+
+    running(net, Batching(slots=1, images=2), scene)
+    assert max(shape[0] for shape in net.shapes) == 2
+
+
+def test_images_of_one_shape_and_different_types_are_not_mixed() -> None:
+    net = Doubling()
+    net.go.set()
+
+    async def scene(batcher: Batcher) -> None:
+        with batcher.slot() as slot:
+            images = [image(number).to(torch.float64 if number % 2 else torch.float32) for number in range(6)]
+            results = await slot.answer(images)
+            assert [each.dtype for each in results] == [each.dtype for each in images]
+
+    running(net, Batching(), scene)
+    assert [shape[0] for shape in net.shapes] == [3, 3]

@@ -18,9 +18,14 @@ from steadylens.errors import SettingError
 from steadylens.images.decoding import MOST_SCANS
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import read_image
+from steadylens.inference.image_files import RestoreSettings, restore_file
+from steadylens.inference.jobs import RestoreJob
+from steadylens.inference.signature import Signature
 from steadylens.serving.payloads import (
     MEDIA_TYPES,
+    OTHER_NAMES,
     HttpError,
+    Restoring,
     UploadLimits,
     checked_type,
     decode_image,
@@ -205,9 +210,9 @@ def test_a_png_comes_back_as_it_was() -> None:
     assert torch.equal(decode_image(encode_png(image), most_pixels=PIXELS), image)
 
 
-@pytest.mark.parametrize("declared", [*MEDIA_TYPES, "Image/PNG", "image/jpeg; q=1"])
+@pytest.mark.parametrize("declared", [*MEDIA_TYPES, *OTHER_NAMES, "Image/PNG", "image/jpeg; q=1"])
 def test_the_type_of_an_image_is_accepted(declared: str) -> None:
-    assert checked_type({"content-type": declared}).partition(";")[0] in MEDIA_TYPES
+    assert checked_type({"content-type": declared}).partition(";")[0] in (*MEDIA_TYPES, *OTHER_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +230,6 @@ def test_another_type_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(HttpError) as caught:
         checked_type(headers)
     assert caught.value.status == 415
-    assert caught.value.closing
 
 
 @pytest.mark.parametrize(
@@ -235,3 +239,67 @@ def test_another_type_is_refused(headers: dict[str, str]) -> None:
 def test_a_limit_that_is_not_positive_and_finite_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingError, match=next(iter(wrong))):
         UploadLimits(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fit", [Fit(), Fit(keeps_shape=True, side=64)], ids=str)
+def test_a_telephones_photograph_is_read_within_the_usual_limits_nearly_as_from_a_file(
+    fit: Fit, tmp_path: Path
+) -> None:
+    levels = Image.fromarray(LEVELS).resize((4000, 3000), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "photograph.jpg"
+    levels.save(path, quality=30, exif=exif)
+    content = path.read_bytes()
+    usual = UploadLimits().pixels
+    found = decode_image(content, most_pixels=usual, size=48, fit=fit)
+    expected = read_image(path, size=48, fit=fit)
+    assert (found.int() - expected.int()).abs().max() <= 2
+    with pytest.raises(HttpError, match=r"12\.0 megapixels") as caught:
+        decode_image(content, most_pixels=usual)
+    assert caught.value.status == 413
+
+
+def identity(images: torch.Tensor) -> torch.Tensor:
+    return images
+
+
+RGBA = Image.fromarray(np.dstack([LEVELS, LEVELS[..., 0]]))
+COLOURS = {
+    "alpha.png": written(RGBA, "PNG", dpi=(72, 36)),
+    "transparent.png": written(RGB.quantize(16), "PNG", transparency=0),
+    "grey-alpha.png": written(RGB.convert("LA"), "PNG"),
+    "profile.jpg": written(RGB, "JPEG", icc_profile=bytes(300), comment=b"said", exif=b"Exif\0\0II*\0"),
+    "turned.jpg": turned(),
+    "cmyk.jpg": FILES["cmyk.jpg"],
+    "deep.png": FILES["deep.png"],
+    "pages.tif": written(RGB, "TIFF", save_all=True, append_images=[RGB], description="of two pages"),
+    "profile.webp": written(RGBA, "WEBP", lossless=True, icc_profile=bytes(300)),
+}
+
+
+@pytest.mark.parametrize("name", COLOURS)
+def test_a_restored_image_is_what_the_command_writes(name: str, tmp_path: Path) -> None:
+    source, target = tmp_path / name, tmp_path / "restored"
+    source.write_bytes(COLOURS[name])
+    restore_file(
+        RestoreJob(source=source, target=target),
+        lambda images, _: images,
+        settings=RestoreSettings(format="PNG", most_pixels=PIXELS),
+    )
+    predictor = Restoring(identity, Signature())
+    upload = predictor.decode(COLOURS[name], most_pixels=PIXELS)
+    results = predictor(upload.pixels[None])
+    content, kind = predictor.encoder({})(list(results), [upload.file])
+    assert kind == "image/png"
+    assert content == target.read_bytes()
+
+
+def test_the_metadata_of_a_file_are_kept() -> None:
+    predictor = Restoring(identity, Signature())
+    for name, mode in (("profile.webp", "RGBA"), ("profile.jpg", "RGB"), ("grey-alpha.png", "LA")):
+        upload = predictor.decode(COLOURS[name], most_pixels=PIXELS)
+        content, _ = predictor.encoder({})([upload.pixels], [upload.file])
+        with Image.open(io.BytesIO(content)) as image:
+            assert image.mode == mode
+            assert image.info.get("icc_profile") == (bytes(300) if "profile" in name else None)

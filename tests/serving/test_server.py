@@ -7,9 +7,7 @@ where they leave it as they found it; counts are compared with the counts before
 import asyncio
 import inspect
 import io
-import os
 import re
-import select
 import signal
 import socket
 import struct
@@ -17,9 +15,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,165 +36,25 @@ from steadylens.errors import SettingError
 from steadylens.nets.restoration import RestorationNet
 from steadylens.nets.third_party import timm_classifier
 from steadylens.serving.server import address_of, listening
-
-PNG = {"content-type": "image/png"}
-QUEUE = "steadylens_queue_requests"
-HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
-MOST_BYTES, MOST_PIXELS, SLOTS = 100_000, 40_000, 8
-
-# The command itself, with a net that fails on black images, refuses narrow ones, and waits at white ones
-# until a file appears.
-HELD = """
-import pathlib, sys, time
-from steadylens.cli import deploy
-from steadylens.cli.main import main
-from steadylens.errors import ImageError
-
-release, loaded = pathlib.Path(sys.argv.pop(1)), deploy._loaded
-
-def loaded_and_held(model, device):
-    predictor, card = loaded(model, device)
-    call = type(predictor).__call__
-
-    def held(self, images):
-        if images.max() == 0:
-            raise RuntimeError("SECRET")
-        if images.shape[-1] == 7:
-            raise ImageError("too narrow")
-        while images.min() == 255 and not release.exists():
-            time.sleep(0.01)
-        return call(self, images)
-
-    type(predictor).__call__ = held
-    return predictor, card
-
-deploy._loaded = loaded_and_held
-main()
-"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Server:
-    """A process that serves."""
-
-    process: subprocess.Popen[str]
-    address: str
-    release: Path
-
-    @property
-    def port(self) -> int:
-        return int(self.address.rpartition(":")[2])
-
-    def accepts(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=10).close()
-        except ConnectionError:
-            return False
-        return True
-
-    def post(self, content: bytes, headers: dict[str, str] = PNG, query: str = "") -> httpx.Response:
-        return httpx.post(f"{self.address}/predict{query}", content=content, headers=headers, timeout=60)
-
-    def figure(self, name: str) -> float:
-        text = httpx.get(f"{self.address}/metrics").text
-        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-        return float(found[1]) if found else 0.0
-
-    def wait_for(self, name: str, value: float) -> None:
-        deadline = time.monotonic() + 30
-        while self.figure(name) < value:
-            assert time.monotonic() < deadline, f"{name} stays at {self.figure(name)}"
-            time.sleep(0.02)
-
-    def wait_until_idle(self) -> None:
-        deadline = time.monotonic() + 30
-        while self.figure(QUEUE) > 0:
-            assert time.monotonic() < deadline, "requests are still being answered"
-            time.sleep(0.02)
-
-    def together(self, contents: list[bytes], meanwhile: Callable[[], None]) -> list[httpx.Response]:
-        """Posts images at once, does something when all are in flight, and returns the replies."""
-
-        async def ask() -> list[httpx.Response]:
-            async with httpx.AsyncClient(base_url=self.address, timeout=60) as client:
-                posts = [client.post("/predict", content=content, headers=PNG) for content in contents]
-                asking = [asyncio.create_task(post) for post in posts]
-                await asyncio.to_thread(self.wait_for, QUEUE, len(contents))
-                await asyncio.to_thread(meanwhile)
-                return await asyncio.gather(*asking)
-
-        return asyncio.run(ask())
-
-    def ended(self) -> tuple[int, str, str]:
-        """Waits for the end; returns the exit code and the rest of both streams."""
-        out, err = self.process.communicate(timeout=60)
-        return self.process.returncode, out, err
-
-
-@contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[Server]:
-    release = folder / "release"
-    command = (sys.executable, "-c", HELD, str(release), "serve", *arguments, "--port", "0")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert select.select([process.stdout], [], [], 120)[0], "the server does not start"
-            line = process.stdout.readline()
-            found = re.search(r"http://[\d.]+:\d+", line)
-            assert found, f"{line!r} holds no address"
-            yield Server(process=process, address=found[0], release=release)
-        finally:
-            process.kill()
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    limits = ("--max-bytes", str(MOST_BYTES), "--max-pixels", str(MOST_PIXELS))
-    with serving(tmp_path_factory.mktemp("classifier"), "sign-gtsrb", *limits) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def shared_restorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    bounds = ("--max-queue", str(SLOTS), "--max-wait-ms", "20", "--upload-seconds", "2")
-    with serving(tmp_path_factory.mktemp("restorer"), "l3-gtsrb", *bounds) as server:
-        yield server
-
-
-@pytest.fixture
-def restorer(shared_restorer: Server) -> Iterator[Server]:
-    yield shared_restorer
-    shared_restorer.release.touch()  # whatever is waiting
-    shared_restorer.wait_until_idle()
-    shared_restorer.release.unlink()
+from tests.serving.servers import (
+    HEAD,
+    MOST_BYTES,
+    MOST_PIXELS,
+    PNG,
+    QUEUE,
+    SLOTS,
+    Server,
+    drawn,
+    plain,
+    png,
+    serving,
+    written,
+)
 
 
 @pytest.fixture(scope="module")
 def sign_net() -> torch.nn.Module:
     return steadylens.load("sign-gtsrb")
-
-
-def png(levels: np.ndarray[Any, Any]) -> bytes:
-    return written(Image.fromarray(levels), "PNG")
-
-
-def written(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def drawn(number: int, height: int = 48, width: int = 48) -> np.ndarray[Any, Any]:
-    """Returns an image that no other number has: a few random colours, blurred."""
-    coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def plain(level: int) -> bytes:
-    return png(np.full((16, 16, 3), level, np.uint8))
 
 
 def as_batch(levels: np.ndarray[Any, Any]) -> Tensor:
@@ -446,7 +302,7 @@ def test_a_tiny_image_and_one_of_many_tiles_are_restored(restorer: Server) -> No
 
 def test_an_error_of_the_net_is_told_without_its_traceback_which_goes_to_the_log(tmp_path: Path) -> None:
     with serving(tmp_path, "l3-gtsrb") as server:
-        reply = server.post(plain(0))
+        reply = server.post(plain(13))
         assert reply.status_code == 500
         assert list(reply.json()) == ["error"]
         assert "SECRET" not in reply.text
@@ -676,9 +532,10 @@ def test_a_classifier_of_another_library_gets_images_of_its_own_size(tmp_path: P
     save_model(path, steadylens.FusedClassifier(torch.nn.Identity(), classifier).eval(), about={})
     predictor, _ = _loaded(str(path), torch.device("cpu"))
     assert predictor.size == 96
+    assert predictor.signature.output_shape == ("batch", 3)
     images = torch.randint(256, (2, 3, 96, 96), dtype=torch.uint8)
     with torch.inference_mode():
-        expected = classifier.eval()(steadylens.to_float(images)).softmax(dim=1)
+        expected = classifier.eval()(steadylens.to_float(images))
     torch.testing.assert_close(predictor(images), expected)
 
 

@@ -238,10 +238,13 @@ def check_classes(classifier: LoadedNet, class_names: Sequence[str], data: str) 
         )
 
 
-def check_order(classifier: LoadedNet, class_names: Sequence[str], data: str) -> None:
+def check_order(classifier: LoadedNet, class_names: Sequence[str], data: str) -> str:
     """Refuses a classifier whose classes have another order than those of the data.
 
     Only names that both have are compared, because a library may have other names for the same classes.
+
+    Returns:
+        A sentence if the classifier names its classes, but none as the data do; otherwise an empty text.
 
     Raises:
         SettingError: If a class has another number in the data than in the classifier.
@@ -251,9 +254,16 @@ def check_order(classifier: LoadedNet, class_names: Sequence[str], data: str) ->
     moved = [number for number, name in enumerate(known) if numbers.get(name, number) != number]
     if moved and (first := moved[0]) < len(class_names):
         raise SettingError(
-            f"class {first} is {known[first]!r} for {classifier.name} and {class_names[first]!r} in {data}, "
-            "which numbers folders in the order of their names; rename them to have the classifier's order"
+            f"class {first} is {known[first]!r} for {classifier.name} and {class_names[first]!r} in {data}; "
+            "give the names in the classifier's order with --class-names FILE, in Python "
+            "Selection(class_names=...)"
         )
+    if not known or numbers.keys() & set(known):
+        return ""
+    return (
+        f"{classifier.name} and {data} have no class name in common ({known[0]!r}, {class_names[0]!r}), so "
+        "it is not known whether their classes have the same order"
+    )
 
 
 def _read(source: str | Path, alternatives: str = "") -> tuple[str, nn.Module, dict[str, Any]]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from steadylens.checkpoints.loading import LoadedNet
 
 
+PAIR = "pair"
+"""The name of every pair in its training, where it is part of the random seed; the file's name is not."""
+
 DEFAULT_RESTORER = "unet-gtsrb"
 """The packaged restorer that is compared if the user names none."""
 
@@ -55,7 +58,8 @@ def compare(
 ) -> None:
     """Compare a classifier with and without restorers: accuracy, stability under noise, cost."""
     with explaining(debug, resumable=True):
-        from steadylens.checkpoints.loading import check_classes, check_order, load_classifier
+        from steadylens.checkpoints.loading import load_classifier
+        from steadylens.evaluation.checks import check_against
 
         alone = load_classifier(
             classifier,
@@ -69,8 +73,7 @@ def compare(
             from steadylens.report.paper import ALONE
 
             for loaded in (alone, *pairs):
-                check_classes(loaded, run.data.class_names, options.data)
-                check_order(loaded, run.data.class_names, options.data)
+                check_against(loaded, run)
             page = compare_all(
                 run,
                 alone.module.to(run.device),
@@ -137,10 +140,6 @@ def fuse(
             "--restorer-only", help="Write only the trained restorer, not the pair. Needs --tune restorer."
         ),
     ] = False,
-    class_names: Annotated[
-        Path | None,
-        typer.Option(help="Text file with the class names in order, one per line. Needs --tune restorer."),
-    ] = None,
     *,
     described: ClassifierOptions,
     options: RunOptions,
@@ -152,9 +151,8 @@ def fuse(
             raise SettingError(
                 "--restorer-only needs --tune restorer; otherwise the restorer stays unchanged"
             )
-        if class_names is not None and tune is not TunedPart.restorer:
-            raise SettingError("--class-names needs --tune restorer; otherwise the data names the classes")
-        from steadylens.checkpoints.loading import check_classes, check_order, load_classifier, load_net
+        from steadylens.checkpoints.loading import load_classifier, load_net
+        from steadylens.evaluation.checks import check_against
         from steadylens.nets.architecture import describe
         from steadylens.nets.facts import RESTORING
         from steadylens.training.stages import check_suffix
@@ -169,8 +167,10 @@ def fuse(
         )
         if not restorer_only:
             describe(behind.module)  # refuses a classifier that cannot be saved, before the long work
-        names = _class_names(behind, class_names)
-        with open_run(options, size=behind.size, fit=behind.fit) as run:
+        labels_matter = tune is not TunedPart.restorer
+        names = () if labels_matter else _class_names(behind, options.class_names)
+        selected = options if labels_matter else replace(options, class_names=None)
+        with open_run(selected, size=behind.size, fit=behind.fit) as opened:
             from steadylens.training.fusing import (
                 fine_tune,
                 fuse_as_they_are,
@@ -179,41 +179,35 @@ def fuse(
                 tune_together,
             )
 
-            if tune is TunedPart.restorer:
-                unlabelled = replace(run, data=replace(run.data, class_names=names))
+            run = opened
+            if labels_matter:
+                check_against(behind, run)
             else:
-                check_classes(behind, run.data.class_names, options.data)
-                check_order(behind, run.data.class_names, options.data)
+                run = replace(run, data=run.data.unlabelled(names))
             match tune:
                 case TunedPart.classifier:
-                    fine_tune(run, front, behind, out, name=out.stem)
+                    fine_tune(run, front, behind, out, name=PAIR)
                 case TunedPart.both:
-                    tune_together(run, front, behind, out, name=out.stem)
+                    tune_together(run, front, behind, out, name=PAIR)
                 case TunedPart.restorer if restorer_only:
-                    tune_restorer(unlabelled, front, behind, out, name=out.stem)
+                    tune_restorer(run, front, behind, out, name=PAIR)
                 case TunedPart.restorer:
-                    fuse_label_free(unlabelled, front, behind, out, name=out.stem)
+                    fuse_label_free(run, front, behind, out, name=PAIR)
                 case TunedPart.nothing:
-                    fuse_as_they_are(run, front, behind, out, name=out.stem)
+                    fuse_as_they_are(run, front, behind, out, name=PAIR)
     say(f"{'restorer' if restorer_only else 'fused classifier'}: {out.resolve()}")
 
 
 def _class_names(classifier: "LoadedNet", path: Path | None) -> tuple[str, ...]:
     """Returns the class names from a file, or those of the classifier; the data may have other classes."""
     from steadylens.checkpoints.loading import count_classes
+    from steadylens.data.class_folders import read_class_names
 
     if path is None:
         return classifier.class_names
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
-        raise SettingError(f"{path} cannot be read: {reason}; write one name per line") from error
-    names = tuple(line.strip() for line in text.strip().split("\n"))
-    different, classes = len({*names} - {""}), count_classes(classifier)
-    if not different == len(names) == classes:
+    names = read_class_names(path)
+    if len(names) != (classes := count_classes(classifier)):
         raise SettingError(
-            f"{path} has {different} names in {len(names)} lines; {classifier.name} has {classes} classes, "
-            "and each needs a line with a different name"
+            f"{path} has {len(names)} names; {classifier.name} has {classes} classes, and each needs a line"
         )
     return names

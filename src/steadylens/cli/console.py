@@ -97,6 +97,9 @@ class RunOptions:
         seed: The seed of all random numbers.
         device: The device's name, or auto.
         cache: Folder for decoded images, or None for the user's cache folder.
+        class_names: File of the class names in the order of the classifier's outputs, or None for the order
+            of the data.
+        skip_damaged: Whether images that cannot be read are left out.
     """
 
     data: Annotated[
@@ -104,7 +107,7 @@ class RunOptions:
         typer.Option(
             help="Images to use: signs (synthetic traffic signs, 43 classes), gtsrb:DIR (the GTSRB data "
             "set: its official archives, or the layout with CSV files) or folder:DIR (one subfolder per "
-            "class)."
+            "class, or train and test, or train and val, with one in each)."
         ),
     ] = "signs"
     recipe: Annotated[
@@ -119,6 +122,16 @@ class RunOptions:
     cache: Annotated[
         Path | None, typer.Option(help="Folder for decoded images; by default, the user's cache folder.")
     ] = None
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text file with the class names in the order of the classifier's outputs, one per line. By "
+            "default, class folders are numbered in the order of their names as text."
+        ),
+    ] = None
+    skip_damaged: Annotated[
+        bool, typer.Option("--skip-damaged", help="Leave out images that cannot be read, and name them.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -284,6 +297,8 @@ class Display:
                 self._advance(update)
             case "skipped":
                 self._say(update.stage, f"skipped: {update.note}")
+            case "noted":
+                self._say(update.stage, f"note: {update.note}")
             case "finished":
                 self._say(update.stage, ", ".join(filter(None, [self._end(), update.note])))
 
@@ -383,12 +398,14 @@ def open_run(
 
     All options are checked before an image is decoded.
     """
-    from steadylens.data.datasets import load_dataset
+    from steadylens.data.class_folders import read_class_names
+    from steadylens.data.datasets import Selection, load_dataset
     from steadylens.images.preprocessing import Fit
     from steadylens.training.run import Run
 
     device, recipe = device_named(options.device), _recipe(options, sampling or SamplingOptions())
     stage = f"images of {options.data}"
+    names = () if options.class_names is None else read_class_names(options.class_names)
     with Display(Console()) as display:
 
         def loading(done: int, total: int) -> None:
@@ -400,22 +417,34 @@ def open_run(
             size=size,
             fit=fit or Fit(),
             seed=options.seed,
+            selection=Selection(skip_damaged=options.skip_damaged, class_names=names),
             cache=options.cache,
             progress=loading,
         )
         sizes = f"{len(images.train):,} for training, {len(images.validation):,} for validation, "
         note = f"{sizes}{len(images.test):,} for testing"
         display.show(Update(stage=stage, state="finished", note=note))
-        for line in images.notes:
-            say(f"  note: {line}", display.console)
-        parts = {name: getattr(images, name).to(device) for name in ("train", "validation", "test")}
+        for line in (_described(images.counts()), *(f"note: {line}" for line in images.notes)):
+            say(f"  {line}", display.console)
         yield Run(
-            data=dataclasses.replace(images, **parts),
+            data=images.to(device),
             recipe=recipe,
             seed=options.seed,
             device=device,
             observe=display.show,
         )
+
+
+MOST_CLASSES = 20
+"""How many classes are listed before the work starts."""
+
+
+def _described(counts: list[tuple[str, int, int, int]]) -> str:
+    """Returns number, name and images of each class; of many classes, of the first and the last ones."""
+    texts = [f"{number} {name} {'/'.join(map(str, some))}" for number, (name, *some) in enumerate(counts)]
+    if len(texts) > MOST_CLASSES:
+        texts = [*texts[: MOST_CLASSES - 2], "...", texts[-1]]
+    return f"{len(counts):,} classes, with images for training/validation/testing: {', '.join(texts)}"
 
 
 def _recipe(options: RunOptions, wanted: SamplingOptions) -> "Recipe":

@@ -1,6 +1,7 @@
 """The commands that deploy a net: export it, serve it over HTTP, show it on a demo page."""
 
 import os
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -166,6 +167,13 @@ def serve(
     stop_seconds: Annotated[
         int, typer.Option(min=1, help="Longest time to answer accepted requests after Ctrl+C or SIGTERM.")
     ] = 30,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Web site whose scripts may read responses, such as https://example.org, or * for any; "
+            "may be repeated."
+        ),
+    ] = None,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
@@ -181,9 +189,9 @@ def serve(
         batching = Batching(slots=max_queue, images=max_batch, wait_seconds=max_wait_ms / 1000)
         with listening(host, port) as listeners:
             predictor, card = _loaded(model, device_named(device))
-            service = Service(predictor, card, limits=limits, batching=batching)
+            service = Service(predictor, card, limits=limits, batching=batching, origins=cors_origin or ())
             urls = [address_of(listener) for listener in listeners]
-            usage = f"POST an image to {urls[0]}/predict; Ctrl+C stops"
+            usage = f"POST an image to {urls[0]}/predict, see {urls[0]}/docs; Ctrl+C stops"
             message = f"serving {card.name} at {' and '.join(urls)} - {usage}"
             serve_over_http(service, listeners, stop_seconds=stop_seconds, ready=partial(say, message))
     if service.abandoned:
@@ -198,18 +206,22 @@ def _loaded(model: str, device: "torch.device") -> tuple["Predictor", "Card"]:
     from steadylens.checkpoints.card import card_of
     from steadylens.checkpoints.loading import load_net
     from steadylens.inference.restorer import restorer_of
+    from steadylens.inference.signature import signature_of
     from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
     from steadylens.serving.payloads import Classifying, Restoring
 
     net = load_net(model)
+    signature = signature_of(net.module)
     net.module.to(device)
     for part in net.module.modules():
         if facts_of(part).task == RESTORING:  # it costs most by far
             part.to(memory_format=torch.channels_last)
     predictor: Predictor
     if net.task == CLASSIFYING:
-        predictor = Classifying(net.module, device, size=net.size, classes=net.class_names, fit=net.fit)
+        predictor = Classifying(net.module, device, signature=signature, classes=net.class_names, fit=net.fit)
     else:
-        predictor = Restoring(restorer_of(net.module, device=device))
+        # Small images are mirrored at their borders.
+        signature = replace(signature, minimum_size=1)
+        predictor = Restoring(restorer_of(net.module, device=device), signature)
     predictor(torch.zeros(1, 3, net.size, net.size, dtype=torch.uint8))  # the first call is slow
     return predictor, card_of(net)

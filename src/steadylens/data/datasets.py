@@ -5,109 +5,26 @@ training, validation and test images depends on the seed and is not cached.
 """
 
 import hashlib
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import PIL
 import platformdirs
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steadylens.data import synthetic_signs as signs
-from steadylens.data.sources import CLASS_NAMES, Listing, Photograph, list_folder, list_gtsrb
+from steadylens.data.class_folders import list_folder, order_notes, shown
+from steadylens.data.image_cache import Job, load_or_make
+from steadylens.data.sources import CLASS_NAMES, Listing, Photograph, list_gtsrb
 from steadylens.data.splitting import ImageIndex, Part, split
-from steadylens.errors import DatasetError, ImageError, SettingError, StorageError
-from steadylens.files import replacing
+from steadylens.errors import DatasetError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED, read_image
 from steadylens.progress import ProgressCallback
-
-Job = Callable[[], Tensor]
-"""Returns the images of one file or of one track, uint8 (frames, 3, S, S)."""
-
-_JOBS_AT_ONCE = 64
-
-_MOST_THREADS = 4  # decoding small images takes mostly Python code, which more threads slow down
-
-
-def load_or_make(
-    path: Path, jobs: Sequence[Job], *, frames: int, size: int, progress: ProgressCallback | None
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Reads images from a file, or makes them and writes the file if it is missing or damaged.
-
-    Args:
-        path: The file; its name must change with everything that the jobs depend on.
-        jobs: The functions that make the images, in order.
-        frames: Number of images that each job makes.
-        size: Height and width of the images in pixels.
-        progress: Called while images are made, from the calling thread.
-
-    Returns:
-        The images, uint8 (N, 3, S, S), which may be mapped from the file (changing them does not change it);
-        a 64-bit digest of each image's pixels, int64 (N,); and a note if the file could not be written.
-    """
-    shape = (len(jobs) * frames, 3, size, size)
-    stored = _read(path, shape)
-    if stored is not None:
-        return *stored, ()
-    images = _make(jobs, shape, frames, progress or (lambda done, total: None))
-    digests = pixel_digests(images)
-    try:
-        with replacing(path) as temporary:
-            save_file({"images": images, "digests": digests}, temporary)
-    except (StorageError, SafetensorError) as error:  # the images can be used without the file
-        return images, digests, (f"the images are not kept for the next time: {error}",)
-    # Images that are mapped from the file take no memory of their own, unlike those just made.
-    return load_file(path)["images"], digests, ()
-
-
-def pixel_digests(images: Tensor) -> Tensor:
-    """Returns a 64-bit digest of each image's pixels, int64 (N,); different images have different digests."""
-    hashes = (hashlib.blake2b(image, digest_size=8).digest() for image in images.contiguous().numpy())
-    return torch.from_numpy(np.frombuffer(b"".join(hashes), dtype="<i8").astype(np.int64))
-
-
-def _read(path: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
-    if not path.is_file():
-        return None
-    try:
-        stored = load_file(path)
-        images, digests = stored["images"], stored["digests"]
-    except (OSError, SafetensorError, KeyError, ValueError):
-        return None
-    if (
-        images.dtype != torch.uint8
-        or images.shape != shape
-        or not torch.equal(digests, pixel_digests(images))
-    ):
-        return None
-    return images, digests
-
-
-def _make(jobs: Sequence[Job], shape: tuple[int, ...], frames: int, progress: ProgressCallback) -> Tensor:
-    images = torch.empty(shape, dtype=torch.uint8)
-
-    def fill(start: int) -> int:
-        batch = jobs[start : start + _JOBS_AT_ONCE]
-        for place, job in enumerate(batch, start=start):
-            images[place * frames : (place + 1) * frames] = job()
-        return (start + len(batch)) * frames
-
-    pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
-    try:
-        for done in pool.map(fill, range(0, len(jobs), _JOBS_AT_ONCE)):
-            progress(done, len(images))
-    finally:  # after an error or an interrupt, no further job starts
-        pool.shutdown(cancel_futures=True)
-    return images
-
 
 SIGNS_PER_CLASS = 60
 """Training images of each class in the source `signs` without a number."""
@@ -164,7 +81,7 @@ class ImageSet:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
     """Labelled images in three parts. No physical sign is in two parts, as far as tracks are known.
 
@@ -174,9 +91,12 @@ class Dataset:
         test: The images of the reported results.
         class_names: Names of the classes; a label is an index into this tuple.
         source: Where the images come from, as given to `load_dataset`.
-        fingerprint: Twelve hexadecimal digits that change with every pixel, label, name and with the split.
         notes: What a user must know about the data, one sentence each.
         fit: How photographs were fitted into squares.
+
+    Raises:
+        ImageError: If the images of the parts differ in size.
+        DatasetError: If a label is no index into the class names, or two classes have the same name.
     """
 
     train: ImageSet
@@ -184,9 +104,134 @@ class Dataset:
     test: ImageSet
     class_names: tuple[str, ...]
     source: str
-    fingerprint: str
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     fit: Fit = SQUASHED
+
+    def __post_init__(self) -> None:
+        sizes = {tuple(part.images.shape[2:]) for part in self._parts()}
+        if len(sizes) > 1:
+            raise ImageError(f"the parts have images of {sorted(sizes)} pixels; give all of them one size")
+        if len(set(self.class_names)) < len(self.class_names):
+            raise DatasetError(
+                f"the class names {shown(self.class_names)} are not all different; rename some"
+            )
+        for part in self._parts():
+            _check_labels(part.labels, self.class_names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with every pixel, label, name and with the split.
+
+        Results that were measured before are found by it, so nobody gives it: it is computed from the data.
+        """
+        tensors = (tensor for part in self._parts() for tensor in (part.images, part.labels, part.tracks))
+        shapes = [tuple(part.images.shape) for part in self._parts()]
+        return _digest(self.class_names, str(self.fit), shapes, *tensors)[:12]
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """Returns the data on a device; nothing is copied if they are there already."""
+        train, validation, test = (part.to(device) for part in self._parts())
+        return self._the_same(replace(self, train=train, validation=validation, test=test))
+
+    def unlabelled(self, class_names: Sequence[str] = ()) -> "Dataset":
+        """Returns the images without their labels, for a training that uses none; every label is 0.
+
+        Args:
+            class_names: Names of a classifier's classes, which files of its nets are to contain.
+        """
+        parts = (replace(part, labels=torch.zeros_like(part.labels)) for part in self._parts())
+        train, validation, test = parts
+        return self._the_same(
+            replace(self, train=train, validation=validation, test=test, class_names=tuple(class_names))
+        )
+
+    def numbered_as(self, class_names: Sequence[str]) -> "Dataset":
+        """Returns the data with the class numbers of a classifier: the places of the names in a list.
+
+        Args:
+            class_names: Names of all classes of the classifier, in the order of its logits. Names that the
+                data lack become classes without images.
+
+        Raises:
+            DatasetError: If the data have a class that is not in the list, or the list names one twice.
+        """
+        names = tuple(class_names)
+        if names == self.class_names:
+            return self
+        if unknown := [name for name in self.class_names if name not in names]:
+            raise DatasetError(
+                f"the list of class names lacks {shown(unknown)}, of which {self.source} has images; the "
+                f"names must be those of the data: {shown(self.class_names)}"
+            )
+        numbers = torch.tensor([names.index(name) for name in self.class_names])
+        train, validation, test = (
+            replace(part, labels=numbers.to(part.labels.device)[part.labels]) for part in self._parts()
+        )
+        lacking = [name for name in names if name not in self.class_names]
+        notes = (f"classes without images: {len(lacking):,}, {shown(lacking)}",) if lacking else ()
+        numbered = replace(
+            self,
+            train=train,
+            validation=validation,
+            test=test,
+            class_names=names,
+            notes=(*self.notes, *notes),
+        )
+        _remember(numbered, _digest(self.fingerprint, names)[:12])
+        return numbered
+
+    def counts(self) -> list[tuple[str, int, int, int]]:
+        """Returns for each class its name and the number of its training, validation and test images."""
+        columns = [part.labels.bincount(minlength=len(self.class_names)).tolist() for part in self._parts()]
+        return list(zip(self.class_names, *columns, strict=True))
+
+    def _parts(self) -> tuple[ImageSet, ImageSet, ImageSet]:
+        return self.train, self.validation, self.test
+
+    def _the_same(self, copy: "Dataset") -> "Dataset":
+        """Returns `copy`, which holds the same images and therefore keeps the fingerprint."""
+        _remember(copy, self.fingerprint)
+        return copy
+
+
+def _remember(data: Dataset, fingerprint: str) -> None:
+    """Sets the fingerprint of data that a loader has identified by other means than their content."""
+    data.__dict__["fingerprint"] = fingerprint
+
+
+def _check_labels(labels: Tensor, class_names: Sequence[str]) -> None:
+    if not len(labels):
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= max(len(class_names), 1):
+        raise DatasetError(
+            f"labels are from {low} to {high}, but there are {len(class_names)} class names; a label is an "
+            "index into them"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """Which images of a source are used, for which part, and how their classes are numbered.
+
+    Attributes:
+        validation_share: The share of each class's training tracks for validation, above 0 and below 1.
+        skip_damaged: Whether images that cannot be read are left out, with a note that names them.
+        class_names: Names of all classes in the order of a classifier's logits; empty to number the classes
+            in the order of the source: of a folder, in the order of the names as text.
+    """
+
+    validation_share: float = 0.1
+    skip_damaged: bool = False
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_share < 1:
+            raise SettingError(f"validation_share is {self.validation_share}, it must be above 0 and below 1")
+
+
+EVERYTHING = Selection()
+"""All images of a source; a tenth of the training tracks are for validation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,7 +245,9 @@ class _Plan:
     labels: list[int]
     tracks: list[str]
     class_names: tuple[str, ...]
+    paths: tuple[str, ...] = ()  # of the files that the jobs read, if they read any
     notes: tuple[str, ...] = ()
+    order_notes: tuple[str, ...] = ()  # if the order of the classes is a guess
     fitted: tuple[str, ...] = ()  # the fit, unless images are squashed: earlier versions knew no other fit
 
 
@@ -210,15 +257,15 @@ def load_dataset(
     size: int = 48,
     fit: Fit = SQUASHED,
     seed: int = 0,
-    validation_share: float = 0.1,
+    selection: Selection = EVERYTHING,
     cache: str | Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> Dataset:
     """Loads images from a source and splits them.
 
     Validation images are whole tracks of the training set, from every class that has two tracks or more,
-    unless the source has validation images of its own. Tracks that contain a test image are left out; a note
-    says so.
+    unless the source has validation images of its own beside test images. Tracks that contain a test image
+    are left out; a note says so.
 
     Args:
         source: `signs` or `signs:N` for synthetic signs, about N training images per class (the images are
@@ -228,7 +275,7 @@ def load_dataset(
         fit: How photographs become squares of that size, as `PreparedClassifier.fit` says; synthetic signs
             are square.
         seed: Seed of the split.
-        validation_share: The share of each class's training tracks for validation, above 0 and below 1.
+        selection: Which images are used, and how their classes are numbered.
         cache: Folder for decoded or drawn images, or None for the user's cache folder. Its files may be
             deleted at any time.
         progress: Called with the number of images that are done and the number of all images while they are
@@ -236,25 +283,36 @@ def load_dataset(
 
     Raises:
         DatasetError: If the source is unknown, missing or damaged, or cannot be split.
-        SettingError: If the size or the share is out of range, or the fit gives images below the size.
+        SettingError: If the size is out of range, or the fit gives images below the size.
     """
     if size < 1:
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
     fit.check_size(size)
     fit = fit.simplest(size)
-    if not 0 < validation_share < 1:
-        raise SettingError(f"validation_share is {validation_share}, it must be above 0 and below 1")
     plan = _plan(source, size, fit)
     folder = platformdirs.user_cache_path("steadylens") if cache is None else Path(cache)
-    path = folder / f"{source.partition(':')[0]}-{plan.key[:24]}.safetensors"
-    images, digests, cache_notes = load_or_make(
-        path, plan.jobs, frames=plan.frames, size=size, progress=progress
+    found = load_or_make(
+        folder / f"{source.partition(':')[0]}-{plan.key[:24]}.safetensors",
+        plan.jobs,
+        frames=plan.frames,
+        size=size,
+        progress=progress,
+        skip_damaged=selection.skip_damaged,
     )
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(plan.tracks))}
-    parts, labels, tracks = (
+    damaged = set(found.damaged)
+    kept = [number for number in range(len(plan.jobs)) if number not in damaged]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(plan.tracks[job] for job in kept))}
+    jobs, parts, labels, tracks = (
         torch.tensor(values, dtype=torch.int64).repeat_interleave(plan.frames)
-        for values in (plan.parts, plan.labels, [numbers[name] for name in plan.tracks])
+        for values in (
+            kept,
+            [plan.parts[job] for job in kept],
+            [plan.labels[job] for job in kept],
+            [numbers[plan.tracks[job]] for job in kept],
+        )
     )
+    rows = jobs * plan.frames + torch.arange(len(jobs)) % plan.frames
+    digests = found.digests[rows]
     index = ImageIndex(
         parts=parts,
         labels=labels,
@@ -263,18 +321,34 @@ def load_dataset(
         class_names=plan.class_names,
         track_names=tuple(numbers),
     )
-    parts, split_notes = split(index, validation_share=validation_share, seed=seed)
-    everything = ImageSet(images=images, labels=labels, tracks=tracks)
-    return Dataset(
-        train=everything.subset(parts == Part.TRAIN),
-        validation=everything.subset(parts == Part.VALIDATION),
-        test=everything.subset(parts == Part.TEST),
+    parts, split_notes = split(index, validation_share=selection.validation_share, seed=seed)
+
+    def chosen(part: Part) -> ImageSet:
+        own = parts == part
+        return ImageSet(images=found.images[rows[own]], labels=labels[own], tracks=tracks[own])
+
+    dataset = Dataset(
+        train=chosen(Part.TRAIN),
+        validation=chosen(Part.VALIDATION),
+        test=chosen(Part.TEST),
         class_names=plan.class_names,
         source=source,
-        fingerprint=_digest(size, plan.class_names, parts, labels, tracks, digests, *plan.fitted)[:12],
-        notes=(*plan.notes, *split_notes, *cache_notes),
+        notes=(
+            *plan.notes,
+            *(() if selection.class_names else plan.order_notes),
+            *split_notes,
+            *_damage_notes([plan.paths[job] for job in found.damaged]),
+            *found.notes,
+        ),
         fit=fit,
     )
+    _remember(dataset, _digest(size, plan.class_names, parts, labels, tracks, digests, *plan.fitted)[:12])
+    return dataset.numbered_as(selection.class_names) if selection.class_names else dataset
+
+
+def _damage_notes(paths: Sequence[str]) -> Iterator[str]:
+    if paths:
+        yield f"images left out because they cannot be read: {len(paths):,}, {shown(paths, most=20)}"
 
 
 def _plan(source: str, size: int, fit: Fit) -> _Plan:
@@ -285,7 +359,8 @@ def _plan(source: str, size: int, fit: Fit) -> _Plan:
         case "gtsrb" if place:
             return _plan_photographs(list_gtsrb(Path(place).expanduser()), size, fit)
         case "folder" if place:
-            return _plan_photographs(list_folder(Path(place).expanduser()), size, fit)
+            plan = _plan_photographs(list_folder(Path(place).expanduser()), size, fit)
+            return replace(plan, order_notes=order_notes(plan.class_names))
     raise DatasetError(f"source is {source!r}, it must be signs, signs:N, gtsrb:DIR or folder:DIR")
 
 
@@ -300,6 +375,7 @@ def _plan_photographs(listing: Listing, size: int, fit: Fit) -> _Plan:
         labels=[photograph.label for photograph in photographs],
         tracks=[photograph.track for photograph in photographs],
         class_names=listing.class_names,
+        paths=tuple(photograph.path for photograph in photographs),
         notes=listing.notes,
         fitted=fitted,
     )
@@ -347,6 +423,10 @@ def _draw(label: int, seeds: tuple[int, ...], size: int) -> Tensor:
 def _digest(*parts: object) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        content = part.numpy().tobytes() if isinstance(part, Tensor) else repr(part).encode()
-        digest.update(len(content).to_bytes(8, "big") + content)
+        if isinstance(part, Tensor):
+            content = part.cpu().contiguous().numpy().data.cast("B") if part.numel() else memoryview(b"")
+        else:
+            content = memoryview(repr(part).encode())
+        digest.update(content.nbytes.to_bytes(8, "big"))
+        digest.update(content)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Lists the labelled image files of the German benchmark or of class folders, without opening them.
+"""Finds image files in folders, and lists those of the German benchmark with their labels; none is opened.
 
 Official archives: Final_Training/Images/CCCCC/TTTTT_FFFFF.ppm beside GT-CCCCC.csv, and
 Final_Test/Images/NNNNN.ppm with GT-final_test.csv; tables are separated by semicolons. Repackaged:
@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from steadylens.data.splitting import Part
 from steadylens.errors import DatasetError
-from steadylens.files import describe_suffixes
 from steadylens.images.tensors import IMAGE_SUFFIXES, Box
 
 
@@ -80,6 +79,15 @@ class Listing:
         return digest.hexdigest()
 
 
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+"""Folders that archives, network drives and file systems leave between those of a user; none is read."""
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or a folder was not put there by the user, as far as its name says."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS  # such as the ._NAME files of macOS
+
+
 def scan_images(root: Path, start: str = "", *, others: Counter[str] | None = None) -> dict[str, Stamp]:
     """Finds the image files below a folder, at any depth; hidden files and folders are skipped.
 
@@ -112,7 +120,7 @@ def subfolders(folder: Path) -> list[str]:
     """
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+            return sorted(entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
     except OSError as error:
         raise DatasetError(f"{folder}: {error.strerror}; give a folder that can be read") from error
 
@@ -120,7 +128,7 @@ def subfolders(folder: Path) -> list[str]:
 def _scan(folder: Path, prefix: str, others: Counter[str]) -> Iterator[tuple[str, Stamp]]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):  # such as the ._NAME files of macOS
+            if is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 yield from _scan(folder / entry.name, f"{prefix}{entry.name}/", others)
@@ -129,78 +137,6 @@ def _scan(folder: Path, prefix: str, others: Counter[str]) -> Iterator[tuple[str
                 yield prefix + entry.name, Stamp(state.st_size, state.st_mtime_ns)
             else:
                 others[suffix] += 1
-
-
-_PARTS: dict[str, Part] = {
-    "train": Part.TRAIN,
-    "val": Part.VALIDATION,
-    "validation": Part.VALIDATION,
-    "test": Part.TEST,
-}
-
-
-def list_folder(folder: Path) -> Listing:
-    """Lists the images of a folder that contains class folders, or train and test folders with class folders.
-
-    The classes are the class folders of the training part, sorted by name. Every image is a track of its own.
-
-    Args:
-        folder: Contains class folders, or folders train and test (and val or validation) with class folders.
-
-    Raises:
-        DatasetError: If a folder is missing, there is no class, a class has no image, or validation or test
-            images have a class that training lacks.
-    """
-    names = subfolders(folder)
-    parts = {name: _PARTS[name.casefold()] for name in names if name.casefold() in _PARTS}
-    if {Part.TRAIN, Part.TEST} <= set(parts.values()):
-        ignored = [name for name in names if name not in parts]
-        note = f"{folder} has folders beside train and test that are not read: {', '.join(ignored)}"
-        notes = [note] if ignored else []
-    elif names and len(parts) == len(names):
-        raise DatasetError(
-            f"{folder} has {' and '.join(names)} alone; give it both train and test, or one folder per class"
-        )
-    else:
-        parts, notes = {"": Part.TRAIN}, []
-    classes = _training_classes(folder, parts)
-    others: Counter[str] = Counter()
-    photographs = [
-        photograph
-        for name, part in parts.items()
-        for photograph in _photographs(folder, name, part, classes, others)
-    ]
-    if others:
-        notes.append(
-            f"{folder} has files of no format that is read here, left out: {describe_suffixes(others)}"
-        )
-    return Listing(
-        root=folder, photographs=tuple(sorted(photographs)), class_names=tuple(classes), notes=tuple(notes)
-    )
-
-
-def _training_classes(folder: Path, parts: dict[str, Part]) -> dict[str, int]:
-    names = {name for top, part in parts.items() if part == Part.TRAIN for name in subfolders(folder / top)}
-    if not names:
-        raise DatasetError(f"{folder} contains no class folders with images; put each class into a folder")
-    return {name: label for label, name in enumerate(sorted(names))}
-
-
-def _photographs(
-    folder: Path, top: str, part: Part, classes: dict[str, int], others: Counter[str]
-) -> list[Photograph]:
-    found = []
-    for name in subfolders(folder / top):
-        start = f"{top}/{name}" if top else name
-        files = scan_images(folder, start, others=others)
-        if not files:
-            raise DatasetError(f"{folder / start} contains no images; fill it or remove it")
-        if name not in classes:
-            raise DatasetError(
-                f"{folder / start} is a class that training lacks; add training images or remove it"
-            )
-        found += [Photograph(part, path, path, classes[name], stamp) for path, stamp in files.items()]
-    return found
 
 
 CLASS_NAMES = (

@@ -26,6 +26,7 @@ from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, S
 from steadylens.progress import ProgressCallback, Update
 from steadylens.randomness import derived_generator
 from steadylens.records import Cost, Curve, Measurement, Provenance, read_records, write_records
+from steadylens.report.class_tables import doubts
 from steadylens.training.run import GaussianNoise, Run, device_name
 
 
@@ -207,11 +208,14 @@ def measure_networks(run: Run, networks: Mapping[str, nn.Module], folder: Path) 
         lambda: clean_accuracy(
             networks,
             random_test_images(run, recipe.accuracy_images),
+            class_names=run.data.class_names,
             provenance=run.provenance,
             progress=progress_callback(run, stage),
         ),
-        key=run.key(stage, recipe.accuracy_images, fingerprints(networks)),
+        key=run.key(stage, "by class", recipe.accuracy_images, fingerprints(networks)),
     )
+    for doubt in doubts(records):
+        run.observe(Update(stage=stage, state="noted", note=doubt))
     storages = [(recipe.stability_images, recipe.clip, recipe.quantize)]
     if recipe.unclipped_images:
         storages.append((recipe.unclipped_images, False, False))

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import Literal
 
@@ -12,11 +13,19 @@ from torch import Tensor, nn
 from steadylens.data.datasets import ImageSet
 from steadylens.devices import forward_in_batches
 from steadylens.images.tensors import to_float
-from steadylens.metrics import mcnemar, top_k, wilson_interval
+from steadylens.metrics import answers, mcnemar, top_k, wilson_interval
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.progress import ProgressCallback
 from steadylens.randomness import derived_generator
-from steadylens.records import Accuracy, Comparison, Measurement, NoisyComparison, Provenance, Stability
+from steadylens.records import (
+    Accuracy,
+    Comparison,
+    Confusion,
+    Measurement,
+    NoisyComparison,
+    Provenance,
+    Stability,
+)
 from steadylens.training.run import GaussianNoise, Sampling
 
 BLOCK = 50
@@ -30,14 +39,18 @@ def clean_accuracy(
     networks: Mapping[str, nn.Module],
     images: ImageSet,
     *,
+    class_names: Sequence[str],
     provenance: Provenance,
     progress: ProgressCallback,
 ) -> list[Measurement]:
     """Measures top-1, top-2 and top-5 accuracy; compares networks pairwise by McNemar's test (Table 3).
 
+    Each network's answers are also counted by class.
+
     Args:
         networks: The classifiers by name on the images' device.
         images: The test images.
+        class_names: Names of the classes by label.
         provenance: Origin of the records.
         progress: Called after each network with the number of images done and of all.
     """
@@ -57,6 +70,12 @@ def clean_accuracy(
                 correct=correct, lower=lower, upper=upper,
             )  # fmt: skip
             records.append(row)
+        records.append(
+            Confusion(
+                provenance=provenance, samples=len(images), seconds=seconds, network=name,
+                class_names=tuple(class_names), cells=_cells(images.labels, answers(logits)),
+            )
+        )  # fmt: skip
         right[name] = top_k(logits, images.labels, 1)
         progress(index * len(images), len(networks) * len(images))
     for first, second in combinations(networks, 2):
@@ -68,6 +87,12 @@ def clean_accuracy(
         )  # fmt: skip
         records.append(pair)
     return records
+
+
+def _cells(labels: Tensor, given: Tensor) -> tuple[tuple[int, int, int], ...]:
+    """Returns triples of label, answer and number of images, in ascending order."""
+    counts = Counter(zip(labels.tolist(), given.tolist(), strict=True))
+    return tuple((label, answer, count) for (label, answer), count in sorted(counts.items()))
 
 
 def stability(

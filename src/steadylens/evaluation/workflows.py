@@ -9,9 +9,10 @@ from types import MappingProxyType
 from torch import nn
 
 from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
-from steadylens.checkpoints.loading import LoadedNet, check_classes
+from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import moved
 from steadylens.errors import SettingError
+from steadylens.evaluation.checks import check_against, check_network, check_out
 from steadylens.evaluation.experiments import (
     curve_of,
     measure,
@@ -59,6 +60,7 @@ def reproduce(run: Run, out: Path) -> Path:
         SteadylensError: If an error occurs that a user can fix. Finished stages are kept.
     """
     require_drawing()
+    check_out(run, out)
     models = out / "models"
     paths = {net: models / f"restorer-{net}.safetensors" for net in run.recipe.nets}
     restorers = {net: train_restorer(run, net, path) for net, path in paths.items()}
@@ -185,8 +187,8 @@ def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:
         Path of the report, an HTML page.
 
     Raises:
-        SettingError: If there is no net, two have the same name, or the images or the classes of the data do
-            not fit a classifier.
+        SettingError: If there is no net, two have the same name, the images or the classes of the data do not
+            fit a classifier, or `out` has the report of another run.
     """
     by_name = {net.name: net for net in nets}
     if not nets or len(by_name) < len(nets):
@@ -199,7 +201,8 @@ def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:
     networks = {name: net for name, net in modules.items() if name not in restorers}
     for name in networks:
         _check_images(by_name[name], run)
-        check_classes(by_name[name], run.data.class_names, run.data.source)
+        check_against(by_name[name], run)
+    check_out(run, out)
     records = [*measure_costs(run, modules, seconds, out / "records")]
     if restorers:
         records += measure_restorers(run, restorers, out / "records")
@@ -247,8 +250,9 @@ def compare(
         Path of the report, an HTML page.
 
     Raises:
-        SettingError: If `fused` is empty or has the name "alone", or the photographs were made square in
-            another way than a net needs.
+        SettingError: If `fused` is empty or has the name "alone", the photographs were made square in another
+            way than a net needs, a net has other classes than the data, or `out` has the report of another
+            run.
         MissingExtraError: If matplotlib is not installed.
         StorageError: If a file cannot be written.
     """
@@ -258,7 +262,9 @@ def compare(
     networks: dict[str, nn.Module] = {ALONE: classifier, **fused}
     for name, network in networks.items():
         _check_fit(name, network, run)
+        check_network(name, network, run)
     out = Path(out)
+    check_out(run, out)
     records = out / "records"
     return publish(
         [

@@ -71,6 +71,7 @@ _PILLOW_REASONS = {
     "decoder error -2": "its compressed pixels are damaged or cut off",
     "decoder error -1": "its compressed pixels are damaged",
     "decoder error -9": "memory ran out",
+    "unrecognized data stream contents": "its compressed pixels are damaged",
     "broken data stream when reading image file": "its compressed pixels are damaged",
     "image file is truncated": "it is cut off",
     "not enough image data": "it is cut off",

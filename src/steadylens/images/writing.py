@@ -111,12 +111,18 @@ def encode_image(path: Path, content: ImageContent) -> tuple[str, ...]:
     """Writes an image to a file that nobody reads yet; see `write_image_file`."""
     if content.format == "TIFF":
         return encode_pages(path, [content])
+    with path.open("wb") as file:
+        return encode_single(file, content)
+
+
+def encode_single(file: BinaryIO, content: ImageContent) -> tuple[str, ...]:
+    """Writes an image in a format other than TIFF to an open file, or into memory; see `write_image_file`."""
     check_storable(content)
     content, notes = _fitted(content)
     if content.metadata.describes_layout and (content.relaid or len(content.pages) > 1):
         content = replace(content, metadata=without_layout(content.metadata))
         notes += (LAYOUT_LEFT_OUT,)
-    with path.open("wb") as file, _explained(content.format):
+    with _explained(content.format):
         WRITABLE_FORMATS[content.format].write(file, content)
     return notes
 

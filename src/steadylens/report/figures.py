@@ -16,7 +16,18 @@ from typing import Any
 import numpy as np
 
 from steadylens.errors import MissingExtraError
-from steadylens.records import Contraction, Curve, Density, Hits, Measurement, Restoring, Scatter, Stability
+from steadylens.records import (
+    Confusion,
+    Contraction,
+    Curve,
+    Density,
+    Hits,
+    Measurement,
+    Restoring,
+    Scatter,
+    Stability,
+)
+from steadylens.report.class_tables import latest_confusions
 from steadylens.report.paper import (
     ALONE,
     AUGMENTED,
@@ -33,6 +44,7 @@ from steadylens.report.tables import SIGMA, grouped, select, source, unique
 try:
     from matplotlib import rc_context
     from matplotlib.axes import Axes
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import FancyBboxPatch
@@ -67,6 +79,15 @@ WIDTH = 9.4
 
 LEGEND_LETTERS, HANDLE_LETTERS = 100, 6
 """About how many letters fit into a line of the legend, and how many a legend's symbol takes."""
+
+MOST_MATRICES = 6
+"""How many confusion matrices are drawn: those of the first networks."""
+
+MOST_NAMED_CLASSES = 12
+"""Up to how many classes a confusion matrix has names and numbers; others have the numbers of classes."""
+
+MOST_LETTERS = 24
+"""How many letters of a name stand in a confusion matrix."""
 
 Colours = Mapping[str, str]
 
@@ -211,6 +232,35 @@ def exploration(
     return figure
 
 
+def confusion(records: Sequence[Confusion]) -> Figure:
+    """Draws a confusion matrix of each network; classes without images have no row."""
+    figure, panels = _grid(len(records), columns=min(2, len(records)), height=4.6)
+    for axes, record in zip(panels, records, strict=True):
+        labels = sorted({label for label, _, _ in record.cells})
+        counts = np.zeros((len(labels), len(record.class_names)))
+        for label, answer, count in record.cells:
+            counts[labels.index(label), answer] += count if answer >= 0 else 0
+        images = [sum(count for own, _, count in record.cells if own == label) for label in labels]
+        shares = 100 * counts / np.array(images)[:, None]
+        drawn = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100), aspect="auto")
+        _style_axes(axes, title=_literal(record.network, most=None), x="answer", y="class")
+        axes.grid(visible=False)
+        if len(record.class_names) <= MOST_NAMED_CLASSES:
+            names = [_literal(name) for name in record.class_names]
+            axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(len(labels)), [names[label] for label in labels])
+            for (row, column), share in np.ndenumerate(shares):
+                if share:
+                    ink = "white" if share > 40 else INK
+                    axes.text(column, row, f"{share:.3g}", ha="center", va="center", fontsize=7, color=ink)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            rows = range(0, len(labels), -(-len(labels) // 10))
+            axes.set_yticks(rows, [str(labels[row]) for row in rows])
+    figure.colorbar(drawn, ax=panels, label="images of the class (%)", shrink=0.6)
+    return figure
+
+
 def _draw_scatters(
     colours: Colours, fit: str, records: Sequence[tuple[Scatter, Sequence[float]]], axes: Axes
 ) -> None:
@@ -239,6 +289,12 @@ def _draw_hits(colours: Colours, records: Sequence[Hits], axes: Axes) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     _style_axes(axes, title="best PSNR of all nets (top-1 hits)", x=r"$\|\nu\|$", y="noisy images")
+
+
+def _literal(name: str, *, most: int | None = MOST_LETTERS) -> str:
+    """Returns a name that matplotlib shows as it is, shortened if it is long."""
+    short = name if most is None or len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return short.replace("$", r"\$")
 
 
 def _grid(count: int, *, columns: int, height: float) -> tuple[Figure, list[Axes]]:
@@ -354,6 +410,20 @@ def restoration_illustrations(records: Sequence[Measurement]) -> list[Illustrati
     explored = [record for record in records if isinstance(record, Scatter | Contraction | Hits)]
     by_noise = grouped(explored, by=lambda record: record.noise).values()
     return [*map(_restoration, by_sigma), *map(_exploration, by_noise)]
+
+
+def accuracy_illustrations(records: Sequence[Measurement]) -> list[Illustration]:
+    """Draws the confusion matrices of the networks, if there are records of them."""
+    if not (shown := latest_confusions(records)[:MOST_MATRICES]):
+        return []
+    drawn = Illustration(
+        title="Confusion matrices",
+        caption="Share of the clean test images of each class (rows) that get each answer (columns): right "
+        "answers are on the diagonal. Colours rise faster at small shares, so that rare errors show.",
+        source=source(shown, count="test images"),
+        image=_encoded(confusion(shown)),
+    )
+    return [drawn]
 
 
 def stability_illustrations(records: Sequence[Measurement]) -> list[Illustration]:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from steadylens.errors import RecordError
 from steadylens.files import replacing
 from steadylens.records import Accuracy, Measurement, Picture, Restoring, Stability
+from steadylens.report.class_tables import class_tables, doubts
 from steadylens.report.paper import (
     ALONE,
     CITATION,
@@ -172,10 +173,12 @@ class Section:
 
     Attributes:
         lead: What the section is about, in one sentence.
+        warnings: Why its numbers may be wrong, one sentence each.
     """
 
     title: str
     lead: str
+    warnings: Sequence[str] = ()
     illustrations: "Sequence[Illustration]" = ()
     tables: Sequence[Table] = ()
     galleries: Sequence[Gallery] = ()
@@ -240,6 +243,7 @@ def write_tables(records: Sequence[Measurement], path: Path) -> None:
         training_tables,
         restoration_tables,
         accuracy_tables,
+        class_tables,
         stability_tables,
         difference_tables,
         cost_tables,
@@ -289,7 +293,9 @@ def _sections(records: Sequence[Measurement], variation: Sequence[Table]) -> lis
         Section(
             title="Accuracy",
             lead="How the restoration net changes the answers on images without noise.",
-            tables=accuracy_tables(records),
+            warnings=doubts(records),
+            illustrations=figures.accuracy_illustrations(records),
+            tables=[*accuracy_tables(records), *class_tables(records)],
         ),
         Section(
             title="Stability",

@@ -1,16 +1,18 @@
 """Collects concurrent requests into batches for the net, and hands each result back to its request.
 
-The number of requests in flight is limited. A batch holds images of one shape, the oldest first. It is put
-together while the net works on the previous batch, and waits a moment only if another request is being read.
+The number of requests in flight is limited. A batch holds images of one shape and type, the oldest first. It
+is put together while the net works on the previous batch, and waits a moment only if another request is being
+read.
 """
 
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -110,13 +112,13 @@ class Batcher:
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def enqueue(self, image: Tensor) -> Tensor:
-        """Returns the net's result for an image. Call `Slot.answer` instead, which keeps count."""
+    async def enqueue(self, images: Iterable[Tensor]) -> list[Tensor]:
+        """Returns the net's results for images. Call `Slot.answer` instead, which keeps count."""
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(image=image, result=loop.create_future(), since=loop.time())
-        self._waiting.append(waiting)
+        waiting = [_Waiting(image=image, result=loop.create_future(), since=loop.time()) for image in images]
+        self._waiting.extend(waiting)
         self._count_reading(-1)
-        return await waiting.result
+        return await asyncio.gather(*(each.result for each in waiting))
 
     async def _answer(self, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
@@ -157,9 +159,10 @@ class Batcher:
         if not present:
             self._waiting.clear()
             return []
-        shape = present[0].image.shape
-        most = max(1, min(self._batching.images, self._batching.pixels // shape[-2:].numel()))
-        batch = [waiting for waiting in present if waiting.image.shape == shape][:most]
+        first = present[0].image
+        most = max(1, min(self._batching.images, self._batching.pixels // first.shape[-2:].numel()))
+        alike = (each for each in present if each.image.shape == first.shape)
+        batch = list(islice((each for each in alike if each.image.dtype == first.dtype), most))
         taken = set(map(id, batch))
         self._waiting = deque(waiting for waiting in present if id(waiting) not in taken)
         return batch
@@ -172,11 +175,11 @@ class Slot:
         self._batcher = batcher
         self.used = False
 
-    async def answer(self, image: Tensor) -> Tensor:
-        """Returns the net's result for an image (C, H, W); if the caller is cancelled, the image is dropped.
+    async def answer(self, images: Iterable[Tensor]) -> list[Tensor]:
+        """Returns the net's results for images (C, H, W); if the caller is cancelled, the images are dropped.
 
         Raises:
             Exception: Whatever the net raised on the batch.
         """
         self.used = True
-        return await self._batcher.enqueue(image)
+        return await self._batcher.enqueue(images)

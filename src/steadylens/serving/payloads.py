@@ -6,19 +6,31 @@ decoder are read, because one written in Python could block all other requests. 
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from steadylens.devices import evaluating
 from steadylens.errors import ImageError, ImageSizeError, SettingError
-from steadylens.images.decoding import opened_stream
+from steadylens.images.decoding import ImageBytes, opened_stream
 from steadylens.images.preprocessing import Fit
-from steadylens.images.tensors import SQUASHED, pil_to_tensor, tensor_to_pil, to_float, to_rgb
+from steadylens.images.reading import ImageContent, Metadata, read_image_content
+from steadylens.images.tensors import (
+    SQUASHED,
+    array_to_tensor,
+    pil_to_tensor,
+    tensor_to_array,
+    to_float,
+    to_rgb,
+)
+from steadylens.images.writing import encode_single
+from steadylens.inference.signature import Signature
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 """The image formats that are read, by their names in Pillow."""
@@ -26,8 +38,11 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP")
 MEDIA_TYPES = ("image/jpeg", "image/png", "image/tiff", "image/webp")
 """The content types of a body that is an image."""
 
+OTHER_NAMES = ("image/jpg", "image/pjpeg", "image/tif", "image/x-png")
+"""Names that clients give to these content types though they are not registered."""
+
 FORM_TYPE = "multipart/form-data"
-"""The content type of a body that is a form with an image as its only file."""
+"""The content type of a body that is a form with images as its files."""
 
 MOST_TIMES_A_SQUARE = 16
 """An image may always be resized if its sides have at most this ratio, even to more pixels than the limit."""
@@ -39,12 +54,11 @@ class HttpError(Exception):
     Args:
         status: The HTTP status, 4xx or 503.
         reason: The value, the rule and the way out; it is sent to the client.
-        closing: Whether the connection must be closed, because the rest of the body is not read.
     """
 
-    def __init__(self, status: int, reason: str, *, closing: bool = False) -> None:
+    def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
-        self.status, self.reason, self.closing = status, reason, closing
+        self.status, self.reason = status, reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +67,9 @@ class UploadLimits:
 
     Attributes:
         bytes: Size of a request's body.
-        pixels: Width times height of an image, which is checked before the image is decoded.
+        pixels: Width times height of an image that is decoded, which is checked before. A JPEG may have many
+            times as many where it is decoded at reduced size for a classifier. The images of a request
+            that are not resized have so many together.
         seconds: Time from a request's headers to the end of its body.
 
     Raises:
@@ -71,7 +87,7 @@ class UploadLimits:
 
 
 def checked_type(headers: Mapping[str, str]) -> str:
-    """Returns the content type of a request, one of `MEDIA_TYPES` or `FORM_TYPE`, with its parameters.
+    """Returns the content type of a request, that of an image or `FORM_TYPE`, with its parameters.
 
     Args:
         headers: The headers of the request. Names are in lower case, or the mapping ignores case.
@@ -81,21 +97,62 @@ def checked_type(headers: Mapping[str, str]) -> str:
     """
     declared, _, parameters = headers.get("content-type", "").partition(";")
     kind = declared.strip().lower()
-    if kind not in (*MEDIA_TYPES, FORM_TYPE):
+    if kind not in (*MEDIA_TYPES, *OTHER_NAMES, FORM_TYPE):
         raise HttpError(
             415,
             f"the content type is {kind[:80] or 'not given'}; send an image as "
-            f"{', '.join(MEDIA_TYPES)}, or as the only file of {FORM_TYPE}",
-            closing=True,
+            f"{', '.join(MEDIA_TYPES)}, or as a file of {FORM_TYPE}",
         )
+    check_encoding(headers)
+    return f"{kind};{parameters}"
+
+
+def check_encoding(headers: Mapping[str, str]) -> None:
+    """Refuses a body that is compressed.
+
+    Raises:
+        HttpError: 415 if the body has a content encoding such as gzip.
+    """
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
-        raise HttpError(415, f"the content encoding is {encoding}; send the image as it is", closing=True)
-    return f"{kind};{parameters}"
+        raise HttpError(415, f"the content encoding is {encoding[:80]}; send the body as it is")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upload:
+    """An image that a client sent, as the net reads it.
+
+    Attributes:
+        pixels: (C, H, W), uint8 or uint16.
+        file: What else the reply keeps of the file, such as its colour profile; None if it keeps nothing.
+    """
+
+    pixels: Tensor
+    file: ImageContent | None = None
+
+
+@contextmanager
+def _refusing(content: bytes) -> Iterator[None]:
+    """Turns what is wrong with an image into the status and the reason that a client gets."""
+    if not content:
+        raise HttpError(400, "the image is empty; send the content of an image file")
+    try:
+        yield
+    except ImageError as error:
+        raise HttpError(413 if isinstance(error, ImageSizeError) else 422, str(error)) from error
+
+
+_WAY_OUT = "send a smaller one"
+
+ENOUGH_TIMES_THE_SIDE = 2
+"""A large JPEG may be decoded at reduced size if it keeps this many times the side that it is resized to."""
 
 
 def decode_image(content: bytes, *, most_pixels: int, size: int | None = None, fit: Fit = SQUASHED) -> Tensor:
     """Decodes an image just as `read_image` reads a file, to 8-bit RGB.
+
+    Only a JPEG above the limit that is to be resized may come out slightly different, because it is decoded
+    at reduced size.
 
     Args:
         content: The content of an image file in one of `FORMATS`.
@@ -109,37 +166,58 @@ def decode_image(content: bytes, *, most_pixels: int, size: int | None = None, f
     Raises:
         HttpError: 400 if the content is empty, 413 if the image is too large, 422 if it cannot be decoded.
     """
-    if not content:
-        raise HttpError(400, "the image is empty; send the content of an image file")
-    try:
+    side = None if size is None else fit.side or size
+    with _refusing(content):
         with opened_stream(
             BytesIO(content),
             name="the image",
             most_pixels=most_pixels,
-            way_out="send a smaller one",
+            way_out=_WAY_OUT,
             formats=FORMATS,
+            reducible_to=side and ENOUGH_TIMES_THE_SIDE * side,
         ) as opened:
             image = to_rgb(opened)
-    except ImageError as error:
-        raise HttpError(413 if isinstance(error, ImageSizeError) else 422, str(error)) from error
-    if size is not None:
-        try:
-            usual = MOST_TIMES_A_SQUARE * (fit.side or size) ** 2
+        if size is not None and side is not None:
+            usual = MOST_TIMES_A_SQUARE * side**2
             image = fit.fitted(image, size, most_pixels=max(most_pixels, usual))
-        except ImageError as error:
-            raise HttpError(422, str(error)) from error
     return pil_to_tensor(image)
 
 
-def encode_png(image: Tensor) -> bytes:
-    """Returns an image, uint8 (3, H, W), as a PNG file, compressed fast rather than well."""
-    buffer = BytesIO()
-    tensor_to_pil(image).save(buffer, "PNG", compress_level=1)
+def decode_whole_image(content: bytes, *, most_pixels: int) -> Upload:
+    """Decodes an image as `steadylens restore` reads a file, with all of its bits, alpha and metadata.
+
+    Args:
+        content: The content of an image file in one of `FORMATS`.
+        most_pixels: The largest width times height; a larger image is refused before it is decoded.
+
+    Raises:
+        HttpError: 400 if the content is empty, 413 if the image is too large, 422 if it cannot be decoded.
+    """
+    with _refusing(content):
+        read = read_image_content(
+            ImageBytes(content=content), most_pixels=most_pixels, way_out=_WAY_OUT, formats=FORMATS
+        )
+    return Upload(pixels=array_to_tensor(read.pixels), file=read)
+
+
+def encode_png(image: Tensor, file: ImageContent | None = None) -> bytes:
+    """Returns an image as a PNG file.
+
+    Args:
+        image: uint8 or uint16 (C, H, W), with one to four channels: grey or RGB, alpha last.
+        file: The file that it was restored from, or None; the PNG keeps what `steadylens restore` would.
+    """
+    pixels, buffer = tensor_to_array(image), BytesIO()
+    plain = ImageContent(pixels=pixels, format="PNG", lossless=True, metadata=Metadata())
+    encode_single(buffer, plain if file is None else replace(file, pixels=pixels, format="PNG"))
     return buffer.getvalue()
 
 
 Reply = tuple[bytes, str]
 """The content of a response and its content type."""
+
+Encoder = Callable[[Sequence[Tensor], Sequence[ImageContent | None]], Reply]
+"""Turns the results for the images of a request, and what `decode` keeps of their files, into the reply."""
 
 
 class Predictor(Protocol):
@@ -157,15 +235,34 @@ class Predictor(Protocol):
     def output(self) -> str:
         """A description of the responses, for people."""
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Returns one result for each image of a batch, uint8 (N, 3, H, W), on the CPU."""
+    @property
+    def signature(self) -> Signature:
+        """What it reads and returns if clients send tensors instead of image files."""
 
-    def encoder(self, query: Mapping[str, str]) -> Callable[[Tensor], Reply]:
-        """Returns a function that turns one result into the reply that the query asks for.
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes of a classifier; there may be fewer than classes, or none."""
+
+    def decode(self, content: bytes, *, most_pixels: int) -> Upload:
+        """Decodes an image file to what the net reads.
 
         Raises:
-            HttpError: 422 if the query has an unknown parameter or a wrong value. It closes the connection,
-                because the body is not read yet.
+            HttpError: 400, 413 or 422 if the file cannot be used.
+        """
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Returns one result for each image of a batch, on the CPU: logits, or restored images.
+
+        Args:
+            images: (N, C, H, W), on the CPU: as `decode` returns them, or float32 in [0, 1] as the signature
+                says.
+        """
+
+    def encoder(self, query: Mapping[str, str]) -> Encoder:
+        """Returns a function that turns results into the reply that the query asks for.
+
+        Raises:
+            HttpError: 422 if the query has an unknown parameter or a wrong value.
         """
 
 
@@ -175,9 +272,12 @@ class Classifying:
     Args:
         net: Maps images (N, 3, H, W) in [0, 1] to logits (N, classes).
         device: The device of the net.
-        size: Height and width of the images that the net reads.
+        signature: What the net reads and returns.
         classes: Names of the classes; a class without a name is called by its index.
-        fit: How images become squares of that size.
+        fit: How images become squares of the size that the net reads.
+
+    Raises:
+        SettingError: If the signature has no size.
     """
 
     def __init__(
@@ -185,74 +285,107 @@ class Classifying:
         net: Callable[[Tensor], Tensor],
         device: torch.device,
         *,
-        size: int,
+        signature: Signature,
         classes: Sequence[str],
         fit: Fit = SQUASHED,
     ) -> None:
-        self._net, self._device, self._classes = net, device, tuple(classes)
-        self.size, self.fit = size, fit
+        if signature.size is None:
+            raise SettingError("the signature of the classifier has no size; give the size that it reads")
+        self._net, self._device = net, device
+        self.size, self.fit = signature.size[0], fit
+        self.signature, self.classes = signature, tuple(classes)
 
     @property
     def output(self) -> str:
         """A description of the responses, for people."""
         return "application/json: the 5 most probable classes, or N of them with ?top=N"
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Returns probabilities (N, classes)."""
-        with torch.inference_mode(), evaluating(self._net):
-            return self._net(to_float(images.to(self._device))).softmax(dim=1).cpu()
+    def decode(self, content: bytes, *, most_pixels: int) -> Upload:
+        """Decodes an image file and resizes it to the size that the net reads."""
+        return Upload(pixels=decode_image(content, most_pixels=most_pixels, size=self.size, fit=self.fit))
 
-    def encoder(self, query: Mapping[str, str]) -> Callable[[Tensor], Reply]:
+    def __call__(self, images: Tensor) -> Tensor:
+        """Returns logits (N, classes)."""
+        with torch.inference_mode(), evaluating(self._net):
+            images = images.to(self._device)
+            return self._net(images if images.is_floating_point() else to_float(images)).cpu()
+
+    def encoder(self, query: Mapping[str, str]) -> Encoder:
         """Returns a function that lists the most probable classes, `top` of them, 5 by default."""
         _check_names(query, {"top"})
         asked = query.get("top", "5")
         if not (asked.isascii() and asked.isdecimal() and 1 <= len(asked) <= 6 and int(asked) >= 1):
-            reason = f"top is {asked[:20]!r}, it must be a number of classes, at least 1"
-            raise HttpError(422, reason, closing=True)
-        return lambda probabilities: self._listed(probabilities, int(asked))
+            raise HttpError(422, f"top is {asked[:20]!r}, it must be a number of classes, at least 1")
 
-    def _listed(self, probabilities: Tensor, top: int) -> Reply:
-        values, classes = probabilities.topk(min(top, len(probabilities)))
-        predictions = [
-            {"class": number, "label": self._name(number), "probability": probability}
+        def encode(results: Sequence[Tensor], _: Sequence[ImageContent | None]) -> Reply:
+            lists = [{"predictions": self._listed(logits, int(asked))} for logits in results]
+            return json.dumps(lists[0] if len(lists) == 1 else {"images": lists}).encode(), "application/json"
+
+        return encode
+
+    def _listed(self, logits: Tensor, top: int) -> list[dict[str, Any]]:
+        values, classes = logits.softmax(dim=0).topk(min(top, len(logits)))
+        return [
+            {"class": number, "label": class_name(self.classes, number), "probability": probability}
             for number, probability in zip(classes.tolist(), values.tolist(), strict=True)
         ]
-        return json.dumps({"predictions": predictions}).encode(), "application/json"
 
-    def _name(self, number: int) -> str:
-        return self._classes[number] if number < len(self._classes) else str(number)
+
+def class_name(classes: Sequence[str], number: int) -> str:
+    """Returns the name of a class, or its number if it has no name."""
+    return classes[number] if number < len(classes) else str(number)
 
 
 class Restoring:
-    """Replies with the restored image, as PNG.
+    """Replies with the restored image, as PNG, or with several in a ZIP archive.
 
     Args:
-        restore: Restores images, uint8 (N, 3, H, W), on the CPU.
+        restore: Restores images (N, C, H, W), uint8, uint16 or float, with one to four channels, on the CPU.
+        signature: What it reads and returns if clients send tensors.
     """
 
-    size, fit = None, SQUASHED
+    size, fit, classes = None, SQUASHED, ()
 
-    def __init__(self, restore: Callable[[Tensor], Tensor]) -> None:
-        self._restore = restore
+    def __init__(self, restore: Callable[[Tensor], Tensor], signature: Signature) -> None:
+        self._restore, self.signature = restore, signature
 
     @property
     def output(self) -> str:
         """A description of the responses, for people."""
-        return "image/png: the restored image, 8-bit RGB, of the same size"
+        return (
+            "image/png: the restored image, of the same size, with its bits, alpha, colour profile and other "
+            "metadata; for several images application/zip with 1.png, 2.png and so on"
+        )
+
+    def decode(self, content: bytes, *, most_pixels: int) -> Upload:
+        """Decodes an image file with all of its bits and metadata."""
+        return decode_whole_image(content, most_pixels=most_pixels)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Returns restored images, uint8 (N, 3, H, W)."""
+        """Returns restored images of the same type and shape."""
         with torch.inference_mode():
             return self._restore(images)
 
-    def encoder(self, query: Mapping[str, str]) -> Callable[[Tensor], Reply]:
+    def encoder(self, query: Mapping[str, str]) -> Encoder:
         """Returns a function that writes PNG; the query must be empty."""
         _check_names(query, set())
-        return lambda image: (encode_png(image), "image/png")
+
+        def encode(results: Sequence[Tensor], files: Sequence[ImageContent | None]) -> Reply:
+            encoded = [encode_png(image, file) for image, file in zip(results, files, strict=True)]
+            return (encoded[0], "image/png") if len(encoded) == 1 else (_zipped(encoded), "application/zip")
+
+        return encode
+
+
+def _zipped(files: Sequence[bytes]) -> bytes:
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:  # PNG is compressed already
+        for number, content in enumerate(files, start=1):
+            archive.writestr(f"{number}.png", content)
+    return buffer.getvalue()
 
 
 def _check_names(query: Mapping[str, str], known: set[str]) -> None:
     if unknown := sorted(query.keys() - known):
         there_is = f"there is {', '.join(sorted(known))}" if known else "there is none"
-        reason = f"the query parameter {unknown[0][:40]!r} is unknown; {there_is}"
-        raise HttpError(422, reason, closing=True)
+        raise HttpError(422, f"the query parameter {unknown[0][:40]!r} is unknown; {there_is}")

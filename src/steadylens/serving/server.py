@@ -3,6 +3,7 @@
 One process serves one net on one device. There is neither encryption nor a login.
 """
 
+import asyncio
 import errno
 import signal
 import socket
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open: longer than clients and proxies keep theirs (5 to 60 s), so that
 none is closed just when a client sends its next request."""
+
+DISCARDED_BYTES = 2**26
+"""How many bytes of a request's body are read and discarded after its response."""
+
+DISCARDING_SECONDS, SILENT_SECONDS = 30, 2
+"""How long that may take, and how long nothing may arrive."""
 
 HIGHEST_PORT = 65535
 
@@ -148,7 +155,7 @@ def serve(
     )
     server = uvicorn.Server(config)
     # Set afterwards, because it needs the server, which needs the config.
-    config.app = _ClosingConnections(application, lambda: server.should_exit)
+    config.app = _WholeResponses(application, lambda: server.should_exit)
     run_until_stopped(server, listeners, ready=ready)
 
 
@@ -169,11 +176,15 @@ def run_until_stopped(
         server.run(sockets=list(listeners))
 
 
-class _ClosingConnections:
-    """Tells clients, once the service is stopping, that their connections are closed after the response.
+class _WholeResponses:
+    """Sees to it that clients get every response whole, even if they are still sending their request.
 
-    Otherwise a client might send its next request just when the connection is closed, and could not know
-    whether it was handled.
+    A connection that is closed while bytes of the client are unread is reset, and the client loses the
+    response. So if a response comes before the end of the request's body, as a refusal does, it is sent at
+    once, and the rest of the body is read and discarded, up to a limit, before the connection is closed.
+
+    Once the service is stopping, clients are told that their connections are closed after the response.
+    Otherwise a client might send its next request just then, and could not know whether it was handled.
     """
 
     def __init__(self, app: "ASGIApp", stopping: Callable[[], bool]) -> None:
@@ -181,14 +192,45 @@ class _ClosingConnections:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Handles a request as ASGI prescribes."""
+        unread = scope["type"] == "http" and _has_body(scope)
 
-        async def send_closing(message: "Message") -> None:
-            if message["type"] == "http.response.start" and self._stopping():
+        async def receive_body() -> "Message":
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
+
+        async def send_whole(message: "Message") -> None:
+            if message["type"] == "http.response.start" and (unread or self._stopping()):
                 others = [each for each in message.get("headers", ()) if each[0].lower() != b"connection"]
                 message = {**message, "headers": [*others, (b"connection", b"close")]}
+            elif message["type"] == "http.response.body" and unread and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await _discard(receive_body)
+                message = {"type": "http.response.body"}
             await send(message)
 
-        await self._app(scope, receive, send_closing)
+        await self._app(scope, receive_body, send_whole)
+
+
+def _has_body(scope: "Scope") -> bool:
+    headers = dict(scope["headers"])
+    return b"transfer-encoding" in headers or int(headers.get(b"content-length", b"0")) > 0
+
+
+async def _discard(receive: "Receive") -> None:
+    """Reads the rest of a body, unless it is too long or the client is too slow."""
+    left = DISCARDED_BYTES
+    try:
+        async with asyncio.timeout(DISCARDING_SECONDS):
+            while left > 0:
+                async with asyncio.timeout(SILENT_SECONDS):
+                    message = await receive()
+                if not message.get("more_body", False):
+                    return
+                left -= len(message.get("body", b""))
+    except (TimeoutError, asyncio.CancelledError):  # cancelled if the time allowed for stopping is over
+        return
 
 
 @contextmanager

@@ -2,143 +2,42 @@
 
 Starlette with a batcher of ours; docs/serving.md says why no larger framework. Whatever a client may send is
 answered with a status and a reason, as JSON; no request reaches the file system. An image may come as it is
-or in a form (multipart/form-data, RFC 7578), which python-multipart reads in memory. Its parser is a loop in
-Python: quick on ordinary forms, but some forms would keep it busy for seconds. Those are refused before.
+or in a form; tensors come by the Open Inference Protocol.
 """
 
 import asyncio
 import dataclasses
-import logging
+import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
-from typing import Any, TypeVar
+from importlib.resources import files
+from typing import Any, NamedTuple, TypeVar
 
+from jinja2 import Environment, PackageLoader
 from torch import Tensor
 
 from steadylens.checkpoints.card import Card
-from steadylens.errors import ImageError, MissingExtraError
+from steadylens.errors import ImageError, MissingExtraError, SettingError
+from steadylens.nets.facts import CLASSIFYING, RESTORING
+from steadylens.serving import openinference
 from steadylens.serving.batching import Batcher, Batching, QueueFullError
+from steadylens.serving.forms import files_of_form
 from steadylens.serving.payloads import (
     FORM_TYPE,
     FORMATS,
     MEDIA_TYPES,
+    Encoder,
     HttpError,
     Predictor,
-    Reply,
     UploadLimits,
+    check_encoding,
     checked_type,
-    decode_image,
 )
-
-try:
-    from python_multipart import MultipartParser
-    from python_multipart.exceptions import MultipartParseError
-    from python_multipart.multipart import parse_options_header
-except ImportError as error:
-    raise MissingExtraError("python-multipart", "serve") from error
-
-MOST_PARTS = 32
-"""How many parts a form may have: the image, and fields that are ignored."""
-
-_BOUNDARY = re.compile(rb"[ -~]{1,70}")
-
-_DAMAGED = "the form is cut off or does not fit its boundary; send it again"
-
-# The parser logs a warning for each damaged form; without this handler, Python would print them all.
-logging.getLogger("python_multipart").addHandler(logging.NullHandler())
-
-
-def file_of_form(body: bytes, declared: str) -> bytes:
-    """Returns the content of the only file in a form.
-
-    Args:
-        body: The body of the request.
-        declared: The content type of the request, which names the boundary between the parts.
-
-    Raises:
-        HttpError: 400 if the form is cut off or damaged, has too many parts, or has no file or several.
-    """
-    boundary = parse_options_header(declared.encode())[1].get(b"boundary", b"")
-    if not _BOUNDARY.fullmatch(boundary):
-        raise HttpError(400, "the form has no boundary of 1 to 70 ASCII characters; send an ordinary form")
-    _check_delimiters(body, b"\r\n--" + boundary)
-    form = _Form()
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": form.begin_part,
-            "on_header_begin": form.begin_header,
-            "on_header_field": form.add_to_name,
-            "on_header_value": form.add_to_value,
-            "on_header_end": form.end_header,
-            "on_headers_finished": form.end_headers,
-            "on_part_data": form.add_content,
-            "on_end": form.end,
-        },
-    )
-    try:
-        parser.write(body)
-    except MultipartParseError as error:
-        raise HttpError(400, _DAMAGED) from error
-    if not form.ended:
-        raise HttpError(400, _DAMAGED)
-    if form.files != 1:
-        raise HttpError(400, f"the form holds {form.files} files; send exactly one image")
-    return b"".join(form.content)
-
-
-def _check_delimiters(body: bytes, delimiter: bytes) -> None:
-    """Refuses a form with many lines that begin like a boundary: the parser is slow at each of them."""
-    count = body.count(delimiter)
-    if count > MOST_PARTS:
-        raise HttpError(400, f"the form has more than {MOST_PARTS} parts; send the image alone")
-    if count != body.count(delimiter + b"\r\n") + body.count(delimiter + b"--"):
-        raise HttpError(400, _DAMAGED)
-
-
-class _Form:
-    """What the parser reports about a form. Of the files, only the first one's content is kept."""
-
-    def __init__(self) -> None:
-        self.files = 0
-        self.content: list[bytes] = []
-        self.ended = False
-        self._is_file = False
-        self._name = self._value = b""
-
-    def begin_part(self) -> None:
-        self._is_file = False
-
-    def begin_header(self) -> None:
-        self._name = self._value = b""
-
-    def add_to_name(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def add_to_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def end_header(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            # Old clients write a name beyond ASCII as filename*=, which the parser ignores as RFC 7578 says.
-            options = parse_options_header(self._value.replace(b"filename*=", b"filename="))[1]
-            self._is_file = b"filename" in options
-
-    def end_headers(self) -> None:
-        self.files += self._is_file
-
-    def add_content(self, data: bytes, start: int, end: int) -> None:
-        if self._is_file and self.files == 1:
-            self.content.append(data[start:end])
-
-    def end(self) -> None:
-        self.ended = True
-
 
 try:
     from prometheus_client import (
@@ -153,9 +52,11 @@ try:
     from prometheus_client.registry import Collector
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
+    from starlette.middleware.cors import CORSMiddleware
     from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
+    from starlette.types import ASGIApp
 except ImportError as error:
     raise MissingExtraError((error.name or "starlette").partition(".")[0], "serve") from error
 
@@ -234,37 +135,101 @@ CODERS = 2
 """How many threads decode and encode images."""
 
 
+PATHS = "POST /predict, GET /health, GET /info, GET /metrics or those under /v2; GET /docs describes them"
+
+_PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""What browsers may load for /docs: nothing."""
+
+_ORIGIN = re.compile(r"\*|https?://[^/\s?#@]+")
+
+
+class Job(NamedTuple):
+    """A request that has been read.
+
+    Attributes:
+        images: What the net is to be run on.
+        reply: Turns the results into the response.
+    """
+
+    images: Sequence[Tensor]
+    reply: Callable[[Sequence[Tensor]], Response]
+
+
+Reader = Callable[[bytes], Job]
+"""Reads the body of a request."""
+
+
 class Service:
-    """A net behind the paths /predict, /health, /metrics and /info.
+    """A net behind /predict, /health, /metrics, /info, /docs, and the paths of the Open Inference Protocol.
 
     Args:
         predictor: The net, and how its results become replies.
         card: The model card of the net, for /info.
         limits: The largest and the slowest upload.
         batching: How requests are collected into batches.
+        origins: The web sites whose scripts may read responses (CORS), such as https://example.org; `*` is
+            any.
 
     Attributes:
         abandoned: The number of accepted requests that were not answered in the time allowed for stopping.
+
+    Raises:
+        SettingError: If an origin is not one.
     """
 
-    def __init__(self, predictor: Predictor, card: Card, *, limits: UploadLimits, batching: Batching) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        card: Card,
+        *,
+        limits: UploadLimits,
+        batching: Batching,
+        origins: Sequence[str] = (),
+    ) -> None:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise SettingError(
+                    f"the origin {origin!r} is none; give the start of an address without a path, such as "
+                    "https://example.org, or * for any"
+                )
         self._predictor, self._card, self._limits, self._batching = predictor, card, limits, batching
+        self._origins = tuple(origins)
         self._monitor = Monitor(lambda: self._batcher.in_flight)
         self._batcher = Batcher(predictor, batching, observe=self._monitor.batched)
         self._coders = ThreadPoolExecutor(CODERS, thread_name_prefix="coder")
         self._running: asyncio.Task[None] | None = None
         self.abandoned = 0
 
-    def application(self) -> Starlette:
+    def application(self) -> ASGIApp:
         """Returns the service as an ASGI application."""
         routes = [
             Route("/predict", self._predict, methods=["POST"]),
             Route("/health", self._health),
             Route("/metrics", self._metrics),
             Route("/info", self._info),
+            Route("/openapi.json", self._openapi),
+            Route("/docs", self._docs),
+            Route("/v2", self._server),
+            Route("/v2/health/live", self._health),
+            Route("/v2/health/ready", self._health),
         ]
-        handlers: Mapping[Any, Any] = {HTTPException: _refused, Exception: _failed}
-        return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+            routes += [
+                Route(model, self._model),
+                Route(f"{model}/ready", self._model_ready),
+                Route(f"{model}/infer", self._infer, methods=["POST"]),
+            ]
+        handlers: Mapping[Any, Any] = {HttpError: _refused, HTTPException: _unrouted, Exception: _failed}
+        application = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        if not self._origins:
+            return application
+        return CORSMiddleware(
+            application,
+            allow_origins=self._origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["content-type", openinference.HEADER_LENGTH],
+            expose_headers=["retry-after", openinference.HEADER_LENGTH],
+        )
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -278,43 +243,92 @@ class Service:
             self._coders.shutdown(wait=False, cancel_futures=True)
 
     async def _predict(self, request: Request) -> Response:
+        return await self._answer(request, self._upload_reader)
+
+    def _upload_reader(self, request: Request) -> Reader:
+        declared = checked_type(request.headers)
+        encode = self._predictor.encoder(request.query_params)
+        return partial(self._uploads, declared=declared, encode=encode)
+
+    def _uploads(self, body: bytes, *, declared: str, encode: Encoder) -> Job:
+        """Reads the body of a request that holds image files."""
+        contents = files_of_form(body, declared) if declared.startswith(FORM_TYPE) else [body]
+        uploads, left = [], self._limits.pixels
+        for number, content in enumerate(contents, start=1):
+            try:
+                upload = self._predictor.decode(content, most_pixels=left)
+            except HttpError as error:
+                of_several = f"image {number} of {len(contents)}: " if len(contents) > 1 else ""
+                raise HttpError(error.status, f"{of_several}{error.reason}") from error
+            if self._predictor.size is None:
+                left = max(1, left - upload.pixels.shape[-2:].numel())
+            uploads.append(upload)
+        kept = [upload.file for upload in uploads]
+
+        def reply(results: Sequence[Tensor]) -> Response:
+            content, media_type = encode(results, kept)
+            return Response(content, media_type=media_type)
+
+        return Job([upload.pixels for upload in uploads], reply)
+
+    async def _infer(self, request: Request) -> Response:
+        return await self._answer(request, self._tensor_reader)
+
+    def _tensor_reader(self, request: Request) -> Reader:
+        self._check_model(request)
+        check_encoding(request.headers)
+        length = request.headers.get(openinference.HEADER_LENGTH)
+        return partial(self._tensors, header_length=length)
+
+    def _tensors(self, body: bytes, *, header_length: str | None) -> Job:
+        """Reads the body of a request of the Open Inference Protocol."""
+        signature = self._predictor.signature
+        asked = openinference.read_request(body, header_length, signature, most_pixels=self._limits.pixels)
+
+        def reply(results: Sequence[Tensor]) -> Response:
+            content, headers = openinference.write_response(
+                self._card.name, asked, results, signature, self._predictor.classes
+            )
+            return Response(content, headers=headers)
+
+        return Job(list(asked.images), reply)
+
+    async def _answer(self, request: Request, reader: Callable[[Request], Reader]) -> Response:
+        """Answers a request for a prediction, and counts it."""
         began = time.perf_counter()
         status = 500
         try:
-            response = await self._answer(request)
+            response = await self._response(request, reader)
             status = response.status_code
         finally:
             self._monitor.answered(status, time.perf_counter() - began)
         return response
 
-    async def _answer(self, request: Request) -> Response:
+    async def _response(self, request: Request, reader: Callable[[Request], Reader]) -> Response:
         try:
-            content, media_type = await self._predicted(request)
+            return await self._predicted(request, reader(request))
         except HttpError as error:
-            return _error(error.status, error.reason, closing=error.closing)
+            return _error(error.status, error.reason)
         except ClientDisconnect:
             return Response(status_code=CLIENT_LEFT)
         except asyncio.CancelledError:  # the time allowed for stopping is over
             self.abandoned += 1
-            return _error(503, "the service is stopping; try again later", closing=True)
-        return Response(content, media_type=media_type)
+            return _error(503, "the service is stopping; try again later")
 
-    async def _predicted(self, request: Request) -> Reply:
-        declared = checked_type(request.headers)
-        encode = self._predictor.encoder(request.query_params)
+    async def _predicted(self, request: Request, read: Reader) -> Response:
         if int(request.headers.get("content-length", "0")) > self._limits.bytes:
             raise self._too_large()
         try:
             with self._batcher.slot() as slot:
                 body = await self._body(request)
-                image = await self._in_thread(partial(self._image, body, declared))
+                images, reply = await self._in_thread(partial(read, body))
                 del body  # or it would take memory for as long as the request waits
-                result = await _unless_disconnected(request, slot.answer(image))
-                del image
-                return await self._in_thread(partial(encode, result))
+                results = await _unless_disconnected(request, slot.answer(images))
+                del images
+                return await self._in_thread(partial(reply, results))
         except QueueFullError:
             reason = f"{self._batching.slots} requests are being answered; try again in a second"
-            raise HttpError(503, reason, closing=True) from None
+            raise HttpError(503, reason) from None
         except ImageError as error:  # the net refuses the image
             raise HttpError(422, str(error)) from error
 
@@ -327,22 +341,12 @@ class Service:
                     if len(body) > self._limits.bytes:
                         raise self._too_large()
         except TimeoutError:
-            reason = f"the body did not end within {self._limits.seconds:g} s; send a smaller image"
-            raise HttpError(408, reason, closing=True) from None
+            reason = f"the body did not end within {self._limits.seconds:g} s; send less"
+            raise HttpError(408, reason) from None
         return bytes(body)
 
     def _too_large(self) -> HttpError:
-        reason = f"the body is larger than {self._limits.bytes} bytes; send a smaller image"
-        return HttpError(413, reason, closing=True)
-
-    def _image(self, body: bytes, declared: str) -> Tensor:
-        content = file_of_form(body, declared) if declared.startswith(FORM_TYPE) else body
-        return decode_image(
-            content,
-            most_pixels=self._limits.pixels,
-            size=self._predictor.size,
-            fit=self._predictor.fit,
-        )
+        return HttpError(413, f"the body is larger than {self._limits.bytes} bytes; send less")
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._coders, function)
@@ -358,15 +362,71 @@ class Service:
     async def _info(self, _: Request) -> Response:
         return JSONResponse(self.description())
 
+    async def _openapi(self, _: Request) -> Response:
+        return JSONResponse(self.schema())
+
+    async def _docs(self, request: Request) -> Response:
+        environment = Environment(
+            loader=PackageLoader("steadylens.serving"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        )
+        address = str(request.base_url).rstrip("/")
+        page = environment.get_template("api.html").render(schema=self.schema(), address=address)
+        return HTMLResponse(page, headers={"content-security-policy": _PAGE_POLICY})
+
+    async def _server(self, _: Request) -> Response:
+        return JSONResponse(
+            {
+                "name": "steadylens",
+                "version": version("steadylens"),
+                "extensions": list(openinference.EXTENSIONS),
+            }
+        )
+
+    async def _model(self, request: Request) -> Response:
+        self._check_model(request)
+        return JSONResponse(openinference.model_metadata(self._card.name, self._predictor.signature))
+
+    async def _model_ready(self, request: Request) -> Response:
+        self._check_model(request)
+        return await self._health(request)
+
+    def _check_model(self, request: Request) -> None:
+        name, number = request.path_params["name"], request.path_params.get("version", openinference.VERSION)
+        if (name, number) != (self._card.name, openinference.VERSION):
+            raise HttpError(
+                404,
+                f"there is no version {number[:40]} of a model {name[:80]}; this service has "
+                f"{self._card.name}, version {openinference.VERSION}",
+            )
+
+    def schema(self) -> dict[str, Any]:
+        """Returns the content of /openapi.json: every path with its requests and responses, for this net."""
+        template = files("steadylens.serving").joinpath("templates", "openapi.json")
+        schema: dict[str, Any] = json.loads(template.read_text(encoding="utf-8"))
+        schema["info"] |= {
+            "title": f"{self._card.name}, served by steadylens",
+            "version": version("steadylens"),
+        }
+        schema["info"]["description"] = self._card.purpose
+        parameters, paths = schema["components"]["parameters"], schema["paths"]
+        parameters["model"]["schema"]["enum"] = [self._card.name]
+        predict, responses = paths["/predict"]["post"], schema["components"]["responses"]
+        found = {task: responses.pop(task) for task in (CLASSIFYING, RESTORING)}
+        predict["responses"] = {"200": found[self._card.task], **predict["responses"]}
+        if self._card.task == RESTORING:
+            del predict["parameters"], schema["components"]["schemas"]["Predictions"]
+        return schema
+
     def description(self) -> dict[str, Any]:
         """Returns the content of /info: the net, its input and its output, as plain data."""
         card, size = self._card, self._predictor.size
+        classes = {"classes": list(card.classes)} if card.task == CLASSIFYING else {}
         return {
             "model": card.name,
             "task": card.task,
             "purpose": card.purpose,
             "parameters": card.parameters,
-            "classes": list(card.classes),
+            **classes,
             "trained_on": card.info.data,
             "limits": list(card.limits),
             "licence": card.info.licence or "not stated",
@@ -401,16 +461,17 @@ async def _unless_disconnected(request: Request, answer: Awaitable[T]) -> T:
         leaving.cancel()
 
 
-def _error(status: int, reason: str, *, closing: bool = False) -> Response:
-    headers = {"connection": "close"} if closing else {}
-    if status == 503:
-        headers["retry-after"] = "1"
+def _error(status: int, reason: str) -> Response:
+    headers = {"retry-after": "1"} if status == 503 else {}
     return JSONResponse({"error": reason}, status, headers)
 
 
 async def _refused(_: Request, error: Any) -> Response:
-    reason = f"{error.detail}; use POST /predict, GET /health, GET /metrics or GET /info"
-    response = _error(error.status_code, reason)
+    return _error(error.status, error.reason)
+
+
+async def _unrouted(_: Request, error: Any) -> Response:
+    response = _error(error.status_code, f"{error.detail}; use {PATHS}")
     response.headers.update(error.headers or {})
     return response
 

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import BinaryIO
 
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base
@@ -136,6 +137,8 @@ def attachments_of(source: ImageSource, image: ImageFile) -> list[str]:
                     if kind not in _WEBP_CHUNKS
                 ]
                 end = 12 + sum(8 + length + length % 2 for _, length in chunks)
+            case BmpImageFile() if _has_profile(file):
+                found, end = ["a colour profile"], size
             case BmpImageFile() | PpmImageFile():
                 found, end = [], _end_of_pixels(image) or size
             case _:
@@ -233,6 +236,13 @@ def _end_of_pixels(image: BmpImageFile | PpmImageFile) -> int:
     line = math.ceil(image.width * bits / 8)
     line += -line % 4 if isinstance(image, BmpImageFile) else 0
     return int(tile.offset) + line * image.height if bits else 0
+
+
+def _has_profile(bitmap: BinaryIO) -> bool:
+    """Says whether a bitmap has a colour profile, which Pillow does not read."""
+    bitmap.seek(14)
+    header = bitmap.read(60)
+    return int.from_bytes(header[:4], "little") >= 124 and header[56:] in (b"DEBM", b"KNIL")
 
 
 def _extra_samples(page: TiffDirectory) -> int:

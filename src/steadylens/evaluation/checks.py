@@ -1,0 +1,84 @@
+"""Checks before hours of measuring: nets and data have the same classes, and no other report is replaced."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from steadylens.checkpoints.loading import LoadedNet, check_classes, check_order
+from steadylens.devices import evaluating
+from steadylens.errors import SettingError
+from steadylens.images.tensors import to_float
+from steadylens.nets.classification import check_logits
+from steadylens.nets.facts import facts_of
+from steadylens.progress import Update
+from steadylens.records import read_records
+from steadylens.training.run import Run
+
+
+def check_against(classifier: LoadedNet, run: Run) -> None:
+    """Refuses a classifier that does not have the classes of the data in the same order, as far as is known.
+
+    The run's observer is told if the order cannot be known from the names.
+
+    Raises:
+        SettingError: If the number of classes or their order differs.
+    """
+    check_classes(classifier, run.data.class_names, run.data.source)
+    if note := check_order(classifier, run.data.class_names, run.data.source):
+        run.observe(Update(stage=classifier.name, state="noted", note=note))
+
+
+def check_network(name: str, network: nn.Module, run: Run) -> None:
+    """Refuses a module that does not give a logit for each class of the data, by running it on one image.
+
+    Args:
+        name: Name of the module for messages.
+        network: A classifier, alone or behind a restorer.
+        run: Its test images are what the module is measured on.
+
+    Raises:
+        SettingError: If there are no test images, the module returns something else than a logit for each
+            class, or it names the classes in another order.
+    """
+    names, source = run.data.class_names, run.data.source
+    if not len(run.data.test):
+        raise SettingError(f"{source} has no test images; give some to measure on")
+    device = next((each.device for each in (*network.parameters(), *network.buffers())), run.device)
+    with torch.inference_mode(), evaluating(network):
+        output = network(to_float(run.data.test.images[:1]).to(device))
+    try:
+        logits = check_logits(output)
+    except SettingError as error:
+        raise SettingError(f"{name} is no classifier: {error}") from error
+    if logits.shape[1] != len(names):
+        raise SettingError(
+            f"{name} tells {logits.shape[1]} classes apart, {source} has {len(names)}; use it with the data "
+            "that it was trained for, or give the names of all of its classes as the data's class names"
+        )
+    known = facts_of(network).class_names
+    if known and len(known) == len(names):
+        check_order(LoadedNet(name=name, module=network), names, source)
+
+
+def check_out(run: Run, out: Path) -> None:
+    """Refuses a folder with the report of another run, which would be replaced.
+
+    Raises:
+        SettingError: If its records have another recipe, seed or data.
+        RecordError: If its records cannot be read.
+    """
+    path = out / "records.jsonl"
+    records = read_records(path) if path.exists() else []
+    if not records:
+        return
+    before, now = records[0].provenance, run.provenance
+    if (before.recipe, before.seed) == (now.recipe, now.seed) and before.data.endswith(
+        f"({run.data.fingerprint})"
+    ):
+        return
+    raise SettingError(
+        f"{path} was made with other data, settings or seed (recipe {before.recipe}, seed {before.seed}, "
+        f"data {before.data}; now recipe {now.recipe}, seed {now.seed}, data {now.data}); choose another "
+        "place, or remove it. To join reports of several seeds, give their records to: steadylens report"
+    )
