@@ -10,11 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import IFD
 
-from steadylens.images.metadata.exif import LARGEST_THUMBNAIL, with_thumbnail_of, without_thumbnails
+from steadylens.images.metadata.exif import (
+    LARGEST_THUMBNAIL,
+    with_thumbnail_of,
+    without_thumbnail_resources,
+    without_thumbnails,
+)
 from steadylens.images.reading import read_image_file
 from steadylens.images.writing import write_image_file
 
@@ -143,6 +149,42 @@ def test_xmp_loses_its_thumbnails_alone() -> None:
         thumbnails = b"<%s:Thumbnails><rdf:Alt>...</rdf:Alt>\n</%s:Thumbnails>" % (prefix, prefix)
         assert without_thumbnails(one + thumbnails + other) == one + other
     assert without_thumbnails(one + other) == one + other
+
+
+def test_photoshop_resources_lose_their_thumbnails_alone(tmp_path: Path) -> None:
+    def resource(kind: int, name: bytes, content: bytes) -> bytes:
+        named = bytes([len(name)]) + name + bytes((len(name) + 1) % 2)
+        return b"8BIM" + struct.pack(">H", kind) + named + struct.pack(">I", len(content)) + content
+
+    kept = (
+        resource(0x0404, b"", b"IPTC"),
+        resource(0x07D0, b"a path", b"\0\6" * 3),
+        resource(0x0428, b"odd", b"12"),
+    )
+    thumbnails = resource(0x040C, b"", b"\xff\xd8\xff\xd9"), resource(0x0409, b"old", b"\xff\xd8")
+    whole = kept[0] + thumbnails[0] + kept[1] + thumbnails[1] + kept[2]
+    assert without_thumbnail_resources(whole) == b"".join(kept)
+    for length in range(len(whole)):
+        assert len(without_thumbnail_resources(whole[:length])) <= length
+    tifffile.imwrite(tmp_path / "a.tif", SCENE, extratags=[(34377, "B", len(whole), whole, True)])
+    write_image_file(tmp_path / "b.tif", read_image_file(tmp_path / "a.tif"))
+    with tifffile.TiffFile(tmp_path / "b.tif") as file:
+        assert b"".join(kept) in (tmp_path / "b.tif").read_bytes()
+        assert thumbnails[0] not in (tmp_path / "b.tif").read_bytes()
+        assert 34377 in file.pages.first.tags
+    write_image_file(tmp_path / "c.png", replace(read_image_file(tmp_path / "a.tif"), format="PNG"))
+    assert thumbnails[0] not in (tmp_path / "c.png").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "jpg"])
+def test_text_of_a_tiff_that_is_not_ascii_stays_to_the_letter(tmp_path: Path, suffix: str) -> None:
+    text = "Größe 5 µm".encode()
+    tifffile.imwrite(tmp_path / "a.tif", SCENE, description=text, metadata=None)
+    content = read_image_file(tmp_path / "a.tif")
+    write_image_file(
+        tmp_path / "b", replace(content, format={"tif": "TIFF", "png": "PNG", "jpg": "JPEG"}[suffix])
+    )
+    assert text in (tmp_path / "b").read_bytes()
 
 
 def test_exif_that_a_png_has_as_text_becomes_exif(tmp_path: Path) -> None:

@@ -162,6 +162,10 @@ def turned(path: Path) -> None:
     tifffile.imwrite(path, GREY, extratags=[(274, "H", 1, 6, False)])
 
 
+def on_its_head(path: Path) -> None:
+    tifffile.imwrite(path, GREY, extratags=[(274, "H", 1, 3, False)])
+
+
 def of_one_bit(path: Path) -> None:
     tifffile.imwrite(path, GREY > 30_000, photometric="minisblack")
 
@@ -176,7 +180,7 @@ def with_a_mask(path: Path) -> None:
         file.write(GREY[1] > 9, subfiletype=4, photometric=4, metadata=None)
 
 
-@pytest.mark.parametrize("make", [turned, of_one_bit, in_planes])
+@pytest.mark.parametrize("make", [turned, on_its_head, of_one_bit, in_planes])
 def test_a_description_that_is_no_longer_true_is_left_out(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "a.tif")
     assert '"shape"' in str(described(tmp_path / "a.tif"))

@@ -323,7 +323,9 @@ def read_image_content(
             metadata=metadata,
             left_out=tuple(left_out),
             pages=tuple(page.start for page in pages),
-            relaid=stored not in (None, (*pixels.shape, 8 * pixels.itemsize)) or FURTHER_IMAGES in left_out,
+            relaid=stored not in (None, (*pixels.shape, 8 * pixels.itemsize))
+            or of_tiff in range(2, 9)
+            or FURTHER_IMAGES in left_out,
             notes=tuple(notes),
         )
 

@@ -68,12 +68,12 @@ def without_pixels(source: Exif) -> Exif:
     """Returns tags without those about how pixels are stored, and those of the profile and of XMP."""
     kept = Exif()
     for tag in set(source) - ABOUT_PIXELS:
-        value = source.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else source[tag]
-        kept[tag] = (
-            {key: _text_as_bytes(each) for key, each in value.items()}
-            if isinstance(value, dict)
-            else _text_as_bytes(value)
-        )
+        if tag in (IFD.Exif, IFD.GPSInfo):
+            kept[tag] = {key: _text_as_bytes(value) for key, value in source.get_ifd(tag).items()}
+        elif tag == Base.ImageResources and isinstance(source[tag], bytes):
+            kept[tag] = without_thumbnail_resources(source[tag])
+        else:
+            kept[tag] = _text_as_bytes(source[tag])
     return kept
 
 
