@@ -1,5 +1,6 @@
 """A run knows where its numbers come from, and tells results apart by what they depend on."""
 
+import math
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from steadylens.data.datasets import Dataset
+from steadylens.errors import SettingError
 from steadylens.training import run as run_module
 from steadylens.training.recipes import FAST, SMOKE
 from steadylens.training.run import Run, commit, device_name, versions
@@ -123,3 +125,18 @@ def test_a_tag_does_not_hide_the_commit(monkeypatch: pytest.MonkeyPatch, tmp_pat
     commit.cache_clear()
     (tmp_path / "run.py").write_text("changed")
     assert commit() == f"{head}-dirty"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("label_smoothing", -0.1), ("label_smoothing", 1.0), ("consistency", -1.0), ("consistency", math.nan)],
+)
+def test_parts_of_a_loss_that_make_no_sense_are_refused(name: str, value: float) -> None:
+    with pytest.raises(SettingError, match=f"{name} is {value}, it must"):
+        replace(SMOKE.classifier, **{name: value})
+
+
+def test_a_net_is_trained_by_the_settings_for_nets_of_its_class() -> None:
+    assert SMOKE.restorer_recipe("DongNet") == SMOKE.restorer_recipe("Dong") == SMOKE.dong
+    assert SMOKE.restorer_recipe("RestorationUNet") == SMOKE.restorer_recipe("UNet") == SMOKE.unet
+    assert SMOKE.restorer_recipe("L11") == SMOKE.restorer

@@ -1,6 +1,7 @@
 """A run: its data, its seed, and the settings of how nets are trained and what is measured."""
 
 import hashlib
+import math
 import platform
 import subprocess
 from dataclasses import dataclass, field, replace
@@ -167,6 +168,13 @@ class ClassifierRecipe:
     gain: float = 1.0
     standardize: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuses a share of smoothing outside [0, 1) and a negative weight of consistency."""
+        if not 0 <= self.label_smoothing < 1:
+            raise SettingError(f"label_smoothing is {self.label_smoothing}, it must lie in [0, 1)")
+        if not 0 <= self.consistency < math.inf:
+            raise SettingError(f"consistency is {self.consistency}, it must be a number of at least 0")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationRecipe:
@@ -254,7 +262,8 @@ class Recipe:
 
     def restorer_recipe(self, net: str) -> RestorerRecipe:
         """Returns how a restorer is trained: by `dong`, by `unet`, or any other by `restorer`."""
-        return {"Dong": self.dong, "UNet": self.unet, "RestorationUNet": self.unet}.get(net, self.restorer)
+        others = {"Dong": self.dong, "DongNet": self.dong, "UNet": self.unet, "RestorationUNet": self.unet}
+        return others.get(net, self.restorer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
