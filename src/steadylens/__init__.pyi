@@ -33,7 +33,7 @@ from .nets.classification import ChannelNormalization as ChannelNormalization
 from .nets.classification import FusedClassifier as FusedClassifier
 from .nets.classification import PreparedClassifier as PreparedClassifier
 from .nets.classification import SignNet as SignNet
-from .nets.classification import exported_classifier as exported_classifier
+from .nets.exported import exported_classifier as exported_classifier
 from .nets.restoration import DongNet as DongNet
 from .nets.restoration import GaussianSmoothing as GaussianSmoothing
 from .nets.restoration import RestorationNet as RestorationNet

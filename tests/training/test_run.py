@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from steadylens.data.datasets import Dataset
+from steadylens.errors import SettingError
 from steadylens.training import run as run_module
 from steadylens.training.recipes import FAST, SMOKE
 from steadylens.training.run import Run, commit, device_name, versions
@@ -123,3 +125,13 @@ def test_a_tag_does_not_hide_the_commit(monkeypatch: pytest.MonkeyPatch, tmp_pat
     commit.cache_clear()
     (tmp_path / "run.py").write_text("changed")
     assert commit() == f"{head}-dirty"
+
+
+def test_a_device_may_be_given_by_its_name(tiny_data: Dataset) -> None:
+    given: Any = "cpu"
+    run = Run(data=tiny_data, recipe=SMOKE, seed=0, device=given)
+    assert run.device == torch.device("cpu")
+    refused: tuple[Any, ...] = ("gpu", None, 3.5)
+    for wrong in refused:
+        with pytest.raises(SettingError, match="which PyTorch does not know; give cpu, cuda or"):
+            replace(run, device=wrong)
