@@ -153,8 +153,8 @@ MEASURES: dict[str, Callable[[Given], object]] = {
 
 TRAINS = {
     "Training", "classifying_objective", "consistency_objective", "fine_tune", "fuse_label_free",
-    "initialize_xavier", "register_net", "restoring_objective", "train_restorer", "tune_restorer",
-    "zero_last_layer",
+    "initialize_xavier", "pair_objective", "register_net", "restoring_objective", "train_restorer",
+    "tune_restorer", "tune_together", "zero_last_layer",
 }  # fmt: skip
 """What trains a net that it gets, or makes the weights of one."""
 
