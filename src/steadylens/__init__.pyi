@@ -12,6 +12,7 @@ from .data.datasets import Dataset as Dataset
 from .data.datasets import ImageSet as ImageSet
 from .data.datasets import Selection as Selection
 from .data.datasets import load_dataset as load_dataset
+from .data.own_data import dataset_from as dataset_from
 from .errors import SteadylensError as SteadylensError
 from .evaluation.workflows import compare as compare
 from .images.preprocessing import Fit as Fit
@@ -94,6 +95,7 @@ __all__ = [
     "card",
     "classifying_objective",
     "compare",
+    "dataset_from",
     "estimate_noise",
     "export_net",
     "exported_classifier",

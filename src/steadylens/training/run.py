@@ -281,6 +281,11 @@ class Run:
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.data, Dataset):
+            raise SettingError(
+                f"data is a {type(self.data).__name__}, it must be a Dataset; make one with "
+                "steadylens.dataset_from(test=..., train=...) or load_dataset"
+            )
         try:
             object.__setattr__(self, "device", torch.device(self.device))
         except (RuntimeError, TypeError) as error:
