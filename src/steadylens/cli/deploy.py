@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steadylens.cli.console import Debug, Device, Weights, device_named, explaining, say
+from steadylens.cli.console import Debug, Device, Weights, device_named, explaining
+from steadylens.cli.display import say
 from steadylens.errors import SettingError
 
 if TYPE_CHECKING:
