@@ -131,8 +131,11 @@ MEASURES: dict[str, Callable[[Given], object]] = {
     "PreparedClassifier": lambda g: steadylens.PreparedClassifier(
         g.classifier, Preprocessing(size=48)
     ).prepared_for(PreprocessingOptions(mean=(0.5,) * 3, std=(0.5,) * 3)),
+    "card": lambda g: [steadylens.card(net) for net in (g.restorer, g.loaded[1])],
     "check_classes": lambda g: check_classes(g.loaded[1], ("a", "b", "c", "d"), "data"),
-    "compare": lambda g: steadylens.compare(g.run, g.classifier, {"pair": g.pair}, g.folder),
+    "compare": lambda g: steadylens.compare(
+        g.run, g.classifier, {"pair": g.pair, "row": nn.Sequential(g.restorer, g.classifier)}, g.folder
+    ),
     "count_classes": lambda g: count_classes(g.loaded[1]),
     "evaluate_nets": lambda g: evaluate_nets(g.run, g.loaded, g.folder),
     "export_net": lambda g: steadylens.export_net(g.pair, g.folder / "a.pt2", size=(48, 48)),
@@ -150,8 +153,8 @@ MEASURES: dict[str, Callable[[Given], object]] = {
 
 TRAINS = {
     "Training", "classifying_objective", "consistency_objective", "fine_tune", "fuse_label_free",
-    "initialize_xavier", "register_net", "restoring_objective", "train_restorer", "tune_restorer",
-    "zero_last_layer",
+    "initialize_xavier", "pair_objective", "register_net", "restoring_objective", "train_restorer",
+    "tune_restorer", "tune_together", "zero_last_layer",
 }  # fmt: skip
 """What trains a net that it gets, or makes the weights of one."""
 

@@ -12,6 +12,7 @@ from .data.datasets import Dataset as Dataset
 from .data.datasets import ImageSet as ImageSet
 from .data.datasets import Selection as Selection
 from .data.datasets import load_dataset as load_dataset
+from .data.own_data import dataset_from as dataset_from
 from .errors import SteadylensError as SteadylensError
 from .evaluation.workflows import compare as compare
 from .images.preprocessing import Fit as Fit
@@ -33,7 +34,7 @@ from .nets.classification import ChannelNormalization as ChannelNormalization
 from .nets.classification import FusedClassifier as FusedClassifier
 from .nets.classification import PreparedClassifier as PreparedClassifier
 from .nets.classification import SignNet as SignNet
-from .nets.classification import exported_classifier as exported_classifier
+from .nets.exported import exported_classifier as exported_classifier
 from .nets.restoration import DongNet as DongNet
 from .nets.restoration import GaussianSmoothing as GaussianSmoothing
 from .nets.restoration import RestorationNet as RestorationNet
@@ -94,6 +95,7 @@ __all__ = [
     "card",
     "classifying_objective",
     "compare",
+    "dataset_from",
     "estimate_noise",
     "export_net",
     "exported_classifier",

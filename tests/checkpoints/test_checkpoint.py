@@ -30,7 +30,8 @@ from steadylens.checkpoints.checkpoint import (
 from steadylens.errors import CheckpointError, SettingError
 from steadylens.images.preprocessing import Preprocessing
 from steadylens.nets.architecture import KINDS, build, describe
-from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet, exported_classifier
+from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
+from steadylens.nets.exported import exported_classifier
 from steadylens.nets.facts import RESTORING
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
 

@@ -248,12 +248,14 @@ def test_one_file_may_become_a_file_of_another_name_and_format(
 
 def test_an_image_on_standard_output_is_alone_there(folder: Path, tmp_path: Path, identity: Path) -> None:
     source = folder / "deep" / "c.tif"
-    call = ("restore", source, "--out", "-", "--net", identity, "--format", "png")
+    log = tmp_path / "log.jsonl"
+    call = ("restore", source, "--out", "-", "--net", identity, "--format", "png", "--log", log)
     result = CliRunner().invoke(app, [*map(str, call)])
     assert result.exit_code == 0
     (tmp_path / "x.png").write_bytes(result.stdout_bytes)
     assert np.array_equal(read_image_file(tmp_path / "x.png").pixels, read_image_file(source).pixels)
     assert "restored 1 of 1 images" in result.stderr
+    assert '"target": "-"' in log.read_text()
 
 
 def test_nothing_is_written_to_standard_output_if_it_fails(folder: Path, identity: Path) -> None:

@@ -1,5 +1,6 @@
 """Both layouts of the benchmark give the same images, labels and tracks."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -231,10 +232,14 @@ def test_an_empty_table_lacks_its_columns(root: Path) -> None:
         list_gtsrb(root)
 
 
-def test_a_missing_image_is_named_with_its_line(root: Path) -> None:
-    next(root.rglob("00001.p*")).unlink()
-    with pytest.raises(DatasetError, match=r"line 3 names .*00001\.p.., which is not there; unpack"):
+def test_all_missing_images_are_named_with_their_lines(root: Path) -> None:
+    for name in ("00001", "00004"):
+        next(root.rglob(f"{name}.p*")).unlink()
+    with pytest.raises(DatasetError) as caught:
         list_gtsrb(root)
+    first, second = str(caught.value).splitlines()
+    assert re.search(r"line 3 names .*00001\.p.., which is not there$", first)
+    assert re.search(r"line 4 names .*00004\.p.., which is not there; unpack the archive again$", second)
 
 
 def test_a_table_that_is_not_text_is_refused(root: Path) -> None:

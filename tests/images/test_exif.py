@@ -23,6 +23,7 @@ from steadylens.images.metadata.exif import (
 )
 from steadylens.images.reading import read_image_file
 from steadylens.images.writing import write_image_file
+from steadylens.inference.restorer import restore
 
 SCENE = np.dstack([*np.mgrid[:60, :80] * 3, np.full((60, 80), 40)]).astype(np.uint8)
 """An image that looks different however it is turned."""
@@ -46,14 +47,14 @@ def exif(order: str, thumbnail: bytes, *, orientation: int = 6, behind: bytes = 
     return head + first + second + thumbnail + behind
 
 
-def thumbnail_of(content: bytes) -> Image.Image | None:
+def thumbnail_of(content: bytes, orientation: int = 1) -> Image.Image | None:
     """Returns the thumbnail as Pillow finds it."""
     tags = Image.Exif()
     tags.load(content)
     found = tags.get_ifd(IFD.IFD1)
     if 0x0201 not in found:
         return None
-    assert found.get(0x0112, 1) == 1
+    assert found.get(0x0112, 1) == orientation
     place = found[0x0201]
     return Image.open(io.BytesIO(content[place : place + found[0x0202]]))
 
@@ -83,7 +84,8 @@ def test_the_thumbnail_of_a_turned_photograph_is_made_anew(tmp_path: Path, suffi
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_pixels_of_any_kind_have_a_thumbnail(channels: int, dtype: Any) -> None:
     pixels = SCENE[..., [0, 1, 2, 0]][..., :channels].astype(dtype) * (257 if dtype == np.uint16 else 1)
-    thumbnail = thumbnail_of(with_thumbnail_of(exif("<", jpeg(SCENE, (40, 30))), pixels))
+    known = exif("<", jpeg(SCENE, (40, 30)), orientation=1)
+    thumbnail = thumbnail_of(with_thumbnail_of(known, pixels))
     assert thumbnail is not None
     assert shows(thumbnail, SCENE[..., [0, 0, 0]] if channels < 3 else SCENE)
 
@@ -91,13 +93,30 @@ def test_pixels_of_any_kind_have_a_thumbnail(channels: int, dtype: Any) -> None:
 @pytest.mark.parametrize("behind", [b"", bytes(8), b"a maker's note"])
 @pytest.mark.parametrize("kind", [3, 4])
 def test_a_thumbnail_that_is_larger_than_the_one_before_moves_nothing(behind: bytes, kind: int) -> None:
-    known = exif(">", jpeg(np.zeros_like(SCENE), (40, 30)), behind=behind, kind=kind)
+    known = exif(">", jpeg(np.zeros_like(SCENE), (40, 30)), orientation=1, behind=behind, kind=kind)
     found = with_thumbnail_of(known, SCENE)
     thumbnail = thumbnail_of(found)
     assert thumbnail is not None
     assert shows(thumbnail, SCENE)
     if any(behind):
         assert found[len(known) - len(behind) : len(known)] == behind
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_pil_image_that_is_restored_has_a_thumbnail_of_itself_turned_as_it_is(mode: str) -> None:
+    buffer = io.BytesIO()
+    image = Image.fromarray(SCENE).convert(mode)
+    image.save(buffer, "JPEG", exif=b"Exif\0\0" + exif("<", jpeg(255 - SCENE, (40, 30))), quality=95)
+    with Image.open(buffer) as photo:
+        restored = restore(photo, lambda images: images, margin=0)
+    known = restored.info["exif"]
+    tags = Image.Exif()
+    tags.load(known)
+    assert (tags[0x0112], tags.get_ifd(IFD.IFD1)[0x0112]) == (6, 6)
+    assert known.startswith(b"Exif\0\0")
+    thumbnail = thumbnail_of(known.removeprefix(b"Exif\0\0"), orientation=6)
+    assert thumbnail is not None
+    assert shows(thumbnail, np.array(image.convert("RGB")))
 
 
 def uncompressed(known: bytes) -> bytes:
@@ -126,7 +145,7 @@ def test_a_thumbnail_that_does_not_fit_into_a_jpeg_is_made_smaller_or_removed() 
     found = with_thumbnail_of(exif("<", old, behind=b"\1" * 40_000), noise)
     assert len(found) <= 65_527
     assert thumbnail_of(found) is None
-    whole = with_thumbnail_of(exif("<", old), noise)
+    whole = with_thumbnail_of(exif("<", old, orientation=1), noise)
     thumbnail = thumbnail_of(whole)
     assert len(whole) <= 65_527
     assert thumbnail is not None

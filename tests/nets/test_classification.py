@@ -1,31 +1,31 @@
 """The fused net: what is frozen, what is trained, and that it is nothing but a composition.
 
-A program comes back as it was written, in silence. The sign net against the published counts, a plain
-forward pass and NumPy. Any module becomes a classifier of plain images; an exported program too.
+The sign net against the published counts, a plain forward pass and NumPy. Any module becomes a classifier of
+plain images.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steadylens.checkpoints.checkpoint import save_model
-from steadylens.errors import CheckpointError, ImageError, SettingError
+from steadylens.errors import ImageError, SettingError
 from steadylens.evaluation.experiments import parameters
-from steadylens.images.preprocessing import Fit, Preprocessing, PreprocessingOptions
+from steadylens.images.preprocessing import Fit, Preprocessing
 from steadylens.nets.classification import (
     ChannelNormalization,
     FusedClassifier,
     PreparedClassifier,
     SignNet,
-    exported_classifier,
-    read_program,
+    as_pair,
 )
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
 from tests.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS
@@ -219,22 +219,6 @@ def test_eval_mode_reaches_both_parts() -> None:
     fused = small_fused().train()
     fused.eval()
     assert not any(part.training for part in fused.modules())
-
-
-def test_a_program_that_is_read_again_computes_the_same_and_nothing_is_warned_of(tmp_path: Path) -> None:
-    net, images = nn.Conv2d(3, 4, 3).eval(), torch.rand(2, 3, 8, 9)
-    torch.export.save(torch.export.export(net, (images,)), tmp_path / "net.pt2")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = read_program(tmp_path / "net.pt2").module()(images)
-    assert [str(each.message) for each in caught if each.category is UserWarning] == []
-    torch.testing.assert_close(found, net(images))
-
-
-def test_what_is_no_program_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "net.pt2").write_bytes(b"no program")
-    with pytest.raises(Exception, match=r"."):
-        read_program(tmp_path / "net.pt2")
 
 
 NET = SignNet().eval()
@@ -457,22 +441,6 @@ def body() -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
-def write_program(
-    path: Path, net: nn.Module, *shapes: tuple[int, ...], dynamic: tuple[int, ...] = (0,)
-) -> Path:
-    """Exports a net for inputs of these shapes, whose axes `dynamic` may have any length."""
-    inputs = tuple(torch.rand(shape) for shape in shapes)
-    lengths = tuple(dict.fromkeys(dynamic, torch.export.Dim.DYNAMIC) for _ in shapes)
-    torch.export.save(torch.export.export(net, inputs, dynamic_shapes=lengths), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns an exported program of the small net; do not change it."""
-    return write_program(tmp_path_factory.mktemp("program") / "net.pt2", body(), (2, 3, 8, 8))
-
-
 def test_the_normalisation_comes_first() -> None:
     net = body()
     classifier = PreparedClassifier(net, Preprocessing(size=8, mean=MEAN, std=STD))
@@ -543,13 +511,49 @@ def test_a_classifier_of_one_logit_is_refused_and_told_how_to_give_two() -> None
 
 @pytest.mark.parametrize(
     ("size", "mean", "std"),
-    [(0, MEAN, STD), (8, (0.5,), (0.5,)), (8, MEAN, (1.0, 1.0)), (8, MEAN, (1.0, 0.0, 1.0))],
+    [(0, MEAN, STD), (8, (0.5, 0.5), (0.5, 0.5)), (8, MEAN, (1.0, 1.0)), (8, MEAN, (1.0, 0.0, 1.0))],
 )
 def test_settings_that_are_none_are_refused(
     size: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
-    with pytest.raises(SettingError, match="std"):
+    with pytest.raises(SettingError, match=r"std|size is 0, it must be a number of pixels"):
         PreparedClassifier(body(), Preprocessing(size=size, mean=mean, std=std))
+
+
+@pytest.mark.parametrize("size", [(8, 16), "8", 8.0, None])
+def test_a_size_that_is_no_number_of_pixels_is_refused(size: Any) -> None:
+    with pytest.raises(SettingError, match=r"size is .*height and width of a square; for a class"):
+        Preprocessing(size=size)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.5), ("abc", "abc"), (None, (0.5,) * 3)])
+def test_a_mean_that_is_no_sequence_of_numbers_is_refused(mean: Any, std: Any) -> None:
+    with pytest.raises(SettingError, match=r"mean is .*; give a number for each channel, for example \(0\.5"):
+        Preprocessing(size=8, mean=mean, std=std)
+
+
+def test_a_classifier_of_grey_images_reads_colours_as_pillow_makes_them_grey() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    classifier = PreparedClassifier(net, Preprocessing(size=8, mean=(0.5,), std=(0.25,)))
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    grey = torch.from_numpy(np.array(Image.fromarray(pixels).convert("L"))) / 255
+    colours = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    expected = net((grey[None, None] - 0.5) / 0.25)
+    torch.testing.assert_close(classifier(grey[None, None]), expected)
+    torch.testing.assert_close(classifier(colours), expected, atol=0.05, rtol=0)  # Pillow rounds to levels
+    assert FusedClassifier(RestorationNet(3), classifier)(colours).shape == (1, 4)
+    with pytest.raises(ImageError, match="2 channels where 1 are needed"):
+        classifier(colours[:, :2])
+
+
+def test_a_sequence_of_a_restorer_and_a_classifier_is_a_pair() -> None:
+    restorer, classifier = GaussianSmoothing(), SignNet(4).eval()
+    pair = as_pair(nn.Sequential(restorer, classifier))
+    assert (pair.restorer, pair.classifier) == (restorer, classifier)
+    assert as_pair(pair) is pair
+    for net in (classifier, nn.Sequential(restorer), nn.Sequential(restorer, restorer, classifier)):
+        with pytest.raises(SettingError, match=r"is no pair.*give FusedClassifier\(restorer, classifier\)"):
+            as_pair(net)
 
 
 def test_a_fit_that_does_not_reach_the_size_is_refused() -> None:
@@ -575,76 +579,3 @@ def test_a_module_of_ones_own_can_be_fused_but_not_saved(tmp_path: Path) -> None
     ):
         save_model(tmp_path / "pair.safetensors", fused, about={})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_exported_program_answers_as_the_net_that_was_exported(program: Path) -> None:
-    classifier = exported_classifier(program, PreprocessingOptions(mean=MEAN, std=STD))
-    images = torch.rand(3, 3, 8, 8)
-    assert classifier.input_size == 8
-    expected = PreparedClassifier(body(), Preprocessing(size=8, mean=MEAN, std=STD))(images)
-    torch.testing.assert_close(classifier(images), expected)
-    assert classifier(images[:1]).shape == (1, 5)
-
-
-def test_the_mode_of_an_exported_program_can_be_set_without_effect(program: Path) -> None:
-    classifier = exported_classifier(program)
-    fused = FusedClassifier(nn.Identity(), classifier)
-    images = torch.rand(2, 3, 8, 8)
-    assert torch.equal(fused.train()(images), fused.eval()(images))
-
-
-def test_gradients_pass_through_an_exported_program(program: Path) -> None:
-    net, classifier = body(), exported_classifier(program)
-    one, other = (torch.full((2, 3, 8, 8), 0.5, requires_grad=True) for _ in range(2))
-    classifier(one).square().sum().backward()
-    net(other).square().sum().backward()
-    torch.testing.assert_close(one.grad, other.grad)
-
-
-def test_an_exported_program_can_be_fused_but_not_saved(program: Path, tmp_path: Path) -> None:
-    classifier = exported_classifier(program)
-    with pytest.raises(SettingError, match=r"exported program.* save the restorer alone"):
-        save_model(tmp_path / "pair.safetensors", FusedClassifier(nn.Identity(), classifier), about={})
-
-
-def test_a_program_for_any_size_needs_to_be_told_one(tmp_path: Path) -> None:
-    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    path = write_program(tmp_path / "net.pt2", net, (2, 3, 8, 8), dynamic=(0, 2, 3))
-    with pytest.raises(SettingError, match="and give a size that fits"):
-        exported_classifier(path)
-    images = torch.rand(2, 3, 12, 12)
-    torch.testing.assert_close(
-        exported_classifier(path, PreprocessingOptions(size=12))(images), images.mean(dim=(2, 3))
-    )
-
-
-@pytest.mark.parametrize(
-    ("shape", "dynamic", "size"),
-    [((2, 3, 8, 8), (), None), ((2, 3, 8, 6), (0,), None), ((2, 3, 8, 8), (0,), 6)],
-)
-def test_a_program_that_reads_something_else_is_refused(
-    shape: tuple[int, ...], dynamic: tuple[int, ...], size: int | None, tmp_path: Path
-) -> None:
-    path = write_program(tmp_path / "net.pt2", nn.Flatten(), shape, dynamic=dynamic)
-    with pytest.raises(SettingError, match=r"net\.pt2 reads inputs of shape \(.*export it for one input"):
-        exported_classifier(path, PreprocessingOptions(size=size))
-
-
-def test_a_program_of_two_inputs_is_refused(tmp_path: Path) -> None:
-    path = write_program(tmp_path / "net.pt2", nn.PairwiseDistance(), (2, 3, 8, 8), (2, 3, 8, 8))
-    with pytest.raises(SettingError, match="export it for one input"):
-        exported_classifier(path)
-
-
-def test_a_missing_or_damaged_program_is_refused(program: Path, tmp_path: Path) -> None:
-    path = tmp_path / "net.pt2"
-    path.write_bytes(program.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"net\.pt2 is damaged or no exported program; write it with"):
-        exported_classifier(path)
-    with pytest.raises(
-        CheckpointError, match=r"absent\.pt2 does not exist; write it with torch\.export\.save"
-    ):
-        exported_classifier(tmp_path / "absent.pt2")
-    torch.save({"weights": torch.rand(3)}, path)
-    with pytest.raises(CheckpointError, match="damaged or no exported program"):
-        exported_classifier(path)

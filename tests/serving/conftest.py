@@ -16,7 +16,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def shared_restorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    bounds = ("--max-queue", str(SLOTS), "--max-wait-ms", "20", "--upload-seconds", "2")
+    bounds = ("--max-queue", str(SLOTS), "--max-wait-ms", "20", "--upload-seconds", "4")
     with serving(tmp_path_factory.mktemp("restorer"), "l3-gtsrb", *bounds) as server:
         yield server
 

@@ -46,13 +46,16 @@ def given_to(client: Any, model: str, images: NDArray[np.float32], *, binary: bo
     return client.infer(model, [tensor], **asked)
 
 
-def test_a_triton_client_learns_what_is_served(of_classifier: Any) -> None:
+def test_a_triton_client_learns_what_is_served(classifier: Server, of_classifier: Any) -> None:
     assert of_classifier.is_server_live()
     assert of_classifier.is_server_ready()
     assert of_classifier.is_model_ready("sign-gtsrb")
     assert of_classifier.is_model_ready("sign-gtsrb", "1")
     assert not of_classifier.is_model_ready("other")
     assert not of_classifier.is_model_ready("sign-gtsrb", "2")
+    assert httpx.get(f"{classifier.address}/v2/health/live").json() == {"live": True}
+    assert httpx.get(f"{classifier.address}/v2/health/ready").json() == {"ready": True}
+    assert httpx.get(f"{classifier.address}/v2/models/sign-gtsrb/ready").json()["ready"] is True
     assert of_classifier.get_server_metadata()["name"] == "steadylens"
     assert of_classifier.get_model_metadata("sign-gtsrb") == {
         "name": "sign-gtsrb",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,3 +141,13 @@ def test_a_net_is_trained_by_the_settings_for_nets_of_its_class() -> None:
     assert SMOKE.restorer_recipe("DongNet") == SMOKE.restorer_recipe("Dong") == SMOKE.dong
     assert SMOKE.restorer_recipe("RestorationUNet") == SMOKE.restorer_recipe("UNet") == SMOKE.unet
     assert SMOKE.restorer_recipe("L11") == SMOKE.restorer
+
+
+def test_a_device_may_be_given_by_its_name(tiny_data: Dataset) -> None:
+    given: Any = "cpu"
+    run = Run(data=tiny_data, recipe=SMOKE, seed=0, device=given)
+    assert run.device == torch.device("cpu")
+    refused: tuple[Any, ...] = ("gpu", None, 3.5)
+    for wrong in refused:
+        with pytest.raises(SettingError, match="which PyTorch does not know; give cpu, cuda or"):
+            replace(run, device=wrong)

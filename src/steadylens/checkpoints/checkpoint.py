@@ -27,7 +27,7 @@ from steadylens.errors import CheckpointError, SettingError, reason_of
 from steadylens.files import replacing
 from steadylens.images.preprocessing import Fit
 from steadylens.nets.architecture import build, describe
-from steadylens.nets.weights import check_header, copy_weights, raw_bytes, saved_by_torch
+from steadylens.nets.weights import check_header, copy_weights, other_kind, raw_bytes, saved_by_torch
 from steadylens.records import Measurement, decode
 
 Origins = Mapping[str, Mapping[str, str]]
@@ -338,9 +338,12 @@ def _write(path: Path, tensors: dict[str, Tensor], *, kind: str, plain: dict[str
 def _read(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
+    if kind_of_file := other_kind(path):
+        way_out = "as a .pt2 file, give it where a classifier is asked for"
+        if kind_of_file != "an exported program":
+            way_out = "give the PyTorch net that it was made from, as a file of weights or a .pt2 program"
+        raise CheckpointError(f"{path} is {kind_of_file}, no net that steadylens saved; {way_out}")
     if saved_by_torch(path):
-        if path.suffix == ".pt2":
-            raise CheckpointError(f"{path} is an exported program; give it where a classifier is asked for")
         raise CheckpointError(f"{path} was written by torch.save and {_NO_ARCHITECTURE.format(path)}")
     check_header(path)
     try:

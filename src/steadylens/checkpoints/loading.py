@@ -17,9 +17,9 @@ from steadylens.nets.classification import (
     FusedClassifier,
     PreparedClassifier,
     check_logits,
-    exported_classifier,
     set_fit,
 )
+from steadylens.nets.exported import exported_classifier
 from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
 from steadylens.nets.third_party import timm_classifier, torchvision_classifier, transformers_classifier
 

@@ -17,9 +17,9 @@ from steadylens.cli.console import (
     SamplingOptions,
     explaining,
     open_run,
-    say,
     with_option_groups,
 )
+from steadylens.cli.display import say
 from steadylens.errors import SettingError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def compare(
             ema=described.ema,
         )
         pairs = _pairs(alone, restorer or ([] if fused else [DEFAULT_RESTORER]), fused or [])
-        with open_run(options, sampling=sampling, size=alone.size, fit=alone.fit) as run:
+        with open_run(options, out, sampling=sampling, size=alone.size, fit=alone.fit) as run:
             from steadylens.evaluation.workflows import compare as compare_all
             from steadylens.report.paper import ALONE
 
@@ -170,7 +170,7 @@ def fuse(
         labels_matter = tune is not TunedPart.restorer
         names = () if labels_matter else _class_names(behind, options.class_names)
         selected = options if labels_matter else replace(options, class_names=None)
-        with open_run(selected, size=behind.size, fit=behind.fit) as opened:
+        with open_run(selected, out, size=behind.size, fit=behind.fit) as opened:
             from steadylens.training.fusing import (
                 fine_tune,
                 fuse_as_they_are,

@@ -4,31 +4,20 @@ import dataclasses
 import functools
 import inspect
 import signal
-import sys
 import threading
-import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from steadylens.cli.display import Display, complain, say
 from steadylens.errors import MissingExtraError, SettingError, SteadylensError, lacks_memory, reason_of
+from steadylens.files import check_folder, check_place
 from steadylens.progress import Update
 
 if TYPE_CHECKING:
@@ -241,101 +230,8 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-SECONDS_BETWEEN_LINES = 15.0
-"""How often progress is printed where there is no terminal."""
-
 MOST_VERSIONS = 150
 """How many noisy versions of an image are tried at most to reach a precision."""
-
-
-class Display:
-    """Shows the progress of stages that run one after another; use it as a context manager.
-
-    A terminal gets a progress bar; elsewhere, a line is printed from time to time.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.bars = Progress(
-            TextColumn("  {task.description}", markup=False),
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-            # What is printed elsewhere meanwhile goes above the bar, but only to where it belongs.
-            redirect_stdout=sys.stdout.isatty(),
-            redirect_stderr=sys.stderr.isatty(),
-        )
-        self._task: TaskID | None = None
-        self._started = self._told = 0.0
-        self._first_done = 0
-
-    def __enter__(self) -> Self:
-        """Starts to show progress bars."""
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Removes the progress bars."""
-        self.bars.stop()
-
-    def show(self, update: Update) -> None:
-        """Shows a progress message."""
-        match update.state:
-            case "started":
-                self._begin(update)
-            case "resumed":
-                self._begin(update)
-                self._say(update.stage, f"continues from step {update.done:,} of {update.total:,}")
-            case "advanced":
-                self._advance(update)
-            case "skipped":
-                self._say(update.stage, f"skipped: {update.note}")
-            case "noted":
-                self._say(update.stage, f"note: {update.note}")
-            case "finished":
-                self._say(update.stage, ", ".join(filter(None, [self._end(), update.note])))
-
-    def _begin(self, update: Update) -> TaskID:
-        self._started = self._told = time.monotonic()
-        self._first_done = update.done
-        self._task = self.bars.add_task(
-            printable(update.stage), total=update.total or None, completed=update.done
-        )
-        return self._task
-
-    def _advance(self, update: Update) -> None:
-        task = self._task if self._task is not None else self._begin(update)
-        self.bars.update(task, completed=update.done, total=update.total)
-        now = time.monotonic()
-        done = update.done - self._first_done
-        if not self.console.is_terminal and now - self._told >= SECONDS_BETWEEN_LINES and done > 0:
-            left = (now - self._started) / done * (update.total - update.done)
-            self._say(update.stage, f"{update.done / update.total:.0%}, {_clock(left)} left")
-            self._told = now
-
-    def _end(self) -> str:
-        """Removes the bar and returns how long the stage took, or an empty text if it never started."""
-        if self._task is None:
-            return ""
-        self.bars.remove_task(self._task)
-        self._task = None
-        return _clock(time.monotonic() - self._started)
-
-    def _say(self, stage: str, text: str) -> None:
-        say(f"  {stage}: {text}", self.console)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @contextmanager
@@ -392,11 +288,17 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 @contextmanager
 def open_run(
-    options: RunOptions, *, sampling: SamplingOptions | None = None, size: int = 48, fit: "Fit | None" = None
+    options: RunOptions,
+    out: Path,
+    *,
+    sampling: SamplingOptions | None = None,
+    size: int = 48,
+    fit: "Fit | None" = None,
 ) -> Iterator["Run"]:
     """Loads the images, squashed or fitted to `size` pixels, and yields a run whose progress is shown.
 
-    All options are checked before an image is decoded.
+    All options are checked before an image is decoded, `out` too: the file of weights or the folder to write.
+    SIGTERM ends the run as Ctrl+C does.
     """
     from steadylens.data.class_folders import read_class_names
     from steadylens.data.datasets import Selection, load_dataset
@@ -406,7 +308,8 @@ def open_run(
     device, recipe = device_named(options.device), _recipe(options, sampling or SamplingOptions())
     stage = f"images of {options.data}"
     names = () if options.class_names is None else read_class_names(options.class_names)
-    with Display(Console()) as display:
+    (check_place if out.suffix == ".safetensors" else check_folder)(out)
+    with terminated_as_interrupted(), Display(Console()) as display:
 
         def loading(done: int, total: int) -> None:
             display.show(Update(stage=stage, state="advanced", done=done, total=total))
@@ -466,28 +369,3 @@ def device_named(name: str) -> "torch.device":
     from steadylens import devices
 
     return devices.device_named(name)
-
-
-def say(text: str, console: Console | None = None) -> None:
-    r"""Prints text as it is: without markup, emoji or colours, and unwrapped.
-
-    Control characters, which a file's name may hold, are printed as escapes such as \x1b.
-
-    Args:
-        text: A line, or several.
-        console: Where to print it; None means standard output.
-    """
-    (console or Console()).print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-
-def complain(text: str) -> None:
-    """Prints an error message to standard error; see `say`."""
-    say(f"steadylens: {text}", Console(stderr=True))
-
-
-def printable(text: str) -> str:
-    """Returns text with escapes in the place of control characters and of bytes that are no text."""
-    return "".join(
-        repr(char)[1:-1] if char != "\n" and unicodedata.category(char) in ("Cc", "Cs") else char
-        for char in text
-    )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from steadylens.cli.console import Debug, Device, Weights, device_named, explaining, say
+from steadylens.cli.console import Debug, Device, Weights, device_named, explaining
+from steadylens.cli.display import say
 from steadylens.errors import SettingError
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def serve(
     max_wait_ms: Annotated[float, typer.Option(help="Longest time that an image waits for others.")] = 2.0,
     max_queue: Annotated[int, typer.Option(help="Most requests in flight; further ones get 503.")] = 128,
     max_bytes: Annotated[int, typer.Option(help="Largest size of a request's body.")] = 2**23,
-    max_pixels: Annotated[int, typer.Option(help="Largest width times height of an image.")] = 2**21,
+    max_pixels: Annotated[int, typer.Option(help="Largest width times height that is decoded.")] = 2**21,
     upload_seconds: Annotated[
         float, typer.Option(help="Longest time for the body of a request to arrive.")
     ] = 10.0,

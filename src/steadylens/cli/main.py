@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from steadylens.cli.classifiers import compare, fuse
-from steadylens.cli.console import complain, say
 from steadylens.cli.deploy import export, serve, serve_page
+from steadylens.cli.display import complain, say
 from steadylens.cli.paper import evaluate, report, reproduce, train_one_classifier, train_one_restorer
 from steadylens.cli.restore import restore
 

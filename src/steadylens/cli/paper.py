@@ -15,9 +15,9 @@ from steadylens.cli.console import (
     SamplingOptions,
     explaining,
     open_run,
-    say,
     with_option_groups,
 )
+from steadylens.cli.display import say
 
 
 class NetName(StrEnum):
@@ -40,7 +40,7 @@ def reproduce(
     debug: Debug = False,
 ) -> None:
     """Reproduce the paper: train, fuse and evaluate all nets, and report its tables and figures."""
-    with explaining(debug, resumable=True), open_run(options, sampling=sampling) as run:
+    with explaining(debug, resumable=True), open_run(options, out, sampling=sampling) as run:
         from steadylens.evaluation.workflows import reproduce as reproduce_all
 
         page = reproduce_all(run, out)
@@ -59,7 +59,7 @@ def train_one_restorer(
         from steadylens.training.stages import check_suffix, train_restorer
 
         check_suffix(out)
-        with open_run(options) as run:
+        with open_run(options, out) as run:
             train_restorer(run, net.value, out)
     say(f"net: {out.resolve()}")
 
@@ -80,7 +80,7 @@ def train_one_classifier(
         from steadylens.training.stages import check_suffix, train_classifier
 
         check_suffix(out)
-        with open_run(options, fit=Fit.parse(fit)) as run:
+        with open_run(options, out, fit=Fit.parse(fit)) as run:
             train_classifier(run, out, noisy=noisy)
     say(f"classifier: {out.resolve()}")
 
@@ -102,7 +102,7 @@ def evaluate(
         from steadylens.evaluation.workflows import evaluate_nets
 
         nets = [load_net(model, alternatives="; for others, there is steadylens compare") for model in models]
-        with open_run(options, sampling=sampling) as run:
+        with open_run(options, out, sampling=sampling) as run:
             page = evaluate_nets(run, nets, out)
     say(f"report: {page.resolve()}")
 

@@ -15,16 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from steadylens.cli.console import (
-    Debug,
-    Device,
-    Display,
-    complain,
-    device_named,
-    explaining,
-    say,
-    terminated_as_interrupted,
-)
+from steadylens.cli.console import Debug, Device, device_named, explaining, terminated_as_interrupted
+from steadylens.cli.display import Display, complain, say
 from steadylens.errors import SettingError
 from steadylens.files import describe_suffixes
 from steadylens.progress import Update
@@ -319,7 +311,7 @@ class _Task:
 
     def _write(self, result: "FileResult") -> None:
         if self.log is not None:
-            self.log.write(result)
+            self.log.write(replace(result, target="-") if self.console.stderr else result)
 
     def _interrupted(self, count: int) -> None:
         left = count - self.states.total() + self.states["taken"]

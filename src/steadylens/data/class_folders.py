@@ -212,15 +212,17 @@ def _training_classes(folder: Path, parts: Mapping[str, Part]) -> dict[str, int]
 def _photographs(
     folder: Path, top: str, part: Part, classes: Mapping[str, int], others: Counter[str]
 ) -> list[Photograph]:
-    found = []
-    for name in subfolders(folder / top):
-        start = f"{top}/{name}" if top else name
-        files = scan_images(folder, start, others=others)
-        if not files:
-            raise DatasetError(f"{folder / start} contains no images; fill it or remove it")
-        if name not in classes:
-            raise DatasetError(
-                f"{folder / start} is a class that training lacks; add training images or remove it"
-            )
-        found += [Photograph(part, path, path, classes[name], stamp) for path, stamp in files.items()]
-    return found
+    names = subfolders(folder / top)
+    starts = {name: f"{top}/{name}" if top else name for name in names}
+    files = {name: scan_images(folder, start, others=others) for name, start in starts.items()}
+    if empty := [str(folder / starts[name]) for name in names if not files[name]]:
+        raise DatasetError(f"class folders without images: {shown(empty)}; fill or remove them")
+    if unknown := [str(folder / starts[name]) for name in names if name not in classes]:
+        raise DatasetError(
+            f"classes without training images: {shown(unknown)}; add training images or remove the folders"
+        )
+    return [
+        Photograph(part, path, path, classes[name], stamp)
+        for name in names
+        for path, stamp in files[name].items()
+    ]

@@ -16,15 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from steadylens.data.sources import MOST_NAMED
 from steadylens.errors import DatasetError, StorageError
 from steadylens.files import replacing
 from steadylens.progress import ProgressCallback
 
 Job = Callable[[], Tensor]
 """Returns the images of one file or of one track, uint8 (frames, 3, S, S)."""
-
-MOST_NAMED = 100
-"""How many damaged images a message names."""
 
 _JOBS_AT_ONCE = 64
 

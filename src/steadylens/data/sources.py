@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,9 @@ from typing import NamedTuple
 from steadylens.data.splitting import Part
 from steadylens.errors import DatasetError
 from steadylens.images.tensors import IMAGE_SUFFIXES, Box
+
+MOST_NAMED = 100
+"""How many missing or damaged images a message names."""
 
 
 class Stamp(NamedTuple):
@@ -212,14 +215,23 @@ def list_gtsrb(folder: Path) -> Listing:
         if (root / _TRAINING).is_dir():
             return _listing(root, [*_official_training(root), *_official_test(root)])
         if (root / "Train.csv").is_file():
-            return _listing(root, list(_repackaged(root)))
+            return _listing(root, _repackaged(root))
     raise DatasetError(
         f"{folder} contains neither {_TRAINING} (the official archives) nor Train.csv (the repackaged set); "
         "give the folder that contains GTSRB"
     )
 
 
-def _listing(root: Path, photographs: list[Photograph]) -> Listing:
+def _listing(root: Path, found: Iterable[Photograph | str]) -> Listing:
+    """Returns the listing of the photographs, unless some are missing, which are all named."""
+    rows = list(found)
+    photographs = [row for row in rows if isinstance(row, Photograph)]
+    missing = [row for row in rows if isinstance(row, str)]
+    if missing:
+        named = missing[:MOST_NAMED] + [f"and {len(missing) - MOST_NAMED:,} others"] * (
+            len(missing) > MOST_NAMED
+        )
+        raise DatasetError("\n  ".join(named) + "; unpack the archive again")
     parts = [photograph.part for photograph in photographs]
     counts = (parts.count(Part.TRAIN), parts.count(Part.TEST))
     note = "{:,} training and {:,} test images were found, of the benchmark's {:,} and {:,}"
@@ -231,15 +243,15 @@ def _listing(root: Path, photographs: list[Photograph]) -> Listing:
     )
 
 
-def _official_training(root: Path) -> Iterator[Photograph]:
+def _official_training(root: Path) -> Iterator[Photograph | str]:
     files = scan_images(root, _TRAINING)
     for name in subfolders(root / _TRAINING):
         for annotation in _read_table(root / _TRAINING / name / f"GT-{name}.csv", "Filename"):
             path = f"{_TRAINING}/{name}/{annotation.file}"
-            yield _photograph(Part.TRAIN, path, _stamp(files, path, annotation), annotation)
+            yield _photograph(Part.TRAIN, path, files, annotation)
 
 
-def _official_test(root: Path) -> Iterator[Photograph]:
+def _official_test(root: Path) -> Iterator[Photograph | str]:
     # The annotations are an archive of their own, which may be unpacked in different places.
     places = [root / _TEST / _TEST_TABLE, root / _TEST_TABLE, root.parent / _TEST_TABLE]
     table = next((place for place in places if place.is_file()), places[0])
@@ -247,10 +259,10 @@ def _official_test(root: Path) -> Iterator[Photograph]:
     files = scan_images(root, _TEST)
     for annotation in rows:
         path = f"{_TEST}/{annotation.file}"
-        yield _photograph(Part.TEST, path, _stamp(files, path, annotation), annotation)
+        yield _photograph(Part.TEST, path, files, annotation)
 
 
-def _repackaged(root: Path) -> Iterator[Photograph]:
+def _repackaged(root: Path) -> Iterator[Photograph | str]:
     parts = ((Part.TRAIN, "Train.csv"), (Part.TEST, "Test.csv"))
     rows = [(part, annotation) for part, table in parts for annotation in _read_table(root / table, "Path")]
     tops = {annotation.file.partition("/")[0].casefold() for _, annotation in rows}
@@ -262,19 +274,13 @@ def _repackaged(root: Path) -> Iterator[Photograph]:
     for part, annotation in rows:
         named = annotation.file
         path = named if named in files else spellings.get(named.casefold(), named)
-        yield _photograph(part, path, _stamp(files, path, annotation), annotation)
+        yield _photograph(part, path, files, annotation)
 
 
-def _stamp(files: dict[str, Stamp], path: str, annotation: _Annotation) -> Stamp:
-    try:
-        return files[path]
-    except KeyError:
-        raise DatasetError(
-            f"{annotation.place} names {annotation.file}, which is not there; unpack the archive again"
-        ) from None
-
-
-def _photograph(part: Part, path: str, stamp: Stamp, annotation: _Annotation) -> Photograph:
+def _photograph(part: Part, path: str, files: dict[str, Stamp], annotation: _Annotation) -> Photograph | str:
+    """Returns the photograph that a line of a table names, or a few words if its file is missing."""
+    if (stamp := files.get(path)) is None:
+        return f"{annotation.place} names {annotation.file}, which is not there"
     label, box = annotation.label, annotation.box
     if part == Part.TEST:  # test images are single frames without a track
         return Photograph(part, path, path, label, stamp, box)

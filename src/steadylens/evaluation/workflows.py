@@ -24,7 +24,7 @@ from steadylens.evaluation.experiments import (
     take_samples,
 )
 from steadylens.evaluation.samples import changed_answers
-from steadylens.nets.classification import FusedClassifier
+from steadylens.nets.classification import FusedClassifier, as_pair
 from steadylens.nets.facts import RESTORING, facts_of
 from steadylens.nets.restoration import GaussianSmoothing
 from steadylens.records import Measurement, Picture, write_records
@@ -230,7 +230,7 @@ MAX_SAMPLES = 6
 def compare(
     run: Run,
     classifier: nn.Module,
-    fused: Mapping[str, FusedClassifier],
+    fused: Mapping[str, nn.Module],
     out: str | Path,
     *,
     training_seconds: Mapping[str, float] = MappingProxyType({}),
@@ -240,8 +240,9 @@ def compare(
     Args:
         run: Data, recipe and seed. The data must have the classifier's input size and be on the run's device.
         classifier: The classifier alone, on the run's device.
-        fused: The classifier behind restorers, by name, on the same device. The report shows the first one
-            first. All nets are measured in eval mode, and keep their own.
+        fused: The classifier behind restorers, by name, on the same device, each a `FusedClassifier` or an
+            `nn.Sequential` of the two. The report shows the first one first. All nets are measured in eval
+            mode, and keep their own.
         out: Folder for records and report.
         training_seconds: Seconds that training took, by name, as far as they are known; "alone" for the
             classifier.
@@ -250,16 +251,17 @@ def compare(
         Path of the report, an HTML page.
 
     Raises:
-        SettingError: If `fused` is empty or has the name "alone", the photographs were made square in another
-            way than a net needs, a net has other classes than the data, or `out` has the report of another
-            run.
+        SettingError: If `fused` is empty, has the name "alone" or holds no pair, the photographs were made
+            square in another way than a net needs, a net has other classes than the data, or `out` has the
+            report of another run.
         MissingExtraError: If matplotlib is not installed.
         StorageError: If a file cannot be written.
     """
     if not fused or ALONE in fused:
         raise SettingError(f"pairs are {sorted(fused)}; give at least one, and call none {ALONE!r}")
     require_drawing()
-    networks: dict[str, nn.Module] = {ALONE: classifier, **fused}
+    pairs = {name: as_pair(net) for name, net in fused.items()}
+    networks: dict[str, nn.Module] = {ALONE: classifier, **pairs}
     for name, network in networks.items():
         _check_fit(name, network, run)
         check_network(name, network, run)
@@ -272,7 +274,7 @@ def compare(
             *measure_costs(
                 run, networks, {name: training_seconds.get(name, 0.0) for name in networks}, records
             ),
-            *_take_samples(run, classifier, fused, records),
+            *_take_samples(run, classifier, pairs, records),
         ],
         out,
     )

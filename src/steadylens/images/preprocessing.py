@@ -164,6 +164,19 @@ def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
         )
 
 
+def check_size(size: object) -> None:
+    """Refuses what is no height and width of a square in pixels.
+
+    Raises:
+        SettingError: If it is no whole number, or below 1.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise SettingError(
+            f"size is {size!r}, it must be a number of pixels from 1 on, the height and width of a square; "
+            "for a classifier of oblong images, give the longer side and resize in a module around it"
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
     """What is done to photographs before a classifier reads them.
@@ -172,13 +185,14 @@ class Preprocessing:
 
     Attributes:
         size: Height and width of the square in pixels.
-        mean: What is subtracted from each channel, for images in [0, 1].
+        mean: What is subtracted from each channel, for images in [0, 1]: three numbers for RGB, or one for a
+            classifier of grey images.
         std: What each channel is then divided by.
         fit: How a photograph becomes a square of that size.
 
     Raises:
-        SettingError: If the size is below 1 or beyond the fit, or mean and deviation are not three finite
-            numbers each, deviations positive.
+        SettingError: If the size is no number from 1 on or beyond the fit, or mean and deviation are not
+            three finite numbers each, or one, as `check_normalization` says.
     """
 
     size: int
@@ -188,11 +202,14 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         check_normalization(self.mean, self.std)
-        if self.size < 1 or len(self.mean) != 3:
+        check_size(self.size)
+        if len(self.mean) not in (1, 3):
             raise SettingError(
-                f"size {self.size}, mean {self.mean} and std {self.std}: a classifier reads RGB images of at "
-                "least 1 pixel, with three numbers for its mean and three for its deviation"
+                f"mean {self.mean} and std {self.std}: a classifier reads RGB images, with three numbers for "
+                "its mean and three for its deviation, or grey ones, with one each"
             )
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
         self.fit.check_size(self.size)
         object.__setattr__(self, "fit", self.fit.simplest(self.size))
 

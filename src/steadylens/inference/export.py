@@ -50,7 +50,7 @@ from steadylens.inference.signature import (
     signature_of,
 )
 from steadylens.nets.architecture import describe
-from steadylens.nets.classification import read_program
+from steadylens.nets.exported import read_program
 from steadylens.nets.facts import facts_of
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from steadylens.checkpoints.loading import load
 from steadylens.devices import evaluating
 from steadylens.errors import ImageError, SettingError
+from steadylens.images.metadata.exif import with_thumbnail_of, without_thumbnails
 from steadylens.images.pixels import key_scale, plain_mode
 from steadylens.images.tensors import array_to_tensor, check_range, tensor_to_array
 from steadylens.images.transparency import put_back_hidden, with_colours_continued
@@ -206,9 +207,16 @@ def restore_array(
 
 def _restored_picture(image: Image.Image, restorer: Restorer) -> Image.Image:
     plain = _plain(image)
-    restored = Image.fromarray(restore_array(np.array(plain), restorer))
+    pixels = restore_array(np.array(plain), restorer)
+    restored = Image.fromarray(pixels)
     left_behind = {"transparency", *(("icc_profile",) if image.mode == "CMYK" else ())}
     restored.info = {name: value for name, value in image.info.items() if name not in left_behind}
+    if isinstance(exif := restored.info.get("exif"), bytes):
+        head = b"Exif\0\0" if exif.startswith(b"Exif\0\0") else b""
+        levels = pixels[..., None] if pixels.ndim == 2 else pixels
+        restored.info["exif"] = head + with_thumbnail_of(exif.removeprefix(head), levels)
+    if isinstance(xmp := restored.info.get("xmp"), bytes):
+        restored.info["xmp"] = without_thumbnails(xmp)
     return restored
 
 

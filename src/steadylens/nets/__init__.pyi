@@ -3,7 +3,7 @@ from .classification import ChannelNormalization as ChannelNormalization
 from .classification import FusedClassifier as FusedClassifier
 from .classification import PreparedClassifier as PreparedClassifier
 from .classification import SignNet as SignNet
-from .classification import exported_classifier as exported_classifier
+from .exported import exported_classifier as exported_classifier
 from .facts import NetFacts as NetFacts
 from .facts import facts_of as facts_of
 from .restoration import DongNet as DongNet

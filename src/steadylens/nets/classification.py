@@ -6,20 +6,16 @@ classifier behind a restorer must normalise by itself: `PreparedClassifier` adds
 
 import math
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from steadylens.devices import evaluating
-from steadylens.errors import CheckpointError, ImageError, SettingError
+from steadylens.errors import ImageError, SettingError
 from steadylens.images.preprocessing import Fit, Preprocessing, PreprocessingOptions, check_normalization
 from steadylens.images.tensors import GREY_LEVELS, SQUASHED, check_images
 from steadylens.nets.facts import CLASSIFYING, facts_of
@@ -123,18 +119,20 @@ class FusedClassifier(nn.Module):
             return functional_call(self.restorer, detached, (images,))  # type: ignore[no-any-return]
 
 
-def read_program(path: Path) -> ExportedProgram:
-    """Reads a program that `torch.export.save` wrote. Reading it may run code from the file.
-
-    Not thread-safe: Python's warning filters are changed meanwhile.
+def as_pair(net: nn.Module) -> FusedClassifier:
+    """Returns a pair of a restorer and a classifier; an `nn.Sequential` of the two becomes one.
 
     Raises:
-        Exception: Whatever PyTorch raises if the file is no such program.
+        SettingError: If the net is no pair.
     """
-    with warnings.catch_warnings():
-        # PyTorch 2.11 warns about tensors that share memory with read-only bytes; it copies them afterwards.
-        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
-        return torch.export.load(path)
+    if isinstance(net, FusedClassifier):
+        return net
+    if isinstance(net, nn.Sequential) and len(net) == 2:
+        return FusedClassifier(*net)
+    raise SettingError(
+        f"a {type(net).__name__} is no pair of a restorer and a classifier; give "
+        "FusedClassifier(restorer, classifier)"
+    )
 
 
 SIGN_SIZE = 48
@@ -300,12 +298,16 @@ def _block(maps_in: int, maps_out: int, *, kernel: int, groups: int) -> tuple[nn
     )
 
 
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+"""The shares of red, green and blue in grey, of Rec. 601, as in Pillow's mode L."""
+
+
 class PreparedClassifier(nn.Module):
     """Any classifier together with its normalisation: images in [0, 1] -> logits.
 
     Args:
-        body: The classifier, from normalised images (N, 3, size, size) to logits (N, classes) or to an object
-            with such an attribute `logits`.
+        body: The classifier, from normalised images (N, C, size, size) to logits (N, classes) or to an object
+            with such an attribute `logits`. C is the length of the mean, 3 for RGB or 1 for grey.
         preprocessing: How photographs are prepared for it: input size, mean and std, and how a photograph
             becomes a square.
         class_names: Names of its classes, in the order of the logits. By default those in the config of a
@@ -385,10 +387,15 @@ class PreparedClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, classes) for images (N, 3, size, size) in [0, 1].
 
+        A classifier of grey images reads them too, and turns RGB into grey as Pillow does.
+
         Raises:
             ImageError: If the batch breaks the image contract or has another size.
             SettingError: If the classifier does not return logits of at least two classes.
         """
+        check_images(images)
+        if images.shape[1] == 3 and self.normalization.mean.shape[1] == 1:
+            images = (images * images.new_tensor(GREY_WEIGHTS).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
         normalized = self.normalization(images)
         if images.shape[-2:] != (self.input_size, self.input_size):
             raise ImageError(
@@ -425,63 +432,8 @@ def set_fit(net: nn.Module, fit: Fit) -> None:
             part.fit = fit
 
 
-def exported_classifier(
-    path: str | Path,
-    options: PreprocessingOptions = PreprocessingOptions(),  # noqa: B008 - frozen
-) -> PreparedClassifier:
-    """Reads a classifier that `torch.export.save` wrote. It works behind a restorer, but cannot be saved.
-
-    Reading such a file may run code from it: open only files that you trust.
-
-    Args:
-        path: The file, conventionally .pt2. The program has one input, images with a dynamic batch dimension.
-        options: The input size, by default the one that it was exported with; mean and std, by default 0 and
-            1, for a program that normalises by itself; and the fit, by default squashing.
-
-    Raises:
-        CheckpointError: If the file is missing or damaged.
-        SettingError: If the program's input is not a batch of square RGB images of that size.
-    """
-    path = Path(path)
-    if not zipfile.is_zipfile(path):
-        state = "is damaged or no exported program" if path.exists() else "does not exist"
-        raise CheckpointError(f"{path} {state}; write it with torch.export.save")
-    try:
-        program = read_program(path)
-    except Exception as error:  # torch.export.load raises many kinds of errors
-        raise CheckpointError(
-            f"{path} is damaged or no exported program; write it with torch.export.save"
-        ) from error
-    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    shape = tuple(inputs[0].meta["val"].shape) if len(inputs) == 1 else ()
-    fixed = [side if isinstance(side, int) else None for side in shape]  # None: a dynamic dimension
-    side = options.size or (fixed[-1] if fixed else None)
-    if len(fixed) != 4 or fixed[0] is not None or side is None or {*fixed[2:]} - {None, side}:
-        raise SettingError(
-            f"{path} reads inputs of shape {shape}; export it for one input (N, 3, S, S) with a dynamic N, "
-            "and give a size that fits"
-        )
-    body = _ExportedBody(program.module())
-    return PreparedClassifier(body, options.over(Preprocessing(size=side))).eval()
-
-
 def transformers_class_names(body: nn.Module) -> tuple[str, ...]:
     """Returns the class names in the config of a transformers model; empty for any other module."""
     labels = getattr(getattr(body, "config", None), "id2label", None) or {}
     names = tuple(str(labels[number]) for number in sorted(labels))
     return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
-
-
-class _ExportedBody(nn.Module):
-    """An exported program as a module. `train` only sets the flag, as the program raises an error there."""
-
-    def __init__(self, program: nn.Module) -> None:
-        super().__init__()
-        self.program = program
-
-    def train(self, mode: bool = True) -> Self:
-        self.training = mode
-        return self
-
-    def forward(self, images: Tensor) -> Any:
-        return self.program(images)

@@ -27,9 +27,6 @@ none is closed just when a client sends its next request."""
 DISCARDED_BYTES = 2**26
 """How many bytes of a request's body are read and discarded after its response."""
 
-DISCARDING_SECONDS, SILENT_SECONDS = 30, 2
-"""How long that may take, and how long nothing may arrive."""
-
 HIGHEST_PORT = 65535
 
 _UNAVAILABLE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -155,7 +152,7 @@ def serve(
     )
     server = uvicorn.Server(config)
     # Set afterwards, because it needs the server, which needs the config.
-    config.app = _WholeResponses(application, lambda: server.should_exit)
+    config.app = _WholeResponses(application, lambda: server.should_exit, body_seconds=service.limits.seconds)
     run_until_stopped(server, listeners, ready=ready)
 
 
@@ -181,14 +178,15 @@ class _WholeResponses:
 
     A connection that is closed while bytes of the client are unread is reset, and the client loses the
     response. So if a response comes before the end of the request's body, as a refusal does, it is sent at
-    once, and the rest of the body is read and discarded, up to a limit, before the connection is closed.
+    once, and the rest of the body is read and discarded, up to `DISCARDED_BYTES` and for as long as a body
+    may take, before the connection is closed.
 
     Once the service is stopping, clients are told that their connections are closed after the response.
     Otherwise a client might send its next request just then, and could not know whether it was handled.
     """
 
-    def __init__(self, app: "ASGIApp", stopping: Callable[[], bool]) -> None:
-        self._app, self._stopping = app, stopping
+    def __init__(self, app: "ASGIApp", stopping: Callable[[], bool], *, body_seconds: float) -> None:
+        self._app, self._stopping, self._body_seconds = app, stopping, body_seconds
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Handles a request as ASGI prescribes."""
@@ -206,7 +204,7 @@ class _WholeResponses:
                 message = {**message, "headers": [*others, (b"connection", b"close")]}
             elif message["type"] == "http.response.body" and unread and not message.get("more_body", False):
                 await send({**message, "more_body": True})
-                await _discard(receive_body)
+                await _discard(receive_body, self._body_seconds)
                 message = {"type": "http.response.body"}
             await send(message)
 
@@ -218,14 +216,13 @@ def _has_body(scope: "Scope") -> bool:
     return b"transfer-encoding" in headers or int(headers.get(b"content-length", b"0")) > 0
 
 
-async def _discard(receive: "Receive") -> None:
+async def _discard(receive: "Receive", seconds: float) -> None:
     """Reads the rest of a body, unless it is too long or the client is too slow."""
     left = DISCARDED_BYTES
     try:
-        async with asyncio.timeout(DISCARDING_SECONDS):
+        async with asyncio.timeout(seconds):
             while left > 0:
-                async with asyncio.timeout(SILENT_SECONDS):
-                    message = await receive()
+                message = await receive()
                 if not message.get("more_body", False):
                     return
                 left -= len(message.get("body", b""))

@@ -171,6 +171,7 @@ class Service:
             any.
 
     Attributes:
+        limits: The largest and the slowest upload.
         abandoned: The number of accepted requests that were not answered in the time allowed for stopping.
 
     Raises:
@@ -192,7 +193,7 @@ class Service:
                     f"the origin {origin!r} is none; give the start of an address without a path, such as "
                     "https://example.org, or * for any"
                 )
-        self._predictor, self._card, self._limits, self._batching = predictor, card, limits, batching
+        self._predictor, self._card, self.limits, self._batching = predictor, card, limits, batching
         self._origins = tuple(origins)
         self._monitor = Monitor(lambda: self._batcher.in_flight)
         self._batcher = Batcher(predictor, batching, observe=self._monitor.batched)
@@ -210,8 +211,8 @@ class Service:
             Route("/openapi.json", self._openapi),
             Route("/docs", self._docs),
             Route("/v2", self._server),
-            Route("/v2/health/live", self._health),
-            Route("/v2/health/ready", self._health),
+            Route("/v2/health/live", self._live),
+            Route("/v2/health/ready", self._ready),
         ]
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             routes += [
@@ -253,7 +254,7 @@ class Service:
     def _uploads(self, body: bytes, *, declared: str, encode: Encoder) -> Job:
         """Reads the body of a request that holds image files."""
         contents = files_of_form(body, declared) if declared.startswith(FORM_TYPE) else [body]
-        uploads, left = [], self._limits.pixels
+        uploads, left = [], self.limits.pixels
         for number, content in enumerate(contents, start=1):
             try:
                 upload = self._predictor.decode(content, most_pixels=left)
@@ -283,7 +284,7 @@ class Service:
     def _tensors(self, body: bytes, *, header_length: str | None) -> Job:
         """Reads the body of a request of the Open Inference Protocol."""
         signature = self._predictor.signature
-        asked = openinference.read_request(body, header_length, signature, most_pixels=self._limits.pixels)
+        asked = openinference.read_request(body, header_length, signature, most_pixels=self.limits.pixels)
 
         def reply(results: Sequence[Tensor]) -> Response:
             content, headers = openinference.write_response(
@@ -316,7 +317,7 @@ class Service:
             return _error(503, "the service is stopping; try again later")
 
     async def _predicted(self, request: Request, read: Reader) -> Response:
-        if int(request.headers.get("content-length", "0")) > self._limits.bytes:
+        if int(request.headers.get("content-length", "0")) > self.limits.bytes:
             raise self._too_large()
         try:
             with self._batcher.slot() as slot:
@@ -335,26 +336,35 @@ class Service:
     async def _body(self, request: Request) -> bytes:
         body = bytearray()
         try:
-            async with asyncio.timeout(self._limits.seconds):
+            async with asyncio.timeout(self.limits.seconds):
                 async for chunk in request.stream():
                     body += chunk
-                    if len(body) > self._limits.bytes:
+                    if len(body) > self.limits.bytes:
                         raise self._too_large()
         except TimeoutError:
-            reason = f"the body did not end within {self._limits.seconds:g} s; send less"
+            reason = f"the body did not end within {self.limits.seconds:g} s; send less"
             raise HttpError(408, reason) from None
         return bytes(body)
 
     def _too_large(self) -> HttpError:
-        return HttpError(413, f"the body is larger than {self._limits.bytes} bytes; send less")
+        return HttpError(413, f"the body is larger than {self.limits.bytes} bytes; send less")
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._coders, function)
 
     async def _health(self, _: Request) -> Response:
+        return self._if_running({"status": "ok"})
+
+    async def _live(self, _: Request) -> Response:
+        return self._if_running({"live": True})
+
+    async def _ready(self, _: Request) -> Response:
+        return self._if_running({"ready": True})
+
+    def _if_running(self, content: dict[str, Any]) -> Response:
         if self._running is None or self._running.done():
             return _error(503, "the net is not running; restart the service")
-        return JSONResponse({"status": "ok"})
+        return JSONResponse(content)
 
     async def _metrics(self, _: Request) -> Response:
         return Response(self._monitor.text(), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
@@ -388,7 +398,7 @@ class Service:
 
     async def _model_ready(self, request: Request) -> Response:
         self._check_model(request)
-        return await self._health(request)
+        return self._if_running({"name": self._card.name, "ready": True})
 
     def _check_model(self, request: Request) -> None:
         name, number = request.path_params["name"], request.path_params.get("version", openinference.VERSION)
@@ -435,7 +445,7 @@ class Service:
                 "formats": list(FORMATS),
                 "resized_to": None if size is None else [size, size],
                 "fit": None if size is None else str(self._predictor.fit),
-                **dataclasses.asdict(self._limits),
+                **dataclasses.asdict(self.limits),
             },
             "output": self._predictor.output,
             "batching": dataclasses.asdict(self._batching),

@@ -118,7 +118,7 @@ def classifying_objective(
     """
 
     def batch_loss(generator: torch.Generator) -> Iterator[Tensor]:
-        chosen = torch.randint(len(images), (batch,), generator=generator, device=images.device)
+        chosen = _random_indices(images, batch, generator)
         inputs, targets = to_float(images[chosen]), labels[chosen]
         if augmentation is not None:
             inputs = augmentation(inputs, generator=generator)
@@ -137,9 +137,16 @@ def classifying_objective(
     return batch_loss
 
 
+def _random_indices(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Returns `count` random indices of images, int64, with repetition."""
+    if not len(images):
+        raise SettingError("there are no training images; give the data set some")
+    return torch.randint(len(images), (count,), generator=generator, device=images.device)
+
+
 def _draw_patches(images: Tensor, batch: int, patch: int, generator: torch.Generator) -> Tensor:
     height, width = images.shape[-2:]
-    chosen = torch.randint(len(images), (batch,), generator=generator, device=images.device)
+    chosen = _random_indices(images, batch, generator)
     if patch == height == width:
         return images[chosen]
     tops = torch.randint(height - patch + 1, (batch, 1), generator=generator, device=images.device)
@@ -198,7 +205,7 @@ def _parts(
     """Returns a function that draws clean and noisy images, with the teacher's predictions for the clean."""
 
     def draw(generator: torch.Generator) -> Iterator[_Part]:
-        chosen = torch.randint(len(images), (batch,), generator=generator, device=images.device)
+        chosen = _random_indices(images, batch, generator)
         clean = to_float(images[chosen])
         if augmentation is not None:
             clean = augmentation(clean, generator=generator)

@@ -274,9 +274,12 @@ class Run:
         data: Training, validation and test images.
         recipe: How nets are trained and what is measured.
         seed: Seed from which every random generator of the run is derived.
-        device: Device on which the nets are trained and measured.
+        device: Device on which the nets are trained and measured, or its name, such as "cpu".
         observe: Called with each progress message.
         checkpoint_seconds: Seconds between two saves of an unfinished training.
+
+    Raises:
+        SettingError: If PyTorch knows no such device.
     """
 
     data: Dataset
@@ -285,6 +288,19 @@ class Run:
     device: torch.device
     observe: Observer = ignore_progress
     checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, Dataset):
+            raise SettingError(
+                f"data is a {type(self.data).__name__}, it must be a Dataset; make one with "
+                "steadylens.dataset_from(test=..., train=...) or load_dataset"
+            )
+        try:
+            object.__setattr__(self, "device", torch.device(self.device))
+        except (RuntimeError, TypeError) as error:
+            raise SettingError(
+                f"device is {self.device!r}, which PyTorch does not know; give cpu, cuda or a torch.device"
+            ) from error
 
     @property
     def provenance(self) -> Provenance:

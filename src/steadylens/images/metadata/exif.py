@@ -103,7 +103,7 @@ def upright(exif: bytes, *, sideways: bool) -> bytes:
     order = "<" if exif.startswith(b"II") else ">"
     patched = bytearray(exif)
     main = _entries(exif, order, struct.unpack_from(f"{order}I", exif, 4)[0])
-    _set_upright(patched, order, main)
+    _turn(patched, order, main, 1)
     if sideways:
         _exchange(patched, main, Base.XResolution, Base.YResolution)
         if (entry := main.get(IFD.Exif)) is not None:
@@ -112,10 +112,11 @@ def upright(exif: bytes, *, sideways: bool) -> bytes:
     return bytes(patched)
 
 
-def _set_upright(exif: bytearray, order: str, entries: dict[int, int]) -> None:
+def _turn(exif: bytearray, order: str, entries: dict[int, int], orientation: int) -> None:
+    """Sets the orientation of a directory, if it says one."""
     if (entry := entries.get(Base.Orientation)) is not None:
         kind = struct.unpack_from(f"{order}H", exif, entry + 2)[0]
-        struct.pack_into(order + ("I" if kind == 4 else "H"), exif, entry + 8, 1)
+        struct.pack_into(order + ("I" if kind == 4 else "H"), exif, entry + 8, orientation)
 
 
 def _entries(exif: bytes, order: str, start: int) -> dict[int, int]:
@@ -137,8 +138,8 @@ def _exchange(exif: bytearray, entries: dict[int, int], one: int, other: int) ->
 def with_thumbnail_of(exif: bytes, pixels: Pixels) -> bytes:
     """Returns EXIF whose thumbnail shows an image, if it has one at all.
 
-    The new thumbnail is a JPEG that is about as large as the one before. One that is not a JPEG, or does not
-    fit, is removed.
+    The new thumbnail is a JPEG that is about as large as the one before, and turned as the image is. One that
+    is not a JPEG, or does not fit, is removed.
 
     Args:
         exif: EXIF as a TIFF directory.
@@ -164,11 +165,16 @@ def with_thumbnail_of(exif: bytes, pixels: Pixels) -> bytes:
                 new_place = place if len(thumbnail) <= length else len(whole) - len(thumbnail)
                 struct.pack_into(f"{order}HII", whole, entries[_JPEG_PLACE] + 2, 4, 1, new_place)
                 struct.pack_into(f"{order}HII", whole, entries[_JPEG_LENGTH] + 2, 4, 1, len(thumbnail))
-                _set_upright(whole, order, entries)
+                _turn(whole, order, entries, _orientation_of(exif, order))
                 return bytes(whole)
     struct.pack_into(f"{order}I", patched, pointer, 0)
     patched[place : place + len(before)] = bytes(len(before))
     return bytes(patched)
+
+
+def _orientation_of(exif: bytes, order: str) -> int:
+    main = _entries(exif, order, struct.unpack_from(f"{order}I", exif, 4)[0])
+    return _number(exif, order, main.get(Base.Orientation)) or 1
 
 
 def without_thumbnails(xmp: bytes) -> bytes:
