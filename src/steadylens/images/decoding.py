@@ -246,6 +246,8 @@ def opened_stream(
                 f"{name} holds pixel values of a type that is not read; convert it to grey or RGB with 8 or "
                 "16 bits"
             ) from error
+        if isinstance(error, KeyError):  # of a table in Pillow
+            reason = f"its header holds {reason}, which means nothing"
         reason = next((text for known, text in _PILLOW_REASONS.items() if known in reason), reason)
         raise ImageError(f"{name} cannot be read: {reason}; replace the file") from error
 
