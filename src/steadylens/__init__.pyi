@@ -27,6 +27,7 @@ from .inference.export import export_net as export_net
 from .inference.export import open_engine as open_engine
 from .inference.restorer import restore as restore
 from .inference.restorer import restorer_of as restorer_of
+from .inference.signature import ExportOptions as ExportOptions
 from .metrics import estimate_noise as estimate_noise
 from .metrics import psnr as psnr
 from .nets.architecture import register_net as register_net
@@ -71,6 +72,7 @@ __all__ = [
     "Dataset",
     "Degradation",
     "DongNet",
+    "ExportOptions",
     "Fit",
     "FusedClassifier",
     "Gaussian",

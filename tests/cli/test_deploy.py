@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from steadylens.checkpoints.card import card
@@ -99,3 +101,32 @@ def test_wrong_usage_gets_one_line_and_exit_code_2(
 def test_a_missing_model_gets_one_line(tmp_path: Path) -> None:
     code, _, told = export(tmp_path / "none.safetensors", "--out", tmp_path / "a.pt2")
     assert (code, told.count("\n")) == (1, 1)
+
+
+def write_noise(folder: Path, count: int, size: tuple[int, int]) -> Path:
+    """Writes noisy gradients as PNG files into a folder, and one file that is no image."""
+    folder.mkdir()
+    random = np.random.default_rng(3)
+    for number in range(count):
+        slope = np.linspace(random.uniform(0, 128), random.uniform(128, 255), size[0])
+        pixels = slope[:, None, None] + random.normal(0, 15, (*size, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    (folder / "notes.txt").write_text("no image", encoding="utf-8")
+    return folder
+
+
+def test_int8_is_chosen_on_the_images_of_a_folder(model: Path, tmp_path: Path) -> None:
+    images, out = write_noise(tmp_path / "images", 24, (40, 52)), tmp_path / "net.onnx"
+    options = ("--out", out, "--precision", "int8", "--images", images)
+    code, told, _ = export(model, *options, "--static", "32x48")
+    assert code == 0
+    assert "on 12 noisy images" in told
+    assert (read_metadata(out)["precision"], read_metadata(out)["opset"]) == ("int8", 20)
+    code, _, told = export(model, *options)
+    assert code == 2
+    assert "no image in" in told
+    assert "at least 128x128 pixels; give larger ones" in " ".join(told.split())
+    (tmp_path / "empty").mkdir()
+    code, _, told = export(model, *options[:4], "--images", tmp_path / "empty")
+    assert code == 2
+    assert "holds no images" in " ".join(told.split())

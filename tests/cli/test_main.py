@@ -45,7 +45,8 @@ COMMANDS = {
     "restore": {"paths", "--out", "--net", "--pattern", "--format", "--overwrite", "--in-place"}
     | {"--max-megapixels", "--tile", "--engine", "--device", "--debug", "--quality", "--flatten"}
     | {"--keep-times", "--log", "--jobs"},
-    "export": {"model", "--format", "--out", "--static", "--batch", "--triton", "--debug"},
+    "export": {"model", "--format", "--out", "--static", "--batch", "--triton", "--debug"}
+    | {"--precision", "--images", "--opset"},
     "app": {"--net", "--fused", "--classifier", "--weights", "--host", "--port", "--device", "--debug"},
     "serve": {"model", "--host", "--port", "--device", "--debug", "--stop-seconds", "--upload-seconds"}
     | {f"--max-{bound}" for bound in ("batch", "wait-ms", "queue", "bytes", "pixels")},

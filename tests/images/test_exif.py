@@ -119,6 +119,15 @@ def test_a_pil_image_that_is_restored_has_a_thumbnail_of_itself_turned_as_it_is(
     assert shows(thumbnail, np.array(image.convert("RGB")))
 
 
+@pytest.mark.parametrize("place", [0, 10, 40])
+def test_a_thumbnail_that_is_said_to_lie_in_a_directory_destroys_none(place: int) -> None:
+    known = bytearray(exif("<", jpeg(SCENE, (40, 30))))
+    struct.pack_into("<I", known, 60, place)
+    found = with_thumbnail_of(bytes(known), SCENE)
+    assert thumbnail_of(found) is None
+    assert found[:34] == known[:34]
+
+
 def uncompressed(known: bytes) -> bytes:
     """Returns EXIF in which the data of the thumbnail are no JPEG."""
     return known.replace(b"\xff\xd8\xff", b"\0\0\0")
@@ -150,6 +159,30 @@ def test_a_thumbnail_that_does_not_fit_into_a_jpeg_is_made_smaller_or_removed() 
     assert len(whole) <= 65_527
     assert thumbnail is not None
     assert max(thumbnail.size) == 500 <= LARGEST_THUMBNAIL
+
+
+@pytest.mark.parametrize("damaged", [b"MM\0:", b"\0\0\0\0", b"II", b"II*\0\1"])
+def test_exif_that_is_none_is_left_out_and_that_is_said(tmp_path: Path, damaged: bytes) -> None:
+    Image.fromarray(SCENE).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif("<", jpeg(SCENE, (40, 30))))
+    content = (tmp_path / "a.jpg").read_bytes()
+    if len(damaged) == 4:
+        content = content.replace(b"Exif\0\0II*\0", b"Exif\0\0" + damaged)
+    else:
+        segment = b"\xff\xe1" + struct.pack(">H", len(damaged) + 8) + b"Exif\0\0" + damaged
+        Image.fromarray(SCENE).save(tmp_path / "a.jpg")
+        content = (tmp_path / "a.jpg").read_bytes().replace(b"\xff\xdb", segment + b"\xff\xdb", 1)
+    (tmp_path / "a.jpg").write_bytes(content.replace(b"\xff\xe0", b"\xff\xed", 1))  # else Pillow looks sooner
+    found = read_image_file(tmp_path / "a.jpg")
+    assert "its EXIF is damaged and was left out" in found.notes
+    write_image_file(tmp_path / "b.jpg", found)
+    assert read_image_file(tmp_path / "b.jpg").metadata.exif == b""
+
+
+def test_an_orientation_that_is_none_is_not_copied() -> None:
+    known = exif("<", jpeg(SCENE, (40, 30)), orientation=999)
+    thumbnail = thumbnail_of(with_thumbnail_of(known, SCENE))
+    assert thumbnail is not None
+    assert shows(thumbnail, SCENE)
 
 
 def test_exif_without_a_thumbnail_or_cut_off_stays_as_it_is() -> None:

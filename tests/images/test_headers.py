@@ -92,6 +92,10 @@ def test_of_tags_that_stand_twice_the_larger_counts() -> None:
     assert found.tile == (4096, 512)
 
 
+def test_a_number_that_is_too_long_for_the_file_counts_as_none() -> None:
+    assert tiff_directory(directory((256, 16, 5), (65000, 16, 5), (257, 4, 7))).size == (0, 7)
+
+
 def test_a_directory_that_cannot_be_one_is_refused() -> None:
     with pytest.raises(ValueError, match="of type 5"):
         tiff_directory(directory((322, 5, 16)))

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from steadylens import __version__
 from steadylens.checkpoints.loading import load
+from steadylens.data.synthetic_signs import draw_track
 from steadylens.errors import (
     CheckpointError,
     ExportError,
     ImageError,
     MissingExtraError,
     SettingError,
+    SteadylensError,
     StorageError,
 )
 from steadylens.images.preprocessing import Preprocessing
@@ -37,7 +39,7 @@ from steadylens.inference.export import (
     read_metadata,
     triton_config,
 )
-from steadylens.inference.signature import Signature, signature_of
+from steadylens.inference.signature import ExportOptions, Signature, signature_of
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet, initialize_xavier
 
@@ -337,3 +339,91 @@ def test_the_page_shows_the_configuration_that_is_written() -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
     config = triton_config("l11-gtsrb", signature_of(load("l11-gtsrb")))
     assert f"```\n{config}```\n" in page.read_text(encoding="utf-8")
+
+
+def noisy_signs(count: int) -> Tensor:
+    """Returns synthetic signs with noise of 15 grey levels."""
+    random = np.random.default_rng(5)
+    drawn = [draw_track(label % 43, frames=1, rng=random)[0] for label in range(count)]
+    pixels = np.stack(drawn) / 255 + random.normal(0, 15 / 255, (count, 3, 48, 48))
+    return torch.from_numpy(pixels.clip(0, 1)).float()
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_half_precision_halves_a_file_and_is_compared(suffix: str, tmp_path: Path) -> None:
+    net, images, path = load("sign-gtsrb"), noisy_signs(4), tmp_path / f"net{suffix}"
+    exported = export_net(net, path, options=ExportOptions(precision="float16"))
+    assert read_metadata(path)["precision"] == "float16"
+    whole = 4 * sum(parameter.numel() for parameter in net.parameters())
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 0.6 * whole
+    with torch.no_grad():
+        wanted = net(images)
+    found = open_engine(path)(images)
+    assert (found - wanted).abs().max() < 1e-2 * wanted.abs().max()
+    assert torch.equal(found.argmax(dim=1), wanted.argmax(dim=1))
+    assert 1e-6 < exported.parity.rms_difference < exported.parity.allowed_difference
+
+
+def test_int8_is_chosen_on_half_of_the_images_and_compared_on_the_other_half(tmp_path: Path) -> None:
+    images = noisy_signs(40)
+    for name in ("l3-gtsrb", "sign-gtsrb"):
+        net, path = load(name), tmp_path / f"{name}.onnx"
+        exported = export_net(net, path, name=name, options=ExportOptions(precision="int8", images=images))
+        model = onnx.load(path)
+        assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node}
+        assert exported.parity.images == 20
+        assert exported.parity.rms_difference > 0
+        assert read_metadata(path)["precision"] == "int8"
+        with torch.no_grad():
+            wanted, found = net(images[1::2]), open_engine(path)(images[1::2])
+        if name == "l3-gtsrb":
+            assert (wanted - found).square().mean().sqrt() < 0.01
+        else:
+            assert (wanted.argmax(dim=1) == found.argmax(dim=1)).float().mean() >= 0.95
+            assert exported.parity.equal_answers is not None
+
+
+class Steep(nn.Module):
+    """Answers with a number that int8 cannot tell apart from others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.sin(self.layer(images) * 1000)
+
+
+def test_a_net_that_is_worse_in_int8_leaves_no_file(tmp_path: Path) -> None:
+    options = ExportOptions(precision="int8", images=noisy_signs(20))
+    with pytest.raises(ExportError, match=r"on average, 0\.01 is allowed; no file was written, use a higher"):
+        export_net(Steep(), tmp_path / "net.onnx", options=options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("net.pt2", {"precision": "float16"}, r"\.pt2 files are not written in float16; use \.onnx"),
+        ("net.xml", {"precision": "int8", "images": torch.rand(20, 3, 9, 9)}, "not written in int8; use"),
+        ("net.pt2", {"opset": 20}, r"an opset is a version of ONNX; leave it out for \.pt2"),
+        ("net.onnx", {"precision": "int4"}, "'int4'; choose one of float32, float16, int8"),
+        ("net.onnx", {"precision": "int8"}, "int8 needs images"),
+        ("net.onnx", {"images": torch.rand(20, 3, 9, 9)}, "no other precision uses any"),
+        ("net.onnx", {"precision": "int8", "images": torch.rand(9, 3, 9, 9)}, "9 images .* at least 20"),
+        ("net.onnx", {"precision": "int8", "images": torch.rand(20, 1, 9, 9)}, "1 channels where 3"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    name: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SteadylensError, match=message):
+        export_net(RestorationNet(3), tmp_path / name, options=ExportOptions(**settings))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+def test_an_onnx_file_has_the_opset_that_is_asked_for(opset: int, tmp_path: Path) -> None:
+    export_net(GaussianSmoothing(), tmp_path / "net.onnx", options=ExportOptions(opset=opset))
+    assert [entry.version for entry in onnx.load(tmp_path / "net.onnx").opset_import] == [opset]
+    assert read_metadata(tmp_path / "net.onnx")["opset"] == opset

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from steadylens.checkpoints.card import Card
+    from steadylens.checkpoints.loading import LoadedNet
     from steadylens.inference.export import Exported
     from steadylens.serving.payloads import Predictor
 
@@ -77,6 +78,14 @@ SUFFIXES = {
 }
 
 
+class PrecisionName(StrEnum):
+    """The precisions of exported nets, by name."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+
+
 def export(
     model: Annotated[
         str, typer.Argument(help="The net: a .safetensors file or a packaged net, such as l11-gtsrb.")
@@ -99,6 +108,23 @@ def export(
     triton: Annotated[
         Path | None, typer.Option(help="Instead of --out: write to this model repository of a Triton server.")
     ] = None,
+    precision: Annotated[
+        PrecisionName,
+        typer.Option(
+            help="Numbers of the exported net: float32; float16, half the size, for .onnx and .xml; int8, a "
+            "quarter of the size, for .onnx."
+        ),
+    ] = PrecisionName.float32,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of images such as the net will see, noise included: int8 is chosen and checked on "
+            "them."
+        ),
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option(min=1, help="Version of the ONNX operator set; by default, 20.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Export a net to ONNX, OpenVINO or torch.export, and check that it gives the same results there."""
@@ -110,24 +136,63 @@ def export(
             raise SettingError(f"a Triton repository is made of ONNX, not of {kind}; leave out --format")
         if out is not None and kind is not None and out.suffix != SUFFIXES[kind]:
             raise SettingError(f"{out} does not end in {SUFFIXES[kind]}, the suffix of {kind}; rename it")
-        exported = _exported(model, out=out, triton=triton, size=size, batch=batch)
+        place = out or triton
+        if place is None:
+            raise SettingError("nothing says where to write: give --out FILE or --triton DIR")
+        from steadylens.checkpoints.loading import load_net
+        from steadylens.inference.export import export_net, export_triton
+        from steadylens.inference.signature import ExportOptions
+
+        net = load_net(model)
+        exported = (export_net if place is out else export_triton)(
+            net.module,
+            place,
+            name=net.name,
+            about={**net.info.plain, "classes": list(net.class_names)},
+            size=size,
+            batch=batch,
+            options=ExportOptions(
+                precision=precision.value,
+                opset=opset,
+                images=None if images is None else _images(images, net, size),
+            ),
+        )
     for line in _summary(exported):
         say(line)
 
 
-def _exported(
-    model: str, *, out: Path | None, triton: Path | None, size: tuple[int, int] | None, batch: int | None
-) -> "Exported":
-    from steadylens.checkpoints.loading import load_net
-    from steadylens.inference.export import export_net, export_triton
+MOST_IMAGES = 200
+"""How many images of a folder int8 is chosen and checked on, at most."""
 
-    place = out or triton
-    if place is None:
-        raise SettingError("nothing says where to write: give --out FILE or --triton DIR")
-    net = load_net(model)
-    about = {**net.info.plain, "classes": list(net.class_names)}
-    write = export_net if place is out else export_triton
-    return write(net.module, place, name=net.name, about=about, size=size, batch=batch)
+SIDE = 128
+"""Height and width in pixels of the part of an image that a restorer of any size is shown."""
+
+
+def _images(folder: Path, net: "LoadedNet", size: tuple[int, int] | None) -> "torch.Tensor":
+    """Returns images of a folder: fitted for a classifier, for a restorer the centres, which keep noise."""
+    import torch
+
+    from steadylens.images.tensors import IMAGE_SUFFIXES, read_image, to_float
+    from steadylens.nets.facts import CLASSIFYING
+
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise SettingError(f"{folder} holds no images; give a folder of some 100")
+    chosen = paths[:: -(-len(paths) // MOST_IMAGES)]
+    if net.task == CLASSIFYING:
+        read = [read_image(path, size=net.size, fit=net.fit) for path in chosen]
+        return to_float(torch.stack(read))
+    height, width = size or (SIDE, SIDE)
+    read = [read_image(path) for path in chosen]
+    large = [image for image in read if image.shape[1] >= height and image.shape[2] >= width]
+    if not large:
+        raise SettingError(f"no image in {folder} is at least {height}x{width} pixels; give larger ones")
+    starts = [((image.shape[1] - height) // 2, (image.shape[2] - width) // 2) for image in large]
+    parts = [
+        image[:, top : top + height, left : left + width]
+        for image, (top, left) in zip(large, starts, strict=True)
+    ]
+    return to_float(torch.stack(parts))
 
 
 def _summary(exported: "Exported") -> list[str]:
@@ -139,7 +204,7 @@ def _summary(exported: "Exported") -> list[str]:
         f"exported: {exported.path.resolve()}",
         f"reads {reads}{smallest}; writes {writes}",
         f"compared with the original net on {parity.images} noisy images: largest difference "
-        f"{parity.maximum_difference:.2g}{answers}",
+        f"{parity.maximum_difference:.2g}, {parity.rms_difference:.2g} on average{answers}",
     ]
 
 

@@ -167,14 +167,13 @@ def opened(
     Raises:
         ImageError: Also if the file is missing or cannot be opened.
     """
-    path = source if isinstance(source, Path) else None
+    name = str(source)
     with (
         _opened_file(source) as file,
         opened_stream(
-            file, name=str(source), most_pixels=most_pixels, way_out=way_out, formats=formats, path=path,
-            directory=directory,
+            file, name=name, most_pixels=most_pixels, way_out=way_out, formats=formats, directory=directory
         ) as image,
-    ):  # fmt: skip
+    ):
         yield image
 
 
@@ -200,7 +199,6 @@ def opened_stream(
     most_pixels: int,
     way_out: str,
     formats: Collection[str] = READABLE_FORMATS,
-    path: Path | None = None,
     reducible_to: int | None = None,
     directory: int | None = None,
 ) -> Iterator[ImageFile]:
@@ -211,13 +209,12 @@ def opened_stream(
     Within the block, libtiff writes nothing to standard error.
 
     Args:
-        stream: The content of an image file; it must be seekable.
+        stream: The content of an image file; it must be seekable. If it is a file on disk, large uncompressed
+            pixels are mapped instead of copied.
         name: The name of the image in error messages.
         most_pixels: Larger images (width times height) are refused before anything is decoded.
         way_out: What the user can do about an image that is too large, for the error message.
         formats: Which of `READABLE_FORMATS` are accepted.
-        path: The file that the stream reads, if there is one: large uncompressed pixels are then mapped
-            instead of copied.
         reducible_to: The height and width that are enough, or None for all pixels. A JPEG above the limit is
             then decoded at 1/2, 1/4 or 1/8 of its size, but at no less than this.
         directory: The place of the directory of a page of a TIFF, or None for the first page.
@@ -232,7 +229,7 @@ def opened_stream(
         stream.seek(0)
         place = {} if directory is None else {"directory": directory}
         # Image.open has one pixel limit for the whole process.
-        with libtiff_silenced(), reader(stream, None if path is None else str(path), **place) as image:
+        with libtiff_silenced(), reader(stream, _path_of(stream), **place) as image:
             if reducible_to is not None and isinstance(image, JpegImageFile):
                 _reduce_jpeg(image, stream, most_pixels, reducible_to)
             _check_size(image, name, most_pixels, way_out)
@@ -246,8 +243,16 @@ def opened_stream(
                 f"{name} holds pixel values of a type that is not read; convert it to grey or RGB with 8 or "
                 "16 bits"
             ) from error
+        if isinstance(error, KeyError):  # of a table in Pillow
+            reason = f"its header holds {reason}, which means nothing"
         reason = next((text for known, text in _PILLOW_REASONS.items() if known in reason), reason)
         raise ImageError(f"{name} cannot be read: {reason}; replace the file") from error
+
+
+def _path_of(stream: BinaryIO) -> str | None:
+    """Returns the path of a file on disk, or None for a stream in memory."""
+    path = getattr(stream, "name", None)
+    return path if isinstance(path, str) else None
 
 
 def pixel_count(path: Path) -> int:

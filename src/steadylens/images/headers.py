@@ -4,6 +4,7 @@ Pillow does not tell all of it: it may use other tags of a TIFF than the decoder
 the scans of a JPEG.
 """
 
+import math
 import os
 import re
 import struct
@@ -109,8 +110,9 @@ def tiff_directory(stream: BinaryIO, start: int | None = None) -> TiffDirectory:
     numbers: dict[int, tuple[int, int]] = {}
     for tag, kind, values, packed in struct.iter_unpack(entry, stream.read(count * struct.calcsize(entry))):
         letter = _TIFF_NUMBERS.get(kind)
-        first = struct.unpack_from(order + letter, packed)[0] if letter else 0
-        few = letter is not None and values * struct.calcsize(letter) <= len(packed)
+        size = struct.calcsize(letter) if letter else math.inf
+        first = struct.unpack_from(order + letter, packed)[0] if letter and size <= len(packed) else 0
+        few = values * size <= len(packed)
         numbers[tag] = (values, first if few else 0)
         if tag in sides:
             if letter is None:

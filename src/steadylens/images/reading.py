@@ -34,6 +34,7 @@ from steadylens.images.metadata.exif import (
     ABOUT_PIXELS,
     EXIF_KEYWORDS,
     exif_in_text,
+    is_exif,
     tiff_tags,
     upright,
     without_pixels,
@@ -311,6 +312,9 @@ def read_image_content(
             notes.append(f"left out, since only the picture is restored: {', '.join(others)}")
         sideways = of_tiff in SIDEWAYS or orientation_of(image) in SIDEWAYS
         metadata = metadata_of(path, image, sideways=sideways)
+        if metadata.exif and not is_exif(metadata.exif):
+            metadata = replace(metadata, exif=b"")
+            notes.append("its EXIF is damaged and was left out")
         if image.mode == "CMYK":
             metadata = replace(metadata, icc_profile=b"")
         if left_out:

@@ -12,9 +12,10 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing.context import SpawnContext
@@ -194,13 +195,18 @@ class _Processes:
         """Yields what became of each file; `count` of them are restored at a time."""
         while waiting:
             at_work: dict[Future[FileResult], _SizedJob] = {}
+            others = {*multiprocessing.active_children()}
             pool, died = self._pool(count), False
             try:
                 yield from self._work(pool, waiting, at_work, count)
             except BrokenProcessPool:
                 died = True
-            finally:
+            except BaseException:
                 self.shared.stop.set()
+                for process in {*multiprocessing.active_children()} - others:
+                    process.terminate()
+                raise
+            finally:
                 pool.shutdown(cancel_futures=True)
             if died and count == 1:
                 for job, pixels in at_work.values():
@@ -235,7 +241,8 @@ class _Processes:
             while waiting and len(at_work) < count:
                 job, pixels = waiting[0]
                 if (skipped := _skipped(job, self.settings)) is None:
-                    at_work[pool.submit(_in_worker, job, pixels)] = job, pixels
+                    with _interrupts_held():  # processes start here, and begin with interrupts held
+                        at_work[pool.submit(_in_worker, job, pixels)] = job, pixels
                 else:
                     self.counted.count(skipped, pixels)
                     yield skipped
@@ -281,6 +288,31 @@ class _Worker:
 
 _worker: list[_Worker] = []
 """The worker of this process, if it is one of several."""
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Lets signals have their effect after the block; a process that starts within it hears no Ctrl+C."""
+    if threading.current_thread() is not threading.main_thread():  # no other thread hears signals
+        yield
+        return
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    masked = hasattr(signal, "pthread_sigmask")
+    if masked:  # new processes inherit this
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if masked:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for known, handler in before.items():
+            signal.signal(known, handler or signal.SIG_DFL)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def _start_worker(*arguments: Any) -> None:

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -64,17 +66,20 @@ def to_program(net: nn.Module, signature: Signature) -> ExportedProgram:
         ) from error
 
 
-def to_onnx(program: ExportedProgram, signature: Signature, *, metadata: str = "") -> "onnx.ModelProto":
+def to_onnx(
+    program: ExportedProgram, signature: Signature, *, metadata: str = "", opset: int = OPSET
+) -> "onnx.ModelProto":
     """Converts a program to an ONNX model with named inputs, outputs and free dimensions.
 
     Args:
         program: The result of `to_program`.
         signature: The signature that the program was made for.
         metadata: JSON to store in the model.
+        opset: Version of the ONNX operator set.
 
     Raises:
         MissingExtraError: If onnx or onnxscript is not installed.
-        ExportError: If ONNX has no counterpart for an operator of the net.
+        ExportError: If ONNX has no counterpart for an operator of the net, or not in that version.
     """
     try:
         import onnx  # noqa: PLC0415
@@ -88,7 +93,7 @@ def to_onnx(program: ExportedProgram, signature: Signature, *, metadata: str = "
                 (),
                 input_names=[INPUT],
                 output_names=[signature.output],
-                opset_version=OPSET,
+                opset_version=opset,
                 dynamo=True,
                 verbose=False,
             )
@@ -97,11 +102,52 @@ def to_onnx(program: ExportedProgram, signature: Signature, *, metadata: str = "
     if exported is None:
         raise ExportError("PyTorch returned no ONNX model; update torch")
     model = exported.model_proto
+    if (found := model.opset_import[0].version) != opset:
+        raise ExportError(f"PyTorch writes this net in opset {found}, not in {opset}; ask for {found}")
     _name_dimensions(model, signature)
     model.producer_name = METADATA_KEY
     if metadata:
         onnx.helper.set_model_props(model, {METADATA_KEY: metadata})
     return model
+
+
+def to_float16(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Converts the weights and operators of a float32 model to float16; input and output stay float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of numbers that become zero
+        converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
+    return converted
+
+
+def to_int8(model: "onnx.ModelProto", batches: Iterator[Tensor]) -> "onnx.ModelProto":
+    """Quantises the convolutions and matrix products of a float32 model, each output channel by itself.
+
+    Args:
+        model: The result of `to_onnx`.
+        batches: Images from which the scales of the values between layers are chosen.
+    """
+    import onnx  # noqa: PLC0415
+    from onnxruntime import quantization  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            images = next(batches, None)
+            return None if images is None else {INPUT: _as_array(images)}
+
+    with TemporaryDirectory() as folder:
+        source, prepared, target = (Path(folder) / name for name in ("net.onnx", "net-1.onnx", "net-2.onnx"))
+        onnx.save(model, source)
+        quantization.quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        quantization.quantize_static(
+            prepared,
+            target,
+            Reader(),
+            op_types_to_quantize=["Conv", "ConvTranspose", "Gemm", "MatMul"],
+            per_channel=True,
+        )
+        return onnx.load(target)
 
 
 def to_openvino(model: "onnx.ModelProto", signature: Signature, *, metadata: str = "") -> "openvino.Model":
@@ -244,6 +290,7 @@ class OnnxEngine:
         onnxruntime = onnxruntime_module()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors only
         content = model if isinstance(model, bytes) else model.SerializeToString()
         self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self._signature = signature
@@ -325,7 +372,7 @@ def onnxruntime_module() -> Any:
         MissingExtraError: If onnxruntime is not installed.
     """
     try:
-        import onnxruntime  # type: ignore[import-untyped]  # noqa: PLC0415
+        import onnxruntime  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError("onnxruntime", "onnx") from error
     return onnxruntime

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -36,13 +37,18 @@ from steadylens.inference.engines import (
     ProgramEngine,
     onnxruntime_module,
     openvino_core,
+    to_float16,
+    to_int8,
     to_onnx,
     to_openvino,
     to_program,
 )
 from steadylens.inference.signature import (
     INPUT,
+    TOLERANCES,
+    ExportOptions,
     Parity,
+    Precision,
     Signature,
     Size,
     check_parity,
@@ -70,13 +76,13 @@ class ExportFormat(Protocol):
 
     @property
     def opset(self) -> int | None:
-        """The version of the ONNX operator set, or None for other formats."""
+        """The usual version of the ONNX operator set, or None for other formats."""
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """Returns all files that belong to `path`, starting with `path` itself."""
 
-    def convert(self, program: ExportedProgram, signature: Signature) -> Any:
-        """Converts a program to the object that `write` takes."""
+    def convert(self, program: ExportedProgram, signature: Signature, options: ExportOptions) -> Any:
+        """Converts a program to the object that `write` takes; refuses options that the format lacks."""
 
     def write(self, converted: Any, files: Files, metadata: str) -> None:
         """Writes a converted net with its metadata, which is JSON."""
@@ -100,9 +106,12 @@ class TorchFormat:
         """Returns `path` alone."""
         return (path,)
 
-    def convert(self, program: ExportedProgram, signature: Signature) -> ExportedProgram:
-        """Returns the program itself."""
+    def convert(
+        self, program: ExportedProgram, signature: Signature, options: ExportOptions
+    ) -> ExportedProgram:
+        """Returns the program itself, which stays in float32."""
         del signature
+        _refuse(options, self.suffix, "float16", "int8")
         return program
 
     def write(self, converted: ExportedProgram, files: Files, metadata: str) -> None:
@@ -129,10 +138,15 @@ class OnnxFormat:
         """Returns `path` alone."""
         return (path,)
 
-    def convert(self, program: ExportedProgram, signature: Signature) -> "onnx.ModelProto":
-        """Converts the program to an ONNX model."""
+    def convert(
+        self, program: ExportedProgram, signature: Signature, options: ExportOptions
+    ) -> "onnx.ModelProto":
+        """Converts the program to an ONNX model, of lower precision by the tools of ONNX Runtime."""
         onnxruntime_module()  # fails early if it is not installed
-        return to_onnx(program, signature)
+        model = to_onnx(program, signature, opset=options.opset or OPSET)
+        if options.precision == "int8":
+            return to_int8(model, options.batches(signature, second_half=False))
+        return to_float16(model) if options.precision == "float16" else model
 
     def write(self, converted: "onnx.ModelProto", files: Files, metadata: str) -> None:
         """Writes the model; the metadata becomes one of its properties."""
@@ -162,17 +176,27 @@ class OpenVinoFormat:
         """Returns the .xml file and the .bin file."""
         return (path, path.with_suffix(".bin"))
 
-    def convert(self, program: ExportedProgram, signature: Signature) -> Any:
-        """Converts the program to an OpenVINO model, by way of ONNX."""
+    def convert(self, program: ExportedProgram, signature: Signature, options: ExportOptions) -> Any:
+        """Converts the program to an OpenVINO model, by way of ONNX, and marks it for float16 if asked."""
         openvino_core()  # fails early if it is not installed
-        return to_openvino(to_onnx(program, signature), signature)
+        _refuse(options, self.suffix, "int8")
+        converted = to_openvino(to_onnx(program, signature), signature)
+        if options.precision == "float16":
+            converted.set_rt_info("float16", [METADATA_KEY + "_weights"])
+        return converted
 
     def write(self, converted: Any, files: Files, metadata: str) -> None:
         """Writes the model; the metadata becomes part of its runtime information."""
         import openvino  # type: ignore[import-untyped]  # noqa: PLC0415
 
         converted.set_rt_info(metadata, [METADATA_KEY])
-        openvino.serialize(converted, *files)
+        if not converted.has_rt_info([METADATA_KEY + "_weights"]):
+            openvino.serialize(converted, *files)
+            return
+        with TemporaryDirectory() as folder:  # the second file is written beside the first
+            openvino.save_model(converted, path := Path(folder) / "net.xml", compress_to_fp16=True)
+            for source, target in zip(self.files(path), files, strict=True):
+                target.write_bytes(source.read_bytes())
 
     def metadata(self, files: Files) -> str | None:
         """Returns the metadata from the runtime information."""
@@ -186,6 +210,14 @@ class OpenVinoFormat:
 
 EXPORT_FORMATS: tuple[ExportFormat, ...] = (TorchFormat(), OnnxFormat(), OpenVinoFormat())
 """All formats that a net can be exported to."""
+
+
+def _refuse(options: ExportOptions, suffix: str, *precisions: Precision) -> None:
+    """Refuses options that a format does not have."""
+    if options.precision in precisions:
+        raise SettingError(f"{suffix} files are not written in {options.precision}; use .onnx")
+    if options.opset is not None:
+        raise SettingError(f"an opset is a version of ONNX; leave it out for {suffix} files")
 
 
 def format_of(path: Path) -> ExportFormat:
@@ -275,11 +307,13 @@ def export_net(
     about: Mapping[str, Any] | None = None,
     size: Size | None = None,
     batch: int | None = None,
+    options: ExportOptions = ExportOptions(),  # noqa: B008 - frozen
 ) -> Exported:
     """Exports a net for another runtime, if it gives the same results there.
 
     Before the file appears, it is run in its own runtime and compared with the net, on noisy images of
-    several sizes and batch sizes. If the results differ, no file is written. The file holds metadata as JSON:
+    several sizes and batch sizes, or in int8 on half of the given images. If the results differ by more than
+    `TOLERANCES` says, no file is written. The file holds metadata as JSON:
     what the net reads and writes, where it comes from, and the result of the comparison.
 
     Args:
@@ -289,6 +323,7 @@ def export_net(
         about: Plain data about where the net comes from, as `load_model` returns it.
         size: Fixed height and width in pixels; by default a restorer reads any size.
         batch: Fixed number of images in a batch; by default any number.
+        options: The precision and the opset.
 
     Raises:
         SettingError: If the path has no suffix of an export format, or the net cannot read that size.
@@ -303,25 +338,32 @@ def export_net(
     if any(parameter.device.type != "cpu" for parameter in net.parameters()):
         raise SettingError("the net is not on the CPU, where the export is checked; move it with net.cpu()")
     signature = signature_of(net, size=size, batch=batch)
-    converted = target.convert(to_program(net, signature), signature)
+    if options.images is not None:
+        signature.check(options.images[: signature.batch or 1])
+    converted = target.convert(to_program(net, signature), signature, options)
     metadata = _metadata(net, signature, name=name, about=about or {}, target=target)
+    metadata |= {"precision": options.precision, "opset": options.opset or target.opset}
     with ExitStack() as stack:
         # The last context exits first: the file that users open appears after its companions.
         files = [stack.enter_context(replacing(file)) for file in target.files(path)]
         target.write(converted, files, json.dumps(metadata))
-        parity = _compare(net, target, files, signature)
+        parity = _compare(net, target, files, signature, options)
         metadata["parity"] = parity.to_dict()
         target.write(converted, files, json.dumps(metadata))
         _check_metadata(target, files, metadata)
     return Exported(path=path, signature=signature, parity=parity)
 
 
-def _compare(net: nn.Module, target: ExportFormat, files: Files, signature: Signature) -> Parity:
+def _compare(
+    net: nn.Module, target: ExportFormat, files: Files, signature: Signature, options: ExportOptions
+) -> Parity:
     """Compares the net with the written files, run in their own runtime."""
     try:
         engine = target.open(files, signature)
         images = noisy_images(signature, generator=torch.Generator().manual_seed(0))
-        return check_parity(net, engine, images)
+        if options.images is not None:
+            images = options.batches(signature, second_half=True)
+        return check_parity(net, engine, images, TOLERANCES[options.precision])
     except SteadylensError:
         raise
     except Exception as error:  # each runtime has its own errors
@@ -362,7 +404,6 @@ def _metadata(
         "about": {key: value for key, value in about.items() if key not in ("classes", "figures")},
         "steadylens": version("steadylens"),
         "torch": torch.__version__,
-        "opset": target.opset,
     }
 
 
@@ -390,6 +431,7 @@ def export_triton(
     about: Mapping[str, Any] | None = None,
     size: Size | None = None,
     batch: int | None = None,
+    options: ExportOptions = ExportOptions(),  # noqa: B008 - frozen
 ) -> Exported:
     """Exports a net as ONNX into a model repository for Triton: REPOSITORY/NAME/1/model.onnx.
 
@@ -402,6 +444,7 @@ def export_triton(
         about: Plain data about where the net comes from, as `load_model` returns it.
         size: Fixed height and width in pixels; by default a restorer reads any size.
         batch: Fixed number of images in a batch; by default the server combines single images.
+        options: The precision and the opset.
 
     Raises:
         SettingError: If the name cannot be a folder's name, or the net cannot read that size.
@@ -412,7 +455,8 @@ def export_triton(
     if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
         raise SettingError(f"the name {name!r} cannot be a folder's name; use letters, digits, - and _")
     folder = Path(repository) / name
-    exported = export_net(net, folder / "1" / "model.onnx", name=name, about=about, size=size, batch=batch)
+    path = folder / "1" / "model.onnx"
+    exported = export_net(net, path, name=name, about=about, size=size, batch=batch, options=options)
     classes = read_metadata(exported.path)["classes"]
     if classes:
         _write(folder / LABELS, "".join(f"{' '.join(label.split())}\n" for label in classes))

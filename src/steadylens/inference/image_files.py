@@ -123,7 +123,8 @@ def restore_file(
     if count > 1:
         notes.pop(FIRST_OF_SEVERAL)
     pixels = restore_array(content.pixels, restorer, _of_page(0, count, progress))
-    scale = None if job.view is None else _write_view(job.view, content.pixels, pixels)
+    part = "" if count == 1 else " from the first page"
+    scale = None if job.view is None else _write_view(job.view, content.pixels, pixels, part)
     further = _further_pages(job.source, first.pages[1:count], restorer, settings, progress)
     pages = chain([replace(content, pixels=pixels)], further)
     try:
@@ -223,9 +224,10 @@ def _noted(pages: Iterable[ImageContent], notes: dict[str, None]) -> Iterator[Im
         yield page
 
 
-def _write_view(path: Path, before: Pixels, after: Pixels) -> str:
+def _write_view(path: Path, before: Pixels, after: Pixels, part: str) -> str:
     view, scale = residual_image(before, after)
     write_image_file(path, ImageContent(pixels=view, format="PNG", lossless=True, metadata=Metadata()))
     return (
-        f"{path.name} shows what was removed: nothing at 128, {scale:.3g} grey levels at 255, minus that at 1"
+        f"{path.name} shows what was removed{part}: nothing at 128, {scale:.3g} grey levels at 255, minus "
+        "that at 1"
     )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -178,9 +178,76 @@ def _times(size: Size | None) -> str:
     return "any size" if size is None else f"{size[0]}x{size[1]}"
 
 
+Precision = Literal["float32", "float16", "int8"]
+"""The number format of a converted net's weights, in int8 also of the values between its layers."""
+
 TOLERANCE = 1e-4
-"""Largest difference that rounding may cause, relative to the largest output value of the net or to 1,
-whichever is larger. In a restored image it is a fortieth of a grey level."""
+"""Largest difference that rounding to float32 may cause, relative to the largest output value of the net or
+to 1, whichever is larger. In a restored image it is a fortieth of a grey level."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tolerance:
+    """How far a converted net may differ from the original.
+
+    Attributes:
+        largest: Largest difference of any value, relative to the largest output value or to 1.
+        rms: Root of the mean squared difference of all values of restored images, in units of [0, 1].
+        same_class: Smallest share of the images that a classifier must put into the same class.
+    """
+
+    largest: float = math.inf
+    rms: float = math.inf
+    same_class: float = 1.0
+
+
+TOLERANCES: Mapping[Precision, Tolerance] = {
+    "float32": Tolerance(largest=TOLERANCE),
+    "float16": Tolerance(largest=1e-2, rms=1e-3, same_class=0.95),
+    "int8": Tolerance(rms=1e-2, same_class=0.95),
+}
+"""What a precision may cost. 0.01 in a restored image is noise of 2.6 grey levels, a PSNR of 40 dB."""
+
+LEAST_IMAGES = 20
+"""How many images int8 needs at least: half of them to choose the scales, half to compare on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ExportOptions:
+    """In which numbers an exported net computes, and in which version of a format it is written.
+
+    Attributes:
+        precision: float32; float16, half the size, for .onnx and .xml; or int8, a quarter of the size, for
+            .onnx. What the net reads and writes stays float32.
+        opset: Version of the ONNX operator set; None for the usual one.
+        images: For int8, float images (N, C, H, W) in [0, 1] such as the net will see, noise included.
+
+    Raises:
+        SettingError: If the precision is unknown, or images are lacking or not used.
+        ImageError: If the images break the image contract.
+    """
+
+    precision: Precision = "float32"
+    opset: int | None = None
+    images: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in TOLERANCES:
+            raise SettingError(f"precision is {self.precision!r}; choose one of {', '.join(TOLERANCES)}")
+        if (self.images is not None) != (self.precision == "int8"):
+            raise SettingError("int8 needs images, which choose its scales, and no other precision uses any")
+        if self.images is not None:
+            check_images(self.images)
+            if len(self.images) < LEAST_IMAGES:
+                raise SettingError(f"{len(self.images)} images are given, int8 needs at least {LEAST_IMAGES}")
+
+    def batches(self, signature: Signature, *, second_half: bool) -> Iterator[Tensor]:
+        """Yields the images, or one half of them, in batches that the signature allows."""
+        images = torch.empty(0) if self.images is None else self.images[int(second_half) :: 2]
+        for some in torch.split(images, signature.batch or 4):
+            if signature.batch in (None, len(some)):
+                yield some
+
 
 IMAGES = 32
 """How many images a net of a fixed size is compared on, unless they are large."""
@@ -204,6 +271,7 @@ class Parity:
         maximum_difference: Largest absolute difference between two output values.
         allowed_difference: The largest difference that would have passed.
         equal_answers: How many images both put into the same class; None for restorers.
+        rms_difference: Root of the mean squared difference of all output values.
     """
 
     images: int
@@ -211,6 +279,7 @@ class Parity:
     maximum_difference: float
     allowed_difference: float
     equal_answers: int | None
+    rms_difference: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the result as plain data, for the metadata of a file."""
@@ -221,6 +290,7 @@ def check_parity(
     net: Callable[[Tensor], Tensor],
     converted: Callable[[Tensor], Tensor],
     batches: Iterable[Tensor],
+    tolerance: Tolerance = TOLERANCES["float32"],
 ) -> Parity:
     """Compares a converted net with the original.
 
@@ -228,12 +298,14 @@ def check_parity(
         net: The net that was evaluated, on the CPU.
         converted: The converted net.
         batches: Batches of images that both can read, for example from `noisy_images`.
+        tolerance: How far the two may differ.
 
     Raises:
-        ExportError: If a value differs by more than rounding explains, or an image gets another class.
+        ExportError: If they differ by more, or too many images get another class.
     """
     shapes: list[tuple[int, ...]] = []
     difference, scale, equal, classifies = 0.0, 1.0, 0, False
+    squares, values = 0.0, 0
     for images in batches:
         with torch.no_grad(), evaluating(net):
             wanted, found = net(images), converted(images)
@@ -243,6 +315,7 @@ def check_parity(
                 f"{tuple(found.shape)}; fix the size and the batch"
             )
         largest = float((wanted - found).abs().max())
+        squares, values = squares + float((wanted - found).square().sum()), values + wanted.numel()
         difference = largest if math.isnan(largest) else max(difference, largest)
         scale = max(scale, float(wanted.abs().max()))
         shapes.append(tuple(images.shape))
@@ -252,10 +325,11 @@ def check_parity(
         images=sum(shape[0] for shape in shapes),
         shapes=tuple(shapes),
         maximum_difference=difference,
-        allowed_difference=TOLERANCE * scale,
+        allowed_difference=tolerance.largest * scale,
         equal_answers=equal if classifies else None,
+        rms_difference=math.sqrt(squares / max(1, values)),
     )
-    _check(parity)
+    _check(parity, tolerance)
     return parity
 
 
@@ -287,14 +361,19 @@ def _shapes(signature: Signature) -> list[tuple[int, int, int]]:
     return [(signature.batch, *signature.size)] * max(2, min(count, MOST_PIXELS // (signature.batch * area)))
 
 
-def _check(parity: Parity) -> None:
-    """Raises an error if the converted net differs by more than rounding explains."""
+def _check(parity: Parity, tolerance: Tolerance) -> None:
+    """Raises an error if the converted net differs by more than the tolerance."""
     if not parity.maximum_difference <= parity.allowed_difference:  # true for NaN, too
         raise ExportError(
             f"the exported net differs from the evaluated one by {parity.maximum_difference:.3g} where "
             f"{parity.allowed_difference:.3g} is allowed; no file was written, use another format"
         )
-    if parity.equal_answers not in (None, parity.images):
+    if parity.equal_answers is None and not parity.rms_difference <= tolerance.rms:
+        raise ExportError(
+            f"the exported net differs from the evaluated one by {parity.rms_difference:.3g} on average, "
+            f"{tolerance.rms:.3g} is allowed; no file was written, use a higher precision"
+        )
+    if parity.equal_answers is not None and parity.equal_answers < tolerance.same_class * parity.images:
         raise ExportError(
             f"the exported net puts {parity.images - parity.equal_answers} of {parity.images} noisy images "
             "into other classes than the evaluated one; no file was written, use another format"

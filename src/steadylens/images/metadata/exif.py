@@ -51,6 +51,11 @@ def tiff_tags(exif: bytes) -> Exif:
     return without_pixels(source)
 
 
+def is_exif(content: bytes) -> bool:
+    """Says whether EXIF begins as it must; else programs refuse the whole file, or read no EXIF."""
+    return len(content) >= 8 and content.startswith((b"II*\0", b"MM\0*"))
+
+
 def exif_in_text(texts: Mapping[str | tuple[int, int], object]) -> bytes:
     """Returns the EXIF that a PNG file holds as text, in hexadecimal digits, as some programs write it.
 
@@ -157,7 +162,8 @@ def with_thumbnail_of(exif: bytes, pixels: Pixels) -> bytes:
     place, length = (_number(exif, order, entries.get(tag)) for tag in (_JPEG_PLACE, _JPEG_LENGTH))
     before = exif[place : place + length]
     patched = bytearray(exif)
-    if length and place + length <= len(exif) and (side := _longest_side(before)):
+    apart = all(place >= end or place + length <= begin for begin, end in _directories(exif, order, start))
+    if length and apart and place + length <= len(exif) and (side := _longest_side(before)):
         for quality in _THUMBNAIL_QUALITIES:
             thumbnail = _jpeg(pixels, min(side, LARGEST_THUMBNAIL), quality)
             whole = _put(patched, thumbnail, place, length)
@@ -168,13 +174,15 @@ def with_thumbnail_of(exif: bytes, pixels: Pixels) -> bytes:
                 _turn(whole, order, entries, _orientation_of(exif, order))
                 return bytes(whole)
     struct.pack_into(f"{order}I", patched, pointer, 0)
-    patched[place : place + len(before)] = bytes(len(before))
+    if apart:  # else it is damaged
+        patched[place : place + len(before)] = bytes(len(before))
     return bytes(patched)
 
 
 def _orientation_of(exif: bytes, order: str) -> int:
     main = _entries(exif, order, struct.unpack_from(f"{order}I", exif, 4)[0])
-    return _number(exif, order, main.get(Base.Orientation)) or 1
+    orientation = _number(exif, order, main.get(Base.Orientation))
+    return orientation if orientation in range(1, 9) else 1
 
 
 def without_thumbnails(xmp: bytes) -> bytes:
@@ -187,6 +195,13 @@ def _pointer_to_thumbnail(exif: bytes, order: str) -> int:
     (start,) = struct.unpack_from(f"{order}I", exif, 4)
     (count,) = struct.unpack_from(f"{order}H", exif, start)
     return int(start) + 2 + 12 * int(count)
+
+
+def _directories(exif: bytes, order: str, thumbnail: int) -> list[tuple[int, int]]:
+    """Returns begin and end of the head and the two directories of EXIF."""
+    places = (struct.unpack_from(f"{order}I", exif, 4)[0], thumbnail)
+    counts = [struct.unpack_from(f"{order}H", exif, place)[0] for place in places]
+    return [(0, 8), *((place, place + 6 + 12 * count) for place, count in zip(places, counts, strict=True))]
 
 
 def _number(exif: bytes, order: str, entry: int | None) -> int:
