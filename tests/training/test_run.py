@@ -132,7 +132,7 @@ def test_a_tag_does_not_hide_the_commit(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ("name", "value"),
     [("label_smoothing", -0.1), ("label_smoothing", 1.0), ("consistency", -1.0), ("consistency", math.nan)],
 )
-def test_parts_of_a_loss_that_make_no_sense_are_refused(name: str, value: float) -> None:
+def test_parts_of_a_loss_that_make_no_sense_are_refused(name: str, value: Any) -> None:
     with pytest.raises(SettingError, match=f"{name} is {value}, it must"):
         replace(SMOKE.classifier, **{name: value})
 
