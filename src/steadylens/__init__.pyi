@@ -36,6 +36,7 @@ from .nets.classification import FusedClassifier as FusedClassifier
 from .nets.classification import PreparedClassifier as PreparedClassifier
 from .nets.classification import SignNet as SignNet
 from .nets.exported import exported_classifier as exported_classifier
+from .nets.exported import onnx_classifier as onnx_classifier
 from .nets.restoration import DongNet as DongNet
 from .nets.restoration import GaussianSmoothing as GaussianSmoothing
 from .nets.restoration import RestorationNet as RestorationNet
@@ -112,6 +113,7 @@ __all__ = [
     "load_model",
     "load_net",
     "normalize_pattern",
+    "onnx_classifier",
     "open_engine",
     "psnr",
     "push_to_hub",

@@ -49,6 +49,7 @@ COMMANDS = {
     | {"--precision", "--images", "--opset"},
     "app": {"--net", "--fused", "--classifier", "--weights", "--host", "--port", "--device", "--debug"},
     "serve": {"model", "--host", "--port", "--device", "--debug", "--stop-seconds", "--upload-seconds"}
+    | {"--cors-origin"}
     | {f"--max-{bound}" for bound in ("batch", "wait-ms", "queue", "bytes", "pixels")},
 }
 """What users may have in their scripts: a name may be added, none may go."""

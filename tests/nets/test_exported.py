@@ -2,16 +2,21 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
-from steadylens.checkpoints.checkpoint import save_model
+from steadylens.checkpoints.checkpoint import fingerprint, save_model
+from steadylens.checkpoints.loading import load_classifier
 from steadylens.errors import CheckpointError, SettingError
+from steadylens.evaluation.experiments import multiplications
 from steadylens.images.preprocessing import Preprocessing, PreprocessingOptions
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier
-from steadylens.nets.exported import exported_classifier, read_program
+from steadylens.nets.exported import exported_classifier, onnx_classifier, read_program
+from steadylens.nets.restoration import GaussianSmoothing
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -127,3 +132,47 @@ def test_what_is_no_program_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "net.pt2").write_bytes(b"no program")
     with pytest.raises(Exception, match=r"."):
         read_program(tmp_path / "net.pt2")
+
+
+def write_onnx(path: Path, net: nn.Module, size: int, *, free: bool = True) -> Path:
+    """Writes a net as ONNX, for any number of images or for one at a time."""
+    images = torch.rand(2 if free else 1, 3, size, size)
+    free_batch = ({0: torch.export.Dim.DYNAMIC},) if free else None
+    program = torch.export.export(net, (images,), dynamic_shapes=free_batch)
+    found: Any = torch.onnx.export(program, (), verbose=False)
+    onnx.save(found.model_proto, path)
+    return path
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_an_onnx_model_answers_behind_a_restorer_as_the_net_that_was_exported(
+    free: bool, tmp_path: Path
+) -> None:
+    path = write_onnx(tmp_path / "net.onnx", body(), 8, free=free)
+    classifier = onnx_classifier(path, PreprocessingOptions(mean=MEAN, std=STD))
+    expected = PreparedClassifier(body(), Preprocessing(size=8, mean=MEAN, std=STD))
+    restorer = GaussianSmoothing(sigma_pixels=0.5)
+    images = torch.rand(3, 3, 8, 8)
+    with torch.no_grad():
+        wanted = FusedClassifier(restorer, expected)(images)
+        torch.testing.assert_close(FusedClassifier(restorer, classifier)(images), wanted)
+    assert multiplications(classifier, channels=3, size=8) == multiplications(expected, channels=3, size=8)
+    assert load_classifier(path).module(images).shape == (3, 5)
+    assert fingerprint(classifier) == fingerprint(
+        onnx_classifier(path, PreprocessingOptions(mean=MEAN, std=STD))
+    )
+    with pytest.raises(SettingError, match="has no gradients, so no restorer can be tuned for it"):
+        classifier(images.requires_grad_())
+    with pytest.raises(SettingError, match="save the restorer alone"):
+        save_model(tmp_path / "pair.safetensors", FusedClassifier(restorer, classifier), about={})
+
+
+def test_an_onnx_model_that_is_damaged_or_reads_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no file"):
+        onnx_classifier(tmp_path / "net.onnx")
+    (tmp_path / "net.onnx").write_bytes(b"no model")
+    with pytest.raises(CheckpointError, match="cannot be read as an ONNX model"):
+        onnx_classifier(tmp_path / "net.onnx")
+    write_onnx(tmp_path / "net.onnx", body(), 8)
+    with pytest.raises(SettingError, match=r"images \(N, C, S, S\) with a free N, and give a size that fits"):
+        onnx_classifier(tmp_path / "net.onnx", PreprocessingOptions(size=9))

@@ -19,11 +19,11 @@ from steadylens.nets.classification import (
     check_logits,
     set_fit,
 )
-from steadylens.nets.exported import exported_classifier
+from steadylens.nets.exported import exported_classifier, onnx_classifier
 from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
 from steadylens.nets.third_party import timm_classifier, torchvision_classifier, transformers_classifier
 
-_LIBRARIES = ", or timm:NAME, torchvision:NAME, transformers:DIR, or a file that ends in .pt2"
+_LIBRARIES = ", or timm:NAME, torchvision:NAME, transformers:DIR, or a file that ends in .pt2 or .onnx"
 
 _WANTED = {
     RESTORING: "restorer is needed; give one such as l11-gtsrb",
@@ -167,7 +167,8 @@ def load_classifier(
 
     Args:
         source: `timm:NAME`, `torchvision:NAME`, `transformers:DIR`, a .pt2 file that `torch.export.save`
-            wrote, a packaged name such as sign-gtsrb, or the file of a net that this package wrote.
+            wrote, an .onnx file, a packaged name such as sign-gtsrb, or the file of a net that this package
+            wrote.
         weights: Local file of the weights, for timm and torchvision, because nothing is downloaded.
         options: Input size, mean, std or fit, to replace those of the classifier's own preprocessing.
         ema: Whether to take averaged weights from the file of weights; None for those if there are any.
@@ -195,6 +196,9 @@ def load_classifier(
     elif str(source).endswith(".pt2"):
         _refuse_weights(source, weights)
         module = exported_classifier(Path(source), PreprocessingOptions(size=size, fit=fit))
+    elif str(source).endswith(".onnx"):
+        _refuse_weights(source, weights)
+        module = onnx_classifier(Path(source), PreprocessingOptions(size=size, fit=fit))
     else:
         own = _own_classifier(source, options)
         _refuse_weights(source, weights)

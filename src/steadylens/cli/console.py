@@ -59,7 +59,7 @@ ClassifierName = Annotated[
     str,
     typer.Argument(
         help="The classifier: timm:NAME or torchvision:NAME (both with --weights), transformers:DIR, an "
-        "exported program (.pt2), a .safetensors file, or the name of a packaged net, such as sign-gtsrb."
+        "exported program (.pt2), an .onnx or .safetensors file, or a packaged net such as sign-gtsrb."
     ),
 ]
 

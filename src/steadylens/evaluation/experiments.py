@@ -34,7 +34,8 @@ def multiplications(module: nn.Module, *, channels: int, size: int) -> int:
     """Counts the multiply-adds of a module for one image in eval mode.
 
     Those of convolutions, grouped ones too, and matrix products are counted; those of biases, activations and
-    pooling are not. The module runs once on its own device, and keeps its mode.
+    pooling are not. The module runs once on its own device, and keeps its mode. A part that PyTorch does not
+    run tells its own as an attribute `multiplications`.
 
     Args:
         module: From images (N, C, H, W) to anything.
@@ -47,7 +48,8 @@ def multiplications(module: nn.Module, *, channels: int, size: int) -> int:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), evaluating(module), counter:
         module(image)
-    return counter.get_total_flops() // 2
+    elsewhere = sum(getattr(part, "multiplications", 0) for part in module.modules())
+    return counter.get_total_flops() // 2 + elsewhere
 
 
 def parameters(module: nn.Module) -> int:

@@ -4,6 +4,7 @@ from .classification import FusedClassifier as FusedClassifier
 from .classification import PreparedClassifier as PreparedClassifier
 from .classification import SignNet as SignNet
 from .exported import exported_classifier as exported_classifier
+from .exported import onnx_classifier as onnx_classifier
 from .facts import NetFacts as NetFacts
 from .facts import facts_of as facts_of
 from .restoration import DongNet as DongNet
@@ -31,6 +32,7 @@ __all__ = [
     "facts_of",
     "initialize_xavier",
     "normalize_pattern",
+    "onnx_classifier",
     "register_net",
     "timm_classifier",
     "torchvision_classifier",
