@@ -163,6 +163,13 @@ def test_a_device_may_be_given_by_its_name() -> None:
     assert np.array_equal(restore(PIXELS[..., :3], SMOOTHING, device="cpu"), expected)
 
 
+@pytest.mark.parametrize("net", [SMOOTHING, "l3-gtsrb"])
+@pytest.mark.parametrize("device", ["hpu", "abacus"])
+def test_a_device_that_cannot_be_used_is_refused_with_those_that_can(net: Any, device: str) -> None:
+    with pytest.raises(SettingError, match=f"device '{device}'.*; here, there are cpu"):
+        restore(PIXELS[..., :3], net, device=device)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_a_net_of_another_precision_is_refused(dtype: torch.dtype) -> None:
     with pytest.raises(SettingError, match=rf"the net computes in {dtype}.* make it so by net\.float\(\)"):

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steadylens.checkpoints.loading import load
-from steadylens.devices import evaluating
+from steadylens.devices import device_named, evaluating
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.metadata.exif import with_thumbnail_of, without_thumbnails
 from steadylens.images.pixels import key_scale, plain_mode
@@ -95,11 +95,12 @@ def restorer_of(
             tile is too small.
         CheckpointError: If a file cannot be used.
     """
+    device = device_named(device) if isinstance(device, str) else device
     if isinstance(net, str | Path):
         ours = load(net).to(device)
         net = ours.to(memory_format=torch.channels_last)
     _check_types(net)
-    place = _device_of(net) if device is None else torch.device(device)
+    place = _device_of(net) if device is None else device
     facts = facts_of(net)
     if margin is None or facts.task == CLASSIFYING:
         margin = _margin_of(net, facts)
