@@ -174,6 +174,17 @@ def test_a_state_dict_is_no_other_kind_of_file(tmp_path: Path) -> None:
     assert {other_kind(path) for path in tmp_path.iterdir()} == {None}
 
 
+@pytest.mark.parametrize("cut", [1, 60, 200])
+def test_a_program_that_is_cut_off_is_said_to_be_damaged(cut: int, tmp_path: Path) -> None:
+    exported(tmp_path / "net.pt2")
+    content = (tmp_path / "net.pt2").read_bytes()
+    for damaged in (content[:-cut], content[: -cut - 1] + b"\xff" * cut + content[-1:]):
+        (tmp_path / "net.pth").write_bytes(damaged)
+        with pytest.raises(CheckpointError) as caught:
+            read_weights(tmp_path / "net.pth")
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 def test_quantised_weights_are_named_as_such(tmp_path: Path) -> None:
     with warnings.catch_warnings():

@@ -71,11 +71,16 @@ def read_weights(path: str | Path, *, ema: bool | None = None) -> dict[str, Tens
 
 def other_kind(path: Path) -> str | None:
     """Returns what a file is that holds a whole net, or the arrays of another program; None for any other."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    if head.startswith(b"PK\3\4") and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = [name.partition("/")[2] for name in archive.namelist()]
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+        names = []
+        if head.startswith(b"PK\3\4"):
+            with zipfile.ZipFile(path) as archive:
+                names = [name.partition("/")[2] for name in archive.namelist()]
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return None  # damaged: whoever reads it says how
+    if names:
         if "constants.pkl" in names and any(name.startswith("code/") for name in names):
             return "a TorchScript program"
         if any("exported_program" in name or name == "models/model.json" for name in names):
