@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+import time
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from steadylens.images.headers import count_jpeg_scans, tiff_directories, tiff_directory
+from steadylens.images.headers import MOST_PAGES, count_jpeg_scans, tiff_directories, tiff_directory
 
 SCAN, END = b"\xff\xda\0\2", b"\xff\xd9"
 
@@ -117,6 +118,19 @@ def test_every_page_of_a_stack_is_found(bigtiff: bool) -> None:
         places = [page.offset for page in written.pages]
     assert [page.start for page in tiff_directories(buffer)] == places
     assert tiff_directory(buffer, places[1]).size == (30, 40)
+
+
+def test_directories_that_overlap_or_are_too_many_are_refused_soon() -> None:
+    chained = bytearray(b"II*\0\x08\0\0\0" + b"\2" * 20_000)  # wherever it is read, it has 514 entries
+    for place in range(8, 6000, 12):
+        chained[place + 6170 : place + 6174] = struct.pack("<I", place + 12)
+    begin = time.perf_counter()
+    with pytest.raises(ValueError, match="its directories overlap"):
+        list(tiff_directories(io.BytesIO(bytes(chained))))
+    empty = b"".join(struct.pack("<HI", 0, 14 + 6 * number) for number in range(MOST_PAGES + 9))
+    with pytest.raises(ValueError, match="more than 100,000 pages"):
+        list(tiff_directories(io.BytesIO(b"II*\0\x08\0\0\0" + empty)))
+    assert time.perf_counter() - begin < 20
 
 
 def test_pages_that_follow_each_other_in_a_circle_are_found_once() -> None:

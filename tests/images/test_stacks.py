@@ -33,8 +33,8 @@ COLOURS = DICE.integers(0, 256, (4, 20, 30, 3), dtype=np.uint8)
 def pages_of(path: Path) -> Iterator[ImageContent]:
     first = read_image_file(path)
     yield first
-    for directory in first.pages[1:]:
-        yield read_image_file(path, directory=directory)
+    for page in first.pages[1:]:
+        yield read_image_file(path, page=page)
 
 
 def copied(path: Path) -> tuple[Path, tuple[str, ...]]:
@@ -261,16 +261,49 @@ def test_reduced_images_below_a_page_are_told(tmp_path: Path) -> None:
     assert left_out == "images below its pages (SubIFDs), such as reduced ones"
 
 
-def test_images_that_have_no_directory_of_their_own_are_told(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "a.tif", GREY, imagej=True, metadata={"axes": "ZYX"})
-    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+def of_imagej_above_4_gb(path: Path) -> None:
+    tifffile.imwrite(path, GREY, imagej=True, metadata={"axes": "ZYX", "Labels": list("abcdef")})
+    with tifffile.TiffFile(path) as file:
         first, second = file.pages[0].offset, file.pages[1].offset
-    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content = bytearray(path.read_bytes())
     (count,) = struct.unpack_from("<H", content, first)
     place = first + 2 + 12 * count
     assert struct.unpack_from("<I", content, place)[0] == second
     content[place : place + 4] = bytes(4)  # as ImageJ writes stacks of more than 4 GB
-    (tmp_path / "a.tif").write_bytes(content)
+    path.write_bytes(content)
+
+
+def truncated(path: Path) -> None:
+    tifffile.imwrite(path, GREY, metadata={"axes": "ZYX", "truncate": True}, truncate=True)
+
+
+def of_colours_truncated(path: Path) -> None:
+    tifffile.imwrite(path, COLOURS.astype(np.uint16) * 257, photometric="rgb", truncate=True)
+
+
+@pytest.mark.parametrize("make", [of_imagej_above_4_gb, truncated, of_colours_truncated])
+def test_pages_that_have_no_directory_of_their_own_are_kept(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "a.tif")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert len(file.pages) == 1
+        expected = file.asarray()
+    assert read_image_file(tmp_path / "a.tif").left_out == ()
+    target, notes = copied(tmp_path / "a.tif")
+    with tifffile.TiffFile(target) as file:
+        assert len(file.pages) == len(expected)
+        assert np.array_equal(file.asarray(), expected)
+        if make is of_imagej_above_4_gb:
+            assert notes == ()
+            assert file.imagej_metadata is not None
+            assert file.imagej_metadata["Labels"] == list("abcdef")
+        else:
+            assert notes == (LAYOUT_LEFT_OUT,)
+
+
+def test_pages_without_directories_that_are_cut_off_are_told(tmp_path: Path) -> None:
+    of_imagej_above_4_gb(tmp_path / "a.tif")
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content.replace(b"images=6", b"images=9"))
     found = read_image_file(tmp_path / "a.tif")
     assert found.left_out == ("further images",)
     assert found.notes == (FIRST_OF_SEVERAL,)
@@ -288,7 +321,7 @@ def test_a_file_above_4_gb_becomes_a_bigtiff_that_says_the_same(
         tifffile.imwrite(tmp_path / "a.tif", GREY, byteorder=byteorder, metadata={"axes": "ZYX"})
         pages = list(pages_of(tmp_path / "a.tif"))
         pages[0] = replace(pages[0], metadata=replace(pages[0].metadata, exif=exif.tobytes()))
-        encode_pages(tmp_path / "b.tif", iter(pages))
+        assert encode_pages(tmp_path / "b.tif", iter(pages)) == ()
         with tifffile.TiffFile(tmp_path / "b.tif") as file:
             assert (file.is_bigtiff, file.byteorder) == (True, "<")
             assert np.array_equal(file.asarray(), GREY)
@@ -304,6 +337,6 @@ def test_every_page_is_checked_against_the_limits(tmp_path: Path) -> None:
         file.write(np.zeros((16, 16), np.int8))
     first = read_image_file(tmp_path / "a.tif", most_pixels=1000)
     with pytest.raises(ImageSizeError, match="300x200 pixels"):
-        read_image_file(tmp_path / "a.tif", most_pixels=1000, directory=first.pages[1])
+        read_image_file(tmp_path / "a.tif", most_pixels=1000, page=first.pages[1])
     with pytest.raises(ImageError, match="8-bit signed integers"):
-        read_image_file(tmp_path / "a.tif", directory=first.pages[2])
+        read_image_file(tmp_path / "a.tif", page=first.pages[2])

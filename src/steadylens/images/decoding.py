@@ -29,7 +29,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from steadylens.errors import ImageError, ImageSizeError
-from steadylens.images.headers import count_jpeg_scans, other_format, tiff_directories, tiff_directory
+from steadylens.images.headers import (
+    PagePlace,
+    count_jpeg_scans,
+    other_format,
+    tiff_directories,
+    tiff_directory,
+)
 
 READABLE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM")
 """The formats that are read, by Pillow's names."""
@@ -88,17 +94,22 @@ class _Tiff(TiffImageFile):
     Args:
         file: The file.
         name: Its path, or None.
-        directory: The place of the page's directory in the file, or None for the first page.
+        page: The place of the page, or None for the first.
     """
 
-    def __init__(self, file: BinaryIO, name: str | None = None, directory: int | None = None) -> None:
-        self._directory = directory
+    def __init__(self, file: BinaryIO, name: str | None = None, page: PagePlace | None = None) -> None:
+        self._page = page
         super().__init__(file, name)
 
     def _seek(self, frame: int) -> None:
-        if self._directory is not None and not self._frame_pos:
-            self._TiffImageFile__next = self._directory  # Pillow would read all pages before it, too
+        if self._page is not None and not self._frame_pos:
+            self._TiffImageFile__next = self._page.directory  # Pillow would read all pages before it, too
         super()._seek(frame)
+
+    def _setup(self) -> None:
+        super()._setup()
+        if self._page is not None and self._page.shift:
+            self.tile = [tile._replace(offset=tile.offset + self._page.shift) for tile in self.tile]
 
     def load(self) -> Any:
         """Decodes the pixels."""
@@ -158,7 +169,7 @@ def opened(
     most_pixels: int = MOST_PIXELS,
     way_out: str = "raise the limit if you trust the file",
     formats: Collection[str] = READABLE_FORMATS,
-    directory: int | None = None,
+    page: PagePlace | None = None,
 ) -> Iterator[ImageFile]:
     """Opens an image file without decoding it yet, and closes it at the end of the block.
 
@@ -171,7 +182,7 @@ def opened(
     with (
         _opened_file(source) as file,
         opened_stream(
-            file, name=name, most_pixels=most_pixels, way_out=way_out, formats=formats, directory=directory
+            file, name=name, most_pixels=most_pixels, way_out=way_out, formats=formats, page=page
         ) as image,
     ):
         yield image
@@ -200,7 +211,7 @@ def opened_stream(
     way_out: str,
     formats: Collection[str] = READABLE_FORMATS,
     reducible_to: int | None = None,
-    directory: int | None = None,
+    page: PagePlace | None = None,
 ) -> Iterator[ImageFile]:
     """Opens an image without decoding it yet, and closes it at the end of the block.
 
@@ -217,7 +228,7 @@ def opened_stream(
         formats: Which of `READABLE_FORMATS` are accepted.
         reducible_to: The height and width that are enough, or None for all pixels. A JPEG above the limit is
             then decoded at 1/2, 1/4 or 1/8 of its size, but at no less than this.
-        directory: The place of the directory of a page of a TIFF, or None for the first page.
+        page: The place of a page of a TIFF, or None for the first.
 
     Raises:
         ImageSizeError: If the image, or a tile of a TIFF, is too large.
@@ -225,9 +236,9 @@ def opened_stream(
     """
     try:
         reader = _reader_of(stream, name, formats)
-        _check_headers(stream, name, reader, most_pixels, directory)
+        _check_headers(stream, name, reader, most_pixels, page)
         stream.seek(0)
-        place = {} if directory is None else {"directory": directory}
+        place = {} if page is None else {"page": page}
         # Image.open has one pixel limit for the whole process.
         with libtiff_silenced(), reader(stream, _path_of(stream), **place) as image:
             if reducible_to is not None and isinstance(image, JpegImageFile):
@@ -319,10 +330,10 @@ def _reader_of(stream: BinaryIO, name: str, formats: Collection[str]) -> type[Im
 
 
 def _check_headers(
-    stream: BinaryIO, name: str, reader: type[ImageFile], most_pixels: int, directory: int | None
+    stream: BinaryIO, name: str, reader: type[ImageFile], most_pixels: int, page: PagePlace | None
 ) -> None:
     if reader is _Tiff:
-        width, height = tiff_directory(stream, directory).tile
+        width, height = tiff_directory(stream, None if page is None else page.directory).tile
         if width * height > max(most_pixels, LARGEST_TILE):
             raise ImageSizeError(
                 f"{name} has tiles of {width:,}x{height:,} pixels; save it with smaller ones"

@@ -19,6 +19,15 @@ _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 _MOST_TIFF_TAGS = 65_535
 
+MOST_PAGES = 100_000
+"""The most pages of a TIFF."""
+
+TOLD_TAGS = frozenset(
+    {Base.NewSubfileType, Base.SamplesPerPixel, Base.SubIFDs, Base.ExtraSamples, 32997, 33628, 33629, 33630}
+    | {33631, 34412, 37724, 50740}
+)
+"""The tags of which directories tell: they say what a page is, and what lies beside it."""
+
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)
 
 _SCAN, _END, _FIRST_FRAME = b"\xda", b"\xd9", b"\xc0"
@@ -74,14 +83,31 @@ class TiffDirectory:
         following: The place of the next one; 0 if it is the last.
         size: Width and height of the page in pixels, before it is turned; 0 where it does not say.
         tile: The largest tile width and height; 0 if the page has no tiles.
-        numbers: How many values each tag has, and the first of them if they are few whole numbers, else 0.
+        length: How many bytes its entries have.
+        numbers: Of each of `TOLD_TAGS`, how many values it has, and the first if they are few whole numbers,
+            else 0.
     """
 
     start: int
     following: int
     size: tuple[int, int]
     tile: tuple[int, int]
+    length: int
     numbers: dict[int, tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PagePlace:
+    """Where a page of a TIFF file is.
+
+    Attributes:
+        directory: The place of its directory in the file, in bytes.
+        shift: How many bytes its pixels lie behind those that the directory tells: some programs write one
+            directory for many pages of one size.
+    """
+
+    directory: int
+    shift: int = 0
 
 
 def tiff_directory(stream: BinaryIO, start: int | None = None) -> TiffDirectory:
@@ -113,7 +139,8 @@ def tiff_directory(stream: BinaryIO, start: int | None = None) -> TiffDirectory:
         size = struct.calcsize(letter) if letter else math.inf
         first = struct.unpack_from(order + letter, packed)[0] if letter and size <= len(packed) else 0
         few = values * size <= len(packed)
-        numbers[tag] = (values, first if few else 0)
+        if tag in TOLD_TAGS:
+            numbers[tag] = (values, first if few else 0)
         if tag in sides:
             if letter is None:
                 raise ValueError(f"a side of it or of its tiles is of type {kind}")
@@ -125,6 +152,7 @@ def tiff_directory(stream: BinaryIO, start: int | None = None) -> TiffDirectory:
         following=struct.unpack(place, end)[0] if len(end) == struct.calcsize(place) else 0,
         size=(width, height),
         tile=(across, down),
+        length=count * struct.calcsize(entry),
         numbers=numbers,
     )
 
@@ -133,13 +161,18 @@ def tiff_directories(stream: BinaryIO) -> Iterator[TiffDirectory]:
     """Yields the directories of a TIFF file in order, each once, even if they follow each other in a circle.
 
     Raises:
-        ValueError: If a directory is not a valid one.
+        ValueError: If a directory is not a valid one, directories overlap, or there are too many.
         struct.error: If one is cut off.
     """
-    found, start = set[int](), None
+    found, start, length, size = set[int](), None, 0, stream.seek(0, os.SEEK_END)
     while True:
         directory = tiff_directory(stream, start)
         found.add(directory.start)
+        length += directory.length
+        if length > size:
+            raise ValueError("its directories overlap")
+        if len(found) > MOST_PAGES:
+            raise ValueError(f"it has more than {MOST_PAGES:,} pages")
         yield directory
         start = directory.following
         if start == 0 or start in found:

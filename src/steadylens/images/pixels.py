@@ -19,6 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from steadylens.errors import ImageError
 from steadylens.images.decoding import ImageSource, opened, unknown_range, zero_is_white
+from steadylens.images.headers import PagePlace
 
 Pixels = NDArray[np.unsignedinteger[Any]]
 """(H, W, C), uint8 or uint16: C is 1 for grey and 3 for RGB, or one more with alpha, which comes last."""
@@ -48,14 +49,14 @@ _NATIVE_ORDER = "L" if sys.byteorder == "little" else "B"
 
 
 def read_pixels(
-    path: ImageSource, image: ImageFile, directory: int | None = None
+    path: ImageSource, image: ImageFile, page: PagePlace | None = None
 ) -> tuple[Pixels, list[str]]:
     """Returns the pixels of an opened file, and notes on what was converted.
 
     Args:
         path: The file.
         image: The same file, opened and not decoded yet.
-        directory: The place of the directory of the opened page of a TIFF, or None for the first.
+        page: The place of the opened page of a TIFF, or None for the first.
 
     Raises:
         ImageError: If the pixel values are of a type that cannot be kept, such as floating point.
@@ -68,7 +69,7 @@ def read_pixels(
     if isinstance(image, PpmImageFile) and _ppm_maximum(image) != 255:
         pixels, notes = _read_ppm(path, image)
     elif raw[:-1] in _CHANNELS_16:
-        pixels = _read_16_bits(path, image, raw, directory)
+        pixels = _read_16_bits(path, image, raw, page)
     elif image.mode.startswith("I;16"):
         pixels = _fill(np.empty((image.height, image.width, 1), np.uint16), image)
         if zero_is_white(image):
@@ -172,23 +173,25 @@ def _raw_mode(image: ImageFile) -> str:
     return name[:-1] + _NATIVE_ORDER if name.endswith(";16N") else name
 
 
-def _read_16_bits(path: ImageSource, image: ImageFile, raw: str, directory: int | None) -> Pixels:
+def _read_16_bits(path: ImageSource, image: ImageFile, raw: str, page: PagePlace | None) -> Pixels:
     pixels = np.zeros((image.height, image.width, _CHANNELS_16[raw[:-1]]), np.uint16)
     if raw.startswith("LA"):  # two pairs of bytes, which Pillow can decode as four channels of 8 bits
         _decode_as(image, "RGBA")
         for rows, strip in _decoded(image, pixels):
             pixels[rows] = strip.view(">u2")
         return pixels
-    _read_lower_bytes(path, raw[:-1] + _OPPOSITE_ORDER[raw[-1]], pixels, directory)
+    _read_lower_bytes(path, raw[:-1] + _OPPOSITE_ORDER[raw[-1]], pixels, page)
     _decode_as(image, raw)
     for rows, strip in _decoded(image, pixels):
         pixels[rows] |= strip.astype(np.uint16) << 8
     return pixels
 
 
-def _read_lower_bytes(path: ImageSource, raw: str, pixels: NDArray[np.uint16], directory: int | None) -> None:
+def _read_lower_bytes(
+    path: ImageSource, raw: str, pixels: NDArray[np.uint16], page: PagePlace | None
+) -> None:
     with opened(
-        path, most_pixels=sys.maxsize, directory=directory
+        path, most_pixels=sys.maxsize, page=page
     ) as again:  # its size is known to be within the limit
         _decode_as(again, raw)
         for rows, strip in _decoded(again, pixels):

@@ -21,12 +21,13 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from steadylens.images.decoding import MOST_PIXELS, READABLE_FORMATS, ImageSource, opened
-from steadylens.images.headers import TiffDirectory, png_chunks, tiff_directories
+from steadylens.images.headers import PagePlace, png_chunks, tiff_directories
 from steadylens.images.metadata.attachments import (
     FURTHER_IMAGES,
     attachments_of,
     is_mask,
     may_be_copied,
+    planes_of,
     tiff_attachments,
     without_parts,
 )
@@ -52,13 +53,18 @@ FIRST_OF_SEVERAL = "of several images in the file, the first is restored"
 LAYOUT_LEFT_OUT = "its description of images that are stored otherwise was left out"
 """The note on a description that was removed because it would no longer be true."""
 
+SWAPPED_LEFT_OUT = "labels and overlays of ImageJ were left out, as files above 4 GB have another byte order"
+"""The note on tags that were removed because their numbers would be read in the wrong order."""
+
 _LAYOUT = re.compile(
     rb"\s*(ImageJ=|SCIFIO=|\{\"shape\":|shape=\(|<OME\b|<\?xml[^>]*>\s*(<!--.*?-->\s*)*<OME\b)", re.DOTALL
 )
 """How descriptions begin that say how the images of a TIFF are stored: ImageJ's, tifffile's and OME's."""
 
-_LAYOUT_TAGS = frozenset({Base.ImageDescription, 50838, 50839})
-"""The description, and what ImageJ adds to it."""
+_IMAGEJ_TAGS = frozenset({50838, 50839})
+"""What ImageJ adds to its description: labels, overlays, lookup tables."""
+
+_LAYOUT_TAGS = frozenset({Base.ImageDescription, *_IMAGEJ_TAGS})
 
 _PAGE_TAGS = frozenset({Base.NewSubfileType, Base.PageNumber})
 """The tags about a page among others, which only TIFF has."""
@@ -124,6 +130,11 @@ def without_layout(known: Metadata) -> Metadata:
         del exif[tag]
     tags = tuple(each for each in known.tags if each[0] not in _LAYOUT_TAGS)
     return replace(known, exif=exif.tobytes() if len(exif) else b"", tags=tags)
+
+
+def without_swapped(known: Metadata) -> Metadata:
+    """Returns metadata without the tags in which ImageJ keeps numbers in the byte order of the file."""
+    return replace(known, tags=tuple(each for each in known.tags if each[0] not in _IMAGEJ_TAGS))
 
 
 def orientation_of(image: ImageFile) -> int:
@@ -234,7 +245,7 @@ class ImageContent:
         lossless: Whether the file stores the exact pixel values.
         metadata: Colour profile, EXIF and the like.
         left_out: What lies beside the picture in the file and is not included, a phrase each.
-        pages: The places of the directories of all pages of a TIFF; one or none if it is not a stack.
+        pages: The places of all pages of a TIFF; one or none if it is not a stack.
         relaid: Whether the file stores the pixels otherwise, so that a description of it is no longer true:
             turned, in other channels or bits, or among images that are not included.
         notes: What reading converted or left out, a phrase each.
@@ -246,14 +257,14 @@ class ImageContent:
     lossless: bool
     metadata: Metadata
     left_out: tuple[str, ...] = ()
-    pages: tuple[int, ...] = ()
+    pages: tuple[PagePlace, ...] = ()
     relaid: bool = False
     notes: tuple[str, ...] = ()
     quality: int | None = None
 
 
 def read_image_file(
-    path: Path, *, most_pixels: int = MOST_PIXELS, directory: int | None = None
+    path: Path, *, most_pixels: int = MOST_PIXELS, page: PagePlace | None = None
 ) -> ImageContent:
     """Reads an image file with all of its bits and metadata.
 
@@ -264,14 +275,14 @@ def read_image_file(
     Args:
         path: A PNG, JPEG, WebP, TIFF, BMP or PPM file; its content decides, not its name.
         most_pixels: Larger images (width times height) are refused before anything is decoded.
-        directory: The place of the directory of a page of a TIFF, or None for the first image.
+        page: The place of a page of a TIFF, or None for the first image.
 
     Raises:
         ImageError: If the file is missing, damaged, too large, or its pixel values cannot be kept.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        content = read_image_content(path, most_pixels=most_pixels, directory=directory)
+        content = read_image_content(path, most_pixels=most_pixels, page=page)
     warned = {" ".join(str(each.message).split()) for each in caught}
     return replace(content, notes=(*content.notes, *sorted(warned)))
 
@@ -282,7 +293,7 @@ def read_image_content(
     most_pixels: int = MOST_PIXELS,
     way_out: str = "raise the limit if you trust the file",
     formats: Collection[str] = READABLE_FORMATS,
-    directory: int | None = None,
+    page: PagePlace | None = None,
 ) -> ImageContent:
     """Reads an image file, on disk or in memory, as `read_image_file` does, but lets warnings of Pillow pass.
 
@@ -293,19 +304,17 @@ def read_image_content(
         most_pixels: Larger images (width times height) are refused before anything is decoded.
         way_out: What the user can do about an image that is too large, for the error message.
         formats: Which of `READABLE_FORMATS` are accepted.
-        directory: The place of the directory of a page of a TIFF, or None for the first image.
+        page: The place of a page of a TIFF, or None for the first image.
 
     Raises:
         ImageError: If the file is missing, damaged, too large, or its pixel values cannot be kept.
     """
-    with opened(
-        path, most_pixels=most_pixels, way_out=way_out, formats=formats, directory=directory
-    ) as image:
+    with opened(path, most_pixels=most_pixels, way_out=way_out, formats=formats, page=page) as image:
         # Pillow forgets the orientation of a TIFF once it has turned the pixels.
         of_tiff = image.tag_v2.get(Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
-        pages, left_out = _beside(path, image) if directory is None else ((), [])
+        pages, left_out = _beside(path, image) if page is None else ((), [])
         stored = _stored_shape(image) if isinstance(image, TiffImageFile) else None
-        pixels, notes = read_pixels(path, image, directory)
+        pixels, notes = read_pixels(path, image, page)
         if len(pages) > 1 or FURTHER_IMAGES in left_out:
             notes.append(FIRST_OF_SEVERAL)
         if others := [each for each in left_out if each != FURTHER_IMAGES]:
@@ -317,6 +326,8 @@ def read_image_content(
             notes.append("its EXIF is damaged and was left out")
         if image.mode == "CMYK":
             metadata = replace(metadata, icc_profile=b"")
+        if page is not None and page.shift:
+            metadata = without_layout(metadata)  # it stands on the first page
         if left_out:
             metadata = replace(metadata, xmp=without_parts(metadata.xmp))
         pixels = _turned(pixels, orientation_of(image))
@@ -326,10 +337,11 @@ def read_image_content(
             lossless=_is_lossless(path, image),
             metadata=metadata,
             left_out=tuple(left_out),
-            pages=tuple(page.start for page in pages),
+            pages=tuple(pages),
             relaid=stored not in (None, (*pixels.shape, 8 * pixels.itemsize))
             or of_tiff in range(2, 9)
-            or FURTHER_IMAGES in left_out,
+            or FURTHER_IMAGES in left_out
+            or (any(each.shift for each in pages) and not metadata.describes_imagej),
             notes=tuple(notes),
         )
 
@@ -344,13 +356,14 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def _beside(path: ImageSource, image: ImageFile) -> tuple[list[TiffDirectory], list[str]]:
+def _beside(path: ImageSource, image: ImageFile) -> tuple[list[PagePlace], list[str]]:
     """Returns the pages of a TIFF, without masks, and what a file holds beside its picture or its pages."""
     if not isinstance(image, TiffImageFile):
         return [], attachments_of(path, image)
     with path.open("rb") as file:
-        pages = list(tiff_directories(file))
-    return [page for page in pages if not is_mask(page)], tiff_attachments(image, pages)
+        directories = list(tiff_directories(file))
+    pages = [PagePlace(directory=each.start) for each in directories if not is_mask(each)]
+    return planes_of(path, image, directories) or pages, tiff_attachments(path, image, directories)
 
 
 def _stored_shape(image: TiffImageFile) -> tuple[int, int, int, int]:

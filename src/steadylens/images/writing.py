@@ -28,7 +28,13 @@ from steadylens.images.encoding import (
 )
 from steadylens.images.metadata.exif import with_thumbnail_of
 from steadylens.images.pixels import Pixels, in_8_bits, strips
-from steadylens.images.reading import LAYOUT_LEFT_OUT, ImageContent, without_layout
+from steadylens.images.reading import (
+    LAYOUT_LEFT_OUT,
+    SWAPPED_LEFT_OUT,
+    ImageContent,
+    without_layout,
+    without_swapped,
+)
 
 QUALITY = 95
 """The quality of JPEG and of lossy WebP, 1 to 100, unless another is asked for."""
@@ -156,6 +162,9 @@ def encode_pages(path: Path, contents: Iterable[ImageContent]) -> tuple[str, ...
             same &= not (content.relaid or becomes_colour(content))
             with _explained("TIFF"):
                 pages.append(TiffPage.written(file, content, pages[:1]))
+            if content.metadata.big_endian and not pages[-1].metadata.big_endian:
+                pages[-1] = replace(pages[-1], metadata=without_swapped(pages[-1].metadata))
+                notes |= dict.fromkeys([SWAPPED_LEFT_OUT] if content.metadata.describes_imagej else [])
         described = any(page.metadata.describes_layout for page in pages)
         if described and not (same and len(pages) == expected):
             pages = [replace(page, metadata=without_layout(page.metadata)) for page in pages]

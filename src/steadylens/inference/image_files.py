@@ -15,6 +15,7 @@ from torch import Tensor
 from steadylens.errors import ImageError, SettingError
 from steadylens.files import replacing
 from steadylens.images.decoding import MOST_PIXELS
+from steadylens.images.headers import PagePlace
 from steadylens.images.metadata.attachments import FURTHER_IMAGES
 from steadylens.images.pixels import Pixels, flattened, residual_image
 from steadylens.images.reading import FIRST_OF_SEVERAL, ImageContent, Metadata, read_image_file
@@ -200,16 +201,16 @@ def _of_page(number: int, count: int, progress: ProgressCallback) -> ProgressCal
 
 def _further_pages(
     source: Path,
-    directories: Sequence[int],
+    places: Sequence[PagePlace],
     restorer: Callable[[Tensor, ProgressCallback], Tensor],
     settings: RestoreSettings,
     progress: ProgressCallback,
 ) -> Iterator[ImageContent]:
     """Yields the restored pages of a TIFF but the first, one at a time."""
-    count = len(directories) + 1
-    for number, directory in enumerate(directories, start=1):
+    count = len(places) + 1
+    for number, place in enumerate(places, start=1):
         try:
-            page = read_image_file(source, most_pixels=settings.most_pixels, directory=directory)
+            page = read_image_file(source, most_pixels=settings.most_pixels, page=place)
         except ImageError as error:
             raise type(error)(f"page {number + 1} of {count}: {error}") from error
         page = _as_wanted(page, settings)

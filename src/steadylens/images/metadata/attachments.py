@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base
@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from steadylens.images.decoding import ImageSource
-from steadylens.images.headers import TiffDirectory, jpeg_end, png_chunks, riff_chunks
+from steadylens.images.headers import MOST_PAGES, PagePlace, TiffDirectory, jpeg_end, png_chunks, riff_chunks
 
 FURTHER_IMAGES = "further images"
 
@@ -150,10 +150,11 @@ def attachments_of(source: ImageSource, image: ImageFile) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def tiff_attachments(image: TiffImageFile, pages: list[TiffDirectory]) -> list[str]:
+def tiff_attachments(source: ImageSource, image: TiffImageFile, pages: list[TiffDirectory]) -> list[str]:
     """Returns what a TIFF holds beside its pages and is not kept, a phrase each.
 
     Args:
+        source: The file.
         image: The file, opened at its first page.
         pages: All of its directories.
     """
@@ -162,9 +163,40 @@ def tiff_attachments(image: TiffImageFile, pages: list[TiffDirectory]) -> list[s
         found.append("a transparency mask")
     if any(_extra_samples(page) > 1 for page in pages) or _drops_channel(image):
         found.append("channels beside the colours")
-    if _images_in_one(image, pages) > len(pages):
+    if images_in_one(image, pages) > len(pages) and not planes_of(source, image, pages):
         found.insert(0, FURTHER_IMAGES)
     return list(dict.fromkeys(found))
+
+
+def planes_of(source: ImageSource, image: TiffImageFile, directories: list[TiffDirectory]) -> list[PagePlace]:
+    """Returns the pages of a TIFF that has one directory for all of them, or nothing if it has no such pages.
+
+    ImageJ writes stacks of more than 4 GB so, MetaMorph all stacks, and tifffile if it is asked to:
+    uncompressed, one behind the other.
+    """
+    tags, count = image.tag_v2, images_in_one(image, directories)
+    if (
+        len(directories) > 1
+        or not 1 < count <= MOST_PAGES
+        or _IMAGE_DEPTH in tags
+        or tags.get(Base.Compression, 1) != 1
+    ):
+        return []
+    starts, lengths = (_as_tuple(tags.get(tag, ())) for tag in (Base.StripOffsets, Base.StripByteCounts))
+    size = sum(lengths)
+    behind = all(
+        start + length == following
+        for start, length, following in zip(starts, lengths, starts[1:], strict=False)
+    )
+    with source.open("rb") as file:
+        fits = bool(starts) and starts[0] + count * size <= file.seek(0, os.SEEK_END)
+    if not (behind and fits and size and len(starts) == len(lengths)):
+        return []
+    return [PagePlace(directory=directories[0].start, shift=size * number) for number in range(count)]
+
+
+def _as_tuple(values: Any) -> tuple[int, ...]:
+    return values if isinstance(values, tuple) else (values,)
 
 
 def is_mask(page: TiffDirectory) -> bool:
@@ -256,7 +288,7 @@ def _drops_channel(image: TiffImageFile) -> bool:
     return bool(kinds) and image.mode not in ("LA", "RGBA", "PA")
 
 
-def _images_in_one(image: TiffImageFile, pages: list[TiffDirectory]) -> int:
+def images_in_one(image: TiffImageFile, pages: list[TiffDirectory]) -> int:
     """Returns how many images a TIFF says that it holds in its first directory; 1 if it says nothing."""
     numbers = pages[0].numbers
     count = max(numbers.get(33629, (1, 0))[0], numbers.get(_IMAGE_DEPTH, (1, 1))[1])
@@ -266,7 +298,8 @@ def _images_in_one(image: TiffImageFile, pages: list[TiffDirectory]) -> int:
     ):
         count = max(count, int(images[1]))
     if description.startswith('{"shape":'):
-        with suppress(ValueError, TypeError, KeyError):
+        with suppress(ValueError, TypeError, KeyError, ZeroDivisionError):
             told = json.loads(description)
-            count = max(count, math.prod(told["shape"][:-2]) if told.get("truncated") else 1)
+            values = math.prod(pages[0].size) * numbers.get(Base.SamplesPerPixel, (1, 1))[1]
+            count = max(count, math.prod(told["shape"]) // values if told.get("truncated") else 1)
     return count
