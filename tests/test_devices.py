@@ -13,10 +13,12 @@ from steadylens.devices import (
     cache_batch,
     default_device,
     device_named,
+    evaluating,
     fast_autocast,
     fast_memory_format,
     forward_in_batches,
     has_fast_bfloat16,
+    moved,
 )
 from steadylens.errors import SettingError
 from steadylens.nets.restoration import RestorationNet
@@ -166,3 +168,23 @@ def test_a_device_that_there_is_not_is_refused(name: str) -> None:
 def test_a_device_that_there_is_can_be_named() -> None:
     assert device_named("cpu") == CPU
     assert device_named("auto") == default_device()
+
+
+def test_a_net_is_copied_only_to_another_device() -> None:
+    net = nn.BatchNorm2d(3)
+    assert moved(net, torch.device("cpu")) is net
+    elsewhere = moved(net, torch.device("meta"))
+    assert elsewhere is not net
+    assert all(tensor.is_meta for tensor in (*elsewhere.parameters(), *elsewhere.buffers()))
+    assert not any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers()))
+
+
+def test_each_module_has_its_own_mode_again_even_after_an_error() -> None:
+    net = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Dropout()))
+    net[1].eval()
+    net[1][1].train()
+    modes = [part.training for part in net.modules()]
+    with pytest.raises(ZeroDivisionError), evaluating(net), evaluating(net[1]):
+        assert not any(part.training for part in net.modules())
+        raise ZeroDivisionError
+    assert [part.training for part in net.modules()] == modes
