@@ -179,12 +179,20 @@ def test_a_net_is_copied_only_to_another_device() -> None:
     assert not any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers()))
 
 
-def test_each_module_has_its_own_mode_again_even_after_an_error() -> None:
-    net = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Dropout()))
-    net[1].eval()
-    net[1][1].train()
-    modes = [part.training for part in net.modules()]
-    with pytest.raises(ZeroDivisionError), evaluating(net), evaluating(net[1]):
-        assert not any(part.training for part in net.modules())
+class Failing(nn.Module):
+    """Fails, but only in eval mode."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert not self.training
         raise ZeroDivisionError
-    assert [part.training for part in net.modules()] == modes
+
+
+def test_each_module_has_its_own_mode_again_even_after_an_error() -> None:
+    frozen = nn.Dropout().eval()
+    net = nn.Sequential(frozen, nn.Dropout(), Failing())
+    with pytest.raises(ZeroDivisionError):
+        forward_in_batches(net, torch.rand(2, 3, 8, 8))
+    assert [part.training for part in net.modules()] == [True, False, True, True]
+    with evaluating(net), evaluating(net[1]):
+        assert not any(part.training for part in net.modules())
+    assert [part.training for part in net.modules()] == [True, False, True, True]
