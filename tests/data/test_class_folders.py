@@ -170,7 +170,13 @@ def test_without_test_images_the_validation_images_are_tested_on(
 
 @pytest.mark.parametrize(
     ("train", "test"),
-    [("Training", "Testing"), ("train", "test"), ("Final_Train", "Final Test"), ("trainset", "testset")],
+    [
+        ("Training", "Testing"),
+        ("train", "test"),
+        ("Final_Train", "Final Test"),
+        ("trainset", "testset"),
+        ("TrainImages", "TestDir"),
+    ],
 )
 def test_training_and_test_folders_have_many_names(train: str, test: str, tmp_path: Path) -> None:
     touch(tmp_path, f"{train}/a/1.png", f"{train}/b/1.png", f"{test}/a/1.png", "__MACOSX/a/1.png")
@@ -223,6 +229,19 @@ def test_other_names_mean_no_part(name: str) -> None:
         (
             ["train/a/1.png", "Train/b/1.png", "test/a/1.png"],
             "has Train and train, which both mean train images",
+        ),
+        (
+            ["X_train/a/1.png", "X_train/b/1.png", "X_test/a/1.png"],
+            "each of which contains a, so X_test, X_train seem to be parts",
+        ),
+        (
+            ["Training/a/1.png", "PublicTest/a/1.png", "PrivateTest/a/1.png"],
+            "has Training beside PrivateTest, PublicTest",
+        ),
+        (["all/train/a/1.png", "all/test/a/1.png"], "one class folder, all, .* give .*all itself"),
+        (
+            ["train/train/a/1.png", "train/train/b/1.png", "test/test/a/1.png"],
+            "train has one class folder, train, which contains a, b; .* move them up into .*train",
         ),
     ],
 )

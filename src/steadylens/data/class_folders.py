@@ -25,9 +25,11 @@ _PARTS: dict[str, Part] = {
 """The part that each word means; unlabelled images are in none."""
 
 _FILLERS = frozenset(
-    {"data", "dataset", "final", "folder", "image", "images", "img", "imgs", "seg", "set", "split"}
+    {"data", "dataset", "dir", "final", "folder", "image", "images", "img", "imgs", "seg", "set", "split"}
 )
 """Words that stand beside the name of a part, as in train_images, Final_Test or val2017."""
+
+_CAPITAL_WITHIN = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 _MOST_SHOWN = 12  # names in a message
 
@@ -36,13 +38,19 @@ def part_named(name: str) -> Part | None:
     """Returns the part of a data set that a folder's name means, in any case; None for any other name.
 
     Example:
-        >>> part_named("Training"), part_named("val2017"), part_named("train station")
+        >>> part_named("TrainImages"), part_named("val2017"), part_named("train station")
         (<Part.TRAIN: 0>, <Part.VALIDATION: 1>, None)
     """
-    words = [word for word in re.split(r"[\W\d_]+", name.casefold()) if word]
+    words = _words(name)
     parts = [_PARTS[word] for word in words if word in _PARTS]
     others = [word for word in words if word not in _PARTS and word not in _FILLERS]
     return parts[0] if len(parts) == 1 and not others else None
+
+
+def _words(name: str) -> list[str]:
+    """Returns the words of a folder's name in lower case, without digits: of ValData_2 val and data."""
+    spaced = _CAPITAL_WITHIN.sub(" ", name).casefold()
+    return [word for word in re.split(r"[\W\d_]+", spaced) if word]
 
 
 class _Layout(NamedTuple):
@@ -138,6 +146,8 @@ def _layout(folder: Path) -> _Layout:
     if known and len(known) == len(names):
         raise DatasetError(_incomplete(folder, names, labelled))
     _refuse_parts(folder, names, known, labelled)
+    if len(names) == 1:
+        _refuse_single(folder, names[0])
     notes = [f"{folder / name} is read as a class of that name, not as a part" for name in known]
     return _Layout({"": Part.TRAIN}, [*notes, *_inner_notes(folder, names)])
 
@@ -191,11 +201,28 @@ def _refuse_parts(
         )
 
 
+def _refuse_single(folder: Path, name: str) -> None:
+    """Refuses a single class folder that contains folders, since those may be the classes or the parts."""
+    if len(inside := subfolders(folder / name)) > 1:
+        raise DatasetError(
+            f"{folder} has one class folder, {name}, which contains {shown(inside)}; if those are the "
+            f"classes or the parts, give {folder / name} itself, or move them up into {folder}"
+        )
+
+
 def _inner_notes(folder: Path, classes: Sequence[str]) -> list[str]:
-    """Returns a sentence if class folders contain the same folders, which may be the classes or the parts."""
+    """Returns a sentence if class folders contain the same folders, which may be the classes or the parts.
+
+    If names of the class folders also speak of parts, they are refused.
+    """
     inside = [set(subfolders(folder / name)) for name in classes]
     if len(inside) < 2 or not (same := sorted(set.intersection(*inside))):
         return []
+    if parts := [name for name in classes if not _PARTS.keys().isdisjoint(_words(name))]:
+        raise DatasetError(
+            f"{folder} has {shown(classes)}, each of which contains {shown(same)}, so {shown(parts)} seem to "
+            "be parts of a data set; call the parts train and test (or val)"
+        )
     return [
         f"each of the class folders {shown(classes)} contains {shown(same)}, whose images are read together; "
         "if those are the classes or the parts of the data set, put class folders into train and test"
@@ -206,6 +233,9 @@ def _training_classes(folder: Path, parts: Mapping[str, Part]) -> dict[str, int]
     names = {name for top, part in parts.items() if part == Part.TRAIN for name in subfolders(folder / top)}
     if not names:
         raise DatasetError(f"{folder} contains no class folders with images; put each class into a folder")
+    for top, part in parts.items():
+        if top and part == Part.TRAIN and len(names) == 1:
+            _refuse_single(folder / top, *names)
     return {name: label for label, name in enumerate(sorted(names))}
 
 
