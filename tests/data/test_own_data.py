@@ -96,6 +96,17 @@ def test_photographs_are_fitted_as_asked() -> None:
     assert content(dataset_from(test=tensors, size=6, fit=fit).test) == content(data.test)
 
 
+def test_an_array_of_one_channel_is_grey() -> None:
+    levels = PIXELS[0, 0].numpy()
+    pairs = [[(levels, 0)], [(levels[..., None], 0)]]
+    assert content(dataset_from(test=pairs[0]).test) == content(dataset_from(test=pairs[1]).test)
+
+
+def test_a_size_must_be_a_number_of_pixels() -> None:
+    with pytest.raises(SettingError, match="size is 0, it must be a number of pixels"):
+        dataset_from(test=SOURCES["bytes"], size=0)
+
+
 def test_what_was_done_to_images_is_noted() -> None:
     grey = TensorDataset(torch.full((4, 1, 5, 5), 0.3011), torch.zeros(4).long())
     over = TensorDataset(torch.full((4, 3, 5, 5), 1.02), torch.ones(4).long())
@@ -147,7 +158,12 @@ ZERO = torch.zeros(2).long()
         (Flickering(torch.rand(2, 3, 4, 4) / 2, ZERO), DatasetError, "first image differs when it is read"),
         (DataLoader(Flickering(torch.rand(2, 3, 4, 4) / 2, ZERO)), DatasetError, "its transform is random"),
         ([(PIXELS[0], 0), (PIXELS[1, :, :4], 1)], ImageError, "image 1 has 4x5 pixels, the first 5x5; give"),
+        (TensorDataset(torch.rand(2, 3, 0, 4), ZERO), ImageError, r"image 0 is \(3, 0, 4\)"),
+        ([(np.zeros((0, 4, 3), np.uint8), 0)], ImageError, r"image 0 is \(0, 4, 3\)"),
+        ([(np.zeros((4, 4, 5), np.uint8), 0)], ImageError, r"image 0 is \(4, 4, 5\)"),
+        ([(PIXELS[0], 10**12)], DatasetError, "label 0 is 1000000000000, .* from 0 to 999,999"),
         ([], DatasetError, "list gives no images"),
+        (None, DatasetError, "test is None; give the images"),
         (3, DatasetError, "test is of type int, it must give pairs"),
     ],
 )

@@ -15,7 +15,7 @@ from steadylens.data.class_folders import shown
 from steadylens.data.datasets import Dataset, ImageSet
 from steadylens.data.image_cache import pixel_digests
 from steadylens.errors import DatasetError, ImageError, SettingError
-from steadylens.images.preprocessing import Fit
+from steadylens.images.preprocessing import Fit, check_size
 from steadylens.images.tensors import GREY_LEVELS, SQUASHED, pil_to_tensor, tensor_to_pil, to_rgb, to_uint8
 
 Images = ImageSet | TorchDataset[Any] | DataLoader[Any] | Iterable[Any]
@@ -23,6 +23,9 @@ Images = ImageSet | TorchDataset[Any] | DataLoader[Any] | Iterable[Any]
 
 OVERSHOOT = 0.1
 """How far values may lie outside [0, 1] to be clipped: interpolation can put them there."""
+
+MOST_CLASSES = 1_000_000
+"""The most classes. Labels beyond are no class numbers, but numbers of images perhaps."""
 
 
 def dataset_from(
@@ -55,7 +58,7 @@ def dataset_from(
         ImageError: If an image is no image, lies outside [0, 1], or has another size than others.
         DatasetError: If a label is no class number, a part gives no pairs or other images each time, or the
             parts name their classes differently.
-        SettingError: If `class_names` is a text.
+        SettingError: If `class_names` is a text, or the size is no number of pixels.
 
     Example:
         >>> import torch
@@ -65,6 +68,10 @@ def dataset_from(
         >>> len(data.test), data.source
         (6, 'TensorDataset')
     """
+    if size is not None:
+        check_size(size)
+    if test is None:
+        raise DatasetError("test is None; give the images to measure on, if need be those of validation")
     given = {"train": train, "validation": validation, "test": test}
     readers = {name: _Reader(name, size, fit) for name in given}
     read = {name: readers[name].read(part) for name, part in given.items() if part is not None}
@@ -170,21 +177,22 @@ class _Reader:
     def _number(self, label: Any, place: int) -> int:
         scalar = isinstance(label, Tensor | np.ndarray | np.generic) and label.ndim == 0
         value = label.item() if scalar else label
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int) or value >= MOST_CLASSES:
             raise DatasetError(
                 f"{self.name}: label {place} is {label!r}, it must be the number of a class, an integer from "
-                "0"
+                f"0 to {MOST_CLASSES - 1:,}"
             )
         return value
 
     def _pixels(self, image: Any, place: int) -> Tensor:
         """Returns an image as uint8 (3, H, W)."""
-        if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3):
-            image = Image.fromarray(image)
+        if isinstance(image, np.ndarray) and _is_picture(image):
+            image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
         if isinstance(image, Image.Image):
             image = to_rgb(image)
             return pil_to_tensor(image if self.size is None else self.fit.fitted(image, self.size))
-        if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] not in (1, 3):
+        is_image = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] in (1, 3)
+        if not is_image or not image.numel():
             what = tuple(image.shape) if hasattr(image, "shape") else type(image).__name__
             raise ImageError(
                 f"{self.name}: image {place} is {what}, it must be a PIL image, an 8-bit array (H, W, 3) or "
@@ -247,6 +255,12 @@ def _inner(source: object) -> object:
     while (inner := getattr(source, "dataset", None)) is not None:
         source = inner
     return source
+
+
+def _is_picture(array: np.ndarray[Any, Any]) -> bool:
+    """Returns whether an array is an image in 8 bits: (H, W), or (H, W, C) with 1, 3 or 4 channels."""
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+    return fits and array.dtype == np.uint8 and array.size > 0
 
 
 def _indexed(source: object) -> bool:
