@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from steadylens.checkpoints.checkpoint import TrainingInfo
 from steadylens.data.datasets import Dataset, ImageSet
 from steadylens.errors import RecordError
+from steadylens.evaluation import experiments
 from steadylens.evaluation.experiments import (
     cost,
     curve_of,
@@ -88,6 +89,18 @@ def test_each_batch_size_has_a_row_of_its_own_with_a_positive_time() -> None:
     assert all(row.milliseconds > 0 for row in rows)
     assert [row.training_seconds for row in rows] == [0, 0, 10, 10]
     assert {row.size for row in rows} == {8}
+
+
+def test_a_pass_that_takes_long_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[torch.Size] = []
+    net = nn.Conv2d(3, 3, 1)
+    net.register_forward_pre_hook(lambda _, given: shapes.append(given[0].shape))
+    costs({"net": net}, size=8, batches=(4,))
+    assert [shape[0] for shape in shapes] == [1] + [4] * (1 + experiments.REPEATS)
+    shapes.clear()
+    monkeypatch.setattr(experiments, "LONG_SECONDS", 0.0)
+    costs({"net": net}, size=8, batches=(4,))
+    assert [shape[0] for shape in shapes] == [1, 4]
 
 
 def test_a_time_is_wanted_for_every_network() -> None:
