@@ -107,5 +107,5 @@ def test_a_hash_that_was_cut_off_harms_no_other(tmp_path: Path) -> None:
 
 def test_a_history_that_cannot_be_kept_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="is no folder; choose another place"):
+    with pytest.raises(StorageError, match="is no folder; let the environment variable XDG_STATE_HOME"):
         InPlaceHistory.opened(tmp_path / "file" / "noted.txt")

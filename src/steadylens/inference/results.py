@@ -126,6 +126,9 @@ def read_results(path: Path) -> list[FileResult]:
     return results
 
 
+_WAY_OUT = "let the environment variable XDG_STATE_HOME name a folder with space that may be written to"
+
+
 @dataclass(frozen=True, slots=True)
 class InPlaceHistory:
     """Which files were restored in place, by their content, whatever they are called and wherever they lie.
@@ -151,7 +154,11 @@ class InPlaceHistory:
             StorageError: If the file cannot be read or written.
         """
         path = path or platformdirs.user_state_path("steadylens") / "restored-in-place.txt"
-        check_place(path)
+        try:
+            check_place(path)
+        except StorageError as error:
+            reason = str(error).removesuffix("; choose another place")
+            raise StorageError(f"what is restored in place is noted, but {reason}; {_WAY_OUT}") from error
         try:
             known = path.read_text(encoding="ascii", errors="replace").split() if path.exists() else []
         except OSError as error:
@@ -174,7 +181,7 @@ class InPlaceHistory:
             finally:
                 os.close(place)
         except OSError as error:
-            raise StorageError(f"cannot write {self.path}: {error.strerror}; free some space") from error
+            raise StorageError(f"cannot write {self.path}: {error.strerror}; {_WAY_OUT}") from error
 
     def holds(self, job: RestoreJob) -> bool:
         """Returns whether the file that a job would replace is itself a result."""
