@@ -551,7 +551,10 @@ def test_a_sequence_of_a_restorer_and_a_classifier_is_a_pair() -> None:
     pair = as_pair(nn.Sequential(restorer, classifier))
     assert (pair.restorer, pair.classifier) == (restorer, classifier)
     assert as_pair(pair) is pair
-    for net in (classifier, nn.Sequential(restorer), nn.Sequential(restorer, restorer, classifier)):
+    rows = (
+        nn.Sequential(*row) for row in ([restorer], [classifier, restorer], [restorer, restorer, classifier])
+    )
+    for net in (classifier, *rows):
         with pytest.raises(SettingError, match=r"is no pair.*give FusedClassifier\(restorer, classifier\)"):
             as_pair(net)
 

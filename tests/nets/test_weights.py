@@ -128,6 +128,14 @@ def test_weights_that_cannot_be_chosen_are_refused(
         read_weights(tmp_path / "net.pth", ema=ema)
 
 
+def test_a_dict_that_contains_itself_is_refused(tmp_path: Path) -> None:
+    held: dict[str, object] = {"epoch": 3}
+    held["model"] = {"net": held}
+    torch.save(held, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        read_weights(tmp_path / "net.pth")
+
+
 def scripted(path: Path) -> None:
     jit: Any = torch.jit
     jit.save(jit.trace(net().eval(), torch.rand(2, 2)), path)

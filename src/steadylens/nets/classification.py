@@ -18,7 +18,7 @@ from steadylens.devices import evaluating
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.preprocessing import Fit, Preprocessing, PreprocessingOptions, check_normalization
 from steadylens.images.tensors import GREY_LEVELS, SQUASHED, check_images
-from steadylens.nets.facts import CLASSIFYING, facts_of
+from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
 
 
 class FusedClassifier(nn.Module):
@@ -128,7 +128,9 @@ def as_pair(net: nn.Module) -> FusedClassifier:
     if isinstance(net, FusedClassifier):
         return net
     if isinstance(net, nn.Sequential) and len(net) == 2:
-        return FusedClassifier(*net)
+        front, behind = net
+        if facts_of(front).task != CLASSIFYING and facts_of(behind).task != RESTORING:
+            return FusedClassifier(front, behind)
     raise SettingError(
         f"a {type(net).__name__} is no pair of a restorer and a classifier; give "
         "FusedClassifier(restorer, classifier)"

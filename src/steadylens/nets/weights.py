@@ -36,6 +36,9 @@ _WRAPPED = re.compile(r"^(?:module\.)+")
 _HELD = ("model.", "net.", "network.", "backbone.")
 """What stands before the names if the net is a part of another module, for example of a LightningModule."""
 
+_DEEPEST = 4
+"""In how many dicts, one within the other, a state dict is sought."""
+
 _LIGHTNING = "pytorch-lightning_version"
 
 _ABOUT_POSITIONS = re.compile(r"(^|\.)(pos_embed|pos_embedding|position_embeddings)$")
@@ -129,11 +132,11 @@ def _is_state_dict(held: object) -> bool:
     return isinstance(held, dict) and bool(held) and all(isinstance(each, Tensor) for each in held.values())
 
 
-def _has_weights(held: object) -> bool:
+def _has_weights(held: object, *, deep: int = _DEEPEST) -> bool:
     """Whether a value is a state dict, one of a quantised net, or a dict in which there is one."""
-    if not isinstance(held, dict):
+    if not isinstance(held, dict) or deep == 0:  # a dict may contain itself
         return False
-    inside = any(_has_weights(held.get(key)) for key in (*TRAINED, *AVERAGED))
+    inside = any(_has_weights(held.get(key), deep=deep - 1) for key in (*TRAINED, *AVERAGED))
     return _is_state_dict(held) or inside or any(str(name).endswith("_packed_params") for name in held)
 
 
