@@ -353,3 +353,11 @@ def test_an_answer_is_the_one_largest_logit_and_agrees_with_top_1() -> None:
     for label in range(3):
         labels = torch.full((6,), label)
         assert torch.equal(answers(logits) == labels, top_k(logits, labels, 1))
+
+
+def test_a_poor_restorer_is_measured_however_far_its_images_leave_the_range() -> None:
+    clean, far = drawn_images(0, 2, 3, 8, 8), 5 * drawn_images(1, 2, 3, 8, 8)
+    expected = -10 * np.log10((far - clean).double().square().mean(dim=(1, 2, 3)).numpy())
+    np.testing.assert_allclose(psnr(far, clean).numpy(), expected, rtol=1e-4)
+    with pytest.raises(ImageError, match="images reach from"):
+        psnr(clean, far)

@@ -30,6 +30,7 @@ from steadylens.images.tensors import to_float
 from steadylens.inference.export import export_triton
 from steadylens.inference.restorer import restorer_of
 from steadylens.inference.signature import Signature
+from steadylens.nets.architecture import KINDS
 from steadylens.nets.facts import CLASSIFYING, RESTORING
 from steadylens.records import Accuracy, Stability, read_records
 from steadylens.serving.payloads import Classifying
@@ -39,7 +40,6 @@ from tests.tiny_runs import TINY, Notebook, run_of
 PACKAGE = Path(steadylens.__file__).parent
 
 
-@steadylens.register_net
 class Blur(nn.Module):
     """A restorer whose result in train mode differs, with statistics that a run in train mode overwrites."""
 
@@ -56,7 +56,6 @@ class Blur(nn.Module):
         return images + 0.1 * self.layers(images)  # type: ignore[no-any-return]
 
 
-@steadylens.register_net
 class Colour(nn.Module):
     """A classifier of the same kind, for four classes."""
 
@@ -106,7 +105,9 @@ def state_of(net: nn.Module) -> str:
 
 
 @pytest.fixture
-def given(tiny_data: Dataset, tmp_path: Path) -> Given:
+def given(tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
+    for kind in (Blur, Colour):
+        monkeypatch.setitem(KINDS, kind.kind, kind)  # is taken out again afterwards
     evaluation = replace(
         TINY.evaluation, psnr_sigmas_grey=(20,), psnr_images=4, exploration_images=4, exploration_versions=1,
         stability_sigmas_grey=(20,), stability_images=4, sampling=Sampling(versions=1), unclipped_images=2,

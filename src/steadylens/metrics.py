@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steadylens.errors import ImageError, SettingError
-from steadylens.images.tensors import GREY_LEVELS, check_images
+from steadylens.images.tensors import GREY_LEVELS, check_form, check_images
 
 _WAVELET = (3**0.5 - 1, 3 - 3**0.5, -3 - 3**0.5, 1 + 3**0.5)
 """The high-pass filter of Daubechies' wavelet with two vanishing moments, times sqrt(32)."""
@@ -115,7 +115,8 @@ def contraction_quotients(
     Raises:
         ImageError: If a batch is no float tensor (N, C, H, W), or the shapes do not match.
     """
-    _check_pair(restored_noisy, restored_clean)
+    check_form(restored_noisy)
+    _check_shapes(restored_noisy, restored_clean)
     _check_pair(noisy, clean)
     if len(noisy) != len(restored_noisy):
         raise ImageError(
@@ -228,8 +229,12 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def _check_pair(images: Tensor, reference: Tensor) -> None:
-    check_images(images)
+    check_form(images)
     check_images(reference)
+    _check_shapes(images, reference)
+
+
+def _check_shapes(images: Tensor, reference: Tensor) -> None:
     if images.shape != reference.shape:
         raise ImageError(
             f"images have shape {tuple(images.shape)} and their reference {tuple(reference.shape)}; "

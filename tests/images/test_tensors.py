@@ -390,3 +390,10 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="choose another place"):
         write_image(tmp_path / "file" / "a.png", torch.zeros(3, 4, 4))
+
+
+def test_restored_images_of_a_net_in_training_may_lie_far_outside() -> None:
+    far = torch.full((1, 3, 16, 16), 3.0)
+    with pytest.raises(ImageError, match="images reach from 3 to 3"):
+        check_images(far)
+    check_images(far.clone().requires_grad_())

@@ -48,7 +48,7 @@ _MOST_BLOCKS = 8
 
 
 def check_images(images: Tensor, *, channels: int | None = None, minimum_size: int = 1) -> None:
-    """Refuses a batch of the wrong type, shape or range; see `check_range`.
+    """Refuses a batch of the wrong type, shape or range; see `check_form` and `check_range`.
 
     Args:
         images: The batch.
@@ -58,6 +58,21 @@ def check_images(images: Tensor, *, channels: int | None = None, minimum_size: i
     Raises:
         ImageError: If the batch is not a float tensor (N, C, H, W) with these channels and this size, or
             its values lie far outside [0, 1].
+    """
+    check_form(images, channels=channels, minimum_size=minimum_size)
+    check_range(images)
+
+
+def check_form(images: Tensor, *, channels: int | None = None, minimum_size: int = 1) -> None:
+    """Refuses a batch of the wrong type or shape, whatever its values: those of a poor restorer may be any.
+
+    Args:
+        images: The batch.
+        channels: The number of channels, or None to accept any.
+        minimum_size: The smallest height and width in pixels.
+
+    Raises:
+        ImageError: If the batch is not a float tensor (N, C, H, W) with these channels and this size.
     """
     if not images.is_floating_point():
         raise ImageError(
@@ -75,7 +90,6 @@ def check_images(images: Tensor, *, channels: int | None = None, minimum_size: i
             f"images are {images.shape[-2]}x{images.shape[-1]} pixels, at least "
             f"{minimum_size}x{minimum_size} are needed here; use larger images or a shallower net"
         )
-    check_range(images)
 
 
 def check_range(images: Tensor) -> None:
@@ -89,7 +103,8 @@ def check_range(images: Tensor) -> None:
     check takes 0.03 to 0.3 ms.
 
     Where looking at values is impossible or would hold up a device, nothing is checked: while a net is
-    traced or compiled, and on a GPU while gradients are recorded.
+    traced or compiled, and on a GPU while gradients are recorded. Nor are images through which a gradient
+    flows: they come from a net in training, whose restored images may be far off for a while.
 
     Args:
         images: Float (N, C, H, W).
@@ -127,7 +142,7 @@ def _hides_values(images: Tensor) -> bool:
     waiting = images.device.type != "cpu" and (
         torch.is_grad_enabled() or (images.is_cuda and torch.cuda.is_current_stream_capturing())
     )
-    return torch.compiler.is_compiling() or tracing or images.is_meta or waiting
+    return torch.compiler.is_compiling() or tracing or images.is_meta or images.requires_grad or waiting
 
 
 def to_float(images: Tensor) -> Tensor:
