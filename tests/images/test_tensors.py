@@ -105,6 +105,13 @@ def test_images_of_another_range_are_refused_by_name(
         check_images(images)
 
 
+def test_noise_too_strong_not_to_be_clipped_is_named_as_a_cause() -> None:
+    noise = 200 / 255 * torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ImageError, match="clip noise that is stronger than 75 grey levels"):
+        check_range(noise)
+    check_range(noise.clamp(0, 1))
+
+
 def test_the_range_is_not_looked_at_where_there_are_no_values() -> None:
     check_range(torch.full((2, 3, 8, 8), 255.0, device="meta"))
     check_range(torch.zeros(0, 3, 8, 8))

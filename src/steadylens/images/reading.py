@@ -50,7 +50,7 @@ SIDEWAYS = frozenset({5, 6, 7, 8})
 FIRST_OF_SEVERAL = "of several images in the file, the first is restored"
 """The note on a file of which only the first image is read."""
 
-LAYOUT_LEFT_OUT = "its description of images that are stored otherwise was left out"
+LAYOUT_LEFT_OUT = "its description of how images are stored was left out, as it is no longer true"
 """The note on a description that was removed because it would no longer be true."""
 
 SWAPPED_LEFT_OUT = "labels and overlays of ImageJ were left out, as files above 4 GB have another byte order"

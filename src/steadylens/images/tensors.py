@@ -132,7 +132,8 @@ def check_range(images: Tensor) -> None:
         low, high = (float(end) for end in torch.aminmax(images))
         raise ImageError(
             f"images reach from {low:.3g} to {high:.3g}, they must lie in [0, 1]; divide grey levels by 255, "
-            "or undo a normalisation by images * std + mean: a classifier's own comes after the restorer"
+            "or undo a normalisation by images * std + mean: a classifier's own comes after the restorer; "
+            f"clip noise that is stronger than {STRONGEST_NOISE_GREY} grey levels"
         )
 
 

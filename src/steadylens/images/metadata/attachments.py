@@ -90,8 +90,6 @@ _TIFF_TAGS = {
 }
 """The tags that hold further images, or places in the file that change."""
 
-TAGS_LEFT_OUT = frozenset(_TIFF_TAGS)
-
 _IMAGE_DEPTH = 32997
 
 _XMP_PARTS = (
