@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from steadylens.errors import ExportError, ImageError, MissingExtraError
 from steadylens.inference.engines import (
-    METADATA_KEY,
     OPSET,
     Engine,
     OnnxEngine,
@@ -84,17 +83,15 @@ def test_a_net_answers_alike_in_every_runtime(name: str) -> None:
         assert parity.equal_answers in (None, parity.images)
 
 
-def test_an_onnx_model_tells_its_names_its_opset_and_its_metadata() -> None:
+def test_an_onnx_model_tells_its_names_and_its_opset() -> None:
     net = NETS["Gaussian"][0]
     signature = signature_of(net)
-    model = to_onnx(to_program(net, signature), signature, metadata='{"a": 1}')
+    model = to_onnx(to_program(net, signature), signature)
     assert [value.name for value in (*model.graph.input, *model.graph.output)] == ["images", "restored"]
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
-    assert {entry.key: entry.value for entry in model.metadata_props}[METADATA_KEY] == '{"a": 1}'
-    converted = to_openvino(model, signature, metadata='{"a": 1}')
+    converted = to_openvino(model, signature)
     assert (converted.input(0).any_name, converted.output(0).any_name) == ("images", "restored")
     assert str(converted.input(0).partial_shape) == "[1..,3,4..,4..]"
-    assert converted.get_rt_info([METADATA_KEY]).value == '{"a": 1}'
 
 
 def test_a_net_stays_as_it_was() -> None:

@@ -4,6 +4,7 @@ The configuration for a Triton server agrees with the model's file.
 """
 
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -427,3 +428,12 @@ def test_an_onnx_file_has_the_opset_that_is_asked_for(opset: int, tmp_path: Path
     export_net(GaussianSmoothing(), tmp_path / "net.onnx", options=ExportOptions(opset=opset))
     assert [entry.version for entry in onnx.load(tmp_path / "net.onnx").opset_import] == [opset]
     assert read_metadata(tmp_path / "net.onnx")["opset"] == opset
+
+
+def test_an_opset_that_cannot_be_written_is_refused_without_reports_of_other_libraries(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ExportError, match="writes this net in opset 18, not in 99; ask for 18"):
+        export_net(GaussianSmoothing(), tmp_path / "net.onnx", options=ExportOptions(opset=99))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ use as many threads as PyTorch does, so `torch.set_num_threads` and OMP_NUM_THRE
 """
 
 import copy
+import logging
 import math
 import time
 import warnings
@@ -66,15 +67,12 @@ def to_program(net: nn.Module, signature: Signature) -> ExportedProgram:
         ) from error
 
 
-def to_onnx(
-    program: ExportedProgram, signature: Signature, *, metadata: str = "", opset: int = OPSET
-) -> "onnx.ModelProto":
+def to_onnx(program: ExportedProgram, signature: Signature, *, opset: int = OPSET) -> "onnx.ModelProto":
     """Converts a program to an ONNX model with named inputs, outputs and free dimensions.
 
     Args:
         program: The result of `to_program`.
         signature: The signature that the program was made for.
-        metadata: JSON to store in the model.
         opset: Version of the ONNX operator set.
 
     Raises:
@@ -82,7 +80,7 @@ def to_onnx(
         ExportError: If ONNX has no counterpart for an operator of the net, or not in that version.
     """
     try:
-        import onnx  # noqa: PLC0415
+        import onnx  # noqa: F401, PLC0415
         import onnxscript  # noqa: F401, PLC0415
     except ImportError as error:
         raise MissingExtraError("onnx or onnxscript", "onnx") from error
@@ -106,8 +104,6 @@ def to_onnx(
         raise ExportError(f"PyTorch writes this net in opset {found}, not in {opset}; ask for {found}")
     _name_dimensions(model, signature)
     model.producer_name = METADATA_KEY
-    if metadata:
-        onnx.helper.set_model_props(model, {METADATA_KEY: metadata})
     return model
 
 
@@ -150,13 +146,12 @@ def to_int8(model: "onnx.ModelProto", batches: Iterator[Tensor]) -> "onnx.ModelP
         return onnx.load(target)
 
 
-def to_openvino(model: "onnx.ModelProto", signature: Signature, *, metadata: str = "") -> "openvino.Model":
+def to_openvino(model: "onnx.ModelProto", signature: Signature) -> "openvino.Model":
     """Converts an ONNX model to an OpenVINO model.
 
     Args:
         model: The result of `to_onnx`.
         signature: The signature that the model was made for.
-        metadata: JSON to store in the model.
 
     Raises:
         MissingExtraError: If openvino is not installed.
@@ -173,8 +168,6 @@ def to_openvino(model: "onnx.ModelProto", signature: Signature, *, metadata: str
     free = (signature.batch or (1, -1), signature.channels, *size)
     dimensions = [openvino.Dimension(*(side if isinstance(side, tuple) else (side,))) for side in free]
     converted.reshape(openvino.PartialShape(dimensions))
-    if metadata:
-        converted.set_rt_info(metadata, [METADATA_KEY])
     return converted
 
 
@@ -192,11 +185,18 @@ def _name_dimensions(model: "onnx.ModelProto", signature: Signature) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the warnings that the exporter means for its own developers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+    """Silences warnings and tracebacks that the exporter means for its own developers."""
+    loggers = {each: each.level for each in map(logging.getLogger, ("onnxscript", "torch.onnx"))}
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
 
 
 class Engine(Protocol):
