@@ -234,8 +234,13 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.precision not in TOLERANCES:
             raise SettingError(f"precision is {self.precision!r}; choose one of {', '.join(TOLERANCES)}")
-        if (self.images is not None) != (self.precision == "int8"):
-            raise SettingError("int8 needs images, which choose its scales, and no other precision uses any")
+        if self.images is None and self.precision == "int8":
+            raise SettingError(
+                "int8 needs images, by which its scales are chosen; give --images FOLDER, in Python "
+                "ExportOptions(images=...)"
+            )
+        if self.images is not None and self.precision != "int8":
+            raise SettingError(f"images are given, which {self.precision} does not use; leave them out")
         if self.images is not None:
             check_images(self.images)
             if len(self.images) < LEAST_IMAGES:
