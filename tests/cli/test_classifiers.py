@@ -88,6 +88,25 @@ def test_photographs_are_fitted_as_the_classifier_tells_or_as_is_said(workplace:
     assert len(list((workplace / "cache").iterdir())) == 3, "each has images of its own"
 
 
+def test_a_folder_of_test_images_is_compared_whole(workplace: Path) -> None:
+    preparation = (
+        "timm:test_resnet reads images of 32x32 pixels, fit crop:33, normalised with mean 0.5 0.5 0.5"
+    )
+    code, said, _ = compare(*RESNET, "--restorer", "smooth.safetensors")
+    assert code == 0
+    assert preparation in said
+    assert "note: 3 of 15 images are for testing, chosen at random" in " ".join(said.split())
+    (workplace / "out" / "records.jsonl").unlink()
+    (workplace / "images").rename(workplace / "test")
+    (workplace / "images").mkdir()
+    (workplace / "test").rename(workplace / "images" / "test")
+    code, said, error = compare(*RESNET, "--restorer", "smooth.safetensors")
+    assert (code, error) == (0, "")
+    assert "0 a 0/0/5, 1 b 0/0/5, 2 c 0/0/5" in said
+    assert "chosen at random" not in said
+    assert "15 for testing" in said
+
+
 def test_a_packaged_restorer_is_tried_when_none_is_named(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

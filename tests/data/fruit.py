@@ -34,6 +34,14 @@ def loaded(
     )
 
 
+def chosen_note(tested: int, count: int) -> str:
+    """Returns what is said of a folder that has no test images of its own."""
+    return (
+        f"{tested} of {count} images are for testing, chosen at random; a classifier from elsewhere may have "
+        "been trained on them. To compare it on all images, give a folder with the class folders in test/"
+    )
+
+
 def same(first: Dataset, second: Dataset) -> bool:
     return all(
         torch.equal(getattr(getattr(first, part), field), getattr(getattr(second, part), field))

@@ -238,16 +238,61 @@ def test_other_names_mean_no_part(name: str) -> None:
             ["Training/a/1.png", "PublicTest/a/1.png", "PrivateTest/a/1.png"],
             "has Training beside PrivateTest, PublicTest",
         ),
-        (["all/train/a/1.png", "all/test/a/1.png"], "one class folder, all, .* give .*all itself"),
+        (["all/train/a/1.png", "all/test/a/1.png"], "one class folder, all, .* give folder:.*/all itself"),
+        (["all/test/a/1.png", "__MACOSX/x/y/1.png"], "one class folder, all, .* give folder:.*/all itself"),
+        (["up/all/train/a/1.png", "up/all/val/a/1.png"], "folder, up/all, .* give folder:.*/up/all itself"),
+        (
+            ["all/train/a/1.png", "all/test/a/1.png", "papers/1.png"],
+            "all contains test, train, so it seems to be the data set .* give folder:.*/all itself",
+        ),
         (
             ["train/train/a/1.png", "train/train/b/1.png", "test/test/a/1.png"],
             "train has one class folder, train, which contains a, b; .* move them up into .*train",
         ),
     ],
 )
-def test_names_of_parts_among_classes_are_refused(tmp_path: Path, files: list[str], message: str) -> None:
+def test_names_of_parts_among_classes_and_folders_above_them_are_refused(
+    tmp_path: Path, files: list[str], message: str
+) -> None:
     with pytest.raises(DatasetError, match=message):
         list_folder(touch(tmp_path, *files))
+
+
+@pytest.mark.parametrize(
+    ("files", "tested", "notes"),
+    [
+        (["test/b/1.png", "test/a/1.png", "test/a/2.png"], 3, 0),
+        (["val/b/1.png", "val/a/1.png"], 2, 1),
+        (["val/b/1.png", "val/a/1.png", "test/b/1.png"], 1, 0),
+        (["test/b/1.png", "test/a/1.png", "train/no-class.png"], 2, 1),
+    ],
+)
+def test_to_measure_only_test_images_are_needed(
+    files: list[str], tested: int, notes: int, tmp_path: Path
+) -> None:
+    folder = touch(tmp_path, *files)
+    with pytest.raises(DatasetError, match=r"no class folders|contains no class folders"):
+        list_folder(folder)
+    found = list_folder(folder, training=False)
+    assert found.class_names == ("a", "b")
+    assert [photograph.part for photograph in found.photographs].count(Part.TEST) == tested
+    assert not any(photograph.part == Part.TRAIN for photograph in found.photographs)
+    assert len(found.notes) == notes
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["train/a/1.png", "train/b/1.png"], "no class folders but train; give .*train itself"),
+        (["cat/1.png", "dog/1.png", "test/cat/1.png"], "has test beside cat, dog"),
+        (["test/photos/a/1.png", "test/photos/b/1.png"], "one class folder, photos, which contains a, b"),
+    ],
+)
+def test_to_measure_parts_and_classes_must_be_clear_too(
+    files: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match=message):
+        list_folder(touch(tmp_path, *files), training=False)
 
 
 def test_parts_within_classes_and_parts_of_other_names_are_noted(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -16,7 +17,7 @@ from steadylens.data.datasets import Dataset, ImageSet, Selection, load_dataset
 from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import DatasetError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit
-from tests.data.fruit import COUNTS, SIZE, image_set, loaded, paint, same
+from tests.data.fruit import COUNTS, SIZE, chosen_note, image_set, loaded, paint, same
 
 
 def contents(part: ImageSet) -> list[tuple[int, int]]:
@@ -38,7 +39,7 @@ def test_every_image_is_in_one_part_with_its_label(fruit: Path) -> None:
         assert part.images.is_contiguous()
     assert dataset.class_names == tuple(COUNTS)
     assert dataset.source == f"folder:{fruit}"
-    assert dataset.notes == ()
+    assert dataset.notes == (chosen_note(7, 35),)
 
 
 def test_a_fifth_is_for_test_and_the_given_share_of_the_rest_for_validation(fruit: Path) -> None:
@@ -344,6 +345,23 @@ def test_an_old_cache_is_not_used_after_the_drawing_code_changed(
 def test_an_unknown_source_is_refused(tmp_path: Path, source: str, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         load_dataset(source, cache=tmp_path)
+
+
+def test_a_folder_without_its_kind_is_understood_and_told(tmp_path: Path) -> None:
+    given: Any = tmp_path
+    with pytest.raises(DatasetError, match=f"gtsrb:DIR or folder:DIR; did you mean folder:{tmp_path}\\?$"):
+        load_dataset(str(tmp_path), cache=tmp_path)
+    with pytest.raises(DatasetError, match=f"it must be a text .* give 'folder:{tmp_path}'"):
+        load_dataset(given, cache=tmp_path)
+
+
+def test_to_measure_all_images_of_a_test_folder_are_loaded(fruit: Path, tmp_path: Path) -> None:
+    fruit.rename(tmp_path / "test")
+    data = load_dataset(
+        f"folder:{tmp_path}", size=SIZE, selection=Selection(training=False), cache=tmp_path / "cache"
+    )
+    assert [tested for _, _, _, tested in data.counts()] == list(COUNTS.values())
+    assert (len(data.train), len(data.validation), data.notes) == (0, 0, ())
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0, float("nan")])

@@ -101,7 +101,11 @@ def test_a_share_must_lie_between_0_and_1(share: float) -> None:
 def test_three_parts_are_made_of_one(counts: list[int], seed: int) -> None:
     labels = [label for label, number in enumerate(counts) for _ in range(number)]
     parts, notes = split(index_of([Part.TRAIN] * len(labels), labels), validation_share=0.25, seed=seed)
-    assert notes == ()
+    chosen = sum(max(round(0.2 * number), 1) for number in counts)
+    (note,) = notes
+    assert note.startswith(
+        f"{chosen} of {len(labels)} images are for testing, chosen at random; a classifier"
+    )
     for label, number in enumerate(counts):
         own = parts[torch.tensor(labels) == label]
         test = max(round(0.2 * number), 1)

@@ -6,6 +6,7 @@ A pair is written whole, whether nothing was trained or the restorer, and never 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -276,6 +277,13 @@ def test_a_restorer_without_weights_is_refused(tiny_data: Dataset, tmp_path: Pat
         tune_restorer(
             run_of(tiny_data), GaussianSmoothing(), classifier(), tmp_path / "tuned.safetensors", name="pair"
         )
+
+
+def test_a_name_in_the_place_of_a_net_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:
+    name: Any = "l3-gtsrb"
+    for front, behind in ((name, classifier()), (restorer(), name)):
+        with pytest.raises(SettingError, match=r"a net is 'l3-gtsrb', .* steadylens\.load"):
+            tune_restorer(run_of(tiny_data), front, behind, tmp_path / "tuned.safetensors", name="pair")
 
 
 def test_a_recipe_without_noise_is_refused(tiny_data: Dataset, tmp_path: Path) -> None:

@@ -143,6 +143,20 @@ def test_a_net_is_trained_by_the_settings_for_nets_of_its_class() -> None:
     assert SMOKE.restorer_recipe("L11") == SMOKE.restorer
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("recipe", "smoke", r"recipe is 'smoke', .* steadylens\.recipe_named\('smoke'\)"),
+        ("seed", "a", "seed is 'a', it must be an int such as 0, not a str"),
+        ("seed", True, "not a bool"),
+        ("seed", 1.5, "not a float"),
+    ],
+)
+def test_settings_of_another_type_are_refused(run: Run, field: str, value: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        replace(run, **{field: value})
+
+
 def test_a_device_may_be_given_by_its_name(tiny_data: Dataset) -> None:
     given: Any = "cpu"
     run = Run(data=tiny_data, recipe=SMOKE, seed=0, device=given)

@@ -68,7 +68,8 @@ def compare(
             ema=described.ema,
         )
         pairs = _pairs(alone, restorer or ([] if fused else [DEFAULT_RESTORER]), fused or [])
-        with open_run(options, out, sampling=sampling, size=alone.size, fit=alone.fit) as run:
+        say(_preparation(alone))
+        with open_run(options, out, sampling=sampling, size=alone.size, fit=alone.fit, training=False) as run:
             from steadylens.evaluation.workflows import compare as compare_all
             from steadylens.report.paper import ALONE
 
@@ -82,6 +83,19 @@ def compare(
                 training_seconds={ALONE: alone.seconds, **{pair.name: pair.seconds for pair in pairs}},
             )
     say(f"report: {page.resolve()}")
+
+
+def _preparation(classifier: "LoadedNet") -> str:
+    """Returns in one line how images are prepared for a classifier, for users to compare with their own."""
+    from steadylens.nets.facts import facts_of
+
+    known = facts_of(classifier.module).preprocessing
+    normalised = "by the net itself"
+    if known is not None:
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (known.mean, known.std))
+        normalised = f"with mean {mean} and std {std}"
+    size = f"{classifier.size}x{classifier.size}"
+    return f"{classifier.name} reads images of {size} pixels, fit {classifier.fit}, normalised {normalised}"
 
 
 def _pairs(alone: "LoadedNet", restorers: list[str], fused: list[Path]) -> "list[LoadedNet]":
@@ -170,7 +184,9 @@ def fuse(
         labels_matter = tune is not TunedPart.restorer
         names = () if labels_matter else _class_names(behind, options.class_names)
         selected = options if labels_matter else replace(options, class_names=None)
-        with open_run(selected, out, size=behind.size, fit=behind.fit) as opened:
+        say(_preparation(behind))
+        training = tune is not TunedPart.nothing
+        with open_run(selected, out, size=behind.size, fit=behind.fit, training=training) as opened:
             from steadylens.training.fusing import (
                 fine_tune,
                 fuse_as_they_are,

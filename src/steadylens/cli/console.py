@@ -96,7 +96,8 @@ class RunOptions:
         typer.Option(
             help="Images to use: signs (synthetic traffic signs, 43 classes), gtsrb:DIR (the GTSRB data "
             "set: its official archives, or the layout with CSV files) or folder:DIR (one subfolder per "
-            "class, or train and test, or train and val, with one in each)."
+            "class, or train and test, or train and val, with one in each; only test or val will do where "
+            "nothing is trained)."
         ),
     ] = "signs"
     recipe: Annotated[
@@ -294,11 +295,12 @@ def open_run(
     sampling: SamplingOptions | None = None,
     size: int = 48,
     fit: "Fit | None" = None,
+    training: bool = True,
 ) -> Iterator["Run"]:
     """Loads the images, squashed or fitted to `size` pixels, and yields a run whose progress is shown.
 
     All options are checked before an image is decoded, `out` too: the file of weights or the folder to write.
-    SIGTERM ends the run as Ctrl+C does.
+    SIGTERM ends the run as Ctrl+C does. Unless `training`, a folder with test images alone will do.
     """
     from steadylens.data.class_folders import read_class_names
     from steadylens.data.datasets import Selection, load_dataset
@@ -320,7 +322,7 @@ def open_run(
             size=size,
             fit=fit or Fit(),
             seed=options.seed,
-            selection=Selection(skip_damaged=options.skip_damaged, class_names=names),
+            selection=Selection(skip_damaged=options.skip_damaged, class_names=names, training=training),
             cache=options.cache,
             progress=loading,
         )

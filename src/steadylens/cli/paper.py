@@ -102,7 +102,7 @@ def evaluate(
         from steadylens.evaluation.workflows import evaluate_nets
 
         nets = [load_net(model, alternatives="; for others, there is steadylens compare") for model in models]
-        with open_run(options, out, sampling=sampling) as run:
+        with open_run(options, out, sampling=sampling, training=False) as run:
             page = evaluate_nets(run, nets, out)
     say(f"report: {page.resolve()}")
 

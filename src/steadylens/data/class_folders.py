@@ -60,21 +60,23 @@ class _Layout(NamedTuple):
     notes: list[str]
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path, *, training: bool = True) -> Listing:
     """Lists the images of a folder that contains class folders, or folders of parts with class folders.
 
-    The classes are the class folders of the training part, sorted by name as text. Every image is a track of
-    its own. Without a folder of test images, the validation images are the test images.
+    The classes are the class folders of the training part, or of all parts if there is none, sorted by name
+    as text. Every image is a track of its own. Without a folder of test images, the validation images are the
+    test images.
 
     Args:
         folder: Contains class folders, or folders such as train and test, or train and val, with class
             folders in each.
+        training: Whether there must be training images; if not, folders such as test alone will do.
 
     Raises:
         DatasetError: If a folder is missing, there is no class, a class has no image, validation or test
             images have a class that training lacks, or parts and classes stand side by side.
     """
-    parts, notes = _layout(folder)
+    parts, notes = _layout(folder, training=training)
     classes = _training_classes(folder, parts)
     others: Counter[str] = Counter()
     photographs = [
@@ -135,25 +137,34 @@ def shown(names: Sequence[str], *, most: int = _MOST_SHOWN) -> str:
     return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
-def _layout(folder: Path) -> _Layout:
+def _layout(folder: Path, *, training: bool) -> _Layout:
     names = subfolders(folder)
     known = {name: part for name in names if (part := part_named(name)) is not None}
-    labelled: dict[str, Part] = {
-        name: part for name, part in known.items() if part != Part.LEFT_OUT and subfolders(folder / name)
-    }
-    if Part.TRAIN in labelled.values() and len(set(labelled.values())) > 1:
+    labelled = _labelled(folder, known)
+    if _is_divided(labelled):
+        return _split(folder, names, labelled)
+    if known and len(known) == len(names) and not training and set(labelled.values()) - {Part.TRAIN}:
         return _split(folder, names, labelled)
     if known and len(known) == len(names):
         raise DatasetError(_incomplete(folder, names, labelled))
     _refuse_parts(folder, names, known, labelled)
-    if len(names) == 1:
-        _refuse_single(folder, names[0])
+    _refuse_outer(folder, names)
     notes = [f"{folder / name} is read as a class of that name, not as a part" for name in known]
     return _Layout({"": Part.TRAIN}, [*notes, *_inner_notes(folder, names)])
 
 
+def _labelled(folder: Path, known: Mapping[str, Part]) -> dict[str, Part]:
+    """Returns those folders of parts that contain class folders."""
+    return {name: part for name, part in known.items() if part != Part.LEFT_OUT and subfolders(folder / name)}
+
+
+def _is_divided(labelled: Mapping[str, Part]) -> bool:
+    """Returns whether there are training images and others."""
+    return Part.TRAIN in labelled.values() and len(set(labelled.values())) > 1
+
+
 def _split(folder: Path, names: Sequence[str], parts: dict[str, Part]) -> _Layout:
-    """Returns the layout of a folder that has at least training and validation or test images."""
+    """Returns the layout of a folder that has at least validation or test images."""
     by_part = {part: [name for name, own in parts.items() if own == part] for part in parts.values()}
     for part, same in by_part.items():
         if len(same) > 1:
@@ -166,11 +177,13 @@ def _split(folder: Path, names: Sequence[str], parts: dict[str, Part]) -> _Layou
         beside = " and ".join(sorted(parts, key=lambda name: parts[name]))
         notes.append(f"{folder} has folders beside {beside} that are not read: {shown(ignored)}")
     if Part.TEST not in by_part:
-        (train,), (tested,) = by_part[Part.TRAIN], by_part[Part.VALIDATION]
+        (tested,) = by_part[Part.VALIDATION]
         parts = {**parts, tested: Part.TEST}
+        rest = "".join(
+            f", and a share of those in {name} are for validation" for name in by_part.get(Part.TRAIN, ())
+        )
         notes.append(
-            f"{folder} has no folder of test images: the images in {tested} are the test images, and a share "
-            f"of those in {train} are for validation"
+            f"{folder} has no folder of test images: the images in {tested} are the test images{rest}"
         )
     return _Layout(parts, notes)
 
@@ -181,9 +194,10 @@ def _incomplete(folder: Path, names: Sequence[str], labelled: Mapping[str, Part]
     if train and train[0] not in labelled:
         return f"{folder / train[0]} contains no class folders with images; put each class into a folder"
     way_out = f"give {folder / train[0]} itself, or add" if train else "add train, and"
+    measured = "; to measure only, in Python Selection(training=False), train is not needed" * (not train)
     return (
         f"{folder} has no class folders but {' and '.join(names)}; {way_out} test or val with one folder per "
-        "class in it"
+        f"class in it{measured}"
     )
 
 
@@ -201,12 +215,30 @@ def _refuse_parts(
         )
 
 
+def _refuse_outer(folder: Path, names: Sequence[str]) -> None:
+    """Refuses a folder above the data set: one of the supposed classes holds the parts, or all there is."""
+    for name in names:
+        inside = subfolders(folder / name)
+        parts = {each: part for each in inside if (part := part_named(each)) is not None}
+        if len(names) > 1 and _is_divided(_labelled(folder / name, parts)):
+            raise DatasetError(
+                f"{folder / name} contains {shown(inside)}, so it seems to be the data set and no class; "
+                f"give folder:{folder / name} itself"
+            )
+    if len(names) == 1:
+        _refuse_single(folder, names[0])
+
+
 def _refuse_single(folder: Path, name: str) -> None:
     """Refuses a single class folder that contains folders, since those may be the classes or the parts."""
-    if len(inside := subfolders(folder / name)) > 1:
+    place = folder / name
+    while len(inside := subfolders(place)) == 1 and part_named(inside[0]) is None:
+        place /= inside[0]
+    if inside:
         raise DatasetError(
-            f"{folder} has one class folder, {name}, which contains {shown(inside)}; if those are the "
-            f"classes or the parts, give {folder / name} itself, or move them up into {folder}"
+            f"{folder} has one class folder, {place.relative_to(folder).as_posix()}, which contains "
+            f"{shown(inside)}; if those are the classes or the parts, give folder:{place} itself, or move "
+            f"them up into {folder}"
         )
 
 
@@ -230,11 +262,12 @@ def _inner_notes(folder: Path, classes: Sequence[str]) -> list[str]:
 
 
 def _training_classes(folder: Path, parts: Mapping[str, Part]) -> dict[str, int]:
-    names = {name for top, part in parts.items() if part == Part.TRAIN for name in subfolders(folder / top)}
+    tops = [top for top, part in parts.items() if part == Part.TRAIN] or list(parts)
+    names = {name for top in tops for name in subfolders(folder / top)}
     if not names:
         raise DatasetError(f"{folder} contains no class folders with images; put each class into a folder")
-    for top, part in parts.items():
-        if top and part == Part.TRAIN and len(names) == 1:
+    for top in tops:
+        if top and len(names) == 1 and subfolders(folder / top):
             _refuse_single(folder / top, *names)
     return {name: label for label, name in enumerate(sorted(names))}
 

@@ -5,6 +5,7 @@ training, validation and test images depends on the seed and is not cached.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -219,11 +220,14 @@ class Selection:
         skip_damaged: Whether images that cannot be read are left out, with a note that names them.
         class_names: Names of all classes in the order of a classifier's logits; empty to number the classes
             in the order of the source: of a folder, in the order of the names as text.
+        training: Whether nets are to be trained. If not, a folder needs no training images: one with the
+            single part test, or val, will do.
     """
 
     validation_share: float = 0.1
     skip_damaged: bool = False
     class_names: tuple[str, ...] = ()
+    training: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.validation_share < 1:
@@ -289,7 +293,7 @@ def load_dataset(
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
     fit.check_size(size)
     fit = fit.simplest(size)
-    plan = _plan(source, size, fit)
+    plan = _plan(source, size, fit, training=selection.training)
     folder = platformdirs.user_cache_path("steadylens") if cache is None else Path(cache)
     found = load_or_make(
         folder / f"{source.partition(':')[0]}-{plan.key[:24]}.safetensors",
@@ -321,7 +325,9 @@ def load_dataset(
         class_names=plan.class_names,
         track_names=tuple(numbers),
     )
-    parts, split_notes = split(index, validation_share=selection.validation_share, seed=seed)
+    parts, split_notes = split(
+        index, validation_share=selection.validation_share, seed=seed, training=selection.training
+    )
 
     def chosen(part: Part) -> ImageSet:
         own = parts == part
@@ -351,7 +357,12 @@ def _damage_notes(paths: Sequence[str]) -> Iterator[str]:
         yield f"images left out because they cannot be read: {len(paths):,}, {shown(paths, most=20)}"
 
 
-def _plan(source: str, size: int, fit: Fit) -> _Plan:
+def _plan(source: str, size: int, fit: Fit, *, training: bool) -> _Plan:
+    if not isinstance(source, str):
+        raise DatasetError(
+            f"source is {source!r}, it must be a text that begins with the kind of the data; for a folder "
+            f"with one folder per class, give 'folder:{source}'"
+        )
     scheme, _, place = source.partition(":")
     match scheme:
         case "signs":
@@ -359,9 +370,10 @@ def _plan(source: str, size: int, fit: Fit) -> _Plan:
         case "gtsrb" if place:
             return _plan_photographs(list_gtsrb(Path(place).expanduser()), size, fit)
         case "folder" if place:
-            plan = _plan_photographs(list_folder(Path(place).expanduser()), size, fit)
+            plan = _plan_photographs(list_folder(Path(place).expanduser(), training=training), size, fit)
             return replace(plan, order_notes=order_notes(plan.class_names))
-    raise DatasetError(f"source is {source!r}, it must be signs, signs:N, gtsrb:DIR or folder:DIR")
+    meant = f"; did you mean folder:{source}?" if os.path.isdir(os.path.expanduser(source)) else ""  # noqa: PTH111, PTH112 - never raise
+    raise DatasetError(f"source is {source!r}, it must be signs, signs:N, gtsrb:DIR or folder:DIR{meant}")
 
 
 def _plan_photographs(listing: Listing, size: int, fit: Fit) -> _Plan:

@@ -43,7 +43,9 @@ class ImageIndex:
     track_names: tuple[str, ...]
 
 
-def split(index: ImageIndex, *, validation_share: float, seed: int) -> tuple[Tensor, tuple[str, ...]]:
+def split(
+    index: ImageIndex, *, validation_share: float, seed: int, training: bool = True
+) -> tuple[Tensor, tuple[str, ...]]:
     """Assigns every image to a part.
 
     Images that the source assigns to test or validation stay there. Tracks outside the test set that contain
@@ -54,9 +56,10 @@ def split(index: ImageIndex, *, validation_share: float, seed: int) -> tuple[Ten
         validation_share: The share of each class's training tracks for validation, if the source has no
             validation images.
         seed: Seed of the choice.
+        training: Whether there must be training images.
 
     Returns:
-        Values of `Part`, int64 (N,); and a sentence on the images that were left out, if there are any.
+        Values of `Part`, int64 (N,); and sentences on test images that were chosen and images left out.
 
     Raises:
         DatasetError: If a class has too few images to be split, or there are fewer than two classes.
@@ -72,14 +75,16 @@ def split(index: ImageIndex, *, validation_share: float, seed: int) -> tuple[Ten
         parts[candidates[held]] = Part.TEST
     duplicates = torch.isin(index.digests, index.digests[parts == Part.TEST]) & (parts != Part.TEST)
     parts[torch.isin(tracks, tracks[duplicates])] = Part.LEFT_OUT
-    _check_classes(labels, parts, index.class_names)
+    if training or (index.parts == Part.TRAIN).any():
+        _check_classes(labels, parts, index.class_names)
     if not own_validation:
         candidates = torch.nonzero(parts == Part.TRAIN).flatten()
         held = hold_out(
             labels[candidates], tracks[candidates], share=validation_share, seed=seed, purpose="validation"
         )
         parts[candidates[held]] = Part.VALIDATION
-    return parts, _note_left_out(index, parts, duplicates)
+    chosen = () if own_test else _note_chosen(parts)
+    return parts, (*chosen, *_note_left_out(index, parts, duplicates))
 
 
 def hold_out(labels: Tensor, tracks: Tensor, *, share: float, seed: int, purpose: str) -> Tensor:
@@ -138,6 +143,14 @@ def _check_classes(labels: Tensor, parts: Tensor, class_names: tuple[str, ...]) 
             f"the number of classes with training images is {len(known)}, it must be at least 2; "
             "add another class"
         )
+
+
+def _note_chosen(parts: Tensor) -> tuple[str, ...]:
+    return (
+        f"{int((parts == Part.TEST).sum()):,} of {len(parts):,} images are for testing, chosen at random; a "
+        "classifier from elsewhere may have been trained on them. To compare it on all images, give a folder "
+        "with the class folders in test/",
+    )
 
 
 def _note_left_out(index: ImageIndex, parts: Tensor, duplicates: Tensor) -> tuple[str, ...]:

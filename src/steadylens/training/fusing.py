@@ -321,6 +321,11 @@ def tune_restorer(
 
 
 def _loaded(net: Net) -> LoadedNet:
+    if not isinstance(net, LoadedNet | nn.Module):
+        raise SettingError(
+            f"a net is {net!r}, it must be a module or a LoadedNet; load a packaged net or a file "
+            "first, with steadylens.load(...)"
+        )
     return net if isinstance(net, LoadedNet) else LoadedNet(name="", module=net)
 
 

@@ -279,7 +279,7 @@ class Run:
         checkpoint_seconds: Seconds between two saves of an unfinished training.
 
     Raises:
-        SettingError: If PyTorch knows no such device.
+        SettingError: If PyTorch knows no such device, or data, recipe or seed are of another type.
     """
 
     data: Dataset
@@ -294,6 +294,15 @@ class Run:
             raise SettingError(
                 f"data is a {type(self.data).__name__}, it must be a Dataset; make one with "
                 "steadylens.dataset_from(test=..., train=...) or load_dataset"
+            )
+        if not isinstance(self.recipe, Recipe):
+            raise SettingError(
+                f"recipe is {self.recipe!r}, it must be a Recipe; get one with "
+                "steadylens.recipe_named('smoke')"
+            )
+        if type(self.seed) is not int:  # a bool would be one
+            raise SettingError(
+                f"seed is {self.seed!r}, it must be an int such as 0, not a {type(self.seed).__name__}"
             )
         try:
             object.__setattr__(self, "device", torch.device(self.device))
