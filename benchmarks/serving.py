@@ -39,7 +39,7 @@ def example_images(count: int, side: int) -> list[bytes]:
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
     smooth = nn.functional.interpolate(coarse, size=(side, side), mode="bilinear", align_corners=False)
     noisy = smooth + 0.02 * torch.randn(smooth.shape, generator=generator)
-    return [encode_png(image) for image in steadylens.to_uint8(noisy)]
+    return [encode_png(image).content for image in steadylens.to_uint8(noisy)]
 
 
 @contextmanager

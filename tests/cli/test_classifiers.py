@@ -215,7 +215,11 @@ def test_what_is_tuned_moves_and_the_rest_stays(
     options = ["--tune", tune] if tune else []
     code, said, error = fuse(parts, out, *resnet(parts), *options)
     assert (code, error) == (0, "")
-    assert said.endswith(f"fused classifier: {out.resolve()}\n")
+    files = [f"fused classifier: {out.resolve()}"]
+    if tune == "restorer":
+        files = [f"restorer: {(tmp_path / 'pair-restorer.safetensors').resolve()}", *files]
+    assert said.splitlines()[-len(files) :] == files
+    assert len([*tmp_path.glob("*.safetensors")]) == len(files)
     pair, about = load_model(out)
     front, _ = load_model(parts / "front.safetensors")
     net = timm.create_model("test_resnet", num_classes=3)

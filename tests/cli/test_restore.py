@@ -208,6 +208,8 @@ def test_an_image_above_the_limit_is_refused_and_the_option_is_named(
         (["a.png", "--out", "out", "--flatten", "#ff000080"], "it must be an opaque colour, such as white"),
         (["a.png", "--out", "out", "--jobs", "0"], "there are 0 processes, at least 1 is needed"),
         (["a.png", "--out", "out", "--log", "a.png"], "a.png, line 1 is no result of a restored file"),
+        (["a.png", "--out", "out", "--log", "-"], "--log - is no file; name one, such as log.jsonl"),
+        (["a.png", "--out", "out", "--log", "no/x.jsonl"], "no folder no; make it first, or name another"),
         (["a.png", "--out", "out", "--device", "mps"], "the device 'mps' cannot be used"),
         (["a.png", "--in-place", "--format", "png"], "--format writes new files"),
         (["a.png", "--out", "out", "--max-megapixels", "0"], "is 0.0, it must be positive and finite"),

@@ -150,3 +150,40 @@ def test_the_log_tells_of_every_file(folder: Path, tmp_path: Path, identity: Pat
     again = logged(log)[5:]
     assert [row["state"] for row in again].count("skipped") == 3
     assert all("--overwrite" in row["reason"] for row in again if row["state"] == "skipped")
+
+
+def test_a_file_that_lacks_the_wanted_pattern_is_not_counted_as_done(
+    folder: Path, tmp_path: Path, smoothing: Path
+) -> None:
+    call = (folder, "--out", tmp_path / "out", "--net", smoothing)
+    assert run(*call).code == 0
+    log = tmp_path / "log.jsonl"
+    outcome = run(*call, "--pattern", "--log", log)
+    assert outcome.code == 1
+    assert "skipped 4 whose output or pattern exists without the other; --overwrite makes both" in outcome.err
+    assert "already exists" not in outcome.out
+    assert all("--overwrite makes both" in row["reason"] for row in logged(log))
+    assert run(*call, "--pattern", "--overwrite").code == 0
+    assert len([*(tmp_path / "out").rglob("*.pattern.png")]) == 4
+    assert run(*call, "--pattern").code == 0
+
+
+def test_a_log_may_lie_in_the_new_folder_of_the_results(folder: Path, tmp_path: Path, identity: Path) -> None:
+    out = tmp_path / "out"
+    assert run(folder, "--out", out, "--net", identity, "--log", out / "logs" / "log.jsonl").code == 0
+    assert len(logged(out / "logs" / "log.jsonl")) == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe that nobody reads")
+@pytest.mark.parametrize("arguments", [("--out", "-"), ("--out", "out")])
+def test_it_ends_quietly_if_nobody_reads_its_output(
+    folder: Path, tmp_path: Path, identity: Path, arguments: tuple[str, str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    call = [sys.executable, "-c", MAIN, "restore", str(folder / "a.png"), *arguments, "--net", str(identity)]
+    ended = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
+    os.close(writing)
+    assert ended.returncode == 1
+    said = [line for line in ended.stderr.splitlines() if not line.startswith("  restoring")]
+    assert said == (["restored 1 of 1 images"] if "-" in arguments else [])

@@ -104,7 +104,10 @@ def test_a_net_is_told_in_plain_data_as_files_hold_it(kind: str) -> None:
     [
         *(make for make, _ in NETS.values()),
         prepared_by_transformers,
-        lambda: FusedClassifier(nested(), timm_classifier("test_resnet", classes=5, size=48)),
+        lambda: FusedClassifier(
+            nn.Identity(),
+            FusedClassifier(GaussianSmoothing(), timm_classifier("test_resnet", classes=5, size=48)),
+        ),
         lambda: FusedClassifier(RestorationNet(depth=3), prepared_by_transformers()),
     ],
     ids=[*NETS, "transformers", "pair of a pair and timm", "pair with transformers"],

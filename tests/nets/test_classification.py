@@ -28,6 +28,7 @@ from steadylens.nets.classification import (
     as_pair,
 )
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
+from steadylens.nets.restoration_unet import RestorationUNet
 from tests.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS
 
 
@@ -582,3 +583,30 @@ def test_a_module_of_ones_own_can_be_fused_but_not_saved(tmp_path: Path) -> None
     ):
         save_model(tmp_path / "pair.safetensors", fused, about={})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("restorer", "classifier", "told"),
+    [
+        (SignNet(4), RestorationNet(3), "SignNet is a classifier and was given as the restorer"),
+        (
+            RestorationNet(3),
+            GaussianSmoothing(),
+            "GaussianSmoothing is a restorer and was given as the class",
+        ),
+        (small_fused(), SignNet(4), "FusedClassifier is a classifier and was given as the restorer"),
+        (RestorationNet(3), nn.Identity(), "Identity is a restorer and was given as the classifier"),
+    ],
+)
+def test_parts_in_the_wrong_place_are_refused_by_name(
+    restorer: nn.Module, classifier: nn.Module, told: str
+) -> None:
+    with pytest.raises(SettingError, match=told):
+        FusedClassifier(restorer, classifier)
+
+
+def test_an_empty_batch_has_no_answers() -> None:
+    for restorer in (RestorationNet(3), RestorationUNet(), GaussianSmoothing(), nn.Identity()):
+        for frozen in (True, False):
+            pair = FusedClassifier(restorer, SignNet(classes=5), frozen=frozen).eval()
+            assert pair(drawn_images(3)[:0]).shape == (0, 5)

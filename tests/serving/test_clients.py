@@ -244,6 +244,52 @@ def test_a_restored_image_keeps_its_alpha_and_its_colour_profile(restorer: Serve
         assert np.array_equal(np.asarray(image)[..., 3], pixels[..., 3])
 
 
+def test_of_an_animation_the_first_image_comes_back_and_a_header_says_so(restorer: Server) -> None:
+    first, second = Image.fromarray(drawn(1, 20, 30)), Image.fromarray(drawn(2, 20, 30))
+    moving = written(first, "PNG", save_all=True, append_images=[second])
+    still = written(first, "PNG")
+    reply = restorer.post(moving)
+    assert reply.status_code == 200, reply.text
+    note = "of several images in the file, the first is restored"
+    assert json.loads(reply.headers["steadylens-notes"]) == [note]
+    plain_reply = restorer.post(still)
+    assert "steadylens-notes" not in plain_reply.headers
+    for each in (reply, plain_reply):
+        with Image.open(io.BytesIO(each.content)) as image:
+            expected = steadylens.restore(drawn(1, 20, 30), "l3-gtsrb").astype(int)
+            assert np.abs(np.asarray(image.convert("RGB")) - expected).max() <= 1
+    files = [
+        ("image", ("a", still)),
+        ("image", ("b", moving)),
+        ("image", ("c", written(first.convert("1"), "PNG"))),
+    ]
+    both = httpx.post(f"{restorer.address}/predict", files=files, timeout=60)
+    black_and_white = "image 3: black and white became "
+    one, other = json.loads(both.headers["steadylens-notes"])
+    assert one == f"image 2: {note}"
+    assert other.startswith(black_and_white)
+
+
+def test_a_tiff_of_several_pages_is_refused_and_the_way_out_is_named(restorer: Server) -> None:
+    pages = [Image.fromarray(drawn(number, 20, 30)) for number in range(4)]
+    content = written(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    reply = restorer.post(content, {"content-type": "image/tiff"})
+    assert reply.status_code == 422
+    assert "a TIFF of 4 pages" in reply.json()["error"]
+    assert "send each page as a file of its own" in reply.json()["error"]
+
+
+def test_a_path_of_another_model_names_the_model_there_is(classifier: Server) -> None:
+    for path, told in (
+        ("stats", "there is no model stats; "),
+        ("sign-gtsrb/versions/2", "there is no version 2 of "),
+    ):
+        reply = httpx.get(f"{classifier.address}/v2/models/{path}")
+        assert reply.status_code == 404
+        assert reply.json()["error"].startswith(told)
+        assert "this service has sign-gtsrb, version 1" in reply.json()["error"]
+
+
 def test_a_restorer_lists_no_classes(restorer: Server) -> None:
     told = httpx.get(f"{restorer.address}/info").json()
     assert told["task"] == "image-to-image"

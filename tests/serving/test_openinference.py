@@ -275,3 +275,13 @@ def status_of(asked: object) -> int:
     content, _ = write_response("it", request, list(request.images), FREE, ())
     assert json.loads(content)["outputs"][0]["shape"] == list(request.images.shape)
     return 200
+
+
+@pytest.mark.parametrize("low", [0, -1])
+def test_images_that_are_not_in_the_unit_range_are_refused_as_in_python(low: int) -> None:
+    images = np.linspace(low, 255 if low == 0 else 1, 300, dtype=np.float32).reshape(1, 3, 10, 10)
+    asked = tensor(shape=list(images.shape), data=images.flatten().tolist())
+    refusal = refused(asked)
+    assert refusal.status == 400
+    for part in ("must lie in [0, 1]", "divide grey levels by 255", "undo a normalisation"):
+        assert part in refusal.reason

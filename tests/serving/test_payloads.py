@@ -1,6 +1,7 @@
 """An upload is decoded as reading the file would, or refused with a reason; there is no third way."""
 
 import io
+import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from steadylens.serving.payloads import (
     MEDIA_TYPES,
     OTHER_NAMES,
     HttpError,
+    Reply,
     Restoring,
     UploadLimits,
     checked_type,
@@ -107,7 +109,7 @@ def test_an_upload_is_the_image_that_reading_the_file_gives(
 
 @pytest.mark.parametrize(("length", "refused"), [(4000, True), (17, True), (16, False)])
 def test_an_upload_too_narrow_to_be_cut_is_refused(length: int, refused: bool) -> None:
-    narrow = encode_png(torch.zeros(3, 1, length, dtype=torch.uint8))
+    narrow = encode_png(torch.zeros(3, 1, length, dtype=torch.uint8)).content
     fit = Fit(keeps_shape=True, side=256)
     answer = attempted(lambda: decode_image(narrow, most_pixels=PIXELS, size=224, fit=fit))
     assert (answer == 422) if refused else (not isinstance(answer, int) and answer.shape == (3, 224, 224))
@@ -207,7 +209,7 @@ def test_a_tiff_of_tiles_far_larger_than_itself_is_refused(tags: list[tuple[int,
 
 def test_a_png_comes_back_as_it_was() -> None:
     image = torch.from_numpy(LEVELS).permute(2, 0, 1)
-    assert torch.equal(decode_image(encode_png(image), most_pixels=PIXELS), image)
+    assert torch.equal(decode_image(encode_png(image).content, most_pixels=PIXELS), image)
 
 
 @pytest.mark.parametrize("declared", [*MEDIA_TYPES, *OTHER_NAMES, "Image/PNG", "image/jpeg; q=1"])
@@ -273,7 +275,6 @@ COLOURS = {
     "turned.jpg": turned(),
     "cmyk.jpg": FILES["cmyk.jpg"],
     "deep.png": FILES["deep.png"],
-    "pages.tif": written(RGB, "TIFF", save_all=True, append_images=[RGB], description="of two pages"),
     "profile.webp": written(RGBA, "WEBP", lossless=True, icc_profile=bytes(300)),
 }
 
@@ -290,7 +291,7 @@ def test_a_restored_image_is_what_the_command_writes(name: str, tmp_path: Path) 
     predictor = Restoring(identity, Signature())
     upload = predictor.decode(COLOURS[name], most_pixels=PIXELS)
     results = predictor(upload.pixels[None])
-    content, kind = predictor.encoder({})(list(results), [upload.file])
+    content, kind, _ = predictor.encoder({})(list(results), [upload.file])
     assert kind == "image/png"
     assert content == target.read_bytes()
 
@@ -299,7 +300,23 @@ def test_the_metadata_of_a_file_are_kept() -> None:
     predictor = Restoring(identity, Signature())
     for name, mode in (("profile.webp", "RGBA"), ("profile.jpg", "RGB"), ("grey-alpha.png", "LA")):
         upload = predictor.decode(COLOURS[name], most_pixels=PIXELS)
-        content, _ = predictor.encoder({})([upload.pixels], [upload.file])
+        content, *_ = predictor.encoder({})([upload.pixels], [upload.file])
         with Image.open(io.BytesIO(content)) as image:
             assert image.mode == mode
             assert image.info.get("icc_profile") == (bytes(300) if "profile" in name else None)
+
+
+def test_notes_fit_into_a_header_and_say_how_many_were_left_out() -> None:
+    assert Reply(b"", "image/png").headers == {}
+    notes = tuple(f"note {number} of \u00e4 file\n" for number in range(500))
+    for count in (1, 9, 500):
+        (header,) = Reply(b"", "image/png", notes[:count]).headers.values()
+        assert len(header) <= 4096
+        assert header.isascii()
+        assert "\n" not in header
+        *listed, last = json.loads(header)
+        if count < 500:
+            assert (*listed, last) == notes[:count]
+        else:
+            assert tuple(listed) == notes[: len(listed)]
+            assert last == f"{500 - len(listed)} further notes"

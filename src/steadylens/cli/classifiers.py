@@ -191,6 +191,7 @@ def fuse(
                 fine_tune,
                 fuse_as_they_are,
                 fuse_label_free,
+                restorer_beside,
                 tune_restorer,
                 tune_together,
             )
@@ -211,7 +212,9 @@ def fuse(
                     fuse_label_free(run, front, behind, out, name=PAIR)
                 case TunedPart.nothing:
                     fuse_as_they_are(run, front, behind, out, name=PAIR)
-    say(f"{'restorer' if restorer_only else 'fused classifier'}: {out.resolve()}")
+        if tune is TunedPart.restorer and not restorer_only:
+            say(f"restorer: {restorer_beside(out).resolve()}")
+        say(f"{'restorer' if restorer_only else 'fused classifier'}: {out.resolve()}")
 
 
 def _class_names(classifier: "LoadedNet", path: Path | None) -> tuple[str, ...]:

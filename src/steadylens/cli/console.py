@@ -250,6 +250,8 @@ def explaining(debug: bool, *, resumable: bool = False) -> Iterator[None]:
             raise
         complain(str(error))
         raise typer.Exit(2 if isinstance(error, SettingError | MissingExtraError) else 1) from None
+    except BrokenPipeError:  # whoever reads the output has read enough; `main` ends quietly
+        raise
     except (OSError, MemoryError, RuntimeError) as error:
         if debug or (isinstance(error, RuntimeError) and not lacks_memory(error)):
             raise

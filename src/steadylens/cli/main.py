@@ -1,6 +1,7 @@
 """The command line: brings the commands of the other modules together."""
 
 import io
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -33,15 +34,28 @@ for command in (evaluate, reproduce, report):
 
 
 def main() -> None:
-    """Runs the command line. A call that cannot be parsed gets a one-line message and exit code 2."""
+    """Runs the command line. A call that cannot be parsed gets a one-line message and exit code 2.
+
+    If whoever reads the output stops reading, as `head` does, the command ends quietly with exit code 1.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names may contain bytes that are no text
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        code = 1
     except typer.TyperException as error:
         _refuse(error)
         code = error.exit_code
     sys.exit(code)
+
+
+def _drop_output() -> None:
+    """Sends what is still to be written nowhere, or Python would complain of it when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
 
 
 def _refuse(error: typer.TyperException) -> None:

@@ -150,6 +150,8 @@ def restore(
             raise SettingError("--format writes new files, but --in-place replaces the old ones; use --out")
         if not 0 < max_megapixels < float("inf"):
             raise SettingError(f"--max-megapixels is {max_megapixels}, it must be positive and finite")
+        if log is not None:
+            _check_log(log, out)
         from steadylens.inference.batch import BatchSettings
         from steadylens.inference.image_files import RestoreSettings
         from steadylens.inference.results import InPlaceHistory, ResultLog
@@ -184,6 +186,14 @@ def _format(name: ImageFormatName | None, out: Path | None) -> str | None:
             f"--out {out} ends like {named}, and --format is {name}; leave out --format, or rename"
         )
     return wanted or named
+
+
+def _check_log(log: Path, out: Path | None) -> None:
+    """Refuses a log that would be a file called "-", or lie in a folder that a slip of the pen would make."""
+    if log == STANDARD_OUTPUT:
+        raise SettingError("--log - is no file; name one, such as log.jsonl")
+    if not log.parent.is_dir() and (out is None or out not in log.parents):
+        raise SettingError(f"--log {log}: there is no folder {log.parent}; make it first, or name another")
 
 
 def _colour(text: str) -> tuple[int, int, int]:
@@ -252,7 +262,8 @@ class _Task:
         console: Where messages go that are no errors.
         log: The log of results, or None.
         overwrite: Whether outputs that exist are replaced.
-        states: How many files were restored, failed, were skipped, or had an output that exists.
+        states: How many files were restored, failed, were skipped, had an output that exists ("taken"), or
+            had one that lacks its pattern, or the other way round ("half").
     """
 
     settings: "BatchSettings"
@@ -268,8 +279,13 @@ class _Task:
 
         free: list[RestoreJob] = []
         for job in plan.jobs:
-            if self.overwrite or not self._is_taken(job):
+            found = [] if self.overwrite else self._existing(job)
+            if not found:
                 free.append(job)
+            elif lacking := [path for path in job.written if not path.exists()]:
+                self.states["half"] += 1
+                reason = f"{found[0]} exists, but not {lacking[0]}; --overwrite makes both"
+                self._write(FileResult.skipped(job, reason))
             else:
                 self.states["taken"] += 1
                 self._write(FileResult.skipped(job, "its output exists; --overwrite replaces it"))
@@ -296,9 +312,10 @@ class _Task:
             if begun:
                 display.show(Update(stage=STAGE, state="finished"))
 
-    def _is_taken(self, job: "RestoreJob") -> bool:
+    def _existing(self, job: "RestoreJob") -> list[Path]:
+        """Returns the files that the job would replace, but not its source."""
         in_place = self.settings.history is not None
-        return any(path.exists() for path in job.written if not (in_place and path == job.target))
+        return [path for path in job.written if path.exists() and not (in_place and path == job.target)]
 
     def _tell(self, result: "FileResult") -> None:
         self.states[result.state] += 1
@@ -314,7 +331,7 @@ class _Task:
             self.log.write(replace(result, target="-") if self.console.stderr else result)
 
     def _interrupted(self, count: int) -> None:
-        left = count - self.states.total() + self.states["taken"]
+        left = count - self.states.total() + self.states["taken"] + self.states["half"]
         same = "the same command without --overwrite" if self.overwrite else "the same command"
         complain(
             f"interrupted; {self.states['restored']} restored, {self.states['failed']} failed, {left} "
@@ -331,6 +348,10 @@ class _Task:
         tell(f"restored {self.states['restored']} of {len(plan.jobs)} images")
         if taken := self.states["taken"]:
             tell(f"skipped {taken} whose output already exists; --overwrite replaces it")
+        if half := self.states["half"]:
+            complain(
+                f"skipped {half} whose output or pattern exists without the other; --overwrite makes both"
+            )
         if done := self.states["skipped"]:
             tell(f"skipped {done} that were restored in place before; --overwrite restores them once more")
         if plan.others:
@@ -342,6 +363,6 @@ class _Task:
             tell(f"links to folders are not followed: {names}{more}; name a folder to restore what it holds")
         for line in plan.unread:
             complain(line)
-        if problems := self.states["failed"] + len(plan.unread):
+        if problems := self.states["failed"] + self.states["half"] + len(plan.unread):
             complain(f"{problems} could not be restored, as said above")
             raise typer.Exit(1)

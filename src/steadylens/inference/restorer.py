@@ -139,7 +139,8 @@ def restore(
     Args:
         image: A PIL image of 8 bits a level, or of grey with 16; a NumPy array (H, W) or (H, W, C), uint8,
             uint16 or float in [0, 1]; or a tensor (C, H, W) or (N, C, H, W) of such a type. C is 1, 2, 3 or
-            4: grey or RGB, alpha last. A float result is not clipped.
+            4: grey or RGB, alpha last. A float result is not clipped: it may leave [0, 1] by a little.
+            `steadylens.to_uint8` clips and rounds a tensor, where 8 bits are wanted.
         net: A restorer of this package, the name of a packaged one, the path of a .safetensors file, or
             anything from images (N, 3, H, W), float32 in [0, 1], to images of the same shape.
         margin: How many pixels around it a pixel of the result depends on; None asks a net of this package.

@@ -39,7 +39,7 @@ class FusedClassifier(nn.Module):
             The attribute `frozen` can be changed later.
 
     Raises:
-        SettingError: If one of the two is no module.
+        SettingError: If one of the two is no module, or has the other's `task`.
 
     Example:
         >>> import torch
@@ -59,6 +59,16 @@ class FusedClassifier(nn.Module):
         for part in parts:  # a damaged file may give anything
             if not isinstance(part, nn.Module):
                 raise SettingError(f"a {type(part).__name__} is no part of a pair; wrap it in an nn.Module")
+        for part, wrong, place in (
+            (restorer, CLASSIFYING, "restorer"),
+            (classifier, RESTORING, "classifier"),
+        ):
+            if facts_of(part).task == wrong:
+                is_one, name = "classifier" if wrong == CLASSIFYING else "restorer", type(part).__name__
+                raise SettingError(
+                    f"{name} is a {is_one} and was given as the {place}; give "
+                    "FusedClassifier(restorer, classifier)"
+                )
         self.restorer, self.classifier, self.frozen = restorer, classifier, frozen
 
     @property

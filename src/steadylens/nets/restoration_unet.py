@@ -114,6 +114,8 @@ class RestorationUNet(nn.Module):
     def pattern(self, images: Tensor) -> Tensor:
         """Returns what is added to the images, (N, C, H, W)."""
         check_images(images, channels=self.channels, minimum_size=self.minimum_size)
+        if images.numel() == 0:  # PyTorch leaves an empty batch as it is instead of unshuffling it
+            return torch.zeros_like(images)
         height, width = images.shape[-2:]
         # Sides become multiples of 8; around that, the finest level alone sees a ring of reflected pixels.
         below, right = -height % ALIGNMENT, -width % ALIGNMENT

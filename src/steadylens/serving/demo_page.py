@@ -145,7 +145,7 @@ class _View(NamedTuple):
 
     @classmethod
     def of(cls, image: Tensor) -> Self:
-        source = f"data:image/png;base64,{b64encode(encode_png(image)).decode()}"
+        source = f"data:image/png;base64,{b64encode(encode_png(image).content).decode()}"
         return cls(source=source, width=image.shape[2], height=image.shape[1])
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steadylens.errors import ImageError
+from steadylens.images.tensors import check_range
 from steadylens.inference.signature import INPUT, Signature
 from steadylens.serving.payloads import HttpError, class_name
 
@@ -169,9 +171,20 @@ def _images(tensor: Mapping[str, Any], rest: bytes, signature: Signature, most_p
         )
     else:
         values = np.frombuffer(rest, "<f4").astype(np.float32)
+    if not np.isfinite(values).all():
+        raise HttpError(400, "values are not finite; images are RGB in [0, 1]")
+    images = torch.from_numpy(values.reshape(shape))
+    try:
+        check_range(images)
+    except ImageError as error:
+        raise HttpError(400, str(error)) from error
     if not ((values >= _LOWEST) & (values <= _HIGHEST)).all():
-        raise HttpError(400, "values leave [-1, 2] or are not finite; images are RGB in [0, 1]")
-    return torch.from_numpy(values.reshape(shape))
+        raise HttpError(
+            400,
+            f"values reach from {values.min():.3g} to {values.max():.3g}, beyond [{_LOWEST:g}, "
+            f"{_HIGHEST:g}]; images are RGB in [0, 1], divide grey levels by 255",
+        )
+    return images
 
 
 def _shape(shape: Any, signature: Signature) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -191,17 +191,55 @@ def decode_whole_image(content: bytes, *, most_pixels: int) -> Upload:
         most_pixels: The largest width times height; a larger image is refused before it is decoded.
 
     Raises:
-        HttpError: 400 if the content is empty, 413 if the image is too large, 422 if it cannot be decoded.
+        HttpError: 400 if the content is empty, 413 if the image is too large, 422 if it cannot be decoded or
+            is a TIFF of several pages, of which the reply could hold only one.
     """
     with _refusing(content):
         read = read_image_content(
             ImageBytes(content=content), most_pixels=most_pixels, way_out=_WAY_OUT, formats=FORMATS
         )
+    if (count := len(read.pages)) > 1:
+        raise HttpError(
+            422,
+            f"the image is a TIFF of {count} pages, and one image is restored at a time; send each page as a "
+            "file of its own, several of them in a form, or restore the whole file by steadylens restore",
+        )
     return Upload(pixels=array_to_tensor(read.pixels), file=read)
 
 
-def encode_png(image: Tensor, file: ImageContent | None = None) -> bytes:
-    """Returns an image as a PNG file.
+NOTES = "steadylens-notes"
+"""The header that tells what was converted or left out of an image that was sent."""
+
+MOST_IN_HEADER = 4096
+"""The most characters in that header; proxies refuse long ones."""
+
+
+class Reply(NamedTuple):
+    """A response without its status.
+
+    Attributes:
+        content: The body.
+        media_type: Its content type.
+        notes: What was converted or left out of the images that were sent, a phrase each.
+    """
+
+    content: bytes
+    media_type: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The notes as a JSON list in ASCII, if there are any; the list ends with how many were left out."""
+        for count in range(len(self.notes), -1, -1):
+            left = len(self.notes) - count
+            text = json.dumps([*self.notes[:count], *([f"{left} further notes"] if left else [])])
+            if len(text) <= MOST_IN_HEADER:
+                break
+        return {NOTES: text} if self.notes else {}
+
+
+def encode_png(image: Tensor, file: ImageContent | None = None) -> Reply:
+    """Returns an image as a PNG file, with notes on what it does not keep of the file that was sent.
 
     Args:
         image: uint8 or uint16 (C, H, W), with one to four channels: grey or RGB, alpha last.
@@ -209,12 +247,10 @@ def encode_png(image: Tensor, file: ImageContent | None = None) -> bytes:
     """
     pixels, buffer = tensor_to_array(image), BytesIO()
     plain = ImageContent(pixels=pixels, format="PNG", lossless=True, metadata=Metadata())
-    encode_single(buffer, plain if file is None else replace(file, pixels=pixels, format="PNG"))
-    return buffer.getvalue()
+    further = encode_single(buffer, plain if file is None else replace(file, pixels=pixels, format="PNG"))
+    notes = () if file is None else tuple(dict.fromkeys((*file.notes, *further)))
+    return Reply(buffer.getvalue(), "image/png", notes)
 
-
-Reply = tuple[bytes, str]
-"""The content of a response and its content type."""
 
 Encoder = Callable[[Sequence[Tensor], Sequence[ImageContent | None]], Reply]
 """Turns the results for the images of a request, and what `decode` keeps of their files, into the reply."""
@@ -319,7 +355,8 @@ class Classifying:
 
         def encode(results: Sequence[Tensor], _: Sequence[ImageContent | None]) -> Reply:
             lists = [{"predictions": self._listed(logits, int(asked))} for logits in results]
-            return json.dumps(lists[0] if len(lists) == 1 else {"images": lists}).encode(), "application/json"
+            listed = lists[0] if len(lists) == 1 else {"images": lists}
+            return Reply(json.dumps(listed).encode(), "application/json")
 
         return encode
 
@@ -354,7 +391,8 @@ class Restoring:
         """A description of the responses, for people."""
         return (
             "image/png: the restored image, of the same size, with its bits, alpha, colour profile and other "
-            "metadata; for several images application/zip with 1.png, 2.png and so on"
+            "metadata; for several images application/zip with 1.png, 2.png and so on; what was converted or "
+            "left out is said in the header Steadylens-Notes, as a JSON list"
         )
 
     def decode(self, content: bytes, *, most_pixels: int) -> Upload:
@@ -372,7 +410,12 @@ class Restoring:
 
         def encode(results: Sequence[Tensor], files: Sequence[ImageContent | None]) -> Reply:
             encoded = [encode_png(image, file) for image, file in zip(results, files, strict=True)]
-            return (encoded[0], "image/png") if len(encoded) == 1 else (_zipped(encoded), "application/zip")
+            if len(encoded) == 1:
+                return encoded[0]
+            notes = [
+                f"image {number}: {note}" for number, each in enumerate(encoded, 1) for note in each.notes
+            ]
+            return Reply(_zipped([each.content for each in encoded]), "application/zip", tuple(notes))
 
         return encode
 

@@ -31,6 +31,7 @@ from steadylens.serving.payloads import (
     FORM_TYPE,
     FORMATS,
     MEDIA_TYPES,
+    NOTES,
     Encoder,
     HttpError,
     Predictor,
@@ -229,7 +230,7 @@ class Service:
             allow_origins=self._origins,
             allow_methods=["GET", "POST"],
             allow_headers=["content-type", openinference.HEADER_LENGTH],
-            expose_headers=["retry-after", openinference.HEADER_LENGTH],
+            expose_headers=["retry-after", NOTES, openinference.HEADER_LENGTH],
         )
 
     @asynccontextmanager
@@ -267,8 +268,8 @@ class Service:
         kept = [upload.file for upload in uploads]
 
         def reply(results: Sequence[Tensor]) -> Response:
-            content, media_type = encode(results, kept)
-            return Response(content, media_type=media_type)
+            answer = encode(results, kept)
+            return Response(answer.content, media_type=answer.media_type, headers=answer.headers)
 
         return Job([upload.pixels for upload in uploads], reply)
 
@@ -403,10 +404,12 @@ class Service:
     def _check_model(self, request: Request) -> None:
         name, number = request.path_params["name"], request.path_params.get("version", openinference.VERSION)
         if (name, number) != (self._card.name, openinference.VERSION):
+            wrong = (
+                f"no model {name[:80]}" if name != self._card.name else f"no version {number[:40]} of {name}"
+            )
             raise HttpError(
                 404,
-                f"there is no version {number[:40]} of a model {name[:80]}; this service has "
-                f"{self._card.name}, version {openinference.VERSION}",
+                f"there is {wrong}; this service has {self._card.name}, version {openinference.VERSION}",
             )
 
     def schema(self) -> dict[str, Any]:

@@ -387,6 +387,11 @@ def fuse_as_they_are(run: Run, restorer: Net, classifier: Net, path: str | Path,
     return _save_pair(run, name, Path(path), made_from, omitted=("data", "recipe", "seed"))
 
 
+def restorer_beside(path: Path) -> Path:
+    """Returns the file of the tuned restorer that `fuse_label_free` saves next to the file of the pair."""
+    return path.with_stem(f"{path.stem}-restorer")
+
+
 def fuse_label_free(
     run: Run,
     restorer: Net,
@@ -421,7 +426,7 @@ def fuse_label_free(
     given_restorer, given_classifier = _loaded(restorer), _loaded(classifier)
     describe(given_classifier.module)  # raises before the training if the pair cannot be saved afterwards
     path = Path(path)
-    restorer_path = path.with_stem(f"{path.stem}-restorer")
+    restorer_path = restorer_beside(path)
     if path.exists() and not restorer_path.exists():
         raise SettingError(
             f"{path} exists, but was not written by this tuning; choose another place, or remove it"
