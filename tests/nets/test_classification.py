@@ -595,7 +595,6 @@ def test_a_module_of_ones_own_can_be_fused_but_not_saved(tmp_path: Path) -> None
             "GaussianSmoothing is a restorer and was given as the class",
         ),
         (small_fused(), SignNet(4), "FusedClassifier is a classifier and was given as the restorer"),
-        (RestorationNet(3), nn.Identity(), "Identity is a restorer and was given as the classifier"),
     ],
 )
 def test_parts_in_the_wrong_place_are_refused_by_name(

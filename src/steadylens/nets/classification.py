@@ -63,7 +63,7 @@ class FusedClassifier(nn.Module):
             (restorer, CLASSIFYING, "restorer"),
             (classifier, RESTORING, "classifier"),
         ):
-            if facts_of(part).task == wrong:
+            if getattr(part, "task", None) == wrong:  # Identity has none: it may stand for either
                 is_one, name = "classifier" if wrong == CLASSIFYING else "restorer", type(part).__name__
                 raise SettingError(
                     f"{name} is a {is_one} and was given as the {place}; give "
