@@ -32,6 +32,9 @@ PAIR = "pair"
 DEFAULT_RESTORER = "unet-gtsrb"
 """The packaged restorer that is compared if the user names none."""
 
+LEARNED_SIZE = 48
+"""Height and width in pixels of the images that the packaged restorers learned from."""
+
 
 @with_option_groups
 def compare(
@@ -69,6 +72,12 @@ def compare(
         )
         pairs = _pairs(alone, restorer or ([] if fused else [DEFAULT_RESTORER]), fused or [])
         say(_preparation(alone))
+        if not restorer and not fused and alone.size != LEARNED_SIZE:
+            say(
+                f"note: no --restorer is given, so {DEFAULT_RESTORER} is compared; it learned from traffic "
+                f"signs of {LEARNED_SIZE} pixels, and may help little on images of {alone.size}: train one "
+                "on yours with steadylens train restorer"
+            )
         with open_run(options, out, sampling=sampling, size=alone.size, fit=alone.fit, training=False) as run:
             from steadylens.evaluation.workflows import compare as compare_all
             from steadylens.report.paper import ALONE
