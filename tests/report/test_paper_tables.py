@@ -36,6 +36,15 @@ from tests.sample_records import SIGMAS, sample_records
 
 RECORDS = sample_records()
 
+MAKERS = (
+    training_tables,
+    restoration_tables,
+    accuracy_tables,
+    stability_tables,
+    difference_tables,
+    cost_tables,
+)
+
 
 RESTORING, HITS, CONTRACTION, BY_NORM = restoration_tables(RECORDS)
 
@@ -242,15 +251,7 @@ def test_cost_table_gives_every_batch_size_a_column_of_times() -> None:
 
 
 def all_tables() -> Sequence[Table]:
-    makers = (
-        training_tables,
-        restoration_tables,
-        accuracy_tables,
-        stability_tables,
-        difference_tables,
-        cost_tables,
-    )
-    return [table for make in makers for table in make(RECORDS)]
+    return [table for make in MAKERS for table in make(RECORDS)]
 
 
 def test_every_row_has_as_many_cells_as_the_header() -> None:
@@ -263,15 +264,7 @@ def test_the_source_of_every_table_has_recipe_seed_data_and_commit() -> None:
 
 
 def test_no_records_make_no_tables() -> None:
-    makers = (
-        training_tables,
-        restoration_tables,
-        accuracy_tables,
-        stability_tables,
-        difference_tables,
-        cost_tables,
-    )
-    assert [make([]) for make in makers] == [[]] * len(makers)
+    assert [make([]) for make in MAKERS] == [[]] * len(MAKERS)
 
 
 SHARES = {3: 0.99, 4: 0.98, 5: 0.985}

@@ -131,15 +131,9 @@ def stability(
         started = time.perf_counter()
         degradation = gaussian_degradation(sigma, clip=noise.clip, quantize=noise.quantize)
         cell = _Cell()
-        for hit, owned in _blocks(
-            network,
-            shuffled,
-            own,
-            degradation,
-            versions=sampling.versions,
-            path=(provenance.seed, float(sigma)),
-        ):
-            cell.count(hit, owned)
+        path = (provenance.seed, float(sigma))
+        for some, hit in _blocks(network, shuffled, degradation, versions=sampling.versions, path=path):
+            cell.count(hit, own[some])
             progress(index * most + cell.counts["all"][1], len(noise.sigmas_grey) * most)
             if sampling.half_width is not None and cell.narrower_than(sampling.half_width):
                 break
@@ -184,7 +178,6 @@ def noisy_comparisons(
     """
     started = time.perf_counter()
     sigmas = noise.sigmas_grey
-    everything = torch.ones(len(images), dtype=torch.bool, device=images.images.device)
     right: dict[str, Tensor] = {}  # by network: (strengths, images), 1 where it is right
     done = 0
     for name, network in networks.items():
@@ -192,7 +185,7 @@ def noisy_comparisons(
         for sigma in sigmas:
             degradation = gaussian_degradation(sigma, clip=noise.clip, quantize=noise.quantize)
             path = (provenance.seed, float(sigma))
-            for hit, _ in _blocks(network, images, everything, degradation, versions=1, path=path):
+            for _, hit in _blocks(network, images, degradation, versions=1, path=path):
                 hits.append(hit)
                 done += len(hit)
                 progress(done, len(networks) * len(sigmas) * len(images))
@@ -246,13 +239,12 @@ class _Cell:
 def _blocks(
     network: nn.Module,
     images: ImageSet,
-    own: Tensor,
     degradation: Degradation,
     *,
     versions: int,
     path: tuple[int, float],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields for each version and block which noisy images are right, and their part of `own`."""
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yields for each version and block the images' place, and which of the noisy images are right."""
     blocks = range(0, len(images), BLOCK)
     seed, sigma = path
     for version, start in product(range(versions), blocks):
@@ -261,4 +253,4 @@ def _blocks(
             seed, "stability", repr(sigma), version, start, device=images.images.device
         )
         noisy = degradation(to_float(images.images[some]), generator=generator)
-        yield top_k(forward_in_batches(network, noisy), images.labels[some], 1), own[some]
+        yield some, top_k(forward_in_batches(network, noisy), images.labels[some], 1)

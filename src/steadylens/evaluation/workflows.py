@@ -96,7 +96,7 @@ def _networks(run: Run, front: LoadedNet, models: Path) -> dict[str, LoadedNet]:
         AUGMENTED: train_classifier(run, models / "augmented.safetensors", noisy=True),
     }
     if run.recipe.together:
-        networks[TOGETHER] = _tuned_together(run, front, original, models / "together.safetensors")
+        networks[TOGETHER] = _tuned(run, front, original, models / "together.safetensors", together=True)
     if run.recipe.wider is not None:
         larger = train_classifier(run, models / "wider-clean.safetensors", width=run.recipe.wider)
         networks[WIDER] = _tuned(run, NOTHING, larger, models / "wider.safetensors")
@@ -112,16 +112,12 @@ def _best(run: Run) -> str:
     return TOGETHER if run.recipe.together else RESTORED
 
 
-def _tuned(run: Run, restorer: LoadedNet, original: LoadedNet, path: Path) -> LoadedNet:
-    """Fine-tunes a copy of the classifier behind a copy of the restorer."""
-    return fine_tune(run, _copied(restorer), _copied(original), path, name=path.stem.partition("-seed-")[0])
-
-
-def _tuned_together(run: Run, restorer: LoadedNet, original: LoadedNet, path: Path) -> LoadedNet:
-    """Trains copies of both together."""
-    return tune_together(
-        run, _copied(restorer), _copied(original), path, name=path.stem.partition("-seed-")[0]
-    )
+def _tuned(
+    run: Run, restorer: LoadedNet, original: LoadedNet, path: Path, *, together: bool = False
+) -> LoadedNet:
+    """Fine-tunes a copy of the classifier behind a copy of the restorer, or trains both together."""
+    tune = tune_together if together else fine_tune
+    return tune(run, _copied(restorer), _copied(original), path, name=path.stem.partition("-seed-")[0])
 
 
 def _copied(net: LoadedNet) -> LoadedNet:
@@ -159,7 +155,7 @@ def _networks_of_seed(run: Run, front: LoadedNet, models: Path) -> dict[str, Loa
     return {
         ORIGINAL: original,
         FINE_TUNED: _tuned(run, NOTHING, original, noisy),
-        TOGETHER: _tuned_together(run, front, original, together),
+        TOGETHER: _tuned(run, front, original, together, together=True),
     }
 
 

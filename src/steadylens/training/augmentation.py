@@ -47,9 +47,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         """Refuses amounts that are negative or not finite, and a scale or contrast of 1 or more."""
-        for name in ("rotation_degrees", "shift", "brightness"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise SettingError(f"{name} is {getattr(self, name)}, it must be a number of at least 0")
+        _check_amounts(self, "rotation_degrees", "shift", "brightness")
         for name in ("scale", "contrast"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}, it must lie in [0, 1)")
@@ -119,9 +117,7 @@ class StrongAugmentation:
 
     def __post_init__(self) -> None:
         """Refuses amounts that are negative or not finite, and shares outside [0, 1]."""
-        for name in ("rotation_degrees", "scale", "stretch", "shear", "shift", "light", "noise_grey"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise SettingError(f"{name} is {getattr(self, name)}, it must be a number of at least 0")
+        _check_amounts(self, "rotation_degrees", "scale", "stretch", "shear", "shift", "light", "noise_grey")
         for name in ("unmoved_share", "blurred_share", "hidden_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"{name} is {getattr(self, name)}, it must lie in [0, 1]")
@@ -223,6 +219,12 @@ class StrongAugmentation:
         strength = (draws[0] < 0.3) * draws[1] * (self.noise_grey / GREY_LEVELS)
         noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
         return ((images + strength * noise).clamp(0, 1) * GREY_LEVELS).round() / GREY_LEVELS
+
+
+def _check_amounts(settings: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= (amount := getattr(settings, name)) < math.inf:
+            raise SettingError(f"{name} is {amount}, it must be a number of at least 0")
 
 
 def _symmetric(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:

@@ -27,7 +27,6 @@ from steadylens.nets.architecture import describe
 from steadylens.nets.classification import FusedClassifier
 from steadylens.noise.degradation import Degradation
 from steadylens.progress import Update
-from steadylens.randomness import derived_generator
 from steadylens.training.loop import OneCycleAdam, Optimization
 from steadylens.training.objectives import (
     Fidelity,
@@ -49,6 +48,7 @@ from steadylens.training.stages import (
     run_labelled,
     run_stage,
     train_on_labels,
+    validation_noise,
 )
 
 Net = nn.Module | LoadedNet
@@ -353,8 +353,7 @@ def _validate_pair(
     clean = to_float(random_validation_images(run).images)
     if len(clean) == 0:
         return {}
-    generator = derived_generator(run.seed, "validation", device=run.device)
-    noisy = replace(degradation, versions=1, clean_share=0.0)(clean, generator=generator)
+    noisy = validation_noise(run, clean, degradation)
     predictions = _predicted(classifier, clean)
 
     def kept(restorer: nn.Module) -> float:

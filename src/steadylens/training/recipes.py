@@ -31,33 +31,21 @@ PAPER_CLASSIFIER_SGD = MomentumSgd(learning_rate=0.02, decay=0.9998, l2=0.5e-5, 
 
 PAPER_TUNING_SGD = replace(PAPER_CLASSIFIER_SGD, learning_rate=0.002)
 
+PAPER_RESTORER = RestorerRecipe(
+    steps=100_000,
+    batch=50,
+    patch=48,
+    loss=SquaredError(),
+    optimization=PAPER_SGD,
+    degradation=Degradation(),
+)
+
 PAPER = Recipe(
     name="paper",
-    restorer=RestorerRecipe(
-        steps=100_000,
-        batch=50,
-        patch=48,
-        loss=SquaredError(),
-        optimization=PAPER_SGD,
-        degradation=Degradation(),
-    ),
+    restorer=PAPER_RESTORER,
     # [15] uses a learning rate of 1e-4, and of 1e-5 in the last layer.
-    dong=RestorerRecipe(
-        steps=100_000,
-        batch=50,
-        patch=48,
-        loss=SquaredError(),
-        optimization=replace(PAPER_SGD, learning_rate=1e-4, decay=1.0, l2=0.0),
-        degradation=Degradation(),
-    ),
-    unet=RestorerRecipe(
-        steps=100_000,
-        batch=50,
-        patch=48,
-        loss=SquaredError(),
-        optimization=PAPER_SGD,
-        degradation=Degradation(),
-    ),
+    dong=replace(PAPER_RESTORER, optimization=replace(PAPER_SGD, learning_rate=1e-4, decay=1.0, l2=0.0)),
+    unet=replace(PAPER_RESTORER),  # a copy of its own: the paper has no U-Net
     classifier=ClassifierRecipe(steps=60_000, batch=50, optimization=PAPER_CLASSIFIER_SGD),
     fine_tuning=ClassifierRecipe(
         steps=15_000,
@@ -172,6 +160,17 @@ SLIGHT = Gaussian(strength=Strength(low_grey=0.3, high_grey=6, logarithmic=True)
 
 SLIGHTEST = Gaussian(strength=Strength(low_grey=0.25, high_grey=0.9), shared=0.1)
 
+
+def _with_slight_noise(weights: tuple[float, ...], *, clean_share: float) -> Degradation:
+    """Returns the mixed noise with the slightest and slight noise, whose weights come first."""
+    return replace(
+        MIXED_NOISE,
+        families=(SLIGHTEST, SLIGHT, *MIXED_NOISE.families),
+        weights=weights,
+        clean_share=clean_share,
+    )
+
+
 THOROUGH_RESTORER = replace(
     FAST_RESTORER,
     refinements=(
@@ -191,12 +190,7 @@ THOROUGH_RESTORER = replace(
             steps=600,
             loss=LogSquaredError(floor=3e-7),  # 65 dB
             optimization=OneCycleAdam(learning_rate=3e-4),
-            degradation=replace(
-                MIXED_NOISE,
-                families=(SLIGHTEST, SLIGHT, *MIXED_NOISE.families),
-                weights=(12, 4, *MIXED_NOISE.weights),
-                clean_share=0.1,
-            ),
+            degradation=_with_slight_noise((12, 4, *MIXED_NOISE.weights), clean_share=0.1),
         ),
     ),
 )
@@ -211,23 +205,13 @@ UNET_RESTORER = replace(
             steps=6_000,
             loss=LogSquaredError(floor=5e-6),  # 53 dB
             optimization=OneCycleAdam(learning_rate=7e-4),
-            degradation=replace(
-                MIXED_NOISE,
-                families=(SLIGHTEST, SLIGHT, *MIXED_NOISE.families),
-                weights=(0.5, 3, 5, 6, 0.5, 0.5, 0.5, 0.5, 0.5),
-                clean_share=0.03,
-            ),
+            degradation=_with_slight_noise((0.5, 3, 5, 6, 0.5, 0.5, 0.5, 0.5, 0.5), clean_share=0.03),
         ),
         Refinement(
             steps=9_000,
             loss=LogSquaredError(floor=5e-7),  # 63 dB
             optimization=OneCycleAdam(learning_rate=5e-4),
-            degradation=replace(
-                MIXED_NOISE,
-                families=(SLIGHTEST, SLIGHT, *MIXED_NOISE.families),
-                weights=(2, 6, 4, 3.5, 0.3, 0.3, 0.3, 0.3, 0.3),
-                clean_share=0.04,
-            ),
+            degradation=_with_slight_noise((2, 6, 4, 3.5, 0.3, 0.3, 0.3, 0.3, 0.3), clean_share=0.04),
         ),
     ),
 )

@@ -280,9 +280,9 @@ def train_classifier(run: Run, path: str | Path, *, noisy: bool = False, width: 
     """
     settings = run.recipe.noise_training if noisy else run.recipe.classifier
     name = "classifier, noise-augmented" if noisy else "classifier"
-    wider = {} if width == 1 else {"width": width}
-    name += "".join(f", {width:g} times as wide" for width in wider.values())
-    module = SignNet(classes=len(run.data.class_names), standardize=settings.standardize, **wider)
+    if width != 1:
+        name += f", {width:g} times as wide"
+    module = SignNet(classes=len(run.data.class_names), standardize=settings.standardize, width=width)
     # Clean and noisy training start from the same weights, so that they differ only in their images.
     weights = derived_generator(run.seed, "classifier", "weights")
     initialize_xavier(module, generator=weights, gain=settings.gain)
@@ -352,23 +352,30 @@ def _validate_restorer(run: Run, net: nn.Module, settings: RestorerRecipe) -> di
     if len(chosen) == 0:
         return {}
     clean = to_float(chosen.images)
-    generator = derived_generator(run.seed, "validation", device=run.device)
-    degradation = replace(settings.degradation, versions=1, clean_share=0.0)
-    noisy = degradation(clean, generator=generator)
-    changed = int(psnr(noisy, clean).isfinite().sum())
-    return {**_decibels(net, clean, noisy, degradation), "images": changed}
+    noisy = validation_noise(run, clean, settings.degradation)
+    return _decibels(net, clean, noisy, settings.degradation)
+
+
+def validation_noise(run: Run, clean: Tensor, degradation: Degradation) -> Tensor:
+    """Returns one noisy version of each image, the same for every net of the run."""
+    degradation = replace(degradation, versions=1, clean_share=0.0)
+    return degradation(clean, generator=derived_generator(run.seed, "validation", device=run.device))
 
 
 def _decibels(
     net: Callable[[Tensor], Tensor], clean: Tensor, noisy: Tensor, degradation: Degradation
 ) -> dict[str, float]:
-    """Returns the mean PSNR of noisy and of restored images, both stored as the degradation stores them."""
+    """Returns the mean PSNR of noisy and of restored images, both stored as the degradation stores them.
+
+    Only images that the noise changed count; their number is returned, too.
+    """
     noisy_db = psnr(noisy, clean)
     some = noisy_db.isfinite()  # rounding to 8 bits can remove slight noise
     restored = degradation.stored(forward_in_batches(net, noisy))
     return {
         "noisy_db": float(noisy_db[some].mean()),
         "restored_db": float(psnr(restored, clean)[some].mean()),
+        "images": int(some.sum()),
     }
 
 
@@ -390,11 +397,10 @@ def _validate_classifier(
     found = {"accuracy": accuracy(clean), "images": len(clean)}
     if degradation is None:
         return found
-    degradation = replace(degradation, versions=1, clean_share=0.0)
-    noisy = degradation(clean, generator=derived_generator(run.seed, "validation", device=run.device))
+    noisy = validation_noise(run, clean, degradation)
     found["noisy_accuracy"] = accuracy(noisy)
     if isinstance(classifier, FusedClassifier) and not classifier.frozen:
-        found |= _decibels(classifier.restored, clean, noisy, degradation)
+        return _decibels(classifier.restored, clean, noisy, degradation) | found
     return found
 
 
