@@ -29,6 +29,7 @@ from steadylens.nets.classification import (
 )
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
 from steadylens.nets.restoration_unet import RestorationUNet
+from tests.nets.small_body import MEAN, STD, body
 from tests.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS
 
 
@@ -429,17 +430,6 @@ def test_a_mean_and_a_std_in_grey_levels_are_refused(mean: list[float], std: lis
         ChannelNormalization(mean, std)
     with pytest.raises(SettingError, match="divide those of grey levels by 255"):
         Preprocessing(size=8, mean=tuple(mean), std=tuple(std))
-
-
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-
-
-def body() -> nn.Module:
-    """Returns the same small net each time."""
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
-    return nn.Sequential(*layers).eval()
 
 
 def test_the_normalisation_comes_first() -> None:

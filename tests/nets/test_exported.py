@@ -17,16 +17,7 @@ from steadylens.images.preprocessing import Preprocessing, PreprocessingOptions
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier
 from steadylens.nets.exported import exported_classifier, onnx_classifier, read_program
 from steadylens.nets.restoration import GaussianSmoothing
-
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-
-
-def body() -> nn.Module:
-    """Returns the same small net each time."""
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
-    return nn.Sequential(*layers).eval()
+from tests.nets.small_body import MEAN, STD, body
 
 
 def write_program(
