@@ -1,7 +1,6 @@
 """Real worker processes divide work and agree; a single process does all of the work by itself."""
 
 import json
-
 from pathlib import Path
 
 import pytest
