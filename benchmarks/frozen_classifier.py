@@ -1,0 +1,212 @@
+"""Answers that a classifier keeps under noise, behind each restorer, while nothing in it is changed.
+
+The answer of the classifier alone for a clean image counts as right; no label is used. Two classifiers: the
+packaged sign net on GTSRB, and a net of timm that is trained here on the synthetic signs, which no restorer
+has seen. All restorers get the same noisy images, clipped and rounded to 8 bits; a difference to the
+classifier alone has an interval over images. With --tune the first restorer is also tuned for the classifier
+without labels, at several rates; the rate is chosen on validation images.
+
+    python benchmarks/frozen_classifier.py gtsrb:DIR --tune --out results/benchmarks/frozen-classifier.json
+"""
+
+import argparse
+import copy
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+from writing import publish
+
+from steadylens.checkpoints.loading import load_net
+from steadylens.data.datasets import Dataset, load_dataset
+from steadylens.devices import default_device, fast_memory_format, forward_in_batches
+from steadylens.images.tensors import to_float
+from steadylens.metrics import answers
+from steadylens.noise.degradation import gaussian_degradation
+from steadylens.progress import Update
+from steadylens.randomness import derived_generator
+from steadylens.training.fusing import ConsistencyTuning, tune_restorer
+from steadylens.training.loop import OneCycleAdam, Training
+from steadylens.training.objectives import classifying_objective
+from steadylens.training.recipes import UNET
+from steadylens.training.run import Run
+
+SIGMAS = (0, 4, 8, 15, 25, 40)
+"""Strengths of the noise, in grey levels."""
+
+RESTORERS = (
+    "unet-gtsrb",
+    "l11-gtsrb",
+    "l9-gtsrb",
+    "l7-gtsrb",
+    "l5-gtsrb",
+    "l3-gtsrb",
+    "dong-gtsrb",
+)
+
+BODY = "resnet10t"
+"""The net of timm."""
+
+NORMAL_95 = 1.959964
+
+RATES = (1e-5, 3e-5, 1e-4)
+"""Learning rates of the tuning without labels, one of which is chosen on validation images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """Which answers a net keeps: bool (strengths, images)."""
+
+    same: Tensor
+
+    def cells(self, alone: "Kept") -> dict[str, str]:
+        """Returns the share at each strength in per cent, and the difference to the classifier alone."""
+        found = {}
+        for sigma, own, other in zip(SIGMAS, self.same.double(), alone.same.double(), strict=True):
+            found[f"sigma {sigma}"] = f"{100 * float(own.mean()):.2f}{_difference(own - other)}"
+        return found
+
+
+def _difference(per_image: Tensor) -> str:
+    if not per_image.any():
+        return ""
+    half = NORMAL_95 * float(per_image.std()) / math.sqrt(len(per_image))
+    return f" ({100 * float(per_image.mean()):+.2f} \N{PLUS-MINUS SIGN} {100 * half:.2f})"
+
+
+def kept(restorer: nn.Module, classifier: nn.Module, clean: Tensor, wanted: Tensor) -> Kept:
+    """Returns which answers stay the same behind a restorer; every restorer sees the same noise."""
+    rows = []
+    for sigma in SIGMAS:
+        generator = derived_generator(0, "frozen classifier", sigma, device=clean.device)
+        noisy = gaussian_degradation(sigma)(clean, generator=generator)
+        logits = forward_in_batches(lambda some: classifier(restorer(some)), noisy)
+        rows.append((answers(logits) == wanted).cpu())
+    return Kept(same=torch.stack(rows))
+
+
+def synthetic_classifier(data: Dataset, steps: int, device: torch.device) -> nn.Module:
+    """Returns a net of timm, trained on clean synthetic signs."""
+    torch.manual_seed(0)  # timm draws its first weights from the global generator
+    net = timm.create_model(BODY, num_classes=len(data.class_names))
+    net.to(device).to(memory_format=fast_memory_format(device))
+    settings = UNET.classifier
+    training = Training(
+        net,
+        classifying_objective(
+            net,
+            data.train.images.to(device),
+            data.train.labels.to(device),
+            batch=settings.batch,
+            augmentation=settings.augmentation,
+            label_smoothing=settings.label_smoothing,
+        ),
+        optimization=settings.optimization,
+        steps=steps,
+        generator=torch.Generator(device).manual_seed(0),
+        clip_norm=settings.clip_norm,
+    )
+    for _ in training.run():
+        pass
+    return net.eval().requires_grad_(False)
+
+
+def chosen(images: Tensor, count: int) -> Tensor:
+    """Returns random images as floats."""
+    order = torch.randperm(len(images), generator=derived_generator(0, "choice of images"))
+    return to_float(images[order[:count].to(images.device)])
+
+
+def rows_of(
+    classifier: nn.Module, restorers: Mapping[str, nn.Module], clean: Tensor
+) -> list[dict[str, object]]:
+    """Returns a row for the classifier alone and one for each restorer."""
+    wanted = answers(forward_in_batches(classifier, clean))
+    found = {"none": kept(nn.Identity(), classifier, clean, wanted)}
+    for name, net in restorers.items():
+        found[name] = kept(net, classifier, clean, wanted)
+        print(name, found[name].cells(found["none"]), flush=True)
+    return [{"restorer": name, **row.cells(found["none"])} for name, row in found.items()]
+
+
+def tuned(
+    run: Run, restorer: nn.Module, classifier: nn.Module, images: int, folder: Path
+) -> tuple[str, nn.Module, list[dict[str, object]]]:
+    """Tunes a restorer without labels at each rate; returns the best on validation images, and all trials."""
+    clean = chosen(run.data.validation.images, images)
+    wanted = answers(forward_in_batches(classifier, clean))
+    before = kept(restorer, classifier, clean, wanted)
+    trials: list[dict[str, object]] = [{"rate": "not tuned", **before.cells(before)}]
+    nets: dict[str, tuple[float, nn.Module]] = {"not tuned": (float(before.same.double().mean()), restorer)}
+    for rate in RATES:
+        settings = ConsistencyTuning(optimization=OneCycleAdam(learning_rate=rate))
+        path = folder / f"rate-{rate}.safetensors"
+        found = tune_restorer(
+            run, copy.deepcopy(restorer), classifier, path, name=f"rate {rate}", tuning=settings
+        )
+        after = kept(found.module, classifier, clean, wanted)
+        trials.append({"rate": f"{rate:g}", **after.cells(before)})
+        nets[f"{rate:g}"] = (float(after.same.double().mean()), found.module)
+        print(trials[-1], flush=True)
+    best = max(nets, key=lambda name: nets[name][0])
+    return best, nets[best][1], trials
+
+
+def main(given: argparse.Namespace) -> dict[str, object]:
+    """Measures both classifiers; returns the results as plain data."""
+    device = default_device()
+    names: Sequence[str] = given.restorers
+    restorers = {name: load_net(name).module.to(device) for name in names}
+    signs = load_dataset(given.data).to(device)
+    synthetic = load_dataset("signs").to(device)
+    sign_net = load_net(given.classifier).module.to(device).requires_grad_(False)
+    body = synthetic_classifier(synthetic, given.body_steps, device)
+    test, drawn = chosen(signs.test.images, given.images), chosen(synthetic.test.images, given.images)
+    tuning: dict[str, object] = {}
+    behind = dict(restorers)
+    if given.tune:
+        recipe = replace(UNET, fine_tuning=replace(UNET.fine_tuning, steps=given.tuning_steps, batch=32))
+        run = Run(data=signs, recipe=recipe, seed=0, device=device, observe=_say)
+        with tempfile.TemporaryDirectory() as folder:
+            best, net, trials = tuned(run, restorers[names[0]], sign_net, given.images, Path(folder))
+        tuning = {
+            "steps of tuning": given.tuning_steps,
+            "chosen rate": best,
+            "validation images, by rate": trials,
+        }
+        if best != "not tuned":
+            behind[f"{names[0]}, tuned without labels"] = net
+    right = answers(forward_in_batches(body, to_float(synthetic.test.images))) == synthetic.test.labels
+    return {
+        "images of GTSRB": len(test),
+        "synthetic images": len(drawn),
+        f"accuracy of {BODY} on synthetic signs": f"{100 * float(right.double().mean()):.2f} %",
+        "steps of its training": given.body_steps,
+        **tuning,
+        f"{given.classifier} on GTSRB, answers kept in per cent": rows_of(sign_net, behind, test),
+        f"{BODY} on synthetic signs, answers kept in per cent": rows_of(body, restorers, drawn),
+    }
+
+
+def _say(update: Update) -> None:
+    if update.state != "advanced":
+        print(update.stage, update.state, update.note, flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", help="gtsrb:DIR")
+    parser.add_argument("--classifier", default="sign-gtsrb", help="a file, or the name of a packaged net")
+    parser.add_argument("--restorers", nargs="+", default=RESTORERS, help="the first one is tuned")
+    parser.add_argument("--images", type=int, default=2000, help="test images of each classifier")
+    parser.add_argument("--body-steps", type=int, default=600, help=f"steps of the training of {BODY}")
+    parser.add_argument("--tune", action="store_true", help="also tune the first restorer without labels")
+    parser.add_argument("--tuning-steps", type=int, default=500)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    publish(main(arguments), arguments.out)
