@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from steadylens.data import synthetic_signs
 from steadylens.data.datasets import Dataset, ImageSet, Selection, load_dataset
+from steadylens.data.signs import synthetic_signs
 from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import DatasetError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from steadylens.data.datasets import ImageSet
-from steadylens.devices import forward_in_batches
+from steadylens.devices import evaluating, forward_in_batches
 from steadylens.images.tensors import to_float
 from steadylens.metrics import answers, mcnemar, top_k, wilson_interval
 from steadylens.noise.degradation import Degradation, gaussian_degradation
@@ -56,10 +56,9 @@ def clean_accuracy(
     """
     records: list[Measurement] = []
     right: dict[str, Tensor] = {}
-    inputs = to_float(images.images)
     for index, (name, network) in enumerate(networks.items(), start=1):
         started = time.perf_counter()
-        logits = forward_in_batches(network, inputs)
+        logits = _answered(network, images.images)
         seconds = time.perf_counter() - started
         for k in (k for k in TOP if k <= logits.shape[1]):
             hit = top_k(logits, images.labels, k)
@@ -87,6 +86,12 @@ def clean_accuracy(
         )  # fmt: skip
         records.append(pair)
     return records
+
+
+def _answered(network: nn.Module, images: Tensor) -> Tensor:
+    """Returns the logits of stored images, of which only a batch at a time is converted to float."""
+    with evaluating(network):
+        return forward_in_batches(lambda some: network(to_float(some)), images)
 
 
 def _cells(labels: Tensor, given: Tensor) -> tuple[tuple[int, int, int], ...]:
@@ -124,7 +129,7 @@ def stability(
     order_generator = derived_generator(provenance.seed, "stability order", device=images.images.device)
     order = torch.randperm(len(images), generator=order_generator, device=images.images.device)
     shuffled = images.subset(order)
-    own = top_k(forward_in_batches(network, to_float(shuffled.images)), shuffled.labels, 1)
+    own = top_k(_answered(network, shuffled.images), shuffled.labels, 1)
     most = len(images) * sampling.versions
     records: list[Stability] = []
     for index, sigma in enumerate(noise.sigmas_grey):
