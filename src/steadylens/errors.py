@@ -11,7 +11,7 @@ SteadylensError
 ├── DivergenceError (ValueError)    the training loss became infinite or NaN
 ├── ExportError (ValueError)        a net cannot be exported, or its export gives other results
 ├── StorageError (OSError)          a file cannot be written
-├── WorkerLostError (RuntimeError)  another worker of the same job has failed
+├── WorkerLostError (RuntimeError)  another worker of the same job has failed or was ended
 └── MissingExtraError (ImportError) an optional library is not installed
 
 Every message contains the value, the rule and the way out.
@@ -63,7 +63,7 @@ class StorageError(SteadylensError, OSError):
 
 
 class WorkerLostError(SteadylensError, RuntimeError):
-    """Another worker of the same job has failed or was ended, so the work cannot go on."""
+    """Another worker of the same job has failed or was ended."""
 
 
 class MissingExtraError(SteadylensError, ImportError):

@@ -89,6 +89,6 @@ def steadylens(
     if several() and command not in (None, *SHARED):
         advice = "; to share images among jobs, give each a part with --shard" if command == "restore" else ""
         raise typer.BadParameter(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, so torchrun has started several workers, but {command} "
-            f"runs in a single process; start it without torchrun, or unset WORLD_SIZE{advice}"
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, so torchrun has started several workers, but "
+            f"{command} runs in a single process; start it without torchrun, or unset WORLD_SIZE{advice}"
         )

@@ -8,7 +8,8 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -71,13 +72,20 @@ def explore(
     started = time.perf_counter()
     degradation = replace(degradation, versions=1)
 
-    def explored(block: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    @lru_cache(maxsize=1)  # versions of one image come one after another
+    def cleaned(block: int) -> tuple[Tensor, list[Tensor]]:
         clean = to_float(images[block * BLOCK : (block + 1) * BLOCK])
-        return _explored(restorers, clean, degradation, versions=versions, path=(provenance.seed, block))
+        return clean, [forward_in_batches(net, clean) for net in restorers.values()]
+
+    def explored(place: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        clean, restored_clean = cleaned(place[0])
+        generator = derived_generator(provenance.seed, "exploration", *place, device=images.device)
+        return _explored(restorers, clean, restored_clean, degradation, generator)
 
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     done = 0
-    for part in workers.divided(range(-(-len(images) // BLOCK)), explored, at_once=1):
+    places = product(range(-(-len(images) // BLOCK)), range(versions))
+    for part in workers.divided(places, explored, at_once=1):
         parts.append(part)
         done += len(part[0])
         progress(done, len(images) * versions)
@@ -105,34 +113,19 @@ def explore(
 def _explored(
     restorers: Mapping[str, nn.Module],
     clean: Tensor,
+    restored_clean: Sequence[Tensor],
     degradation: Degradation,
-    *,
-    versions: int,
-    path: tuple[int, int],
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns the results of one block: PSNR and noise norms (S,), restored PSNR and norms (K, S)."""
-    seed, block = path
-    restored_clean = [forward_in_batches(net, clean) for net in restorers.values()]
-    noisy_db: list[Tensor] = []
-    noise_norms: list[Tensor] = []
-    restored_db: list[Tensor] = []
-    restored_norms: list[Tensor] = []
-    for version in range(versions):
-        generator = derived_generator(seed, "exploration", block, version, device=clean.device)
-        noisy = degradation(clean, generator=generator)
-        decibels, norms = [], []
-        for net, net_clean in zip(restorers.values(), restored_clean, strict=True):
-            restored = forward_in_batches(net, noisy)
-            decibels.append(psnr(degradation.stored(restored), clean))
-            _, noise_norm, norm = contraction_quotients(restored, net_clean, noisy, clean)
-            norms.append(norm)
-        noisy_db.append(psnr(noisy, clean))
-        noise_norms.append(noise_norm)
-        restored_db.append(torch.stack(decibels))
-        restored_norms.append(torch.stack(norms))
-    parts = (noisy_db, noise_norms, restored_db, restored_norms)
-    first, second, third, fourth = (torch.cat(some, dim=-1).cpu() for some in parts)
-    return first, second, third, fourth
+    """Returns PSNR and noise norm (S,) of a noisy block, and PSNRs and norms (K, S) of the restored ones."""
+    noisy = degradation(clean, generator=generator)
+    decibels, norms = [], []
+    for net, net_clean in zip(restorers.values(), restored_clean, strict=True):
+        restored = forward_in_batches(net, noisy)
+        decibels.append(psnr(degradation.stored(restored), clean))
+        _, noise_norm, norm = contraction_quotients(restored, net_clean, noisy, clean)
+        norms.append(norm)
+    return psnr(noisy, clean).cpu(), noise_norm.cpu(), torch.stack(decibels).cpu(), torch.stack(norms).cpu()
 
 
 def restore_by_sigma(
