@@ -32,7 +32,7 @@ from steadylens.serving.server import METRICS_FOLDER, WholeResponses, options
 
 try:
     import uvicorn
-    from prometheus_client.multiprocess import mark_process_dead
+    from prometheus_client import multiprocess
     from uvicorn.supervisors.multiprocess import SIGNALS, Multiprocess
 except ImportError as error:
     raise MissingExtraError((error.name or "uvicorn").partition(".")[0], "serve") from error
@@ -200,7 +200,7 @@ class _Supervisor(Multiprocess):
         """Takes the requests in flight of workers that are gone out of the metrics."""
         present = {process.pid for process in self.processes}
         for pid in self._known - present:
-            mark_process_dead(pid, self._folder)  # type: ignore[no-untyped-call]
+            multiprocess.mark_process_dead(pid, self._folder)  # type: ignore[no-untyped-call]
             LOG.warning("worker %s has ended, another one takes its place", pid)
         self._known = present
 
