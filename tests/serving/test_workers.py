@@ -20,6 +20,7 @@ import pytest
 
 from steadylens.errors import MissingExtraError, SettingError
 from steadylens.serving.server import METRICS_FOLDER
+from steadylens.serving.service import Service
 from steadylens.serving.workers import serve_by_workers
 from tests.serving.servers import HEAD, QUEUE, Server, plain, serving
 
@@ -131,8 +132,9 @@ def test_a_net_that_cannot_be_loaded_ends_all_workers_with_one_message(tmp_path:
     assert (done.stdout, done.stderr.count("\n")) == ("", 1)
 
 
-def killed() -> None:
+def killed() -> Service:
     os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 def test_a_worker_that_is_killed_while_it_loads_is_not_started_again() -> None:
