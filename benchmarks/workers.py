@@ -1,7 +1,7 @@
 """The service with one worker against several, on the same cores and the same images.
 
-One worker may use all threads that PyTorch is given; several share them out. Clients send small images and each
-wait for an answer before they ask again. The contenders take turns, and the fastest round of each counts.
+One worker may use all threads that PyTorch is given; several share them out. Clients send small images, and
+each waits for an answer before it asks again. The contenders take turns, and the fastest round counts.
 """
 
 import argparse
