@@ -40,19 +40,8 @@ def logged(path: Path) -> list[dict[str, Any]]:
 
 def test_two_processes_share_a_folder_at_the_same_time(many: Path, tmp_path: Path, smoothing: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log.jsonl"
-    call = [
-        sys.executable,
-        "-m",
-        "steadylens",
-        "restore",
-        many,
-        "--out",
-        out,
-        "--net",
-        smoothing,
-        "--log",
-        log,
-    ]
+    call = [sys.executable, "-m", "steadylens", "restore", str(many), "--out", str(out)]
+    call += ["--net", str(smoothing), "--log", str(log)]
     processes = [
         subprocess.Popen([*call, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for more in (("--shard", "1/2"), ("--shard", "2/2", "--jobs", "2"))
