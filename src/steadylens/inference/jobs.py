@@ -219,8 +219,9 @@ def plan_jobs(
     jobs: dict[tuple[Path, Path], RestoreJob] = {}
     places: dict[Path, Path] = {}
     for path in given:
+        base = bases.get(_absolute(path), Path())
         for source, place in search.files_at(path):
-            job = _job(source, bases.get(_absolute(path), Path()) / place, out, suffix, view=view)
+            job = _job(source, base / place, out, suffix, view=view)
             # A file that is named twice is restored once; in place, so is one that two links name.
             file = job.target if out is None else _absolute(source)
             jobs.setdefault((file, job.target), job)
@@ -336,12 +337,28 @@ def _view_of(target: Path) -> Path:
     return target.with_name(f"{target.name}{VIEW_ENDING}")
 
 
+class _Resolved:
+    """Returns paths without links and `..`, and looks at each folder once: there may be a million files."""
+
+    def __init__(self) -> None:
+        self.folders: dict[Path, Path] = {}
+
+    def __call__(self, path: Path) -> Path:
+        if path.name in ("", "..") or path.is_symlink():
+            return path.resolve()
+        folder = path.parent
+        if folder not in self.folders:
+            self.folders[folder] = folder.resolve()
+        return self.folders[folder] / path.name
+
+
 def _check_targets(jobs: Sequence[RestoreJob], *, in_place: bool, suffix: str | None) -> None:
-    sources = {job.source.resolve(): job.source for job in jobs}
+    resolved = _Resolved()
+    sources = {resolved(job.source): job.source for job in jobs}
     writers: dict[Path, RestoreJob] = {}
     for job in jobs:
         for path in job.written:
-            place = path.resolve()
+            place = resolved(path)
             if place in writers:
                 way_out = (
                     "restore them into different folders, or omit --format"
