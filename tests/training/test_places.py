@@ -29,7 +29,8 @@ def test_shares_side_by_side_are_the_batch_of_one_process(
     monkeypatch: pytest.MonkeyPatch, batch: int, count: int
 ) -> None:
     whole = own_places(batch, draw, generator=seeded(3))
-    seed, blocks, left = step_seed(seeded(3)), [], batch
+    blocks: list[tuple[Tensor, Tensor]] = []
+    seed, left = step_seed(seeded(3)), batch
     while left:
         blocks.append(draw(min(BLOCK, left), block_generator(seed, len(blocks))))
         left -= min(BLOCK, left)
