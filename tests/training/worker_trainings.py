@@ -154,7 +154,7 @@ def training_of(net: nn.Module, objective: Objective) -> Training:
     return Training(
         net,
         objective,
-        optimization=MomentumSgd(learning_rate=0.01),  # Adam would magnify rounding where gradients are small
+        optimization=MomentumSgd(learning_rate=1e-3),  # Adam would magnify rounding where gradients are small
         steps=STEPS,
         generator=seeded(7 + workers.rank()),  # that of worker 0 counts
         clip_norm=1.0,
