@@ -1,4 +1,4 @@
-"""Real workers that train together get what one process gets; a killed training goes on with any number."""
+"""Real workers that train together get what one process gets, and refuse what they could not."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from tests.training.worker_trainings import STEPS, TRAININGS
 from tests.worker_processes import run_workers
+
+EQUAL = tuple(name for name in TRAININGS if name != "normalizing")
 
 DONE = {1: tuple(TRAININGS), 2: tuple(TRAININGS), 4: ("classifying", "label-free")}
 """The trainings that are done by one worker, by two, and by four."""
@@ -34,7 +36,8 @@ def found(folder: Path) -> dict[int, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(
-    ("count", "name"), [(count, name) for count, names in DONE.items() for name in names if count > 1]
+    ("count", "name"),
+    [(count, name) for count, names in DONE.items() for name in names if count > 1 and name in EQUAL],
 )
 def test_any_number_of_workers_has_the_same_losses_and_weights(
     found: dict[int, list[dict[str, Any]]], folder: Path, count: int, name: str
@@ -60,3 +63,16 @@ def test_several_workers_refuse_what_depends_on_how_the_batch_is_divided(
         assert "does not say that it divides its batch" in messages["undivided"]
         assert "changes the net's buffers (seen)" in messages["counting"]
         assert "draws random numbers by randperm" in messages["shuffling"]
+
+
+def test_several_workers_leave_the_statistics_of_batchnorm_alone_and_train_the_rest(
+    found: dict[int, list[dict[str, Any]]], folder: Path
+) -> None:
+    alone, together = (load_file(folder / f"normalizing-{count}.safetensors") for count in (1, 2))
+    assert {worker["trained"]["normalizing"]["frozen"] for worker in found[2]} == {1}
+    assert [worker["trained"]["normalizing"]["frozen"] for worker in found[1]] == [0]
+    for name in ("1.running_mean", "1.running_var"):
+        assert torch.equal(together[name], torch.full((4,), 0.01))
+        assert not torch.equal(alone[name], together[name])
+    assert not torch.equal(together["1.weight"], torch.full((4,), 0.01))
+    assert len({worker["trained"]["normalizing"]["digest"] for worker in found[2]}) == 1

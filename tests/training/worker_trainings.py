@@ -154,12 +154,19 @@ def training_of(net: nn.Module, objective: Objective) -> Training:
     return Training(
         net,
         objective,
-        optimization=MomentumSgd(learning_rate=0.01),  # Adam would magnify rounding where gradients are small
+        optimization=MomentumSgd(learning_rate=1e-3),  # Adam would magnify rounding where gradients are small
         steps=STEPS,
         generator=seeded(7 + workers.rank()),  # that of worker 0 counts
         clip_norm=1.0,
         averaging=0.9,
     )
+
+
+def normalizing() -> Training:
+    """A net with BatchNorm, whose statistics several workers leave as they are."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(1024, 4))
+    net.load_state_dict({name: torch.full_like(value, 0.01) for name, value in net.state_dict().items()})
+    return training_of(net, classifying_objective(net, DATA.images, DATA.labels, batch=4))
 
 
 TRAININGS: dict[str, Callable[[], Training]] = {
@@ -168,6 +175,7 @@ TRAININGS: dict[str, Callable[[], Training]] = {
     "together": together,
     "label-free": label_free,
     "own objective": own_objective,
+    "normalizing": normalizing,
 }
 
 
@@ -199,8 +207,11 @@ def main(folder: Path, names: list[str]) -> None:
     with patch.object(devices, "has_fast_bfloat16", lambda device: False), workers.joined():
         for name in names:
             training = TRAININGS[name]()
-            losses = [progress.loss for progress in training.run()]
-            found[name] = {"losses": losses, "digest": digest(training.module)}
+            found[name] = {
+                "frozen": training.frozen_statistics,
+                "losses": [progress.loss for progress in training.run()],
+                "digest": digest(training.module),
+            }
             if workers.rank() == 0:
                 weights = {key: value.contiguous() for key, value in training.module.state_dict().items()}
                 save_file(weights, folder / f"{name}-{workers.count()}.safetensors")
