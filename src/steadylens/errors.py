@@ -11,6 +11,7 @@ SteadylensError
 ├── DivergenceError (ValueError)    the training loss became infinite or NaN
 ├── ExportError (ValueError)        a net cannot be exported, or its export gives other results
 ├── StorageError (OSError)          a file cannot be written
+├── WorkerLostError (RuntimeError)  another worker of the same job has failed or was ended
 └── MissingExtraError (ImportError) an optional library is not installed
 
 Every message contains the value, the rule and the way out.
@@ -59,6 +60,10 @@ class ExportError(SteadylensError, ValueError):
 
 class StorageError(SteadylensError, OSError):
     """A file cannot be written."""
+
+
+class WorkerLostError(SteadylensError, RuntimeError):
+    """Another worker of the same job has failed or was ended."""
 
 
 class MissingExtraError(SteadylensError, ImportError):

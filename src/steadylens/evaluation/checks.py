@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from steadylens import workers
 from steadylens.checkpoints.loading import LoadedNet, check_classes, check_order
 from steadylens.devices import evaluating
 from steadylens.errors import SettingError
@@ -62,14 +63,14 @@ def check_network(name: str, network: nn.Module, run: Run) -> None:
 
 
 def check_out(run: Run, out: Path) -> None:
-    """Refuses a folder with the report of another run, which would be replaced.
+    """Refuses a folder with the report of another run, which would be replaced; worker 0 looks.
 
     Raises:
         SettingError: If its records have another recipe, seed or data.
         RecordError: If its records cannot be read.
     """
     path = out / "records.jsonl"
-    records = read_records(path) if path.exists() else []
+    records = workers.by_first(lambda: read_records(path) if path.exists() else [])
     if not records:
         return
     before, now = records[0].provenance, run.provenance

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from torch import nn
 
+from steadylens import workers
 from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import moved
@@ -163,12 +164,18 @@ def publish(records: Sequence[Measurement], out: Path) -> Path:
     """Writes records.jsonl, pictures.jsonl, tables.md and report.html into `out`; returns the report's path.
 
     The sample images are in a file of their own, because the licence of the data may forbid sharing them.
+    Of several workers, only worker 0 writes.
     """
-    write_records(out / "records.jsonl", [record for record in records if not isinstance(record, Picture)])
-    write_records(out / "pictures.jsonl", [record for record in records if isinstance(record, Picture)])
-    write_tables(records, out / "tables.md")
-    write_report(records, out / "report.html")
-    return out / "report.html"
+
+    def written() -> Path:
+        shown = [each for each in records if isinstance(each, Picture)]
+        write_records(out / "records.jsonl", [each for each in records if not isinstance(each, Picture)])
+        write_records(out / "pictures.jsonl", shown)
+        write_tables(records, out / "tables.md")
+        write_report(records, out / "report.html")
+        return out / "report.html"
+
+    return workers.by_first(written)
 
 
 def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:

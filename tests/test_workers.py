@@ -1,0 +1,154 @@
+"""Real worker processes divide work and agree; a single process does all of the work by itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steadylens import workers
+from steadylens.errors import SettingError
+from tests.worker_processes import run_workers, start_workers
+
+SCRIPT = """
+import json, sys, warnings
+import torch
+from steadylens import workers
+from steadylens.errors import SettingError
+
+def refuse():
+    raise SettingError("refused by the first")
+
+done = []
+def square(number):
+    done.append(number)
+    return number * number
+
+with workers.joined():
+    found = {"rank": workers.rank(), "count": workers.count()}
+    found["share"] = list(range(7))[workers.share(7)]
+    found["first"] = workers.by_first(lambda: f"said by {workers.rank()}")
+    try:
+        workers.by_first(refuse)
+    except SettingError as error:
+        found["error"] = str(error)
+    found["squares"] = list(workers.divided(range(11), square, at_once=2))
+    found["done"] = list(done)
+    some = workers.divided(iter(range(100)), square, at_once=1)
+    found["stopped early"] = [next(some), next(some), next(some)]
+    one, two = torch.tensor([1.0 + workers.rank()]), torch.full((2, 2), 10.0 ** workers.rank())
+    workers.add_up([one, two])
+    found["sums"] = [one.tolist(), two.tolist()]
+    copied = torch.tensor([float(workers.rank())])
+    workers.copy_from_first([copied])
+    found["copied"] = copied.tolist()
+found["after"] = workers.count()
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    """Returns what each of three workers found."""
+    script = tmp_path_factory.mktemp("workers") / "script.py"
+    script.write_text(SCRIPT)
+    return [json.loads(output.splitlines()[-1]) for output in run_workers(3, [script])]
+
+
+def test_workers_know_their_number_until_they_leave(results: list[dict[str, object]]) -> None:
+    assert [found["rank"] for found in results] == [0, 1, 2]
+    assert {found["count"] for found in results} == {3}
+    assert {found["after"] for found in results} == {1}
+
+
+def test_shares_are_adjacent_and_cover_all_places_once(results: list[dict[str, object]]) -> None:
+    assert [found["share"] for found in results] == [[0, 1], [2, 3], [4, 5, 6]]
+
+
+def test_the_first_worker_decides_for_all(results: list[dict[str, object]]) -> None:
+    assert {found["first"] for found in results} == {"said by 0"}
+    assert {found["error"] for found in results} == {"refused by the first"}
+
+
+def test_divided_work_is_done_once_and_its_results_are_known_everywhere(
+    results: list[dict[str, object]],
+) -> None:
+    for found in results:
+        assert found["squares"] == [number * number for number in range(11)]
+        assert found["stopped early"] == [0, 1, 4]
+    assert [found["done"] for found in results] == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8]]
+
+
+def test_sums_are_over_all_workers(results: list[dict[str, object]]) -> None:
+    for found in results:
+        assert found["sums"] == [[6.0], [[111.0, 111.0], [111.0, 111.0]]]
+        assert found["copied"] == [0.0]
+
+
+def test_a_single_process_does_everything() -> None:
+    assert (workers.rank(), workers.count(), workers.started()) == (0, 1, False)
+    with workers.joined():
+        assert workers.share(7) == slice(0, 7)
+        assert workers.by_first(lambda: "done") == "done"
+        assert list(workers.divided(range(3), str)) == ["0", "1", "2"]
+        tensor = torch.tensor([2.0])
+        workers.add_up([tensor])
+        workers.copy_from_first([tensor])
+        assert tensor.tolist() == [2.0]
+
+
+@given(total=st.integers(0, 10_000), count=st.integers(1, 64))
+def test_shares_differ_by_one_place_at_most(total: int, count: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(workers, "count", lambda: count)
+        places: list[int] = []
+        sizes = set()
+        for number in range(count):
+            patched.setattr(workers, "rank", lambda number=number: number)
+            own = range(total)[workers.share(total)]
+            places += own
+            sizes.add(len(own))
+    assert places == list(range(total))
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_an_incomplete_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SettingError, match="RANK, MASTER_ADDR, MASTER_PORT is not set; start"):
+        workers.joined().__enter__()
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(SettingError, match="WORLD_SIZE is 'two', it must be a whole number"):
+        workers.started()
+
+
+def test_each_worker_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    assert workers.local_device(cuda) == cuda  # one process
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert workers.local_device(torch.device("cpu")) == torch.device("cpu")
+    assert workers.local_device(cuda) == torch.device("cuda", 1)
+    with pytest.raises(SettingError, match="cuda:0, but each worker takes a GPU of its own; give cuda"):
+        workers.local_device(torch.device("cuda", 0))
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(SettingError, match="worker 2 of the machine, which has 2 GPUs"):
+        workers.local_device(cuda)
+
+
+def test_a_worker_whose_partner_dies_does_not_wait_for_ever(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal\nfrom steadylens import workers\nwith workers.joined():\n"
+        "    if workers.rank() == 1:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    workers.by_first(lambda: 1)\n    workers.by_first(lambda: 2)\n"
+        "    list(workers.divided([1, 2], int))\n"
+    )
+    processes = start_workers(2, [script])
+    for process in processes:
+        process.communicate(timeout=60)
+    assert processes[0].returncode not in {0, None}
