@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,15 @@ def wait(until: Callable[[], bool], what: str) -> None:
 def workers(server: Server) -> set[int]:
     pid = server.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return {int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
+    return {int(child) for child in children if b"spawn_main" in command_line(int(child))}
+
+
+def command_line(pid: int) -> bytes:
+    """Returns the command of a process, or nothing if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def metrics_folder(worker: int) -> Path:
@@ -89,6 +97,8 @@ def test_workers_count_together_and_one_that_is_killed_is_replaced(tmp_path: Pat
                 os.kill(first, signal.SIGKILL)
             assert server.post(plain(9)).status_code == 200, "the service goes on"
             wait(lambda: len(workers(server) - {first}) == 2, "no worker replaces the one that was killed")
+            (new,) = workers(server) - {first, second}
+            wait((folder / f"gauge_livesum_{new}.db").exists, "the new worker does not load its net")
             with paused(second):
                 assert server.post(plain(9)).status_code == 200, "the new worker answers"
             assert server.figure(ANSWERED) == 9
@@ -96,7 +106,7 @@ def test_workers_count_together_and_one_that_is_killed_is_replaced(tmp_path: Pat
             left = workers(server)
             server.process.kill()
             wait(lambda: not server.accepts(), "the workers outlive the process that started them")
-            wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), "a worker does not end")
+            wait(lambda: not any(map(command_line, left)), "a worker does not end")
         finally:
             shutil.rmtree(folder)
 
@@ -106,10 +116,12 @@ def test_workers_that_are_told_to_stop_answer_what_they_can_and_tell_what_they_c
     with serving(tmp_path, *arguments) as server:
         first, _ = workers(server)
         folder = metrics_folder(first)
-        with half_sent(server) as idle, paused(first), half_sent(server) as client:
-            server.wait_for(QUEUE, 2)
+        with half_sent(server) as idle, ExitStack() as stack:
+            server.wait_for(QUEUE, 1)
+            with paused(first):
+                client = stack.enter_context(half_sent(server))
+                server.wait_for(QUEUE, 2)
             server.process.terminate()
-            os.kill(first, signal.SIGCONT)
             wait(lambda: not server.accepts(), "the port stays open")
             client.sendall(plain(9)[-1:])
             assert reply(client) == (200, "close")
