@@ -73,10 +73,17 @@ def test_only_the_first_worker_writes(told: dict[Path, list[list[str]]]) -> None
 
 
 def test_what_one_process_has_measured_no_worker_measures_again(told: dict[Path, list[list[str]]]) -> None:
-    for first, second in told.values():
+    for (*first, _), (*second, _) in told.values():
         assert {stage.rpartition(": ")[2] for stage in first} == {"finished"}
         assert {stage.rpartition(": ")[2] for stage in second} == {"skipped"}
         assert len(first) == len(second)
+
+
+def test_workers_with_other_weights_are_refused(told: dict[Path, list[list[str]]]) -> None:
+    refusals = {refusal for stages in told.values() for *_, refusal in stages}
+    assert len(refusals) == 2  # the same on every worker, each time
+    for refusal in refusals:
+        assert "worker 1 has other nets or weights than worker 0 (" in refusal
 
 
 def test_nets_get_the_same_batches_as_without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from torch import nn
 
 from steadylens import workers
 from steadylens.data.datasets import Dataset, ImageSet
+from steadylens.errors import SettingError
+from steadylens.evaluation.checks import check_workers
 from steadylens.evaluation.experiments import measure_costs, measure_differences, measure_restorers
 from steadylens.evaluation.workflows import compare
 from steadylens.nets.classification import FusedClassifier
@@ -41,6 +43,10 @@ RECIPE = replace(
 )
 
 
+class Own(nn.Sequential):
+    """A net that the package cannot describe, so that nobody knows it again."""
+
+
 def _classifier(generator: torch.Generator) -> nn.Module:
     """Tells colours apart by the brightest parts of the image, the worse the more noise there is."""
     net = nn.Sequential(nn.AvgPool2d(4), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(3, len(COLOURS)))
@@ -62,7 +68,7 @@ def _images(count: int, generator: torch.Generator) -> ImageSet:
 
 
 def measure_all(folder: Path) -> list[str]:
-    """Measures restorers and a classifier, and returns the stages of which this worker was told."""
+    """Measures restorers and a classifier; returns the stages of which this worker was told, and a refusal."""
     generator = torch.Generator().manual_seed(3)
     restorer = RestorationNet(3)
     initialize_xavier(restorer, generator=generator, gain=0.5)
@@ -82,6 +88,11 @@ def measure_all(folder: Path) -> list[str]:
     measure_restorers(run, {"L3": restorer, "smoothing": smoothing}, folder / "restorers")
     measure_differences(run, {"alone": classifier, "L3": fused}, folder / "paired", against="L3")
     measure_costs(run, {"alone": classifier}, {"alone": 0.0}, folder / "costs")
+    check_workers(run, {"own": Own(classifier)})
+    try:
+        check_workers(run, {"own": Own(nn.Linear(2, 2))})  # its weights are drawn, in each process others
+    except SettingError as error:
+        told.append(f"first weights of each worker: {error}")
     return told
 
 
