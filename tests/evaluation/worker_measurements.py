@@ -68,7 +68,7 @@ def _images(count: int, generator: torch.Generator) -> ImageSet:
 
 
 def measure_all(folder: Path) -> list[str]:
-    """Measures restorers and a classifier; returns the stages of which this worker was told, and a refusal."""
+    """Measures restorers and a classifier; returns the stages that this worker was told, and a refusal."""
     generator = torch.Generator().manual_seed(3)
     restorer = RestorationNet(3)
     initialize_xavier(restorer, generator=generator, gain=0.5)
