@@ -76,6 +76,11 @@ class MissingExtraError(SteadylensError, ImportError):
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed; install it with: pip install 'steadylens[{extra}]'")
+        self._arguments = library, extra
+
+    def __reduce__(self) -> tuple[type["MissingExtraError"], tuple[str, str]]:
+        """Lets it go from one process to another."""
+        return type(self), self._arguments
 
 
 def lacks_memory(error: BaseException) -> bool:
