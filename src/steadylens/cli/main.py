@@ -12,7 +12,7 @@ from steadylens.cli.classifiers import compare, fuse
 from steadylens.cli.deploy import export, serve, serve_page
 from steadylens.cli.display import complain, say, several
 from steadylens.cli.paper import evaluate, report, reproduce, train_one_classifier, train_one_restorer
-from steadylens.cli.restore import restore
+from steadylens.cli.restore import merge_logs, restore
 
 app = typer.Typer(
     name="steadylens",
@@ -25,7 +25,7 @@ train = typer.Typer(help="Train a restoration net or a classifier.", no_args_is_
 train.command("restorer")(train_one_restorer)
 train.command("classifier")(train_one_classifier)
 
-for command in (restore, compare, fuse, export, serve):
+for command in (restore, merge_logs, compare, fuse, export, serve):
     app.command()(command)
 app.command("app")(serve_page)
 app.add_typer(train, name="train")
