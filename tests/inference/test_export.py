@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from steadylens import __version__
 from steadylens.checkpoints.loading import load
-from steadylens.data.synthetic_signs import draw_track
+from steadylens.data.signs.synthetic_signs import draw_track
 from steadylens.errors import (
     CheckpointError,
     ExportError,

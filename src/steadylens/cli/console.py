@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -93,6 +94,7 @@ class RunOptions:
         seed: The seed of all random numbers.
         device: The device's name, or auto.
         cache: Folder for decoded images, or None for the user's cache folder.
+        memory: GiB of decoded images up to which a data set is kept in memory.
         class_names: File of the class names in the order of the classifier's outputs, or None for the order
             of the data.
         skip_damaged: Whether images that cannot be read are left out.
@@ -102,9 +104,10 @@ class RunOptions:
         str,
         typer.Option(
             help="Images to use: signs (synthetic traffic signs, 43 classes), gtsrb:DIR (the GTSRB data "
-            "set: its official archives, or the layout with CSV files) or folder:DIR (one subfolder per "
-            "class, or train and test, or train and val, with one in each; only test or val will do where "
-            "nothing is trained)."
+            "set: its official archives, or the layout with CSV files), folder:DIR (one subfolder per class, "
+            "or train and test, or train and val, with one in each; only test or val will do where nothing "
+            "is trained) or shards:PLACE (tar files of the webdataset layout: a folder, or a pattern such as "
+            "'DIR/train-{0000..0099}.tar')."
         ),
     ] = "signs"
     recipe: Annotated[
@@ -119,6 +122,13 @@ class RunOptions:
     cache: Annotated[
         Path | None, typer.Option(help="Folder for decoded images; by default, the user's cache folder.")
     ] = None
+    memory: Annotated[
+        float,
+        typer.Option(
+            help="GiB of decoded images that are kept in memory (with a GPU, in its memory). A larger data "
+            "set stays in its cache file, from which each batch is read; the results are the same."
+        ),
+    ] = 2.0
     class_names: Annotated[
         Path | None,
         typer.Option(
@@ -371,6 +381,7 @@ def open_run(
                 seed=options.seed,
                 selection=Selection(skip_damaged=options.skip_damaged, class_names=names, training=training),
                 cache=options.cache,
+                memory=_bytes(options.memory),
                 progress=loading,
             )
         )
@@ -387,6 +398,12 @@ def open_run(
             device=device,
             observe=display.show,
         )
+
+
+def _bytes(gib: float) -> int:
+    if not 0 <= gib < math.inf:
+        raise SettingError(f"--memory is {gib}, it must be a number of GiB, at least 0")
+    return int(gib * 2**30)
 
 
 MOST_CLASSES = 20

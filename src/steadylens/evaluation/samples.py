@@ -100,11 +100,12 @@ def saved_answers(
     Args:
         original: The classifier alone on the images' device.
         fused: The restorer with the classifier that was fine-tuned behind it.
-        images: The test images.
+        images: The test images; of a set that stays in a file, only the first are looked at.
         class_names: Names of the classes by label.
         limit: Largest number of images to show.
         provenance: Origin of the records.
     """
+    images = images.loaded()
     answers = forward_divided(original, images.images).argmax(dim=1)
     wrong = (answers != images.labels).nonzero().flatten()
     if len(wrong) == 0:
@@ -142,12 +143,13 @@ def changed_answers(
     Args:
         alone: The classifier alone on the images' device.
         fused: Classifiers behind restorers by name on the same device.
-        images: The test images, or some of them.
+        images: The test images, or some of them; of a set that stays in a file, only the first are used.
         class_names: Names of the classes by label.
         sigma_grey: Standard deviation of the Gaussian noise in 8-bit grey levels (0 to 255).
         limit: Largest number of images to show, for each pair and for each of "saved" and "lost".
         provenance: Origin of the records.
     """
+    images = images.loaded()
     generator = derived_generator(provenance.seed, "changed answers", device=images.images.device)
     noisy = gaussian_degradation(sigma_grey)(to_float(images.images), generator=generator)
     before = forward_divided(alone, noisy).argmax(dim=1)
