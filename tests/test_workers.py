@@ -30,6 +30,8 @@ def square(number):
     return number * number
 
 with workers.joined():
+    pass
+with workers.joined():  # again
     found = {"rank": workers.rank(), "count": workers.count()}
     found["share"] = list(range(7))[workers.share(7)]
     found["first"] = workers.by_first(lambda: f"said by {workers.rank()}")
