@@ -1,7 +1,7 @@
 """The command `steadylens` for tests of several workers: `python -m tests.cli.launched OPTIONS`.
 
-It tells the process of each worker, saves trainings after every step, times a net once, and trains in float32
-on every processor. The environment's variable CHANGE_TO_1 is a folder into which worker 1 goes.
+It tells the process of each worker, saves trainings after every step, times nets on single images only, and
+trains in float32 on every processor. The environment's CHANGE_TO_1 is a folder into which worker 1 goes.
 """
 
 import os
@@ -17,9 +17,11 @@ if __name__ == "__main__":
     rank = os.environ.get("RANK", "0")
     print(f"worker {rank} is process {os.getpid()}", file=sys.stderr, flush=True)  # noqa: T201
     os.chdir(os.environ.get(f"CHANGE_TO_{rank}", "."))
-    experiments.LONG_SECONDS = -1.0
-    defaults = Run.__init__.__kwdefaults__
-    assert defaults is not None
-    defaults["checkpoint_seconds"] = 0.0
+    for function, setting in (
+        (Run.__init__, {"checkpoint_seconds": 0.0}),
+        (experiments.cost, {"batches": (1,)}),
+    ):
+        assert function.__kwdefaults__ is not None
+        function.__kwdefaults__.update(setting)
     setattr(torch.cpu, "get_capabilities", dict)  # noqa: B010 - mypy
     main()

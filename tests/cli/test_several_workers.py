@@ -50,8 +50,9 @@ def common(place: Path) -> list[str]:
 
 @pytest.fixture
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Computes as the workers do, which have one thread each; a net is timed once."""
-    monkeypatch.setattr(experiments, "LONG_SECONDS", -1.0)
+    """Computes as the workers do: with one thread each, and nets are timed on single images."""
+    assert experiments.cost.__kwdefaults__ is not None
+    monkeypatch.setitem(experiments.cost.__kwdefaults__, "batches", (1,))
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

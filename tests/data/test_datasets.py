@@ -349,7 +349,9 @@ def test_an_unknown_source_is_refused(tmp_path: Path, source: str, message: str)
 
 def test_a_folder_without_its_kind_is_understood_and_told(tmp_path: Path) -> None:
     given: Any = tmp_path
-    with pytest.raises(DatasetError, match=f"gtsrb:DIR, folder:DIR or shards:DIR; did you mean folder:{tmp_path}\\?$"):
+    with pytest.raises(
+        DatasetError, match=f"gtsrb:DIR, folder:DIR or shards:DIR; did you mean folder:{tmp_path}\\?$"
+    ):
         load_dataset(str(tmp_path), cache=tmp_path)
     with pytest.raises(DatasetError, match=f"it must be a text .* give 'folder:{tmp_path}'"):
         load_dataset(given, cache=tmp_path)
