@@ -44,7 +44,8 @@ COMMANDS = {
     "report": {"records", "--out", "--debug"},
     "restore": {"paths", "--out", "--net", "--pattern", "--format", "--overwrite", "--in-place"}
     | {"--max-megapixels", "--tile", "--engine", "--device", "--debug", "--quality", "--flatten"}
-    | {"--keep-times", "--log", "--jobs"},
+    | {"--keep-times", "--log", "--jobs", "--shard"},
+    "merge-logs": {"log", "--debug"},
     "export": {"model", "--format", "--out", "--static", "--batch", "--triton", "--debug"}
     | {"--precision", "--images", "--opset"},
     "app": {"--net", "--fused", "--classifier", "--weights", "--host", "--port", "--device", "--debug"},

@@ -1,5 +1,6 @@
 """Images are made once and cached; a damaged cache is made again."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -188,6 +189,16 @@ def test_images_that_must_stay_in_the_file_need_space_for_it(
     ):
         load(tmp_path / "a.safetensors", memory=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_of_a_large_file_is_removed_an_hour_later(tmp_path: Path) -> None:
+    new, old, other = (tmp_path / f".{name}.safetensors" for name in ("a-" + "0" * 16, "a-" + "f" * 16, "a"))
+    for path in (new, old, other):
+        path.write_text("part")
+    os.utime(old, (0, 0))
+    os.utime(other, (0, 0))
+    load(tmp_path / "a.safetensors", memory=0)
+    assert [path.exists() for path in (new, old, other)] == [True, False, True]
 
 
 def test_a_disk_that_becomes_full_ends_it_and_leaves_no_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from PIL import Image
@@ -32,8 +33,10 @@ def test_there_are_commands_for_every_engine() -> None:
     assert len(COMMANDS) >= 8
 
 
-def test_the_pods_of_a_job_are_as_many_as_the_shards() -> None:
-    job = yaml.safe_load(JOB)["spec"]
+def test_the_job_is_valid_and_its_pods_are_as_many_as_the_shards() -> None:
+    manifest = yaml.safe_load(JOB)
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+    job = manifest["spec"]
     (command,) = job["template"]["spec"]["containers"][0]["args"]
     _, _, share = command.rpartition("--shard ")
     assert Shard.parse(share.strip().replace(INDEX, "1")).count == job["completions"]

@@ -10,9 +10,11 @@ import json
 import os
 import shutil
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -33,6 +35,8 @@ Job = Callable[[], Tensor]
 """Returns the images of one file or of one track, uint8 (frames, 3, S, S)."""
 
 _JOBS_AT_ONCE = 64
+
+_ABANDONED_SECONDS = 3600  # whoever makes a file writes to it all the time
 
 _MOST_THREADS = 4  # decoding small images takes mostly Python code, which more threads slow down
 
@@ -207,6 +211,7 @@ def _make_in_file(
     """Makes images and writes each block of them into the file, which is kept even if some are damaged."""
     errors: dict[int, DatasetError] = {}
     hashes = bytearray()
+    _remove_abandoned(path)
     with replacing(path) as temporary, temporary.open("rb+") as file:
         _check_space(path, _bytes(shape))
         file.write(_header(shape, len(jobs)))
@@ -239,6 +244,14 @@ def _header(shape: tuple[int, ...], jobs: int) -> bytes:
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes what a process that was killed left of this file: it may take all the space that is needed."""
+    for left in path.parent.glob(f".{path.stem[:40]}-{'[0-9a-f]' * 16}{path.suffix}"):
+        with suppress(OSError):  # another process may remove it at the same time
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                left.unlink()
 
 
 def _check_space(path: Path, needed: int) -> None:

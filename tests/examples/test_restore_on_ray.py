@@ -47,7 +47,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         "OMP_NUM_THREADS": "1",
         "RAY_TMPDIR": sockets,
     }
-    call = [sys.executable, str(ROOT / "tests" / "docs" / "ray_session.py"), str(folder)]
+    call = [sys.executable, str(ROOT / "tests" / "examples" / "ray_session.py"), str(folder)]
     try:
         done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=500, check=False)
     finally:
