@@ -6,6 +6,7 @@ expensive parts are divided. Worker 0 alone decides what depends on files, and w
 there is one worker, and nothing is exchanged.
 """
 
+import itertools
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PATIENCE = timedelta(days=7)  # torchrun ends all workers when one fails, so nobody has to give up waiting
+
+_numbers = itertools.count()  # of the times that this process joined, the same on every worker
 
 _store: Store | None = None  # in which workers leave messages that nobody waits for
 
@@ -88,9 +91,8 @@ def joined() -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _exchanging():
         found, number, total = next(rendezvous("env://", timeout=_PATIENCE))
-        # torchrun keeps the store when it starts the workers again; what they left must not be found.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        _store = PrefixStore(f"steadylens {attempt}", found)
+        # The store may outlive the workers. What they left there must not be found when they join again.
+        _store = PrefixStore(f"steadylens {next(_numbers)}", found)
         dist.init_process_group(backend, store=_store, rank=number, world_size=total, timeout=_PATIENCE)
     try:
         yield

@@ -150,9 +150,7 @@ def measure(
     Raises:
         RecordError: If existing records cannot be read.
         StorageError: If the records cannot be written.
-        SettingError: If the workers of a job have other nets, data or settings.
     """
-    workers.check_agreement("nets, data or settings", key)
     origin = run.key(key, run.recipe.name, run.data.source, device_name(run.device))
     keyed = path.with_name(f"{path.stem}-{origin}{path.suffix}")
     before = workers.by_first(lambda: read_records(keyed) if keyed.exists() else None)

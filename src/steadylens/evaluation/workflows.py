@@ -13,7 +13,7 @@ from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import moved
 from steadylens.errors import SettingError
-from steadylens.evaluation.checks import check_against, check_network, check_out
+from steadylens.evaluation.checks import check_against, check_network, check_out, check_workers
 from steadylens.evaluation.experiments import (
     curve_of,
     measure,
@@ -205,6 +205,7 @@ def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:
     for name in networks:
         _check_images(by_name[name], run)
         check_against(by_name[name], run)
+    check_workers(run, modules)
     check_out(run, out)
     records = [*measure_costs(run, modules, seconds, out / "records")]
     if restorers:
@@ -268,6 +269,7 @@ def compare(
     for name, network in networks.items():
         _check_fit(name, network, run)
         check_network(name, network, run)
+    check_workers(run, networks)
     out = Path(out)
     check_out(run, out)
     records = out / "records"
