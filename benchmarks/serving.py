@@ -43,10 +43,10 @@ def example_images(count: int, side: int) -> list[bytes]:
 
 
 @contextmanager
-def served(model: str, threads: int) -> Iterator[str]:
+def served(model: str, threads: int, *, workers: int = 1) -> Iterator[str]:
     """Starts the service on a free port and lends its address."""
     start = (sys.executable, "-c", "from steadylens.cli.main import main; main()", "serve", model)
-    command = (*start, "--port", "0", "--device", "cpu")
+    command = (*start, "--port", "0", "--device", "cpu", "--workers", str(workers))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None

@@ -65,7 +65,7 @@ html_theme_options: dict[str, list[str]] = {"top_of_page_buttons": []}
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"\.py$",  # every example is run
+    "filename_pattern": r"/(?!restore_on_ray)\w+\.py$",  # run every example but that which needs a cluster
     "within_subsection_order": ExplicitOrder(
         [
             "restore_photograph.py",
@@ -73,6 +73,7 @@ sphinx_gallery_conf = {
             "noise_types.py",
             "train_on_folder.py",
             "stress_classifier.py",
+            "restore_on_ray.py",
         ]
     ),
     "image_scrapers": ("matplotlib",),

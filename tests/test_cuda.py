@@ -19,6 +19,7 @@ from steadylens.records import read_records
 from steadylens.training.loop import OneCycleAdam
 from steadylens.training.recipes import SMOKE
 from steadylens.training.run import Run
+from tests.mapped import mapped
 from tests.tiny_runs import sign_training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no NVIDIA GPU")
@@ -79,6 +80,16 @@ def test_a_training_that_was_cut_off_goes_on_with_the_same_draws(tiny_data: Data
     resumed += [progress.loss for progress in second.run()]
     # A GPU adds up in an order of its own, so equal draws give nearly equal losses.
     assert resumed == pytest.approx(losses, rel=0.02)
+
+
+def test_images_that_stay_in_a_file_train_as_those_in_the_memory_of_the_gpu(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    adam, curves = OneCycleAdam(learning_rate=1e-3), []
+    for data in (tiny_data, mapped(tiny_data, tmp_path)):
+        training = sign_training(on_gpu(data), optimization=adam, steps=STEPS, device="cuda")
+        curves.append([progress.loss for progress in training.run()])
+    assert curves[1] == pytest.approx(curves[0], rel=0.02)
 
 
 def test_the_whole_paper_runs(tiny_data: Dataset, tmp_path: Path) -> None:

@@ -13,10 +13,13 @@ from steadylens.errors import SettingError
 from tests.worker_processes import run_workers, start_workers
 
 SCRIPT = """
-import json, sys, warnings
+import json, os, pathlib, sys, time
 import torch
 from steadylens import workers
-from steadylens.errors import SettingError
+from steadylens.errors import MissingExtraError, SettingError, SteadylensError
+
+def lack():
+    raise MissingExtraError("a library", "extra")
 
 def refuse():
     raise SettingError("refused by the first")
@@ -27,6 +30,8 @@ def square(number):
     return number * number
 
 with workers.joined():
+    pass
+with workers.joined():  # again
     found = {"rank": workers.rank(), "count": workers.count()}
     found["share"] = list(range(7))[workers.share(7)]
     found["first"] = workers.by_first(lambda: f"said by {workers.rank()}")
@@ -36,6 +41,11 @@ with workers.joined():
         found["error"] = str(error)
     found["squares"] = list(workers.divided(range(11), square, at_once=2))
     found["done"] = list(done)
+    try:
+        workers.by_first(lack)
+    except RuntimeError as error:
+        found["a class of error that cannot be sent"] = str(error)
+    found["gathered"] = workers.gather({"from": workers.rank()})
     some = workers.divided(iter(range(100)), square, at_once=1)
     found["stopped early"] = [next(some), next(some), next(some)]
     one, two = torch.tensor([1.0 + workers.rank()]), torch.full((2, 2), 10.0 ** workers.rank())
@@ -44,6 +54,32 @@ with workers.joined():
     copied = torch.tensor([float(workers.rank())])
     workers.copy_from_first([copied])
     found["copied"] = copied.tolist()
+    os.environ["LOCAL_RANK"] = "01"[workers.rank() % 2]  # workers 0 and 1 share a machine, 2 has another
+    path = pathlib.Path(sys.argv[1], "turns")
+    def take_turn():
+        others = path.read_text() if path.exists() else ""
+        path.write_text(others + str(workers.rank()))
+        return others
+    found["turn"] = workers.in_turns(take_turn)
+    for number in range(3):
+        def fail_once():
+            if workers.rank() == number:
+                refuse()
+            return "done"
+        try:
+            workers.in_turns(fail_once)
+        except SteadylensError as error:
+            found[f"turns end for {number}"] = f"{type(error).__name__}: {error}"
+    workers.check_agreement("numbers", "the same")
+    try:
+        workers.check_agreement("numbers", str(workers.rank() // 2))
+    except SettingError as error:
+        found["disagreement"] = str(error)
+    time.sleep(0.5 if workers.rank() == 0 else 0)  # the others ask before it says something
+    found["same message"] = workers.first_says("message")
+    found["other message"] = workers.first_says("another" if workers.rank() else "message")
+    workers.gather(0)  # nobody ends, and the store with it, before all have asked
+found["says"] = workers.first_says("never", seconds=0.1)
 found["after"] = workers.count()
 print(json.dumps(found))
 """
@@ -54,7 +90,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]
     """Returns what each of three workers found."""
     script = tmp_path_factory.mktemp("workers") / "script.py"
     script.write_text(SCRIPT)
-    return [json.loads(output.splitlines()[-1]) for output in run_workers(3, [script])]
+    return [json.loads(output.splitlines()[-1]) for output in run_workers(3, [script, script.parent])]
 
 
 def test_workers_know_their_number_until_they_leave(results: list[dict[str, object]]) -> None:
@@ -87,12 +123,52 @@ def test_sums_are_over_all_workers(results: list[dict[str, object]]) -> None:
         assert found["copied"] == [0.0]
 
 
+def test_an_error_that_cannot_be_sent_is_replaced_by_its_message(results: list[dict[str, object]]) -> None:
+    expected = (
+        "MissingExtraError: a library is not installed; install it with: pip install 'steadylens[extra]'"
+    )
+    assert {found["a class of error that cannot be sent"] for found in results} == {expected}
+
+
+def test_all_get_what_each_gives(results: list[dict[str, object]]) -> None:
+    for found in results:
+        assert found["gathered"] == [{"from": 0}, {"from": 1}, {"from": 2}]
+
+
+def test_the_first_worker_of_a_machine_is_before_the_others_of_it(results: list[dict[str, object]]) -> None:
+    assert [found["turn"] for found in results] == ["", "02", "0"]
+
+
+def test_a_failed_turn_ends_all_workers(results: list[dict[str, object]]) -> None:
+    refused = "SettingError: refused by the first"
+    assert [found["turns end for 0"] for found in results] == [refused] * 3
+    for failed in (1, 2):
+        lost = f"WorkerLostError: worker {failed} has failed, so this one ends too; see its message"
+        expected = [refused if number == failed else lost for number in range(3)]
+        assert [found[f"turns end for {failed}"] for found in results] == expected
+
+
+def test_workers_that_differ_from_the_first_are_refused(results: list[dict[str, object]]) -> None:
+    expected = "worker 2 has other numbers than worker 0 (1, not 0); give all machines the same files, "
+    assert {found["disagreement"] for found in results} == {f"{expected}libraries and options"}
+
+
+def test_a_worker_knows_whether_the_first_says_the_same(results: list[dict[str, object]]) -> None:
+    assert [found["same message"] for found in results] == [False, True, True]
+    assert [found["other message"] for found in results] == [False, False, False]
+    assert [found["says"] for found in results] == [False, False, False]
+
+
 def test_a_single_process_does_everything() -> None:
     assert (workers.rank(), workers.count(), workers.started()) == (0, 1, False)
     with workers.joined():
         assert workers.share(7) == slice(0, 7)
         assert workers.by_first(lambda: "done") == "done"
         assert list(workers.divided(range(3), str)) == ["0", "1", "2"]
+        assert workers.gather("own") == ["own"]
+        assert workers.in_turns(lambda: "done") == "done"
+        workers.check_agreement("numbers", "1")
+        assert not workers.first_says("message")
         tensor = torch.tensor([2.0])
         workers.add_up([tensor])
         workers.copy_from_first([tensor])
@@ -143,12 +219,14 @@ def test_each_worker_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_worker_whose_partner_dies_does_not_wait_for_ever(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, signal\nfrom steadylens import workers\nwith workers.joined():\n"
+        "import os, signal\nfrom steadylens import workers\n"
+        "from steadylens.errors import WorkerLostError\nwith workers.joined():\n"
         "    if workers.rank() == 1:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    workers.by_first(lambda: 1)\n    workers.by_first(lambda: 2)\n"
-        "    list(workers.divided([1, 2], int))\n"
+        "    try:\n        workers.by_first(lambda: 1)\n        workers.by_first(lambda: 2)\n"
+        "        list(workers.divided([1, 2], int))\n"
+        "    except WorkerLostError as error:\n        print(error)\n        raise SystemExit(3)\n"
     )
     processes = start_workers(2, [script])
-    for process in processes:
-        process.communicate(timeout=60)
-    assert processes[0].returncode not in {0, None}
+    output, _ = [process.communicate(timeout=60)[0] for process in processes]
+    assert processes[0].returncode == 3, output
+    assert "another worker has ended, so this one ends too (" in output

@@ -11,6 +11,7 @@ SteadylensError
 ├── DivergenceError (ValueError)    the training loss became infinite or NaN
 ├── ExportError (ValueError)        a net cannot be exported, or its export gives other results
 ├── StorageError (OSError)          a file cannot be written
+├── WorkerLostError (RuntimeError)  another worker of the same job has failed or was ended
 └── MissingExtraError (ImportError) an optional library is not installed
 
 Every message contains the value, the rule and the way out.
@@ -61,6 +62,10 @@ class StorageError(SteadylensError, OSError):
     """A file cannot be written."""
 
 
+class WorkerLostError(SteadylensError, RuntimeError):
+    """Another worker of the same job has failed or was ended."""
+
+
 class MissingExtraError(SteadylensError, ImportError):
     """An optional library is not installed.
 
@@ -71,6 +76,11 @@ class MissingExtraError(SteadylensError, ImportError):
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed; install it with: pip install 'steadylens[{extra}]'")
+        self._arguments = library, extra
+
+    def __reduce__(self) -> tuple[type["MissingExtraError"], tuple[str, str]]:
+        """Lets it go from one process to another."""
+        return type(self), self._arguments
 
 
 def lacks_memory(error: BaseException) -> bool:

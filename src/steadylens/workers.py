@@ -6,9 +6,11 @@ expensive parts are divided. Worker 0 alone decides what depends on files, and w
 there is one worker, and nothing is exchanged.
 """
 
+import itertools
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import islice
 from typing import TypeVar
@@ -16,14 +18,20 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
-from steadylens.errors import SettingError
+from steadylens.errors import SettingError, WorkerLostError, lacks_memory, reason_of
 
 Item = TypeVar("Item")
 
 Result = TypeVar("Result")
 
 _PATIENCE = timedelta(days=7)  # torchrun ends all workers when one fails, so nobody has to give up waiting
+
+_numbers = itertools.count()  # of the times that this process joined, the same on every worker
+
+_store: Store | None = None  # in which workers leave messages that nobody waits for
 
 
 def rank() -> int:
@@ -79,12 +87,32 @@ def joined() -> Iterator[None]:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set; start the "
             "workers with torchrun, or unset WORLD_SIZE"
         )
+    global _store  # noqa: PLW0603 - as the process group, it belongs to the process
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    with _exchanging():
+        found, number, total = next(rendezvous("env://", timeout=_PATIENCE))
+        # The store may outlive the workers. What they left there must not be found when they join again.
+        _store = PrefixStore(f"steadylens {next(_numbers)}", found)
+        dist.init_process_group(backend, store=_store, rank=number, world_size=total, timeout=_PATIENCE)
     try:
         yield
     finally:
+        _store = None
         dist.destroy_process_group()
+
+
+@contextmanager
+def _exchanging() -> Iterator[None]:
+    """Tells what it means if an exchange with other workers fails: one of them has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if lacks_memory(error):
+            raise
+        raise WorkerLostError(
+            f"another worker has ended, so this one ends too ({reason_of(error)}); look for the message of "
+            "the other one, and run the same command again to continue"
+        ) from error
 
 
 def share(total: int) -> slice:
@@ -111,8 +139,9 @@ def by_first(work: Callable[[], Result]) -> Result:
         try:
             outcome = [(work(), None)]
         except Exception as refused:  # it is raised below, on every worker
-            outcome = [(None, refused)]
-    dist.broadcast_object_list(outcome, src=0)
+            outcome = [(None, _sendable(refused))]
+    with _exchanging():
+        dist.broadcast_object_list(outcome, src=0)
     result, error = outcome[0]
     if error is not None:
         raise error
@@ -134,10 +163,93 @@ def divided(items: Iterable[Item], work: Callable[[Item], Result], *, at_once: i
         return
     left = iter(items)
     while some := list(islice(left, at_once * count())):
-        own = [work(item) for item in some[rank() :: count()]]
-        gathered: list[list[Result]] = [[] for _ in range(count())]
-        dist.all_gather_object(gathered, own)
+        gathered = gather([work(item) for item in some[rank() :: count()]])
         yield from (gathered[place % count()][place // count()] for place in range(len(some)))
+
+
+def gather(own: Result) -> list[Result]:
+    """Returns what each worker gives, in the order of their numbers.
+
+    Args:
+        own: What this worker gives: picklable, and on the CPU.
+    """
+    if count() == 1:
+        return [own]
+    gathered = [own] * count()
+    with _exchanging():
+        dist.all_gather_object(gathered, own)
+    return gathered
+
+
+def in_turns(work: Callable[[], Result]) -> Result:
+    """Returns what `work` returns on this worker; workers that share files do it one after another.
+
+    Worker 0 is the first. The first worker of each other machine comes next, as its folders may be others,
+    and then all the rest. So `work` can make files on one worker, which the others find. If it fails on a
+    worker, those whose turn has not come do nothing.
+
+    Raises:
+        Exception: What `work` raised here; on all workers, if it was raised on worker 0.
+        WorkerLostError: If `work` failed on other workers only.
+    """
+    if count() == 1:
+        return work()
+    own = 0 if rank() == 0 else 1 if _from_environment("LOCAL_RANK", 0) == 0 else 2
+    result: list[Result] = []
+    for turn in range(3):
+        error: Exception | None = None
+        if turn == own:
+            try:
+                result.append(work())
+            except Exception as refused:  # it is raised below
+                error = _sendable(refused)
+        errors = gather(error)
+        if turn == 0 and errors[0] is not None:
+            raise errors[0]
+        if error is not None:
+            raise error
+        if failed := [number for number, some in enumerate(errors) if some is not None]:
+            raise WorkerLostError(f"worker {failed[0]} has failed, so this one ends too; see its message")
+    return result[0]
+
+
+def check_agreement(what: str, value: str) -> None:
+    """Checks that all workers have the same value, which stands for what they are to have in common.
+
+    Args:
+        what: What the value stands for, in words.
+        value: A text that changes with it, such as a hash.
+
+    Raises:
+        SettingError: On every worker, if a worker has another value than worker 0.
+    """
+    values = gather(value)
+    others = [number for number, other in enumerate(values) if other != values[0]]
+    if others:
+        raise SettingError(
+            f"worker {others[0]} has other {what} than worker 0 ({values[others[0]]}, not {values[0]}); give "
+            "all machines the same files, libraries and options"
+        )
+
+
+def first_says(text: str, *, seconds: float = 3.0) -> bool:
+    """Whether worker 0 ends with the same message, so that it need not be told again.
+
+    It is called by every worker that ends with an error, and waits for worker 0 only briefly.
+
+    Args:
+        text: The message of this worker.
+        seconds: How long a worker waits for the message of worker 0.
+    """
+    if _store is None:
+        return False
+    with suppress(RuntimeError):  # the store may be gone, or worker 0 goes on
+        if rank() == 0:
+            _store.set("last message", text)
+            return False
+        _store.wait(["last message"], timedelta(seconds=seconds))
+        return bool(_store.get("last message").decode() == text)
+    return False
 
 
 def add_up(tensors: Sequence[Tensor]) -> None:
@@ -149,7 +261,8 @@ def add_up(tensors: Sequence[Tensor]) -> None:
     if count() == 1:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(flat)
+    with _exchanging():
+        dist.all_reduce(flat)
     sums = torch.split(flat, [tensor.numel() for tensor in tensors])
     for tensor, total in zip(tensors, sums, strict=True):
         tensor.copy_(total.view_as(tensor))
@@ -159,7 +272,17 @@ def copy_from_first(tensors: Iterable[Tensor]) -> None:
     """Overwrites each tensor with that of worker 0."""
     if count() > 1:
         for tensor in tensors:
-            dist.broadcast(tensor, src=0)
+            with _exchanging():
+                dist.broadcast(tensor, src=0)
+
+
+def _sendable(error: Exception) -> Exception:
+    """Returns the error, or one with its message if other processes cannot be given the error itself."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    except Exception:  # whatever its class does
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _from_environment(name: str, default: int) -> int:

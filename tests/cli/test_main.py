@@ -44,7 +44,8 @@ COMMANDS = {
     "report": {"records", "--out", "--debug"},
     "restore": {"paths", "--out", "--net", "--pattern", "--format", "--overwrite", "--in-place"}
     | {"--max-megapixels", "--tile", "--engine", "--device", "--debug", "--quality", "--flatten"}
-    | {"--keep-times", "--log", "--jobs"},
+    | {"--keep-times", "--log", "--jobs", "--shard"},
+    "merge-logs": {"log", "--debug"},
     "export": {"model", "--format", "--out", "--static", "--batch", "--triton", "--debug"}
     | {"--precision", "--images", "--opset"},
     "app": {"--net", "--fused", "--classifier", "--weights", "--host", "--port", "--device", "--debug"},
@@ -269,7 +270,11 @@ def no_text(folder: Path) -> list[str | Path]:
 
 BAD_INPUT: list[tuple[Callable[[Path], list[str | Path]], int, str]] = [
     (missing_folder, 1, r"absent: No such file or directory; give a folder"),
-    (unknown_source, 1, r"source is 'imagenet', it must be signs, signs:N, gtsrb:DIR or folder:DIR"),
+    (
+        unknown_source,
+        1,
+        r"source is 'imagenet', it must be signs, signs:N, gtsrb:DIR, folder:DIR or shards:DIR",
+    ),
     (missing_image, 1, r"Train\.csv, line 2 names Train/1/00001_00000_00000\.png, which is not there"),
     (truncated_image, 1, r"class 1/2\.ppm cannot be read: .*; replace the file"),
     (single_image, 1, r"class 'class 2' has a single image, which cannot be split"),

@@ -1,5 +1,7 @@
 """Images are made once and cached; a damaged cache is made again."""
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,10 +12,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steadylens.data.image_cache import Job, load_or_make, pixel_digests
+from steadylens.data.mapped_images import MOST_IN_MEMORY, MappedImages
+from steadylens.errors import DatasetError, StorageError
 
 SIZE, FRAMES, COUNT = 4, 2, 150
 
@@ -27,9 +31,10 @@ def forbidden() -> Tensor:
     raise AssertionError("images are made although they are cached")
 
 
-def load(path: Path, jobs: list[Job] | None = None) -> Tensor:
+def load(path: Path, jobs: list[Job] | None = None, *, memory: int = MOST_IN_MEMORY) -> Tensor:
     jobs = [partial(make, seed) for seed in range(COUNT)] if jobs is None else jobs
-    found = load_or_make(path, jobs, frames=FRAMES, size=SIZE, progress=None)
+    found = load_or_make(path, jobs, frames=FRAMES, size=SIZE, progress=None, memory=memory)
+    assert isinstance(found.images, MappedImages) == (memory < EXPECTED.nbytes)
     assert torch.equal(found.digests, pixel_digests(found.images))
     assert found.notes == ()
     return found.images
@@ -94,12 +99,27 @@ def keep_floats(path: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [cut, empty, flip_a_bit, write_text, leave_digests_out, keep_fewer, keep_floats]
 )
-def test_a_damaged_file_is_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("memory", [0, MOST_IN_MEMORY])
+def test_a_damaged_file_is_made_again(tmp_path: Path, damage: Callable[[Path], None], memory: int) -> None:
     path = tmp_path / "a.safetensors"
-    load(path)
+    load(path, memory=memory)
     damage(path)
-    assert torch.equal(load(path), EXPECTED)
-    assert torch.equal(load(path, NONE), EXPECTED)  # the repaired file is read
+    assert torch.equal(load(path, memory=memory), EXPECTED)
+    assert torch.equal(load(path, NONE, memory=memory), EXPECTED)  # the repaired file is read
+
+
+def test_images_are_kept_in_memory_up_to_the_limit_and_in_the_file_beyond(tmp_path: Path) -> None:
+    for memory in (EXPECTED.nbytes, EXPECTED.nbytes - 1):
+        assert torch.equal(load(tmp_path / f"{memory}.safetensors", memory=memory), EXPECTED)
+
+
+def test_both_ways_read_the_file_of_the_other(tmp_path: Path) -> None:
+    load(tmp_path / "a.safetensors", memory=0)
+    assert torch.equal(load(tmp_path / "a.safetensors", NONE), EXPECTED)
+    load(tmp_path / "b.safetensors")
+    assert torch.equal(load(tmp_path / "b.safetensors", NONE, memory=0), EXPECTED)
+    stored = load_file(tmp_path / "a.safetensors")
+    assert torch.equal(stored["images"], EXPECTED)
 
 
 def test_progress_counts_images_up_to_all_of_them(tmp_path: Path) -> None:
@@ -157,6 +177,79 @@ def test_a_full_disk_leaves_no_file_and_a_note(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert "the images are not kept for the next time" in run.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_must_stay_in_the_file_need_space_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil._ntuple_diskusage(100, 99, 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(
+        StorageError, match=r"decoded images take 0.0 GB, .* has 0.0 GB free; .* with --cache"
+    ):
+        load(tmp_path / "a.safetensors", memory=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_of_a_large_file_is_removed_an_hour_later(tmp_path: Path) -> None:
+    new, old, other = (tmp_path / f".{name}.safetensors" for name in ("a-" + "0" * 16, "a-" + "f" * 16, "a"))
+    for path in (new, old, other):
+        path.write_text("part")
+    os.utime(old, (0, 0))
+    os.utime(other, (0, 0))
+    load(tmp_path / "a.safetensors", memory=0)
+    assert [path.exists() for path in (new, old, other)] == [True, False, True]
+
+
+def test_a_disk_that_becomes_full_ends_it_and_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    code = (
+        "import resource, torch\n"
+        "from pathlib import Path\n"
+        "from steadylens.data.image_cache import load_or_make\n"
+        "from steadylens.errors import StorageError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "job = lambda: torch.zeros(1, 3, 64, 64, dtype=torch.uint8)\n"
+        "try:\n"
+        f"    load_or_make(Path({str(path)!r}), [job], frames=1, size=64, progress=None, memory=0)\n"
+        "except StorageError as error:\n"
+        "    print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith(f"cannot write {path}: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_cannot_be_read_are_black_and_named_in_either_way(tmp_path: Path) -> None:
+    def broken(number: int) -> Tensor:
+        raise DatasetError(f"{number} is broken")
+
+    jobs: list[Job] = [partial(broken if seed in (3, 70) else make, seed) for seed in range(COUNT)]
+    forbidding: list[Job] = [forbidden] * COUNT
+    for memory in (0, MOST_IN_MEMORY):
+        path = tmp_path / f"{memory}.safetensors"
+        make_or_load = partial(load_or_make, path, frames=FRAMES, size=SIZE, progress=None, memory=memory)
+        with pytest.raises(DatasetError, match=r"(?s)2 images cannot be used.*3 is broken.*70 is broken"):
+            make_or_load(jobs)
+        for each in (jobs, forbidding):
+            found = make_or_load(each, skip_damaged=True)
+            assert found.damaged == (3, 70)
+            assert not found.images[6:8].any()
+            assert torch.equal(found.images[8:140], EXPECTED[8:140])
+
+
+def test_progress_tells_how_far_a_large_file_is_checked(tmp_path: Path) -> None:
+    load(tmp_path / "a.safetensors", memory=0)
+    calls: list[tuple[int, int]] = []
+    load_or_make(
+        tmp_path / "a.safetensors",
+        NONE,
+        frames=FRAMES,
+        size=SIZE,
+        progress=lambda done, total: calls.append((done, total)),
+        memory=0,
+    )
+    assert calls == [(300, 300)]
 
 
 @given(seeds=st.lists(st.integers(0, 3), min_size=1, max_size=6))

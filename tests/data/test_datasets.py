@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from steadylens.data import synthetic_signs
 from steadylens.data.datasets import Dataset, ImageSet, Selection, load_dataset
+from steadylens.data.signs import synthetic_signs
 from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import DatasetError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit
@@ -330,7 +330,7 @@ def test_an_old_cache_is_not_used_after_the_drawing_code_changed(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("mnist", "source is 'mnist', it must be signs, signs:N, gtsrb:DIR or folder:DIR"),
+        ("mnist", "source is 'mnist', it must be signs, signs:N, gtsrb:DIR, folder:DIR or shards:DIR"),
         ("some/folder", "source is 'some/folder', it must be"),
         ("", "source is '', it must be"),
         ("folder:", "source is 'folder:', it must be"),
@@ -349,7 +349,9 @@ def test_an_unknown_source_is_refused(tmp_path: Path, source: str, message: str)
 
 def test_a_folder_without_its_kind_is_understood_and_told(tmp_path: Path) -> None:
     given: Any = tmp_path
-    with pytest.raises(DatasetError, match=f"gtsrb:DIR or folder:DIR; did you mean folder:{tmp_path}\\?$"):
+    with pytest.raises(
+        DatasetError, match=f"gtsrb:DIR, folder:DIR or shards:DIR; did you mean folder:{tmp_path}\\?$"
+    ):
         load_dataset(str(tmp_path), cache=tmp_path)
     with pytest.raises(DatasetError, match=f"it must be a text .* give 'folder:{tmp_path}'"):
         load_dataset(given, cache=tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from steadylens.data.sign_artwork import (
+from steadylens.data.signs.sign_artwork import (
     DESIGNS,
     bumps,
     car,
@@ -19,8 +19,8 @@ from steadylens.data.sign_artwork import (
     sign_images,
     signals,
 )
+from steadylens.data.signs.synthetic_signs import MINIMUM_SIZE, draw_track
 from steadylens.data.sources import CLASS_NAMES
-from steadylens.data.synthetic_signs import MINIMUM_SIZE, draw_track
 from steadylens.errors import SettingError
 
 CLASSES = len(CLASS_NAMES)

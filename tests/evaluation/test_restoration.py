@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from steadylens import devices
 from steadylens.errors import SettingError
 from steadylens.evaluation import restoration
-from steadylens.evaluation.restoration import BLOCK, QUANTILES, explore, restore_by_sigma
+from steadylens.evaluation.dividing import BLOCK
+from steadylens.evaluation.restoration import QUANTILES, explore, restore_by_sigma
 from steadylens.images.tensors import to_float
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.noise.families import Gaussian, Strength

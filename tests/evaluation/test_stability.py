@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from steadylens import devices
 from steadylens.data.datasets import ImageSet
 from steadylens.errors import SettingError
-from steadylens.evaluation.stability import BLOCK, clean_accuracy, noisy_comparisons, stability
+from steadylens.evaluation.dividing import BLOCK
+from steadylens.evaluation.stability import clean_accuracy, noisy_comparisons, stability
 from steadylens.images.tensors import to_float
 from steadylens.metrics import mcnemar, wilson_interval
 from steadylens.noise.degradation import gaussian_degradation

@@ -60,7 +60,8 @@ from steadylens.report.paper import (
 )
 from steadylens.report.tables import first_run, select
 from steadylens.training.recipes import SMOKE
-from steadylens.training.run import Run
+from steadylens.training.run import Run, Sampling
+from tests.mapped import mapped
 
 NAMES = ("red", "green", "blue", "grey")
 
@@ -121,6 +122,35 @@ def test_a_run_leaves_report_tables_records_and_nets(reproduced: Path) -> None:
     assert (reproduced / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     tables = (reproduced / "tables.md").read_text(encoding="utf-8")
     assert all(network in tables for network in NETWORKS)
+
+
+def test_images_that_stay_in_a_file_are_measured_alike(reproduced: Path, tmp_path: Path) -> None:
+    few = replace(
+        RECIPE.evaluation,
+        exploration_versions=1,
+        psnr_sigmas_grey=(0, 10),
+        stability_sigmas_grey=(10, 30),
+        sampling=Sampling(versions=2),
+    )
+    run = replace(new_run(), recipe=replace(RECIPE, evaluation=few))
+    original, _ = load_model(reproduced / "models" / "original.safetensors")
+    pair, _ = load_model(reproduced / "models" / "restored.safetensors")
+    assert isinstance(pair, FusedClassifier)
+    restorers = {"L5": pair.restorer, "smoothing": GaussianSmoothing()}
+    found = []
+    for name, data in {"memory": run.data, "file": mapped(run.data, tmp_path)}.items():
+        measured, folder = replace(run, data=data), tmp_path / name
+        records = [
+            *measure_networks(measured, {"original": original, "restored": pair}, folder),
+            *experiments.measure_restorers(measured, restorers, folder),
+            *experiments.take_samples(measured, pair.restorer, original, pair, folder),
+            *changed_answers(
+                original, {"restored": pair}, data.test, NAMES, sigma_grey=30, limit=3,
+                provenance=measured.provenance,
+            ),
+        ]  # fmt: skip
+        found.append([replace(row, seconds=0.0) for row in records])
+    assert found[0] == found[1]
 
 
 def test_every_table_and_figure_of_the_paper_has_its_records(reproduced: Path) -> None:

@@ -133,3 +133,15 @@ def test_a_process_that_dies_takes_no_other_file_with_it(tmp_path: Path) -> None
 def test_there_is_at_least_one_process() -> None:
     with pytest.raises(SettingError, match="there are 0 processes, at least 1 is needed"):
         BatchSettings(files=RestoreSettings(), processes=0)
+
+
+def test_what_another_process_wrote_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    jobs = made(tmp_path, 9, 10)
+    results = restore_files(jobs, opened)
+    next(results)
+    jobs[1].target.write_bytes(b"by another process")
+    (second,) = results
+    assert (second.state, second.reason) == ("skipped", batch.OUTPUT_EXISTS)
+    assert jobs[1].target.read_bytes() == b"by another process"
+    replacing = restore_files(jobs, opened, settings=BatchSettings(overwrite=True))
+    assert [each.state for each in replacing] == ["restored"] * 2

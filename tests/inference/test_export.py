@@ -1,11 +1,7 @@
-"""An exported file gives the same results as the net and describes itself, or it does not appear.
-
-The configuration for a Triton server agrees with the model's file.
-"""
+"""An exported file gives the same results as the net and describes itself, or it does not appear."""
 
 import json
 import logging
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,7 @@ from torch import Tensor, nn
 
 from steadylens import __version__
 from steadylens.checkpoints.loading import load
-from steadylens.data.synthetic_signs import draw_track
+from steadylens.data.signs.synthetic_signs import draw_track
 from steadylens.errors import (
     CheckpointError,
     ExportError,
@@ -35,12 +31,10 @@ from steadylens.inference import export
 from steadylens.inference.export import (
     Exported,
     export_net,
-    export_triton,
     open_engine,
     read_metadata,
-    triton_config,
 )
-from steadylens.inference.signature import ExportOptions, Signature, signature_of
+from steadylens.inference.signature import ExportOptions
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet, initialize_xavier
 
@@ -260,86 +254,6 @@ def test_a_missing_library_is_named_with_its_extra_and_nothing_is_written(
     with pytest.raises(MissingExtraError, match=rf"{library}.*steadylens\[{extra}\]"):
         export_net(nn.Identity().eval(), tmp_path / f"net{suffix}")
     assert not list(tmp_path.iterdir())
-
-
-def classifier() -> nn.Module:
-    net = FusedClassifier(GaussianSmoothing(), SignNet(2)).eval()
-    initialize_xavier(net.classifier, generator=torch.Generator().manual_seed(0))
-    return net
-
-
-def tensors(config: str, kind: str) -> tuple[str, str, list[int]]:
-    """Returns name, type and dimensions of the one input or output of a configuration."""
-    found = re.search(kind + r' \[\s*\{\s*name: "(\w+)"\s*data_type: (\w+)\s*dims: \[ ([-\d, ]+) \]', config)
-    assert found
-    return found[1], found[2], [int(side) for side in found[3].split(",")]
-
-
-@pytest.mark.parametrize(
-    ("net", "fixed"),
-    [
-        (GaussianSmoothing().eval(), {}),
-        (GaussianSmoothing().eval(), {"batch": 4, "size": (20, 30)}),
-        (classifier(), {}),
-    ],
-    ids=["free", "fixed", "classifier"],
-)
-def test_the_configuration_agrees_with_the_file(
-    net: nn.Module, fixed: dict[str, Any], tmp_path: Path
-) -> None:
-    export_triton(net, tmp_path, name="some-net", **fixed)
-    config = (tmp_path / "some-net" / "config.pbtxt").read_text(encoding="utf-8")
-    session = onnxruntime.InferenceSession(tmp_path / "some-net" / "1" / "model.onnx")
-    gathers = "batch" not in fixed
-    assert 'name: "some-net"\nbackend: "onnxruntime"\n' in config
-    assert f"max_batch_size: {32 if gathers else 0}\n" in config
-    assert ("dynamic_batching" in config) == gathers
-    for kind, (value,) in (("input", session.get_inputs()), ("output", session.get_outputs())):
-        dims = [side if isinstance(side, int) else -1 for side in value.shape]
-        assert gathers == (dims[0] == -1)
-        assert tensors(config, kind) == (value.name, "TYPE_FP32", dims[1:] if gathers else dims)
-        assert value.type == "tensor(float)"
-
-
-def test_the_names_of_classes_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
-    export_triton(classifier(), tmp_path, name="signs", about={"classes": ["stop", "give\nway"]})
-    folder = tmp_path / "signs"
-    assert (folder / "labels.txt").read_text(encoding="utf-8") == "stop\ngive way\n"
-    assert 'label_filename: "labels.txt"' in (folder / "config.pbtxt").read_text(encoding="utf-8")
-    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
-        "1/model.onnx",
-        "config.pbtxt",
-        "labels.txt",
-    }
-
-
-def test_a_restorer_has_no_classes_whatever_it_was_trained_on(tmp_path: Path) -> None:
-    export_triton(GaussianSmoothing().eval(), tmp_path, name="net", about={"classes": ["stop"]})
-    assert not (tmp_path / "net" / "labels.txt").exists()
-    assert "label" not in (tmp_path / "net" / "config.pbtxt").read_text(encoding="utf-8")
-    assert read_metadata(tmp_path / "net" / "1" / "model.onnx")["classes"] == []
-
-
-@pytest.mark.parametrize(
-    "signature", [Signature(), Signature(batch=2, size=(3, 4)), Signature(classes=3, size=(3, 3))]
-)
-def test_brackets_are_closed(signature: Signature) -> None:
-    config = triton_config("net", signature, classes=("a", "b", "c"))
-    assert config.count("[") == config.count("]")
-    assert config.count("{") == config.count("}")
-
-
-@pytest.mark.parametrize("name", ["", "../net", "a/b", ".", "a b"])
-def test_a_name_that_is_no_folder_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="folder"):
-        export_triton(nn.Identity().eval(), tmp_path, name=name)
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_page_shows_the_configuration_that_is_written() -> None:
-    page = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
-    config = triton_config("l11-gtsrb", signature_of(load("l11-gtsrb")))
-    assert f"```\n{config}```\n" in page.read_text(encoding="utf-8")
 
 
 def noisy_signs(count: int) -> Tensor:

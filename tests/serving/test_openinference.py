@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 import steadylens
-from steadylens.inference.signature import Signature
+from steadylens.inference.export import triton_config
+from steadylens.inference.signature import Signature, signature_of
 from steadylens.serving.openinference import (
     MOST_IMAGES,
     MOST_JSON_VALUES,
@@ -23,6 +24,7 @@ from steadylens.serving.openinference import (
     write_response,
 )
 from steadylens.serving.payloads import HttpError
+from tests.inference.test_triton import model_config, type_of
 from tests.serving.servers import Server
 
 IMAGES = np.random.default_rng(0).random((3, 3, 48, 48), dtype=np.float32)
@@ -38,6 +40,21 @@ def of_classifier(classifier: Server) -> Iterator[Any]:
 def of_restorer(restorer: Server) -> Iterator[Any]:
     with triton.InferenceServerClient(restorer.address.removeprefix("http://")) as client:
         yield client
+
+
+def test_a_model_repository_offers_a_client_the_same_model_as_the_service(of_classifier: Any) -> None:
+    config = model_config(triton_config("sign-gtsrb", signature_of(steadylens.load("sign-gtsrb"))))
+    served = of_classifier.get_model_metadata("sign-gtsrb")
+    assert served["name"] == config.name
+    for offered, tensors in ((served["inputs"], config.input), (served["outputs"], config.output)):
+        assert offered == [
+            {
+                "name": each.name,
+                "datatype": type_of(each).replace("TYPE_FP", "FP"),
+                "shape": [-1, *each.dims],
+            }
+            for each in tensors
+        ]
 
 
 def given_to(client: Any, model: str, images: NDArray[np.float32], *, binary: bool, **asked: Any) -> Any:

@@ -526,21 +526,23 @@ def test_a_served_restorer_lies_in_memory_as_convolutions_run_fastest(
 
 
 @pytest.mark.parametrize(
-    ("module", "library"),
+    ("module", "library", "workers"),
     [
-        ("starlette.applications", "starlette"),
-        ("prometheus_client", "prometheus_client"),
-        ("python_multipart", "python-multipart"),
-        ("uvicorn", "uvicorn"),
+        ("starlette.applications", "starlette", "1"),
+        ("prometheus_client", "prometheus_client", "1"),
+        ("prometheus_client", "prometheus_client", "2"),
+        ("python_multipart", "python-multipart", "1"),
+        ("uvicorn", "uvicorn", "1"),
+        ("uvicorn", "uvicorn", "2"),
     ],
 )
 def test_without_the_extra_the_command_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, module: str, library: str
+    monkeypatch: pytest.MonkeyPatch, module: str, library: str, workers: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    for name in ("forms", "service"):
+    for name in ("forms", "service", "workers"):
         monkeypatch.delitem(sys.modules, f"steadylens.serving.{name}", raising=False)
-    result = CliRunner().invoke(app, ["serve", "sign-gtsrb", "--port", "0"])
+    result = CliRunner().invoke(app, ["serve", "sign-gtsrb", "--port", "0", "--workers", workers])
     assert result.exit_code == 2
     told = f"{library} is not installed; install it with: pip install 'steadylens[serve]'"
     assert told in result.stderr

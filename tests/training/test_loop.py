@@ -441,6 +441,13 @@ def test_the_state_of_another_net_is_refused(tiny_data: Dataset) -> None:
         point_training([1.0], steps=STEPS).resume(*other.state())
 
 
+def test_the_state_of_a_version_with_other_random_numbers_is_refused() -> None:
+    tensors, plain = point_training([1.0], steps=3).state()
+    del plain["randomness"]  # the first versions said nothing
+    with pytest.raises(CheckpointError, match=r"another version of steadylens, .* remove the checkpoint"):
+        point_training([1.0], steps=3).resume(tensors, plain)
+
+
 @pytest.mark.parametrize("lost", ["generator", "module.weight"])
 def test_a_state_that_lacks_a_tensor_is_refused(lost: str) -> None:
     tensors, plain = point_training([1.0], steps=3).state()

@@ -15,18 +15,18 @@ from steadylens.images.tensors import to_float
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import DongNet, RestorationNet, initialize_xavier
 from steadylens.noise.degradation import Degradation, gaussian_degradation
-from steadylens.training import objectives as objectives_module
+from steadylens.training import places
 from steadylens.training.augmentation import Augmentation, Augmenting
 from steadylens.training.objectives import (
     Fidelity,
     LogSquaredError,
-    Objective,
     PairLoss,
     SquaredError,
     classifying_objective,
     pair_objective,
     restoring_objective,
 )
+from steadylens.training.places import Objective, block_generator, step_seed
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 
@@ -121,6 +121,11 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def first_block(seed: int) -> torch.Generator:
+    """Returns the generator of the first, here the only, block of a step."""
+    return block_generator(step_seed(seeded(seed)), 0)
+
+
 class Recorder(nn.Module):
     """A restorer that changes nothing but the size, and remembers what it was given."""
 
@@ -150,7 +155,7 @@ def test_restoring_is_equation_3(tiny_data: Dataset, net: RestorationNet | DongN
         net, images, degradation=degradation, loss=SquaredError(), batch=2, patch=16
     )
     # The same draws, in the same order: which images, then their noise.
-    generator = seeded(3)
+    generator = first_block(3)
     clean = to_float(images[torch.randint(len(images), (2,), generator=generator)])
     noisy = degradation(clean, generator=generator)
     size, margin = 16 - 2 * net.margin, net.margin
@@ -225,10 +230,10 @@ def test_the_loss_in_parts_is_the_loss_of_the_whole_batch(
         objective = classifying_objective(net, train.images, train.labels, batch=5, degradation=degradation)
     results = []
     for size in (1000, 3):
-        monkeypatch.setattr(objectives_module, "cache_batch", lambda device, size=size: size)
+        monkeypatch.setattr(places, "cache_batch", lambda device, size=size: size)
         results.append(parts_and_gradients(objective, net))
     (one, whole, whole_gradients), (four, summed, summed_gradients) = results
-    assert (one, four) == (1, 4)  # ten images as 3 + 3 + 3 + 1
+    assert (one, four) == (1, 4)  # ten images as 3 + 3 + 2 + 2
     assert summed == pytest.approx(whole, rel=1e-5)
     for expected, found in zip(whole_gradients, summed_gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
@@ -310,7 +315,7 @@ def test_classifying_is_the_mean_cross_entropy(tiny_data: Dataset) -> None:
     net = SignNet(classes=4).eval()
     train = tiny_data.train
     objective = classifying_objective(net, train.images, train.labels, batch=12)
-    chosen = torch.randint(len(train), (12,), generator=seeded(4))
+    chosen = torch.randint(len(train), (12,), generator=first_block(4))
     with torch.inference_mode():
         probabilities = net(to_float(train.images[chosen])).double().softmax(dim=1)
     expected = -sum(
@@ -328,7 +333,7 @@ def test_a_smoothed_label_spreads_a_share_over_all_classes(
     objective = classifying_objective(
         net, train.images, train.labels, batch=6, degradation=degradation, label_smoothing=smoothing
     )
-    generator, expected = seeded(4), 0.0
+    generator, expected = first_block(4), 0.0
     chosen = torch.randint(len(train), (6,), generator=generator)
     noisy = degradation(to_float(train.images[chosen]), generator=generator)
     with torch.inference_mode():
@@ -344,7 +349,7 @@ def plain_pair_loss(
     pair: FusedClassifier, data: ImageSet, loss: PairLoss, degradation: Degradation, augmentation: Augmenting
 ) -> Tensor:
     """The loss of a pair on six images, image by image; the same draws, in the same order."""
-    generator, losses = seeded(2), []
+    generator, losses = first_block(2), []
     chosen = torch.randint(len(data), (6,), generator=generator)
     clean = augmentation(to_float(data.images[chosen]), generator=generator)
     noisy = degradation(clean, generator=generator)
@@ -390,7 +395,7 @@ def test_the_loss_of_a_pair_is_the_sum_of_its_parts_over_all_noisy_images(
     for gradient, wanted in zip(
         gradients, torch.autograd.grad(expected, list(pair.parameters())), strict=True
     ):
-        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -35,6 +35,7 @@ from steadylens.training.stages import (
     train_classifier,
     train_restorer,
 )
+from tests.mapped import mapped
 from tests.tiny_runs import STEPS, TINY, Notebook, run_of
 
 
@@ -111,6 +112,18 @@ def test_a_stage_that_was_interrupted_ends_as_if_it_had_not_been(
     assert (again.updates[0].done, again.updates[0].total) == (2, STEPS)
     assert_same_file(cut, whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.safetensors", "whole.safetensors"]
+
+
+@each_stage
+def test_a_stage_on_images_that_stay_in_a_file_gives_the_same_net_to_the_last_bit(
+    tiny_data: Dataset, tmp_path: Path, stage: Stage
+) -> None:
+    in_memory, in_file = tmp_path / "in-memory.safetensors", tmp_path / "in-file.safetensors"
+    stage(run_of(tiny_data, Notebook(), seconds=1000), in_memory)
+    with pytest.raises(KeyboardInterrupt):  # it goes on as exactly
+        stage(run_of(mapped(tiny_data, tmp_path), Notebook(limit=3)), in_file)
+    stage(run_of(mapped(tiny_data, tmp_path), Notebook(), seconds=1000), in_file)
+    assert_same_file(in_file, in_memory)
 
 
 def test_a_refinement_goes_on_from_the_first_part_wherever_it_was_cut_off(

@@ -15,8 +15,8 @@ from steadylens.cli.console import (
     Out,
     RunOptions,
     SamplingOptions,
-    explaining,
     open_run,
+    sharing_work,
     with_option_groups,
 )
 from steadylens.cli.display import say
@@ -60,7 +60,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare a classifier with and without restorers: accuracy, stability under noise, cost."""
-    with explaining(debug, resumable=True):
+    with sharing_work(debug):
         from steadylens.checkpoints.loading import load_classifier
         from steadylens.evaluation.checks import check_against
 
@@ -169,7 +169,7 @@ def fuse(
     debug: Debug = False,
 ) -> None:
     """Put a restorer in front of a classifier and save the pair; train one of the two, both, or neither."""
-    with explaining(debug, resumable=True):
+    with sharing_work(debug):
         if restorer_only and tune is not TunedPart.restorer:
             raise SettingError(
                 "--restorer-only needs --tune restorer; otherwise the restorer stays unchanged"

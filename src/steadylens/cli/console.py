@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,8 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from steadylens.cli.display import Display, complain, say
-from steadylens.errors import MissingExtraError, SettingError, SteadylensError, lacks_memory, reason_of
+from steadylens.cli.display import Display, complain, say, several, speaks
+from steadylens.errors import (
+    MissingExtraError,
+    SettingError,
+    SteadylensError,
+    WorkerLostError,
+    lacks_memory,
+    reason_of,
+)
 from steadylens.files import check_folder, check_place
 from steadylens.progress import Update
 
@@ -86,6 +94,7 @@ class RunOptions:
         seed: The seed of all random numbers.
         device: The device's name, or auto.
         cache: Folder for decoded images, or None for the user's cache folder.
+        memory: GiB of decoded images up to which a data set is kept in memory.
         class_names: File of the class names in the order of the classifier's outputs, or None for the order
             of the data.
         skip_damaged: Whether images that cannot be read are left out.
@@ -95,9 +104,10 @@ class RunOptions:
         str,
         typer.Option(
             help="Images to use: signs (synthetic traffic signs, 43 classes), gtsrb:DIR (the GTSRB data "
-            "set: its official archives, or the layout with CSV files) or folder:DIR (one subfolder per "
-            "class, or train and test, or train and val, with one in each; only test or val will do where "
-            "nothing is trained)."
+            "set: its official archives, or the layout with CSV files), folder:DIR (one subfolder per class, "
+            "or train and test, or train and val, with one in each; only test or val will do where nothing "
+            "is trained) or shards:PLACE (tar files of the webdataset layout: a folder, or a pattern such as "
+            "'DIR/train-{0000..0099}.tar')."
         ),
     ] = "signs"
     recipe: Annotated[
@@ -112,6 +122,13 @@ class RunOptions:
     cache: Annotated[
         Path | None, typer.Option(help="Folder for decoded images; by default, the user's cache folder.")
     ] = None
+    memory: Annotated[
+        float,
+        typer.Option(
+            help="GiB of decoded images that are kept in memory (with a GPU, in its memory). A larger data "
+            "set stays in its cache file, from which each batch is read; the results are the same."
+        ),
+    ] = 2.0
     class_names: Annotated[
         Path | None,
         typer.Option(
@@ -248,7 +265,7 @@ def explaining(debug: bool, *, resumable: bool = False) -> Iterator[None]:
     except SteadylensError as error:
         if debug:
             raise
-        complain(str(error))
+        _complain_once(str(error), lost=isinstance(error, WorkerLostError))
         raise typer.Exit(2 if isinstance(error, SettingError | MissingExtraError) else 1) from None
     except BrokenPipeError:  # whoever reads the output has read enough; `main` ends quietly
         raise
@@ -259,17 +276,48 @@ def explaining(debug: bool, *, resumable: bool = False) -> Iterator[None]:
             reason = f"{error.filename}: {error.strerror}"
         else:
             reason = reason_of(error)
-        complain(f"{reason}; --debug shows where")
+        _complain_once(f"{reason}; --debug shows where")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         if debug:
             raise
         console = Console(stderr=True)
-        if console.is_terminal:
+        if console.is_terminal and speaks():
             console.line()  # the terminal has shown ^C
         advice = "run the same command again to continue" if resumable else "no unfinished file was left"
         complain(f"interrupted; {advice}")
         raise typer.Exit(1) from None
+
+
+def _complain_once(text: str, *, lost: bool = False) -> None:
+    """Prints an error: worker 0 always, another worker with its number if worker 0 does not say the same.
+
+    Args:
+        text: The message.
+        lost: Whether the error is only that another worker has failed.
+    """
+    if speaks():
+        complain(text)
+    if not several():
+        return
+    from steadylens import workers
+
+    number = workers.rank()
+    if not workers.first_says(text) and number and not lost:
+        complain(text, worker=number)
+
+
+@contextmanager
+def sharing_work(debug: bool) -> Iterator[None]:
+    """Joins the workers that `torchrun` started, if any, for a command that continues from saved results.
+
+    An error that a user can fix is explained as `explaining` does: once if all workers have it, or else with
+    the number of the worker.
+    """
+    from steadylens import workers
+
+    with explaining(debug), workers.joined(), explaining(debug, resumable=True):
+        yield
 
 
 @contextmanager
@@ -303,31 +351,41 @@ def open_run(
 
     All options are checked before an image is decoded, `out` too: the file of weights or the folder to write.
     SIGTERM ends the run as Ctrl+C does. Unless `training`, a folder with test images alone will do.
+
+    Of several workers, each gets a device of its own; one decodes the images, and the others read its cache.
     """
+    from steadylens import workers
     from steadylens.data.class_folders import read_class_names
     from steadylens.data.datasets import Selection, load_dataset
     from steadylens.images.preprocessing import Fit
     from steadylens.training.run import Run
 
-    device, recipe = device_named(options.device), _recipe(options, sampling or SamplingOptions())
+    device, recipe = _own_device(options.device), _recipe(options, sampling or SamplingOptions())
     stage = f"images of {options.data}"
     names = () if options.class_names is None else read_class_names(options.class_names)
-    (check_place if out.suffix == ".safetensors" else check_folder)(out)
+    check = check_place if out.suffix == ".safetensors" else check_folder
+    workers.by_first(lambda: check(out))
     with terminated_as_interrupted(), Display(Console()) as display:
 
         def loading(done: int, total: int) -> None:
             display.show(Update(stage=stage, state="advanced", done=done, total=total))
 
+        if workers.count() > 1:
+            say(f"  {workers.count():,} workers, each on {device.type}", display.console)
         display.show(Update(stage=stage, state="started"))
-        images = load_dataset(
-            options.data,
-            size=size,
-            fit=fit or Fit(),
-            seed=options.seed,
-            selection=Selection(skip_damaged=options.skip_damaged, class_names=names, training=training),
-            cache=options.cache,
-            progress=loading,
+        images = workers.in_turns(
+            lambda: load_dataset(
+                options.data,
+                size=size,
+                fit=fit or Fit(),
+                seed=options.seed,
+                selection=Selection(skip_damaged=options.skip_damaged, class_names=names, training=training),
+                cache=options.cache,
+                memory=_bytes(options.memory),
+                progress=loading,
+            )
         )
+        workers.check_agreement("images", images.fingerprint)
         sizes = f"{len(images.train):,} for training, {len(images.validation):,} for validation, "
         note = f"{sizes}{len(images.test):,} for testing"
         display.show(Update(stage=stage, state="finished", note=note))
@@ -340,6 +398,12 @@ def open_run(
             device=device,
             observe=display.show,
         )
+
+
+def _bytes(gib: float) -> int:
+    if not 0 <= gib < math.inf:
+        raise SettingError(f"--memory is {gib}, it must be a number of GiB, at least 0")
+    return int(gib * 2**30)
 
 
 MOST_CLASSES = 20
@@ -366,6 +430,19 @@ def _recipe(options: RunOptions, wanted: SamplingOptions) -> "Recipe":
         most = usual.versions if half_width is None else MOST_VERSIONS
     sampling = Sampling(versions=most, half_width=usual.half_width if half_width is None else half_width)
     return dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, sampling=sampling))
+
+
+def _own_device(name: str) -> "torch.device":
+    """Returns the device with that name; workers that use GPUs each get one of their own."""
+    import torch
+
+    from steadylens import workers
+
+    if not workers.started() or name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return workers.local_device(device_named(name))
+    device = workers.local_device(torch.device("cuda"))
+    torch.cuda.set_device(device)  # else every worker takes memory of the first GPU, too
+    return device
 
 
 def device_named(name: str) -> "torch.device":

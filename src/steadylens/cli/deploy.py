@@ -1,6 +1,8 @@
 """The commands that deploy a net: export it, serve it over HTTP, show it on a demo page."""
 
 import os
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
@@ -14,12 +16,15 @@ from steadylens.cli.display import say
 from steadylens.errors import SettingError
 
 if TYPE_CHECKING:
+    import socket
+
     import torch
 
     from steadylens.checkpoints.card import Card
     from steadylens.checkpoints.loading import LoadedNet
     from steadylens.inference.export import Exported
     from steadylens.serving.payloads import Predictor
+    from steadylens.serving.service import Service
 
 
 Host = Annotated[
@@ -240,30 +245,102 @@ def serve(
             "may be repeated."
         ),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that answer at the port; each has its own net and limits."),
+    ] = 1,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """Serve a net over HTTP: post an image, get its classes or the restored image."""
+    make = partial(
+        _service,
+        model,
+        device,
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+        max_queue=max_queue,
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        upload_seconds=upload_seconds,
+        origins=tuple(cors_origin or ()),
+    )
     with explaining(debug):
-        from steadylens.serving.batching import Batching
-        from steadylens.serving.payloads import UploadLimits
-        from steadylens.serving.server import address_of, listening
-        from steadylens.serving.server import serve as serve_over_http
-        from steadylens.serving.service import Service
+        from steadylens.serving.server import listening
 
-        limits = UploadLimits(bytes=max_bytes, pixels=max_pixels, seconds=upload_seconds)
-        batching = Batching(slots=max_queue, images=max_batch, wait_seconds=max_wait_ms / 1000)
         with listening(host, port) as listeners:
-            predictor, card = _loaded(model, device_named(device))
-            service = Service(predictor, card, limits=limits, batching=batching, origins=cors_origin or ())
-            urls = [address_of(listener) for listener in listeners]
-            usage = f"POST an image to {urls[0]}/predict, see {urls[0]}/docs; Ctrl+C stops"
-            message = f"serving {card.name} at {' and '.join(urls)} - {usage}"
-            serve_over_http(service, listeners, stop_seconds=stop_seconds, ready=partial(say, message))
-    if service.abandoned:
-        say(f"stopped; {service.abandoned} requests were not answered within {stop_seconds} s")
+            if workers == 1:
+                abandoned, killed = _served_alone(make, listeners, stop_seconds), 0
+            else:
+                abandoned, killed = _served_by_workers(make, listeners, workers, stop_seconds)
+    if killed:
+        say(f"stopped; {killed} of the workers were killed before their last requests were answered")
+    if abandoned:
+        say(f"stopped; {abandoned} requests were not answered within {stop_seconds} s")
+    if killed or abandoned:
+        sys.stdout.flush()
         os._exit(1)  # a normal exit would wait for the net, which may still be busy
     say("stopped; every accepted request was answered")
+
+
+def _served_alone(
+    make: Callable[[], "Service"], listeners: "Sequence[socket.socket]", stop_seconds: int
+) -> int:
+    """Serves in this process; returns how many requests were not answered at the end."""
+    from steadylens.serving.server import METRICS_FOLDER
+    from steadylens.serving.server import serve as serve_over_http
+
+    os.environ.pop(METRICS_FOLDER, None)  # there is nobody to count together with
+    service = make()
+    message = f"serving {service.name} at {_usage(listeners)}"
+    serve_over_http(service, listeners, stop_seconds=stop_seconds, ready=partial(say, message))
+    return service.abandoned
+
+
+def _served_by_workers(
+    make: Callable[[], "Service"], listeners: "Sequence[socket.socket]", workers: int, stop_seconds: int
+) -> tuple[int, int]:
+    """Serves by several processes; returns how many requests were not answered, and how many were killed."""
+    from steadylens.serving.workers import Started, serve_by_workers
+
+    usage = _usage(listeners)
+
+    def ready(started: Started) -> None:
+        threads = "1 thread" if started.threads == 1 else f"{started.threads} threads"
+        say(f"serving {started.model} by {workers} workers of {threads} each at {usage}")
+
+    stopped = serve_by_workers(make, listeners, workers=workers, stop_seconds=stop_seconds, ready=ready)
+    return stopped.abandoned, stopped.killed
+
+
+def _usage(listeners: "Sequence[socket.socket]") -> str:
+    from steadylens.serving.server import address_of
+
+    urls = [address_of(listener) for listener in listeners]
+    return f"{' and '.join(urls)} - POST an image to {urls[0]}/predict, see {urls[0]}/docs; Ctrl+C stops"
+
+
+def _service(
+    model: str,
+    device: str,
+    *,
+    max_batch: int,
+    max_wait_ms: float,
+    max_queue: int,
+    max_bytes: int,
+    max_pixels: int,
+    upload_seconds: float,
+    origins: Sequence[str],
+) -> "Service":
+    """Makes the service in the process that runs it; a worker finds this function by its name."""
+    from steadylens.serving.batching import Batching
+    from steadylens.serving.payloads import UploadLimits
+    from steadylens.serving.service import Service
+
+    limits = UploadLimits(bytes=max_bytes, pixels=max_pixels, seconds=upload_seconds)
+    batching = Batching(slots=max_queue, images=max_batch, wait_seconds=max_wait_ms / 1000)
+    predictor, card = _loaded(model, device_named(device))
+    return Service(predictor, card, limits=limits, batching=batching, origins=origins)
 
 
 def _loaded(model: str, device: "torch.device") -> tuple["Predictor", "Card"]:

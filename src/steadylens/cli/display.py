@@ -1,5 +1,6 @@
 """What commands print: progress, and text just as it is."""
 
+import os
 import sys
 import time
 import unicodedata
@@ -26,7 +27,8 @@ SECONDS_BETWEEN_LINES = 15.0
 class Display:
     """Shows the progress of stages that run one after another; use it as a context manager.
 
-    A terminal gets a progress bar; elsewhere, a line is printed from time to time.
+    A terminal gets a progress bar; elsewhere, a line is printed from time to time. Of several workers, only
+    worker 0 shows anything.
     """
 
     def __init__(self, console: Console) -> None:
@@ -40,7 +42,7 @@ class Display:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or not speaks(),
             # What is printed elsewhere meanwhile goes above the bar, but only to where it belongs.
             redirect_stdout=sys.stdout.isatty(),
             redirect_stderr=sys.stderr.isatty(),
@@ -113,8 +115,18 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def several() -> bool:
+    """Whether this process is one of several workers that `torchrun` started."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")  # without an import of PyTorch
+
+
+def speaks() -> bool:
+    """Whether this process prints: of several workers, worker 0 does."""
+    return not several() or os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str, console: Console | None = None) -> None:
-    r"""Prints text as it is: without markup, emoji or colours, and unwrapped.
+    r"""Prints text as it is: without markup, emoji or colours, and unwrapped. Only worker 0 does.
 
     Control characters, which a file's name may hold, are printed as escapes such as \x1b.
 
@@ -122,12 +134,25 @@ def say(text: str, console: Console | None = None) -> None:
         text: A line, or several.
         console: Where to print it; None means standard output.
     """
-    (console or Console()).print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
+    if speaks():
+        _print(text, console or Console())
 
 
-def complain(text: str) -> None:
-    """Prints an error message to standard error; see `say`."""
-    say(f"steadylens: {text}", Console(stderr=True))
+def complain(text: str, *, worker: int = 0) -> None:
+    """Prints an error message to standard error; see `say`.
+
+    Args:
+        text: The message.
+        worker: The worker whose own error it is, which must then print it.
+    """
+    if worker:
+        _print(f"steadylens: worker {worker}: {text}", Console(stderr=True))
+    else:
+        say(f"steadylens: {text}", Console(stderr=True))
+
+
+def _print(text: str, console: Console) -> None:
+    console.print(printable(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:

@@ -10,9 +10,9 @@ import typer
 
 from steadylens.cli.classifiers import compare, fuse
 from steadylens.cli.deploy import export, serve, serve_page
-from steadylens.cli.display import complain, say
+from steadylens.cli.display import complain, say, several
 from steadylens.cli.paper import evaluate, report, reproduce, train_one_classifier, train_one_restorer
-from steadylens.cli.restore import restore
+from steadylens.cli.restore import merge_logs, restore
 
 app = typer.Typer(
     name="steadylens",
@@ -25,7 +25,7 @@ train = typer.Typer(help="Train a restoration net or a classifier.", no_args_is_
 train.command("restorer")(train_one_restorer)
 train.command("classifier")(train_one_classifier)
 
-for command in (restore, compare, fuse, export, serve):
+for command in (restore, merge_logs, compare, fuse, export, serve):
     app.command()(command)
 app.command("app")(serve_page)
 app.add_typer(train, name="train")
@@ -72,11 +72,23 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+SHARED = ("compare", "fuse", "train", "evaluate", "reproduce")
+"""The commands whose work several workers share."""
+
+
 @app.callback()
 def steadylens(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
     """Restore noisy images with a small neural net, alone or in front of an image classifier."""
+    command = context.invoked_subcommand
+    if several() and command not in (None, *SHARED):
+        advice = "; to share images among jobs, give each a part with --shard" if command == "restore" else ""
+        raise typer.BadParameter(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, so torchrun has started several workers, but "
+            f"{command} runs in a single process; start it without torchrun, or unset WORLD_SIZE{advice}"
+        )

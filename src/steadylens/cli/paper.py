@@ -15,6 +15,7 @@ from steadylens.cli.console import (
     SamplingOptions,
     explaining,
     open_run,
+    sharing_work,
     with_option_groups,
 )
 from steadylens.cli.display import say
@@ -40,7 +41,7 @@ def reproduce(
     debug: Debug = False,
 ) -> None:
     """Reproduce the paper: train, fuse and evaluate all nets, and report its tables and figures."""
-    with explaining(debug, resumable=True), open_run(options, out, sampling=sampling) as run:
+    with sharing_work(debug), open_run(options, out, sampling=sampling) as run:
         from steadylens.evaluation.workflows import reproduce as reproduce_all
 
         page = reproduce_all(run, out)
@@ -55,7 +56,7 @@ def train_one_restorer(
     debug: Debug = False,
 ) -> None:
     """Train a restoration net on noisy training images."""
-    with explaining(debug, resumable=True):
+    with sharing_work(debug):
         from steadylens.training.stages import check_suffix, train_restorer
 
         check_suffix(out)
@@ -75,7 +76,7 @@ def train_one_classifier(
     debug: Debug = False,
 ) -> None:
     """Train the traffic sign classifier SignNet from scratch."""
-    with explaining(debug, resumable=True):
+    with sharing_work(debug):
         from steadylens.images.preprocessing import Fit
         from steadylens.training.stages import check_suffix, train_classifier
 
@@ -97,7 +98,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure trained nets: restoration quality, accuracy, and stability under noise."""
-    with explaining(debug, resumable=True):
+    with sharing_work(debug):
         from steadylens.checkpoints.loading import load_net
         from steadylens.evaluation.workflows import evaluate_nets
 

@@ -1,5 +1,6 @@
 """The command that restores image files."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from steadylens.inference.batch import BatchSettings
-    from steadylens.inference.jobs import RestoreJob, RestorePlan
+    from steadylens.inference.jobs import RestoreJob, RestorePlan, Shard
     from steadylens.inference.restorer import Restorer
     from steadylens.inference.results import FileResult, ResultLog
 
@@ -115,7 +116,16 @@ def restore(
         Path | None,
         typer.Option(
             help="Add a line of JSON for each file to this file: its state, the reason, the seconds, the "
-            "estimated noise."
+            "estimated noise. With --shard 2/8, NAME-2-of-8.jsonl is written instead of NAME.jsonl; see "
+            "merge-logs."
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Restore only the I-th of N shares of the files, I from 1 to N, so that N processes or "
+            "machines share them. By default, the tasks of a SLURM job array do so; 1/1 restores all files.",
         ),
     ] = None,
     jobs: Annotated[
@@ -156,6 +166,7 @@ def restore(
         from steadylens.inference.image_files import RestoreSettings
         from steadylens.inference.results import InPlaceHistory, ResultLog
 
+        share, origin = _share(shard, paths)
         files = RestoreSettings(
             format=_format(format_name, out),
             quality=quality,
@@ -163,16 +174,48 @@ def restore(
             keep_times=keep_times,
             most_pixels=int(max_megapixels * 1e6),
         )
-        settings = BatchSettings(files=files, processes=jobs)
-        with _planned(paths, out, files.format, pattern=pattern) as (plan, console):
+        settings = BatchSettings(files=files, processes=jobs, overwrite=overwrite)
+        with _planned(paths, out, files.format, pattern=pattern, shard=share) as (plan, console):
+            if share.count > 1 or origin:
+                say(f"shard {share}{origin}: {len(plan.jobs):,} of {plan.found:,} images", console)
             opening = partial(_opened, net, tile, device_named(device), fastest=engine is EngineName.fastest)
             restorer = opening(tell=partial(say, console=console))
             if in_place:
-                settings = replace(settings, history=InPlaceHistory.opened(log=log, forget=overwrite))
-            with nullcontext() if log is None else ResultLog(log) as results:
-                task = _Task(settings=settings, console=console, log=results, overwrite=overwrite)
+                history = InPlaceHistory.opened(log=log, forget=overwrite, shard=share)
+                settings = replace(settings, history=history)
+            with nullcontext() if log is None else ResultLog(log, share) as results:
+                task = _Task(settings=settings, console=console, log=results)
                 task.run(plan, opening if jobs > 1 else lambda: restorer)
                 task.conclude(plan)
+
+
+def merge_logs(
+    log: Annotated[
+        Path, typer.Argument(metavar="LOG", help="The log to write, as it was given to restore with --log.")
+    ],
+    debug: Debug = False,
+) -> None:
+    """Merge the logs of all shards of restore into one, and check that they are complete."""
+    with explaining(debug):
+        from steadylens.inference.results import merge_logs as merged_logs
+
+        merged = merged_logs(log)
+        states = Counter(result.state for result in merged.results)
+        counts = ", ".join(f"{states[state]:,} {state}" for state in ("restored", "skipped", "failed"))
+        number = f"{len(merged.results):,} images"
+        say(f"merged the logs of all {len(merged.logs)} shards into {log}: {number}, {counts}")
+
+
+def _share(text: str | None, paths: list[Path]) -> tuple["Shard", str]:
+    """Returns the share of the files that is wanted, and a phrase that says so if nobody asked for it."""
+    from steadylens.inference.jobs import Shard
+
+    if text is not None:
+        return Shard.parse(text), ""
+    of_task = Shard.of_slurm(os.environ)
+    if of_task is None or (len(paths) == 1 and not paths[0].is_dir()):  # one file is not shared
+        return Shard(), ""
+    return of_task, " (this task of a SLURM array; --shard 1/1 restores all)"
 
 
 def _format(name: ImageFormatName | None, out: Path | None) -> str | None:
@@ -210,7 +253,7 @@ def _colour(text: str) -> tuple[int, int, int]:
 
 @contextmanager
 def _planned(
-    paths: list[Path], out: Path | None, format_name: str | None, *, pattern: bool
+    paths: list[Path], out: Path | None, format_name: str | None, *, pattern: bool, shard: "Shard"
 ) -> Iterator[tuple["RestorePlan", Console]]:
     """Yields what to restore and where messages go, then copies a result that is for standard output."""
     from steadylens.images.writing import WRITABLE_FORMATS
@@ -219,10 +262,10 @@ def _planned(
     if out != STANDARD_OUTPUT:
         one_file = out is not None and format_named(out) is not None
         suffix = None if format_name is None or one_file else WRITABLE_FORMATS[format_name].suffix
-        yield plan_jobs(paths, out, suffix=suffix, view=pattern), Console()
+        yield plan_jobs(paths, out, suffix=suffix, view=pattern, shard=shard), Console()
         return
-    if pattern or len(paths) > 1 or paths[0].is_dir():
-        raise SettingError("--out - writes one image; name one input file, without --pattern")
+    if pattern or len(paths) > 1 or paths[0].is_dir() or shard.count > 1:
+        raise SettingError("--out - writes one image; name one input file, without --pattern or --shard")
     if sys.stdout.isatty():
         raise SettingError("--out - would write an image to the terminal; send it to a file or a program")
     with tempfile.TemporaryDirectory() as folder:
@@ -261,7 +304,6 @@ class _Task:
         settings: How they are restored.
         console: Where messages go that are no errors.
         log: The log of results, or None.
-        overwrite: Whether outputs that exist are replaced.
         states: How many files were restored, failed, were skipped, had an output that exists ("taken"), or
             had one that lacks its pattern, or the other way round ("half").
     """
@@ -269,26 +311,20 @@ class _Task:
     settings: "BatchSettings"
     console: Console
     log: "ResultLog | None"
-    overwrite: bool
     states: Counter[str] = field(default_factory=Counter)
 
     def run(self, plan: "RestorePlan", opening: "Callable[[], Restorer]") -> None:
         """Restores all files whose output is not there yet."""
-        from steadylens.inference.batch import restore_files
-        from steadylens.inference.results import FileResult
+        from steadylens.inference.batch import restore_files, skipped_for_output
 
+        if self.log is not None:
+            self.log.start(len(plan.jobs))
         free: list[RestoreJob] = []
         for job in plan.jobs:
-            found = [] if self.overwrite else self._existing(job)
-            if not found:
+            if (skipped := skipped_for_output(job, self.settings)) is None:
                 free.append(job)
-            elif lacking := [path for path in job.written if not path.exists()]:
-                self.states["half"] += 1
-                reason = f"{found[0]} exists, but not {lacking[0]}; --overwrite makes both"
-                self._write(FileResult.skipped(job, reason))
             else:
-                self.states["taken"] += 1
-                self._write(FileResult.skipped(job, "its output exists; --overwrite replaces it"))
+                self._tell(skipped)
         if not free:
             return
         with Display(self.console) as display:
@@ -307,18 +343,16 @@ class _Task:
                     for result in results:
                         self._tell(result)
             except KeyboardInterrupt:
-                self._interrupted(len(free))
+                self._interrupted(len(plan.jobs))
                 raise typer.Exit(1) from None
             if begun:
                 display.show(Update(stage=STAGE, state="finished"))
 
-    def _existing(self, job: "RestoreJob") -> list[Path]:
-        """Returns the files that the job would replace, but not its source."""
-        in_place = self.settings.history is not None
-        return [path for path in job.written if path.exists() and not (in_place and path == job.target)]
-
     def _tell(self, result: "FileResult") -> None:
-        self.states[result.state] += 1
+        from steadylens.inference.batch import DONE_BEFORE, OUTPUT_EXISTS
+
+        kinds = {"": result.state, DONE_BEFORE: "skipped", OUTPUT_EXISTS: "taken"}
+        self.states[kinds.get(result.reason if result.state == "skipped" else "", "half")] += 1
         self._write(result)
         for note in result.notes:
             say(f"  {result.file}: {note}", self.console)
@@ -331,8 +365,9 @@ class _Task:
             self.log.write(replace(result, target="-") if self.console.stderr else result)
 
     def _interrupted(self, count: int) -> None:
-        left = count - self.states.total() + self.states["taken"] + self.states["half"]
-        same = "the same command without --overwrite" if self.overwrite else "the same command"
+        left = count - self.states.total()
+        again = self.settings.overwrite
+        same = "the same command without --overwrite" if again else "the same command"
         complain(
             f"interrupted; {self.states['restored']} restored, {self.states['failed']} failed, {left} "
             f"unchanged; {same} goes on with those that are left"

@@ -47,6 +47,16 @@ def part_named(name: str) -> Part | None:
     return parts[0] if len(parts) == 1 and not others else None
 
 
+def part_words(name: str) -> set[Part]:
+    """Returns all parts of a data set that words of a name mean, whatever other words stand beside them.
+
+    Example:
+        >>> part_words("imagenet1k-train-0003"), part_words("0003")
+        ({<Part.TRAIN: 0>}, set())
+    """
+    return {_PARTS[word] for word in _words(name) if word in _PARTS}
+
+
 def _words(name: str) -> list[str]:
     """Returns the words of a folder's name in lower case, without digits: of ValData_2 val and data."""
     spaced = _CAPITAL_WITHIN.sub(" ", name).casefold()

@@ -1,4 +1,4 @@
-"""Loads data sets: synthetic signs, the German benchmark, or any folder of classes.
+"""Loads data sets: synthetic signs, the German benchmark, any folder of classes, or tar files of images.
 
 Images are decoded, or drawn, once and kept in a cache that is checked before it is used. The split into
 training, validation and test images depends on the seed and is not cached.
@@ -17,9 +17,11 @@ import platformdirs
 import torch
 from torch import Tensor
 
-from steadylens.data import synthetic_signs as signs
 from steadylens.data.class_folders import list_folder, order_notes, shown
 from steadylens.data.image_cache import Job, load_or_make
+from steadylens.data.mapped_images import MOST_IN_MEMORY, MappedImages, blocks, subset
+from steadylens.data.shards import decode_member, list_shards
+from steadylens.data.signs import synthetic_signs as signs
 from steadylens.data.sources import CLASS_NAMES, Listing, Photograph, list_gtsrb
 from steadylens.data.splitting import ImageIndex, Part, split
 from steadylens.errors import DatasetError, ImageError, SettingError
@@ -36,13 +38,17 @@ _SIGN_TEST_TRACKS = 10
 
 _CACHE_FORMAT = 1
 
+SAMPLED_BYTES = 2**27
+"""Bytes of images that are read of a set that stays in a file, where a sample of it is enough."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImageSet:
     """Labelled images.
 
     Attributes:
-        images: 8-bit RGB, uint8 (N, 3, S, S).
+        images: 8-bit RGB, uint8 (N, 3, S, S). Those of a large data set stay in a file: indices, slices and
+            masks of the first axis read some of them and give ordinary tensors.
         labels: Classes, int64 (N,).
         tracks: The number of the physical sign that each image shows, int64 (N,).
     """
@@ -69,11 +75,23 @@ class ImageSet:
         return len(self.images)
 
     def subset(self, indices: Tensor | Sequence[int]) -> "ImageSet":
-        """Returns a copy of the images at `indices` in that order: integers, or a mask of bool (N,)."""
+        """Returns the images at `indices` in that order: integers, or a mask of bool (N,).
+
+        They are copied, unless they stay in a file.
+        """
         chosen = torch.as_tensor(indices, device=self.labels.device)
         if chosen.dtype != torch.bool:
             chosen = chosen.long()  # an empty list becomes a tensor of floats
-        return ImageSet(images=self.images[chosen], labels=self.labels[chosen], tracks=self.tracks[chosen])
+        return ImageSet(
+            images=subset(self.images, chosen), labels=self.labels[chosen], tracks=self.tracks[chosen]
+        )
+
+    def loaded(self, most: int = SAMPLED_BYTES) -> "ImageSet":
+        """Returns the set in memory; of one that stays in a file the first images, up to `most` bytes."""
+        if not isinstance(self.images, MappedImages):
+            return self
+        some = slice(most * len(self) // max(1, self.images.nbytes))
+        return ImageSet(images=self.images[some], labels=self.labels[some], tracks=self.tracks[some])
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """Returns the set on a device; nothing is copied if it is there already."""
@@ -263,6 +281,7 @@ def load_dataset(
     seed: int = 0,
     selection: Selection = EVERYTHING,
     cache: str | Path | None = None,
+    memory: int = MOST_IN_MEMORY,
     progress: ProgressCallback | None = None,
 ) -> Dataset:
     """Loads images from a source and splits them.
@@ -274,7 +293,8 @@ def load_dataset(
     Args:
         source: `signs` or `signs:N` for synthetic signs, about N training images per class (the images are
             always the same, only their split depends on the seed); `gtsrb:DIR` for the German Traffic Sign
-            Recognition Benchmark; `folder:DIR` for a folder with one folder per class.
+            Recognition Benchmark; `folder:DIR` for a folder with one folder per class; `shards:PLACE` for tar
+            files of the webdataset layout, in a folder or named by a pattern such as train-{0000..0099}.tar.
         size: Height and width of the images in pixels.
         fit: How photographs become squares of that size, as `PreparedClassifier.fit` says; synthetic signs
             are square.
@@ -282,18 +302,23 @@ def load_dataset(
         selection: Which images are used, and how their classes are numbered.
         cache: Folder for decoded or drawn images, or None for the user's cache folder. Its files may be
             deleted at any time.
+        memory: Bytes of decoded images up to which the data set is kept in memory. A larger one stays in its
+            cache file, mapped into memory: nothing reads all images at once, and a batch is read when it is
+            used. Results are the same.
         progress: Called with the number of images that are done and the number of all images while they are
-            decoded or drawn; not called when they come from the cache.
+            decoded or drawn; not called when they come from the cache, unless they stay there: then it is
+            called while they are checked.
 
     Raises:
         DatasetError: If the source is unknown, missing or damaged, or cannot be split.
         SettingError: If the size is out of range, or the fit gives images below the size.
+        StorageError: If a data set that must stay in its cache file cannot be written there.
     """
     if size < 1:
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
     fit.check_size(size)
     fit = fit.simplest(size)
-    plan = _plan(source, size, fit, training=selection.training)
+    plan = _plan(source, size, fit, selection)
     folder = platformdirs.user_cache_path("steadylens") if cache is None else Path(cache)
     found = load_or_make(
         folder / f"{source.partition(':')[0]}-{plan.key[:24]}.safetensors",
@@ -302,6 +327,7 @@ def load_dataset(
         size=size,
         progress=progress,
         skip_damaged=selection.skip_damaged,
+        memory=memory,
     )
     damaged = set(found.damaged)
     kept = [number for number in range(len(plan.jobs)) if number not in damaged]
@@ -331,7 +357,7 @@ def load_dataset(
 
     def chosen(part: Part) -> ImageSet:
         own = parts == part
-        return ImageSet(images=found.images[rows[own]], labels=labels[own], tracks=tracks[own])
+        return ImageSet(images=subset(found.images, rows[own]), labels=labels[own], tracks=tracks[own])
 
     dataset = Dataset(
         train=chosen(Part.TRAIN),
@@ -345,6 +371,7 @@ def load_dataset(
             *split_notes,
             *_damage_notes([plan.paths[job] for job in found.damaged]),
             *found.notes,
+            *_mapping_notes(found.images),
         ),
         fit=fit,
     )
@@ -357,7 +384,16 @@ def _damage_notes(paths: Sequence[str]) -> Iterator[str]:
         yield f"images left out because they cannot be read: {len(paths):,}, {shown(paths, most=20)}"
 
 
-def _plan(source: str, size: int, fit: Fit, *, training: bool) -> _Plan:
+def _mapping_notes(images: Tensor) -> Iterator[str]:
+    if isinstance(images, MappedImages):
+        yield (
+            f"the decoded images, {images.nbytes / 1e9:,.1f} GB, are not loaded into memory but stay in the "
+            "cache, from which each batch is read; to keep them in memory, raise --memory, in Python "
+            "load_dataset(memory=...)"
+        )
+
+
+def _plan(source: str, size: int, fit: Fit, selection: Selection) -> _Plan:
     if not isinstance(source, str):
         raise DatasetError(
             f"source is {source!r}, it must be a text that begins with the kind of the data; for a folder "
@@ -370,10 +406,16 @@ def _plan(source: str, size: int, fit: Fit, *, training: bool) -> _Plan:
         case "gtsrb" if place:
             return _plan_photographs(list_gtsrb(Path(place).expanduser()), size, fit)
         case "folder" if place:
-            plan = _plan_photographs(list_folder(Path(place).expanduser(), training=training), size, fit)
+            plan = _plan_photographs(
+                list_folder(Path(place).expanduser(), training=selection.training), size, fit
+            )
             return replace(plan, order_notes=order_notes(plan.class_names))
+        case "shards" if place:
+            return _plan_shards(place, size, fit, selection)
     meant = f"; did you mean folder:{source}?" if os.path.isdir(os.path.expanduser(source)) else ""  # noqa: PTH111, PTH112 - never raise
-    raise DatasetError(f"source is {source!r}, it must be signs, signs:N, gtsrb:DIR or folder:DIR{meant}")
+    raise DatasetError(
+        f"source is {source!r}, it must be signs, signs:N, gtsrb:DIR, folder:DIR or shards:DIR{meant}"
+    )
 
 
 def _plan_photographs(listing: Listing, size: int, fit: Fit) -> _Plan:
@@ -398,6 +440,20 @@ def _decode(root: Path, photograph: Photograph, size: int, fit: Fit) -> Tensor:
         return read_image(root / photograph.path, box=photograph.box, size=size, fit=fit)[None]
     except ImageError as error:
         raise DatasetError(str(error)) from error
+
+
+def _plan_shards(place: str, size: int, fit: Fit, selection: Selection) -> _Plan:
+    listing, members = list_shards(
+        place,
+        class_names=selection.class_names,
+        skip_damaged=selection.skip_damaged,
+        training=selection.training,
+    )
+    jobs: list[Job] = [
+        partial(decode_member, listing.root, photograph, member, size, fit)
+        for photograph, member in zip(listing.photographs, members, strict=True)
+    ]
+    return replace(_plan_photographs(listing, size, fit), jobs=jobs)
 
 
 def _plan_signs(count: str, size: int) -> _Plan:
@@ -435,10 +491,9 @@ def _draw(label: int, seeds: tuple[int, ...], size: int) -> Tensor:
 def _digest(*parts: object) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        if isinstance(part, Tensor):
-            content = part.cpu().contiguous().numpy().data.cast("B") if part.numel() else memoryview(b"")
-        else:
-            content = memoryview(repr(part).encode())
-        digest.update(content.nbytes.to_bytes(8, "big"))
-        digest.update(content)
+        text = repr(part).encode() if not isinstance(part, Tensor) else b""
+        digest.update((part.nbytes if isinstance(part, Tensor) else len(text)).to_bytes(8, "big"))
+        digest.update(text)
+        for some in blocks(part) if isinstance(part, Tensor) else ():
+            digest.update(some.numpy().data.cast("B") if some.numel() else b"")
     return digest.hexdigest()

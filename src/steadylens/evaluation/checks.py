@@ -1,10 +1,13 @@
 """Checks before hours of measuring: nets and data have the same classes, and no other report is replaced."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from steadylens import workers
+from steadylens.checkpoints.checkpoint import fingerprint
 from steadylens.checkpoints.loading import LoadedNet, check_classes, check_order
 from steadylens.devices import evaluating
 from steadylens.errors import SettingError
@@ -61,15 +64,42 @@ def check_network(name: str, network: nn.Module, run: Run) -> None:
         check_order(LoadedNet(name=name, module=network), names, source)
 
 
+def check_workers(run: Run, nets: Mapping[str, nn.Module]) -> None:
+    """Refuses workers that have other images, settings or nets than worker 0.
+
+    Args:
+        run: Data, recipe and seed.
+        nets: All nets that are measured, by name.
+
+    Raises:
+        SettingError: If a worker has other ones, as where machines have different files.
+    """
+    if workers.count() > 1:
+        workers.check_agreement("images, settings or seed", run.key(run.recipe))
+        workers.check_agreement("nets or weights", run.key(*map(_known_of, nets.items())))
+
+
+def _known_of(named: tuple[str, nn.Module]) -> tuple[object, ...]:
+    """Returns what identifies a net in every process; if nothing describes it, the sums of its weights."""
+    name, net = named
+    found = fingerprint(net)
+    if fingerprint(net) == found:
+        return name, found
+    return name, *(
+        (key, tuple(value.shape), float(value.detach().cpu().double().sum()))
+        for key, value in net.state_dict().items()
+    )
+
+
 def check_out(run: Run, out: Path) -> None:
-    """Refuses a folder with the report of another run, which would be replaced.
+    """Refuses a folder with the report of another run, which would be replaced; worker 0 looks.
 
     Raises:
         SettingError: If its records have another recipe, seed or data.
         RecordError: If its records cannot be read.
     """
     path = out / "records.jsonl"
-    records = read_records(path) if path.exists() else []
+    records = workers.by_first(lambda: read_records(path) if path.exists() else [])
     if not records:
         return
     before, now = records[0].provenance, run.provenance

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from steadylens import workers
 from steadylens.checkpoints.checkpoint import TrainingInfo, fingerprint, fingerprints
 from steadylens.data.datasets import ImageSet
 from steadylens.devices import evaluating
@@ -126,9 +127,17 @@ def _wait_for(device: torch.device) -> None:
 
 
 def measure(
-    run: Run, stage: str, path: Path, measuring: Callable[[], Iterable[Measurement]], *, key: str
+    run: Run,
+    stage: str,
+    path: Path,
+    measuring: Callable[[], Iterable[Measurement]],
+    *,
+    key: str,
+    timed: bool = False,
 ) -> list[Measurement]:
     """Runs an experiment and saves its records, or reads them if it was run before with the same `key`.
+
+    Several workers run it together. Worker 0 reads and writes the records, and all return those of worker 0.
 
     Args:
         run: Data, recipe and seed; its observer receives progress.
@@ -136,6 +145,7 @@ def measure(
         path: File for the records; a hash is added to its name.
         measuring: Runs the experiment.
         key: Hash of the settings and nets on which the records depend.
+        timed: Whether the experiment measures time, so that worker 0 runs it while the others wait.
 
     Raises:
         RecordError: If existing records cannot be read.
@@ -143,12 +153,18 @@ def measure(
     """
     origin = run.key(key, run.recipe.name, run.data.source, device_name(run.device))
     keyed = path.with_name(f"{path.stem}-{origin}{path.suffix}")
-    if keyed.exists():
+    before = workers.by_first(lambda: read_records(keyed) if keyed.exists() else None)
+    if before is not None:
         run.observe(Update(stage=stage, state="skipped", note="measured before"))
-        return read_records(keyed)
+        return before
     run.observe(Update(stage=stage, state="started"))
-    records = list(measuring())
-    write_records(keyed, records)
+    records = workers.by_first(lambda: list(measuring())) if timed else list(measuring())
+
+    def written() -> list[Measurement]:
+        write_records(keyed, records)
+        return records
+
+    records = workers.by_first(written)
     run.observe(Update(stage=stage, state="finished"))
     return records
 
@@ -321,6 +337,7 @@ def measure_costs(
         folder / "cost.jsonl",
         lambda: cost(networks, training_seconds, size=size, device=run.device, provenance=run.provenance),
         key=run.key("cost", fingerprints(networks)),
+        timed=True,
     )
 
 

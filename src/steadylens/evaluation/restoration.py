@@ -1,21 +1,25 @@
 """The exploratory experiment (Sec. 4.1): how well each net restores, and whether it is a contraction.
 
 Images are processed in blocks, and the noise of each block has its own random generator. So the numbers
-depend neither on the batch size nor on the nets that are compared.
+depend neither on the batch size nor on the nets that are compared, nor on how many workers share the blocks.
 """
 
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from steadylens import workers
 from steadylens.devices import forward_in_batches
 from steadylens.errors import SettingError
+from steadylens.evaluation.dividing import BLOCK
 from steadylens.images.tensors import to_float
 from steadylens.metrics import contraction_quotients, hits, psnr
 from steadylens.noise.degradation import Degradation, gaussian_degradation
@@ -23,9 +27,6 @@ from steadylens.progress import ProgressCallback
 from steadylens.randomness import derived_generator
 from steadylens.records import Contraction, Hits, Measurement, Provenance, Restoring, Scatter
 from steadylens.training.run import GaussianNoise
-
-BLOCK = 50
-"""Images in a block, whose noise comes from one random generator."""
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 """Quantiles of the contraction quotients that are recorded."""
@@ -70,45 +71,61 @@ def explore(
     """
     started = time.perf_counter()
     degradation = replace(degradation, versions=1)
-    noisy_db: list[Tensor] = []
-    noise_norms: list[Tensor] = []
-    restored_db: list[Tensor] = []
-    restored_norms: list[Tensor] = []
-    for block, stored in enumerate(torch.split(images, BLOCK)):
-        clean = to_float(stored)
-        restored_clean = [forward_in_batches(net, clean) for net in restorers.values()]
-        for version in range(versions):
-            generator = derived_generator(
-                provenance.seed, "exploration", block, version, device=images.device
-            )
-            noisy = degradation(clean, generator=generator)
-            decibels, norms = [], []
-            for net, net_clean in zip(restorers.values(), restored_clean, strict=True):
-                restored = forward_in_batches(net, noisy)
-                decibels.append(psnr(degradation.stored(restored), clean))
-                _, noise_norm, norm = contraction_quotients(restored, net_clean, noisy, clean)
-                norms.append(norm)
-            noisy_db.append(psnr(noisy, clean))
-            noise_norms.append(noise_norm)
-            restored_db.append(torch.stack(decibels))
-            restored_norms.append(torch.stack(norms))
-            progress(block * BLOCK * versions + (version + 1) * len(clean), len(images) * versions)
-    with_noise = torch.cat(noise_norms).cpu() > 0
+
+    @lru_cache(maxsize=1)  # versions of one image come one after another
+    def cleaned(block: int) -> tuple[Tensor, list[Tensor]]:
+        clean = to_float(images[block * BLOCK : (block + 1) * BLOCK])
+        return clean, [forward_in_batches(net, clean) for net in restorers.values()]
+
+    def explored(place: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        clean, restored_clean = cleaned(place[0])
+        generator = derived_generator(provenance.seed, "exploration", *place, device=images.device)
+        return _explored(restorers, clean, restored_clean, degradation, generator)
+
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    done = 0
+    places = product(range(-(-len(images) // BLOCK)), range(versions))
+    for part in workers.divided(places, explored, at_once=1):
+        parts.append(part)
+        done += len(part[0])
+        progress(done, len(images) * versions)
+    noisy_db, noise_norms, restored_db, restored_norms = (
+        torch.cat(some, dim=-1) for some in zip(*parts, strict=True)
+    )
+    with_noise = noise_norms > 0
     if not with_noise.any():
         raise SettingError(
             f"rounding removed the noise of all {len(with_noise)} noisy images; make it stronger, or give "
             "the degradation quantize=False"
         )
     results = _Exploration(
-        noisy_db=torch.cat(noisy_db).cpu()[with_noise],
-        noise_norms=torch.cat(noise_norms).cpu()[with_noise],
-        restored_db=torch.cat(restored_db, dim=1).cpu()[:, with_noise],
-        restored_norms=torch.cat(restored_norms, dim=1).cpu()[:, with_noise],
+        noisy_db=noisy_db[with_noise],
+        noise_norms=noise_norms[with_noise],
+        restored_db=restored_db[:, with_noise],
+        restored_norms=restored_norms[:, with_noise],
         noise=degradation.noise_mode,
         provenance=provenance,
         seconds=time.perf_counter() - started,
     )
     return results.records(list(restorers))
+
+
+def _explored(
+    restorers: Mapping[str, nn.Module],
+    clean: Tensor,
+    restored_clean: Sequence[Tensor],
+    degradation: Degradation,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns PSNR and noise norm (S,) of a noisy block, and PSNRs and norms (K, S) of the restored ones."""
+    noisy = degradation(clean, generator=generator)
+    decibels, norms = [], []
+    for net, net_clean in zip(restorers.values(), restored_clean, strict=True):
+        restored = forward_in_batches(net, noisy)
+        decibels.append(psnr(degradation.stored(restored), clean))
+        _, noise_norm, norm = contraction_quotients(restored, net_clean, noisy, clean)
+        norms.append(norm)
+    return psnr(noisy, clean).cpu(), noise_norm.cpu(), torch.stack(decibels).cpu(), torch.stack(norms).cpu()
 
 
 def restore_by_sigma(
@@ -132,18 +149,15 @@ def restore_by_sigma(
     for index, sigma in enumerate(noise.sigmas_grey):
         started = time.perf_counter()
         degradation = gaussian_degradation(sigma, clip=noise.clip, quantize=noise.quantize)
-        noisy_db: list[Tensor] = []
-        restored_db: list[Tensor] = []
-        for block, stored in enumerate(torch.split(images, BLOCK)):
-            clean = to_float(stored)
-            path = ("restoring", repr(float(sigma)), block)
-            generator = derived_generator(provenance.seed, *path, device=images.device)
-            noisy = degradation(clean, generator=generator)
-            noisy_db.append(psnr(noisy, clean))
-            restored = [degradation.stored(forward_in_batches(net, noisy)) for net in restorers.values()]
-            restored_db.append(torch.stack([psnr(some, clean) for some in restored]))
-            progress(index * len(images) + block * BLOCK + len(clean), len(noise.sigmas_grey) * len(images))
-        means = [_finite_mean(some) for some in torch.cat(restored_db, dim=1)]
+        restored_part = partial(_restored, restorers, images, degradation, (provenance.seed, float(sigma)))
+        parts: list[tuple[Tensor, Tensor]] = []
+        done = index * len(images)
+        for part in workers.divided(range(-(-len(images) // BLOCK)), restored_part):
+            parts.append(part)
+            done += len(part[0])
+            progress(done, len(noise.sigmas_grey) * len(images))
+        noisy_db, restored_db = (torch.cat(some, dim=-1) for some in zip(*parts, strict=True))
+        means = [_finite_mean(some) for some in restored_db]
         records += [
             Restoring(
                 provenance=provenance,
@@ -152,12 +166,28 @@ def restore_by_sigma(
                 network=name,
                 sigma_grey=sigma,
                 noise=degradation.noise_mode,
-                noisy_db=_finite_mean(torch.cat(noisy_db)),
+                noisy_db=_finite_mean(noisy_db),
                 restored_db=mean,
             )
             for name, mean in zip(restorers, means, strict=True)
         ]
     return records
+
+
+def _restored(
+    restorers: Mapping[str, nn.Module],
+    images: Tensor,
+    degradation: Degradation,
+    path: tuple[int, float],
+    block: int,
+) -> tuple[Tensor, Tensor]:
+    """Returns the PSNRs of one block: of noisy images (S,), and of restored ones (K, S)."""
+    seed, sigma = path
+    clean = to_float(images[block * BLOCK : (block + 1) * BLOCK])
+    generator = derived_generator(seed, "restoring", repr(sigma), block, device=images.device)
+    noisy = degradation(clean, generator=generator)
+    restored = [degradation.stored(forward_in_batches(net, noisy)) for net in restorers.values()]
+    return psnr(noisy, clean).cpu(), torch.stack([psnr(some, clean) for some in restored]).cpu()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

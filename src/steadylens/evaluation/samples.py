@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from steadylens.data.datasets import ImageSet
 from steadylens.devices import evaluating, forward_in_batches
+from steadylens.evaluation.dividing import forward_divided
 from steadylens.images.tensors import GREY_LEVELS, tensor_to_pil, to_float, to_uint8
 from steadylens.nets.classification import FusedClassifier
 from steadylens.nets.restoration import normalize_pattern, pattern_of
@@ -99,19 +100,21 @@ def saved_answers(
     Args:
         original: The classifier alone on the images' device.
         fused: The restorer with the classifier that was fine-tuned behind it.
-        images: The test images.
+        images: The test images; of a set that stays in a file, only the first are looked at.
         class_names: Names of the classes by label.
         limit: Largest number of images to show.
         provenance: Origin of the records.
     """
-    answers = forward_in_batches(original, to_float(images.images)).argmax(dim=1)
+    images = images.loaded()
+    answers = forward_divided(original, images.images).argmax(dim=1)
     wrong = (answers != images.labels).nonzero().flatten()
     if len(wrong) == 0:
         return []
-    inputs = to_float(images.images[wrong])
-    saved = forward_in_batches(fused, inputs).argmax(dim=1) == images.labels[wrong]
+    saved = forward_divided(fused, images.images[wrong]).argmax(dim=1) == images.labels[wrong]
     shown = wrong[saved][:limit]
-    restored = forward_in_batches(fused.restorer, inputs[saved][:limit]) if len(shown) else inputs[:0]
+    if len(shown) == 0:
+        return []
+    restored = forward_in_batches(fused.restorer, to_float(images.images[shown]))
     return [
         Picture(
             provenance=provenance, samples=1, seconds=0.0, figure=4,
@@ -140,33 +143,34 @@ def changed_answers(
     Args:
         alone: The classifier alone on the images' device.
         fused: Classifiers behind restorers by name on the same device.
-        images: The test images, or some of them.
+        images: The test images, or some of them; of a set that stays in a file, only the first are used.
         class_names: Names of the classes by label.
         sigma_grey: Standard deviation of the Gaussian noise in 8-bit grey levels (0 to 255).
         limit: Largest number of images to show, for each pair and for each of "saved" and "lost".
         provenance: Origin of the records.
     """
+    images = images.loaded()
     generator = derived_generator(provenance.seed, "changed answers", device=images.images.device)
     noisy = gaussian_degradation(sigma_grey)(to_float(images.images), generator=generator)
-    before = forward_in_batches(alone, noisy).argmax(dim=1)
+    before = forward_divided(alone, noisy).argmax(dim=1)
     records = []
     for name, pair in fused.items():
-        restored = forward_in_batches(pair.restorer, noisy)
-        after = forward_in_batches(pair.classifier, restored).argmax(dim=1)
+        after = forward_divided(pair, noisy).argmax(dim=1)
         saved = (before != images.labels) & (after == images.labels)
         lost = (before == images.labels) & (after != images.labels)
         kinds: tuple[tuple[Literal["saved", "lost"], Tensor], ...] = (("saved", saved), ("lost", lost))
+        shown = [(kind, index) for kind, some in kinds for index in some.nonzero().flatten().tolist()[:limit]]
         records += [
             Picture(
                 provenance=provenance, samples=1, seconds=0.0, figure=kind,
                 title=f"{class_names[int(images.labels[index])]}, noise of {sigma_grey:g} grey levels",
                 panels=(
                     (f"alone: {class_names[int(before[index])]}", _png(noisy[index])),
-                    (f"{name}: {class_names[int(after[index])]}", _png(restored[index])),
+                    (f"{name}: {class_names[int(after[index])]}", _png(restored[0])),
                 ),
             )
-            for kind, some in kinds
-            for index in some.nonzero().flatten().tolist()[:limit]
+            for kind, index in shown
+            for restored in [forward_in_batches(pair.restorer, noisy[index : index + 1])]
         ]  # fmt: skip
     return records
 

@@ -10,8 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from steadylens import workers
 from steadylens.data.datasets import ImageSet
 from steadylens.devices import forward_in_batches
+from steadylens.evaluation.dividing import BLOCK, forward_divided
 from steadylens.images.tensors import to_float
 from steadylens.metrics import answers, mcnemar, top_k, wilson_interval
 from steadylens.noise.degradation import Degradation, gaussian_degradation
@@ -27,9 +29,6 @@ from steadylens.records import (
     Stability,
 )
 from steadylens.training.run import GaussianNoise, Sampling
-
-BLOCK = 50
-"""Images in a block, whose noise comes from one random generator, so that the batch size does not matter."""
 
 TOP = (1, 2, 5)
 """Values of k for which top-k accuracy is measured."""
@@ -56,10 +55,9 @@ def clean_accuracy(
     """
     records: list[Measurement] = []
     right: dict[str, Tensor] = {}
-    inputs = to_float(images.images)
     for index, (name, network) in enumerate(networks.items(), start=1):
         started = time.perf_counter()
-        logits = forward_in_batches(network, inputs)
+        logits = forward_divided(network, images.images)
         seconds = time.perf_counter() - started
         for k in (k for k in TOP if k <= logits.shape[1]):
             hit = top_k(logits, images.labels, k)
@@ -124,7 +122,7 @@ def stability(
     order_generator = derived_generator(provenance.seed, "stability order", device=images.images.device)
     order = torch.randperm(len(images), generator=order_generator, device=images.images.device)
     shuffled = images.subset(order)
-    own = top_k(forward_in_batches(network, to_float(shuffled.images)), shuffled.labels, 1)
+    own = top_k(forward_divided(network, shuffled.images), shuffled.labels, 1).cpu()
     most = len(images) * sampling.versions
     records: list[Stability] = []
     for index, sigma in enumerate(noise.sigmas_grey):
@@ -244,13 +242,18 @@ def _blocks(
     versions: int,
     path: tuple[int, float],
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yields for each version and block the images' place, and which of the noisy images are right."""
-    blocks = range(0, len(images), BLOCK)
+    """Yields for each version and block the images' place, and which of the noisy images are right.
+
+    The results are on the CPU. The workers share the blocks, and all must take the same number of them.
+    """
     seed, sigma = path
-    for version, start in product(range(versions), blocks):
+
+    def measured(block: tuple[int, int]) -> tuple[slice, Tensor]:
+        version, start = block
         some = slice(start, start + BLOCK)
-        generator = derived_generator(
-            seed, "stability", repr(sigma), version, start, device=images.images.device
-        )
+        device = images.images.device
+        generator = derived_generator(seed, "stability", repr(sigma), version, start, device=device)
         noisy = degradation(to_float(images.images[some]), generator=generator)
-        yield some, top_k(forward_in_batches(network, noisy), images.labels[some], 1)
+        return some, top_k(forward_in_batches(network, noisy), images.labels[some], 1).cpu()
+
+    yield from workers.divided(product(range(versions), range(0, len(images), BLOCK)), measured)

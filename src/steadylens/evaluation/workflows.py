@@ -8,11 +8,12 @@ from types import MappingProxyType
 
 from torch import nn
 
+from steadylens import workers
 from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import moved
 from steadylens.errors import SettingError
-from steadylens.evaluation.checks import check_against, check_network, check_out
+from steadylens.evaluation.checks import check_against, check_network, check_out, check_workers
 from steadylens.evaluation.experiments import (
     curve_of,
     measure,
@@ -163,12 +164,18 @@ def publish(records: Sequence[Measurement], out: Path) -> Path:
     """Writes records.jsonl, pictures.jsonl, tables.md and report.html into `out`; returns the report's path.
 
     The sample images are in a file of their own, because the licence of the data may forbid sharing them.
+    Of several workers, only worker 0 writes.
     """
-    write_records(out / "records.jsonl", [record for record in records if not isinstance(record, Picture)])
-    write_records(out / "pictures.jsonl", [record for record in records if isinstance(record, Picture)])
-    write_tables(records, out / "tables.md")
-    write_report(records, out / "report.html")
-    return out / "report.html"
+
+    def written() -> Path:
+        shown = [each for each in records if isinstance(each, Picture)]
+        write_records(out / "records.jsonl", [each for each in records if not isinstance(each, Picture)])
+        write_records(out / "pictures.jsonl", shown)
+        write_tables(records, out / "tables.md")
+        write_report(records, out / "report.html")
+        return out / "report.html"
+
+    return workers.by_first(written)
 
 
 def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:
@@ -198,6 +205,7 @@ def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:
     for name in networks:
         _check_images(by_name[name], run)
         check_against(by_name[name], run)
+    check_workers(run, modules)
     check_out(run, out)
     records = [*measure_costs(run, modules, seconds, out / "records")]
     if restorers:
@@ -261,6 +269,7 @@ def compare(
     for name, network in networks.items():
         _check_fit(name, network, run)
         check_network(name, network, run)
+    check_workers(run, networks)
     out = Path(out)
     check_out(run, out)
     records = out / "records"

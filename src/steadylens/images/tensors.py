@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steadylens.errors import ImageError, SettingError
 from steadylens.files import replacing
-from steadylens.images.decoding import opened, zero_is_white
+from steadylens.images.decoding import ImageBytes, opened, zero_is_white
 from steadylens.images.pixels import in_8_bits
 from steadylens.images.preprocessing import Fit
 
@@ -185,7 +185,7 @@ def tensor_to_pil(image: Tensor) -> Image.Image:
 
 
 def read_image(
-    path: str | Path, *, box: Box | None = None, size: int | None = None, fit: Fit = SQUASHED
+    path: str | Path | ImageBytes, *, box: Box | None = None, size: int | None = None, fit: Fit = SQUASHED
 ) -> Tensor:
     """Reads an image file as 8-bit RGB.
 
@@ -193,7 +193,7 @@ def read_image(
     applied. If a file holds several images, the first is read.
 
     Args:
-        path: A PNG, JPEG, WebP, TIFF, BMP or PPM file of at most 200 megapixels.
+        path: A PNG, JPEG, WebP, TIFF, BMP or PPM file of at most 200 megapixels, or the content of one.
         box: The part of the image to keep, or None for all of it.
         size: Height and width of the result in pixels, or None to keep the size.
         fit: How the image is resized to a square of that size.
@@ -208,7 +208,7 @@ def read_image(
     """
     if size is not None and size < 1:
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
-    with opened(Path(path)) as found:
+    with opened(path if isinstance(path, ImageBytes) else Path(path)) as found:
         image = to_rgb(found)
     if box is not None:
         left, top, right, bottom = box

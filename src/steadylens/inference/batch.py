@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing.context import SpawnContext
 from multiprocessing.sharedctypes import Synchronized
@@ -35,6 +35,8 @@ from steadylens.progress import ProgressCallback
 
 DONE_BEFORE = "it was restored in place before; --overwrite restores it once more"
 
+OUTPUT_EXISTS = "its output exists; --overwrite replaces it"
+
 PROCESS_DIED = "the process that restored it died, most likely since memory ran out; give a smaller --tile"
 
 SECONDS_BETWEEN_LOOKS = 0.25
@@ -48,11 +50,13 @@ class BatchSettings:
     Attributes:
         files: What the results are like.
         history: What was restored in place before, or None if nothing is restored in place.
+        overwrite: Whether outputs that exist are replaced. What is restored in place depends on `history`.
         processes: How many files are restored at a time, each by a process of its own.
     """
 
-    files: RestoreSettings
+    files: RestoreSettings = field(default_factory=RestoreSettings)
     history: InPlaceHistory | None = None
+    overwrite: bool = False
     processes: int = 1
 
     def __post_init__(self) -> None:
@@ -65,12 +69,13 @@ def restore_files(
     jobs: Sequence[RestoreJob],
     open_restorer: Callable[[], Restorer],
     *,
-    settings: BatchSettings,
+    settings: BatchSettings = BatchSettings(),
     progress: ProgressCallback = lambda done, total: None,
 ) -> Generator[FileResult]:
     """Restores files and yields what became of each, as soon as it is done.
 
-    A file that cannot be restored stops no other. If the iteration is stopped, also by an exception such as
+    A file that cannot be restored stops no other. One whose output exists is skipped, also if another process
+    wrote it since the work began. If the iteration is stopped, also by an exception such as
     `KeyboardInterrupt`, the file at work is left as it was.
 
     Args:
@@ -127,10 +132,25 @@ def _one_by_one(
         yield result
 
 
+def skipped_for_output(job: RestoreJob, settings: BatchSettings) -> FileResult | None:
+    """Returns the result of a job that is not done since files that it would write exist, or None.
+
+    The file that is restored in place is none of them.
+    """
+    others = [path for path in job.written if not (settings.history is not None and path == job.target)]
+    found = [] if settings.overwrite else [path for path in others if path.exists()]
+    if not found:
+        return None
+    lacking = [path for path in job.written if not path.exists()]
+    reason = f"{found[0]} exists, but not {lacking[0]}; --overwrite makes both" if lacking else OUTPUT_EXISTS
+    return FileResult.skipped(job, reason)
+
+
 def _skipped(job: RestoreJob, settings: BatchSettings) -> FileResult | None:
     """Returns the result of a job that was done before, or None."""
-    known = settings.history is not None and settings.history.holds(job)
-    return FileResult.skipped(job, DONE_BEFORE) if known else None
+    if settings.history is not None and settings.history.holds(job):
+        return FileResult.skipped(job, DONE_BEFORE)
+    return skipped_for_output(job, settings)
 
 
 def _restored(

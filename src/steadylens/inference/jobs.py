@@ -1,9 +1,17 @@
-"""Finds the image files to restore and decides where each result goes; no file is changed."""
+"""Finds the image files to restore and decides where each result goes; no file is changed.
 
+Several machines share the work without talking to each other: each takes the files whose paths have a hash
+that is its own.
+"""
+
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Self
 
 from PIL import Image
 
@@ -50,24 +58,131 @@ class RestoreJob:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One of several shares of the files, so that as many processes or machines restore them together.
+
+    Which share a file belongs to follows from its path within the folder that was given, by SHA-256. So it
+    does not depend on the machine, on where the folder lies there, or on the order of the arguments, and each
+    file belongs to exactly one.
+
+    Attributes:
+        number: Which share this is, 1 to `count`.
+        count: How many there are. One share of one is all files.
+    """
+
+    number: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses a share that is none of them."""
+        if not 1 <= self.number <= self.count:
+            raise SettingError(f"shard {self} does not exist; of N shards, the numbers are 1 to N")
+
+    def __str__(self) -> str:
+        """Returns number and count, such as "2/8"."""
+        return f"{self.number}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Returns the share that a text such as "2/8" names.
+
+        Raises:
+            SettingError: If it names none.
+        """
+        if not (found := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)):
+            raise SettingError(f"shard is {text!r}, it must be a number and a count, such as 2/8")
+        return cls(number=int(found[1]), count=int(found[2]))
+
+    @classmethod
+    def of_slurm(cls, environment: Mapping[str, str]) -> Self | None:
+        """Returns the share of this task of a SLURM job array, or None if this is no such task.
+
+        Args:
+            environment: The variables of the environment, such as `os.environ`.
+
+        Raises:
+            SettingError: If the numbers of the array's tasks have gaps, or are no numbers.
+        """
+        if not {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= environment.keys():
+            return None
+        try:
+            task, count, first, last, step = (
+                int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "COUNT", "MIN", "MAX", "STEP")
+            )
+            if last == first + (count - 1) * step and (task - first) % step == 0:
+                return cls(number=(task - first) // step + 1, count=count)
+        except (KeyError, ValueError, ZeroDivisionError):
+            pass
+        names = sorted(name for name in environment if name.startswith("SLURM_ARRAY_TASK_"))
+        said = ", ".join(f"{name}={environment[name]}" for name in names)
+        raise SettingError(
+            f"the tasks of this SLURM array are not numbered evenly ({said}), so which share of the files is "
+            "whose cannot be told; give --shard, such as 2/8, or 1/1 for all files"
+        )
+
+    def holds(self, place: PurePath) -> bool:
+        """Returns whether a file belongs to this share.
+
+        Args:
+            place: Its path within the folder that was given.
+        """
+        name = os.fsencode(place.as_posix()).decode("utf-8", "surrogateescape")
+        name = unicodedata.normalize("NFC", name)  # some systems write an accent as a letter of its own
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:8]) % self.count == self.number - 1
+
+    def named(self, path: Path) -> Path:
+        """Returns the file of this share beside that of all: NAME-2-of-8.jsonl for NAME.jsonl."""
+        if self.count == 1:
+            return path
+        return path.with_name(f"{path.stem}-{self.number}-of-{self.count}{path.suffix}")
+
+    @classmethod
+    def files_of(cls, path: Path) -> dict[Self, Path]:
+        """Returns those files of shares that exist beside that of all, by their share, in order."""
+        pattern = re.compile(
+            rf"{re.escape(path.stem)}-([1-9][0-9]{{0,8}})-of-([1-9][0-9]{{0,8}}){re.escape(path.suffix)}"
+        )
+        folder = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+        found = ((pattern.fullmatch(each.name), each) for each in folder)
+        shares = {
+            cls(number=int(match[1]), count=int(match[2])): each
+            for match, each in found
+            if match and 1 < int(match[2]) >= int(match[1])
+        }
+        return dict(sorted(shares.items(), key=lambda item: (item[0].count, item[0].number)))
+
+
+ALL_FILES = Shard()
+"""The share of whoever works alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RestorePlan:
     """The jobs that some paths give.
 
     Attributes:
         jobs: The files to restore, in the order of the paths.
+        found: How many files there are in all shares.
         others: Files in the folders whose names do not end like those of images.
         linked: Links to folders, which are not followed.
         unread: The folders that could not be searched, a sentence each that says why.
     """
 
     jobs: tuple[RestoreJob, ...]
+    found: int
     others: tuple[Path, ...] = ()
     linked: tuple[Path, ...] = ()
     unread: tuple[str, ...] = ()
 
 
 def plan_jobs(
-    paths: Sequence[Path], out: Path | None, *, suffix: str | None = None, view: bool = False
+    paths: Sequence[Path | str],
+    out: Path | str | None,
+    *,
+    suffix: str | None = None,
+    view: bool = False,
+    shard: Shard = ALL_FILES,
 ) -> RestorePlan:
     """Finds the image files to restore and decides where to write each; no file is changed.
 
@@ -83,6 +198,7 @@ def plan_jobs(
             replace each file by its restored version.
         suffix: The ending of the new files, or None to keep that of each file.
         view: Whether to write an image of what was removed, too: beside NAME as NAME.pattern.png.
+        shard: The share of the files to restore; by default, all of them.
 
     Raises:
         SettingError: If a path does not exist, there is nothing to restore, two files would be written to one
@@ -90,29 +206,40 @@ def plan_jobs(
             that cannot be written or would have to hold several images.
         StorageError: If `out` cannot be written to.
     """
-    for path in paths:
+    given, out = [*map(Path, paths)], None if out is None else Path(out)
+    for path in given:
         if not path.exists() and not path.is_symlink():
             raise SettingError(f"{path} does not exist; name files or folders of images")
     if out is not None and format_named(out) is not None:
-        return _plan_one(paths, out, view=view)
-    search, bases = _Search(avoided=None if out is None else out.resolve()), _bases(paths)
+        plan = _plan_one(given, out, view=view)
+        if shard.count > 1:
+            raise SettingError(f"{out} is one file, and a shard is a share of several; leave out the shard")
+        return plan
+    search, bases = _Search(avoided=None if out is None else out.resolve()), _bases(given)
     jobs: dict[tuple[Path, Path], RestoreJob] = {}
-    for path in paths:
+    places: dict[Path, Path] = {}
+    for path in given:
+        base = bases.get(_absolute(path), Path())
         for source, place in search.files_at(path):
-            job = _job(source, bases.get(_absolute(path), Path()) / place, out, suffix, view=view)
+            job = _job(source, base / place, out, suffix, view=view)
             # A file that is named twice is restored once; in place, so is one that two links name.
-            jobs.setdefault((job.target if out is None else _absolute(source), job.target), job)
+            file = job.target if out is None else _absolute(source)
+            jobs.setdefault((file, job.target), job)
+            places[file] = min(place, places.get(file, place), key=PurePath.as_posix)
     if not jobs and not search.unread:
         raise SettingError(
-            f"{', '.join(map(str, paths))} holds no image files, which end in "
+            f"{', '.join(map(str, given))} holds no image files, which end in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    found = tuple(jobs.values())
-    _check_targets(found, in_place=out is None, suffix=suffix)
+    _check_targets([*jobs.values()], in_place=out is None, suffix=suffix)
     if out is not None:
         check_folder(out)
     return RestorePlan(
-        jobs=found, others=tuple(search.others), linked=tuple(search.linked), unread=tuple(search.unread)
+        jobs=tuple(job for (file, _), job in jobs.items() if shard.holds(places[file])),
+        found=len(jobs),
+        others=tuple(search.others),
+        linked=tuple(search.linked),
+        unread=tuple(search.unread),
     )
 
 
@@ -141,7 +268,7 @@ def _plan_one(paths: Sequence[Path], out: Path, *, view: bool) -> RestorePlan:
     job = RestoreJob(source=paths[0], target=out, view=_view_of(out) if view else None)
     _check_targets((job,), in_place=False, suffix=None)
     check_place(out)
-    return RestorePlan(jobs=(job,))
+    return RestorePlan(jobs=(job,), found=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,12 +337,28 @@ def _view_of(target: Path) -> Path:
     return target.with_name(f"{target.name}{VIEW_ENDING}")
 
 
+class _Resolved:
+    """Returns paths without links and `..`, and looks at each folder once: there may be a million files."""
+
+    def __init__(self) -> None:
+        self.folders: dict[Path, Path] = {}
+
+    def __call__(self, path: Path) -> Path:
+        if path.name in ("", "..") or path.is_symlink():
+            return path.resolve()
+        folder = path.parent
+        if folder not in self.folders:
+            self.folders[folder] = folder.resolve()
+        return self.folders[folder] / path.name
+
+
 def _check_targets(jobs: Sequence[RestoreJob], *, in_place: bool, suffix: str | None) -> None:
-    sources = {job.source.resolve(): job.source for job in jobs}
+    resolved = _Resolved()
+    sources = {resolved(job.source): job.source for job in jobs}
     writers: dict[Path, RestoreJob] = {}
     for job in jobs:
         for path in job.written:
-            place = path.resolve()
+            place = resolved(path)
             if place in writers:
                 way_out = (
                     "restore them into different folders, or omit --format"

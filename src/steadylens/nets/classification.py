@@ -265,8 +265,9 @@ class SignNet(nn.Module):
                 f"the mean image is computed from uint8 images (N, 3, 48, 48), these are {images.dtype} "
                 f"{tuple(images.shape)}; load the data at size 48"
             )
-        # A sum in int64 is exact and needs no float copy of the whole training set.
-        self.mean.copy_(images.sum(dim=0, dtype=torch.int64).double() / len(images) / GREY_LEVELS)
+        # Sums in int64 are exact; in parts, they need no copy of the whole training set.
+        sums = [some.sum(dim=0, dtype=torch.int64) for some in torch.split(images, 1000)]
+        self.mean.copy_(torch.stack(sums).sum(dim=0).double() / len(images) / GREY_LEVELS)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, classes) for images (N, 3, 48, 48) in [0, 1].

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from steadylens.checkpoints.loading import LoadedNet, count_classes, load_classifier, load_net
-from steadylens.data.synthetic_signs import draw_track
+from steadylens.data.signs.synthetic_signs import draw_track
 from steadylens.devices import evaluating
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.decoding import opened

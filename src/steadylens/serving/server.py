@@ -1,6 +1,7 @@
 """Runs a service on a port, from its first connection until it has stopped in an orderly way.
 
-One process serves one net on one device. There is neither encryption nor a login.
+One process serves one net on one device; `workers` runs several at one port. There is neither encryption nor
+a login.
 """
 
 import asyncio
@@ -28,6 +29,9 @@ DISCARDED_BYTES = 2**26
 """How many bytes of a request's body are read and discarded after its response."""
 
 HIGHEST_PORT = 65535
+
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable by which prometheus-client learns where processes keep the metrics that they share."""
 
 _UNAVAILABLE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -138,22 +142,26 @@ def serve(
     except ImportError as error:
         raise MissingExtraError("uvicorn", "serve") from error
     application = service.application()
-    config = uvicorn.Config(
-        application,
-        http="h11",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=stop_seconds,
-    )
+    config = uvicorn.Config(application, **options(stop_seconds=stop_seconds))
     server = uvicorn.Server(config)
     # Set afterwards, because it needs the server, which needs the config.
-    config.app = _WholeResponses(application, lambda: server.should_exit, body_seconds=service.limits.seconds)
+    config.app = WholeResponses(application, lambda: server.should_exit, body_seconds=service.limits.seconds)
     run_until_stopped(server, listeners, ready=ready)
+
+
+def options(*, stop_seconds: int) -> dict[str, Any]:
+    """Returns how uvicorn serves a service, as arguments of `uvicorn.Config`."""
+    return {
+        "http": "h11",
+        "ws": "none",
+        "lifespan": "on",
+        "log_config": None,
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+        "timeout_graceful_shutdown": stop_seconds,
+    }
 
 
 def run_until_stopped(
@@ -173,7 +181,7 @@ def run_until_stopped(
         server.run(sockets=list(listeners))
 
 
-class _WholeResponses:
+class WholeResponses:
     """Sees to it that clients get every response whole, even if they are still sending their request.
 
     A connection that is closed while bytes of the client are unread is reset, and the client loses the
@@ -183,6 +191,11 @@ class _WholeResponses:
 
     Once the service is stopping, clients are told that their connections are closed after the response.
     Otherwise a client might send its next request just then, and could not know whether it was handled.
+
+    Args:
+        app: The application.
+        stopping: Returns whether the service is stopping.
+        body_seconds: The longest time for the body of a request to arrive.
     """
 
     def __init__(self, app: "ASGIApp", stopping: Callable[[], bool], *, body_seconds: float) -> None:

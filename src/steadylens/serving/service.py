@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
@@ -49,7 +49,9 @@ try:
         Histogram,
         Metric,
         generate_latest,
+        values,
     )
+    from prometheus_client.multiprocess import MultiProcessCollector
     from prometheus_client.registry import Collector
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
@@ -70,13 +72,12 @@ SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 
 class Monitor:
-    """The Prometheus metrics of one service, in a registry of their own.
+    """The Prometheus metrics of one service, or of all services that share `PROMETHEUS_MULTIPROC_DIR`.
 
-    Args:
-        in_flight: Returns the number of requests in flight.
+    The library keeps metrics in that folder if the variable was set when it was imported.
     """
 
-    def __init__(self, in_flight: Callable[[], int]) -> None:
+    def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
         self._requests = Counter(
             "steadylens_requests",
@@ -93,10 +94,19 @@ class Monitor:
         self._batches = Histogram(
             "steadylens_batch_images", "Images in a batch.", buckets=SIZES, registry=registry
         )
-        queue = Gauge(
-            "steadylens_queue_requests", "Requests being read, waiting or in the net.", registry=registry
+        self._queue = Gauge(
+            "steadylens_queue_requests",
+            "Requests being read, waiting or in the net.",
+            multiprocess_mode="livesum",
+            registry=registry,
         )
-        queue.set_function(in_flight)
+        if values.ValueClass is not values.MutexValue:
+            self._registry = CollectorRegistry()
+            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
+
+    def in_flight(self) -> AbstractContextManager[None]:
+        """Counts a request as one in flight until the block ends."""
+        return self._queue.track_inprogress()
 
     def answered(self, status: int, seconds: float) -> None:
         """Counts an answer to a request for a prediction, and the time from its headers to its answer."""
@@ -135,7 +145,6 @@ CLIENT_LEFT = 499
 CODERS = 2
 """How many threads decode and encode images."""
 
-
 PATHS = "POST /predict, GET /health, GET /info, GET /metrics or those under /v2; GET /docs describes them"
 
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -145,12 +154,7 @@ _ORIGIN = re.compile(r"\*|https?://[^/\s?#@]+")
 
 
 class Job(NamedTuple):
-    """A request that has been read.
-
-    Attributes:
-        images: What the net is to be run on.
-        reply: Turns the results into the response.
-    """
+    """A request that has been read: what the net is to be run on, and what makes its results the response."""
 
     images: Sequence[Tensor]
     reply: Callable[[Sequence[Tensor]], Response]
@@ -172,6 +176,7 @@ class Service:
             any.
 
     Attributes:
+        name: The name of the net.
         limits: The largest and the slowest upload.
         abandoned: The number of accepted requests that were not answered in the time allowed for stopping.
 
@@ -195,8 +200,8 @@ class Service:
                     "https://example.org, or * for any"
                 )
         self._predictor, self._card, self.limits, self._batching = predictor, card, limits, batching
-        self._origins = tuple(origins)
-        self._monitor = Monitor(lambda: self._batcher.in_flight)
+        self.name, self._origins = card.name, tuple(origins)
+        self._monitor = Monitor()
         self._batcher = Batcher(predictor, batching, observe=self._monitor.batched)
         self._coders = ThreadPoolExecutor(CODERS, thread_name_prefix="coder")
         self._running: asyncio.Task[None] | None = None
@@ -321,7 +326,7 @@ class Service:
         if int(request.headers.get("content-length", "0")) > self.limits.bytes:
             raise self._too_large()
         try:
-            with self._batcher.slot() as slot:
+            with self._batcher.slot() as slot, self._monitor.in_flight():
                 body = await self._body(request)
                 images, reply = await self._in_thread(partial(read, body))
                 del body  # or it would take memory for as long as the request waits

@@ -12,6 +12,8 @@ from .objectives import classifying_objective as classifying_objective
 from .objectives import consistency_objective as consistency_objective
 from .objectives import pair_objective as pair_objective
 from .objectives import restoring_objective as restoring_objective
+from .places import DividedObjective as DividedObjective
+from .places import own_places as own_places
 from .recipes import recipe_named as recipe_named
 from .run import Run as Run
 from .stages import train_classifier as train_classifier
@@ -19,6 +21,7 @@ from .stages import train_restorer as train_restorer
 
 __all__ = [
     "Augmentation",
+    "DividedObjective",
     "LogSquaredError",
     "OneCycleAdam",
     "Run",
@@ -29,6 +32,7 @@ __all__ = [
     "fine_tune",
     "fuse_as_they_are",
     "fuse_label_free",
+    "own_places",
     "pair_objective",
     "recipe_named",
     "restoring_objective",

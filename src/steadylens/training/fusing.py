@@ -18,6 +18,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from steadylens import workers
 from steadylens.checkpoints.checkpoint import TrainingInfo, fingerprint, load_model, save_model
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import evaluating, forward_in_batches, moved
@@ -426,7 +427,7 @@ def fuse_label_free(
     describe(given_classifier.module)  # raises before the training if the pair cannot be saved afterwards
     path = Path(path)
     restorer_path = restorer_beside(path)
-    if path.exists() and not restorer_path.exists():
+    if workers.by_first(lambda: path.exists() and not restorer_path.exists()):
         raise SettingError(
             f"{path} exists, but was not written by this tuning; choose another place, or remove it"
         )
@@ -461,15 +462,19 @@ def _save_pair(
     check_suffix(path)
     key = run.key("fusing", fingerprint(fused))
     stage = Stage(name=f"fusing {name}", path=path, key=key, made_from=made_from)
-    if path.exists():
-        info = TrainingInfo.of_plain(load_model(path)[1], name=path.stem)
-        check_key(path, info.key, key)
-        run.observe(Update(stage=stage.name, state="skipped", note="saved before"))
-    else:
+
+    def save_unless_saved() -> tuple[TrainingInfo, Update]:
+        if path.exists():
+            info = TrainingInfo.of_plain(load_model(path)[1], name=path.stem)
+            check_key(path, info.key, key)
+            return info, Update(stage=stage.name, state="skipped", note="saved before")
         known = provenance_of(run, stage)
         about = {part: value for part, value in known.items() if part not in omitted}
         about["seconds"] = stage.seconds_before + seconds
-        info = TrainingInfo.of_plain(about, name=path.stem)
         save_model(path, fused, about=about)
-        run.observe(Update(stage=stage.name, state="finished", note="saved"))
+        info = TrainingInfo.of_plain(about, name=path.stem)
+        return info, Update(stage=stage.name, state="finished", note="saved")
+
+    info, update = workers.by_first(save_unless_saved)
+    run.observe(update)
     return LoadedNet(name=path.stem, module=fused, info=info)

@@ -1,4 +1,10 @@
-"""The training loop and its optimizers. Saving, logging and validation are left to the caller."""
+"""The training loop and its optimizers. Saving, logging and validation are left to the caller.
+
+Several workers, started by `torchrun`, make each step together: each computes the gradient of its share of
+the batch, the gradients are summed, and all make the same update. PyTorch's DistributedDataParallel is not
+used, because it averages gradients over one forward pass a step; an objective makes several, through several
+methods of its nets.
+"""
 
 import math
 import time
@@ -10,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from steadylens import workers
 from steadylens.errors import CheckpointError, DivergenceError, SettingError
 from steadylens.nets.weights import copy_weights
-from steadylens.training.objectives import Objective
+from steadylens.training.places import DividedObjective, Objective
 
 
 class Optimization(Protocol):
@@ -148,6 +155,9 @@ def _check_rate(rate: float) -> None:
         raise SettingError(f"learning_rate is {rate}, it must be a positive number")
 
 
+RANDOMNESS = 2
+"""The way in which random numbers are drawn. An unfinished training cannot go on in another way."""
+
 CURVE_POINTS = 100
 """Points on the loss curve of a whole training; fewer if it has fewer steps."""
 
@@ -172,9 +182,14 @@ class Progress:
 class Training:
     """A training that can be interrupted after any step and resumed with exactly the same result.
 
+    Several workers that train together get the result of one, but for the order in which numbers are summed.
+    All of them need the same arguments. The statistics of BatchNorm layers then keep the values that they
+    have, as each worker sees another part of the batch; see `frozen_statistics`.
+
     Args:
         module: The net; its parameters that require gradients are trained, in place.
-        objective: Draws a batch and yields the parts of its loss.
+        objective: Draws a batch and yields the parts of its loss. Several workers need a `DividedObjective`,
+            as those of this package are.
         optimization: Optimizer and learning-rate schedule.
         steps: Number of steps.
         generator: Source of all randomness, on the module's device.
@@ -214,19 +229,82 @@ class Training:
         self.seconds = 0.0
         self.curve: list[tuple[int, float, float]] = []
         self._recent_losses: list[float] = []
+        self._failure: Exception | None = None
+
+    @property
+    def frozen_statistics(self) -> int:
+        """Number of layers whose statistics stay as they are because several workers train."""
+        return len(_with_statistics(self.module)) if workers.count() > 1 else 0
 
     def run(self) -> Iterator[Progress]:
         """Trains to the end, and yields after every step; the net then has its averaged weights, if any.
 
         Raises:
             DivergenceError: If the loss or a weight is no longer finite.
+            SettingError: If several workers train, but the objective does not divide its batch, or the net
+                draws random numbers or changes buffers in a way that depends on how the batch is divided.
         """
         self.module.train()
+        if workers.count() > 1:
+            self._start_together()
+        buffers = [buffer.clone() for buffer in self.module.buffers()] if workers.count() > 1 else []
         while self.step < self.steps:
             progress = self._advance()
+            if buffers:
+                self._check_unchanged(buffers)
+                buffers = []
             if self.step == self.steps:
                 _copy_values(self.averages, self.module)
+                self._copy_from_first()  # processors may round differently
             yield progress
+
+    def fail(self, error: Exception) -> None:
+        """Lets every worker raise an error of this one, in its next step; alone, it is raised at once."""
+        if workers.count() == 1:
+            raise error
+        self._failure = error
+
+    def raise_failure(self) -> None:
+        """Raises on every worker what worker 0 has failed with, if anything; all workers must call this."""
+        if error := workers.by_first(lambda: self._failure):
+            raise error
+
+    def _start_together(self) -> None:
+        if not isinstance(self.objective, DividedObjective):
+            raise SettingError(
+                f"{workers.count()} workers train, but the objective does not say that it divides its batch "
+                "among them; let it yield one worker's share of the loss and wrap it in DividedObjective, or "
+                "train with one worker"
+            )
+        for layer in self.module.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and not layer.track_running_stats:
+                raise SettingError(
+                    f"the net has a {type(layer).__name__} without running statistics, whose result depends "
+                    "on how the batch is divided; train it with one worker"
+                )
+        for layer in _with_statistics(self.module):
+            layer.training = False
+        self._copy_from_first()
+        self.generator.set_state(workers.by_first(self.generator.get_state))
+
+    def _copy_from_first(self) -> None:
+        values = (*self.module.parameters(), *self.module.buffers())
+        workers.copy_from_first(value.detach() for value in values)
+
+    def _check_unchanged(self, buffers: list[Tensor]) -> None:
+        """Refuses a net whose buffers a forward pass changes: they would differ between the workers."""
+        changed = [
+            name
+            for (name, buffer), before in zip(self.module.named_buffers(), buffers, strict=True)
+            if not torch.equal(buffer, before)
+        ]
+        anywhere = torch.tensor([float(len(changed))], device=self.trained[0].device)
+        workers.add_up([anywhere])
+        if anywhere.item():
+            raise SettingError(
+                f"a forward pass changes the net's buffers ({', '.join(changed) or 'on another worker'}), "
+                "which several workers cannot do as one would; train it with one worker"
+            )
 
     def _advance(self) -> Progress:
         started = time.perf_counter()
@@ -256,19 +334,41 @@ class Training:
         device = self.trained[0].device
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=device)
-        # Dropout uses PyTorch's global generator: seed it from ours, and restore its state afterwards.
+        # An objective of one's own may draw from PyTorch's global generator: seed it from ours, and restore
+        # its state afterwards.
         forked = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=forked):
             torch.manual_seed(_draw_integer(2**31, self.generator))
             for part in self.objective(self.generator):
                 part.backward()  # type: ignore[no-untyped-call]
                 total += part.detach()
+        if workers.count() > 1:
+            self._add_up(total)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         self.optimizer.step()
         # Each transfer waits until the GPU has finished the step, so both numbers are fetched in one.
         loss, weights_norm = torch.stack([total, nn.utils.get_total_norm(self.trained)]).tolist()
         return loss, weights_norm
+
+    def _add_up(self, total: Tensor) -> None:
+        """Replaces loss and gradients by their sums over all workers.
+
+        A parameter has a gradient if it has one on any worker: an optimizer leaves others as they are.
+        """
+        has_none = [parameter.grad is None for parameter in self.trained]
+        for parameter in self.trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        counts = torch.tensor([float(not none) for none in has_none], device=total.device)
+        failures = total.new_tensor(float(self._failure is not None))
+        gradients = [parameter.grad for parameter in self.trained if parameter.grad is not None]
+        workers.add_up([total, failures, counts, *gradients])
+        if failures.item():
+            self.raise_failure()
+        for parameter, count in zip(self.trained, counts.tolist(), strict=True):
+            if not count:
+                parameter.grad = None
 
     def _average(self) -> None:
         """Moves the averages towards the weights of the step."""
@@ -295,6 +395,7 @@ class Training:
         tensors |= {f"average.{name}": value for name, value in self.averages.items()}
         tensors["generator"] = self.generator.get_state()
         plain = {
+            "randomness": RANDOMNESS,
             "step": self.step,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -309,6 +410,11 @@ class Training:
         Raises:
             CheckpointError: If the state belongs to another net or to another number of steps.
         """
+        if plain.get("randomness", 1) != RANDOMNESS:
+            raise CheckpointError(
+                "the checkpoint is of an unfinished training by another version of steadylens, which drew "
+                "other random numbers; remove the checkpoint to start again, or finish with that version"
+            )
         if plain.get("steps") != self.steps:
             raise CheckpointError(
                 f"the checkpoint is of a training of {plain.get('steps')} steps, this one has {self.steps}; "
@@ -340,6 +446,12 @@ class Training:
             raise CheckpointError(
                 f"the checkpoint is damaged or of another net: {reason}; remove it to start again"
             ) from error
+
+
+def _with_statistics(module: nn.Module) -> list[nn.Module]:
+    """Returns the layers that keep statistics of the images that they see in train mode."""
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    return [layer for layer in module.modules() if isinstance(layer, kinds) and layer.track_running_stats]
 
 
 def _changing_values(module: nn.Module, *, copied: bool = True) -> dict[str, Tensor]:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steadylens.devices import cache_batch, fast_autocast, forward_in_batches
+from steadylens.devices import fast_autocast, forward_in_batches
 from steadylens.errors import SettingError
 from steadylens.images.tensors import to_float
 from steadylens.nets.classification import FusedClassifier, check_logits
 from steadylens.nets.restoration import PatchRestorer, central_crop
 from steadylens.noise.degradation import Degradation
 from steadylens.training.augmentation import Augmenting
+from steadylens.training.places import DividedObjective, Objective, Part, own_places
 
 RestorationLoss = Callable[[Tensor, Tensor], Tensor]
 """From restored and clean images, both (N, C, H, W), to one loss for each image, (N,)."""
@@ -49,10 +50,6 @@ class LogSquaredError:
         return ((restored - clean).square().mean(dim=(1, 2, 3)) + self.floor).log()
 
 
-Objective = Callable[[torch.Generator], Iterator[Tensor]]
-"""Draws a batch and yields its loss in parts that add up to it, one part for each forward pass."""
-
-
 def restoring_objective(
     net: nn.Module,
     images: Tensor,
@@ -82,17 +79,20 @@ def restoring_objective(
             f"at most the images' size ({min(images.shape[-2:])})"
         )
 
-    def batch_loss(generator: torch.Generator) -> Iterator[Tensor]:
-        clean = to_float(_draw_patches(images, batch, patch, generator))
+    def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        clean = to_float(_draw_patches(images, count, patch, generator))
         noisy = degradation(clean, generator=generator)
-        targets = central_crop(clean, margin).repeat_interleave(len(noisy) // batch, dim=0)
-        size = cache_batch(images.device)
-        for some, target in zip(torch.split(noisy, size), torch.split(targets, size), strict=True):
-            with fast_autocast(images.device):
-                restored = restore(some)
-            yield loss(restored.float(), target).sum() / len(noisy)
+        return noisy, central_crop(clean, margin).repeat_interleave(len(noisy) // count, dim=0)
 
-    return batch_loss
+    def own_loss(generator: torch.Generator) -> Iterator[Tensor]:
+        own = own_places(batch, draw, generator=generator)
+        for part in own.parts(*own.drawn):
+            noisy, targets = part.tensors
+            with fast_autocast(images.device), part.placed(net):
+                restored = restore(noisy)
+            yield loss(restored.float(), targets).sum() / part.total
+
+    return DividedObjective(own_loss)
 
 
 def classifying_objective(
@@ -117,24 +117,27 @@ def classifying_objective(
         label_smoothing: Share of the target that is spread evenly over all classes.
     """
 
-    def batch_loss(generator: torch.Generator) -> Iterator[Tensor]:
-        chosen = _random_indices(images, batch, generator)
+    def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = _random_indices(images, count, generator)
         inputs, targets = to_float(images[chosen]), labels[chosen]
         if augmentation is not None:
             inputs = augmentation(inputs, generator=generator)
         if degradation is not None:
             inputs = degradation(inputs, generator=generator)
-            targets = targets.repeat_interleave(len(inputs) // batch)
-        size = cache_batch(images.device)
-        for some, target in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
-            with fast_autocast(images.device):
-                logits = classifier(some)
+        return inputs, targets.repeat_interleave(len(inputs) // count)
+
+    def own_loss(generator: torch.Generator) -> Iterator[Tensor]:
+        own = own_places(batch, draw, generator=generator)
+        for part in own.parts(*own.drawn):
+            inputs, targets = part.tensors
+            with fast_autocast(images.device), part.placed(classifier):
+                logits = classifier(inputs)
             yield (
-                F.cross_entropy(logits.float(), target, reduction="sum", label_smoothing=label_smoothing)
-                / len(inputs)
+                F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
+                / part.total
             )
 
-    return batch_loss
+    return DividedObjective(own_loss)
 
 
 def _random_indices(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -171,7 +174,7 @@ class Fidelity:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Part:
+class _NoisyPart:
     """Some images of a step, with what the nets are to make of them.
 
     Attributes:
@@ -179,14 +182,19 @@ class _Part:
         clean: The clean images, of the same shape.
         predictions: Logarithms of the class probabilities of the clean images, (N, classes).
         chosen: Which of the training images they are, int64 (N,).
-        share: 1 / number of noisy images in the step.
+        part: Their places in the batch.
     """
 
     noisy: Tensor
     clean: Tensor
     predictions: Tensor
     chosen: Tensor
-    share: float
+    part: Part
+
+    @property
+    def share(self) -> float:
+        """1 / number of noisy images in the step."""
+        return 1 / self.part.total
 
     def divergence(self, logits: Tensor) -> Tensor:
         """Returns the sum of KL(p(clean) || p(logits)) over the images."""
@@ -194,36 +202,41 @@ class _Part:
         return F.kl_div(found, self.predictions, log_target=True, reduction="sum")
 
 
-def _parts(
+def _noisy_parts(
     teacher: nn.Module,
     images: Tensor,
     *,
     batch: int,
     augmentation: Augmenting | None,
     degradation: Degradation,
-) -> Callable[[torch.Generator], Iterator[_Part]]:
+) -> Callable[[torch.Generator], Iterator[_NoisyPart]]:
     """Returns a function that draws clean and noisy images, with the teacher's predictions for the clean."""
 
-    def draw(generator: torch.Generator) -> Iterator[_Part]:
-        chosen = _random_indices(images, batch, generator)
+    def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = _random_indices(images, count, generator)
         clean = to_float(images[chosen])
         if augmentation is not None:
             clean = augmentation(clean, generator=generator)
-        noisy = degradation(clean, generator=generator)
-        versions = len(noisy) // batch
+        return degradation(clean, generator=generator), clean, chosen
+
+    def own_parts(generator: torch.Generator) -> Iterator[_NoisyPart]:
+        own = own_places(batch, draw, generator=generator)
+        if not own.drawn:
+            return
+        noisy, clean, chosen = own.drawn
         predictions = check_logits(forward_in_batches(teacher, clean)).log_softmax(dim=1)
-        places = torch.arange(batch, device=images.device).repeat_interleave(versions)
-        size = cache_batch(images.device)
-        for some, place in zip(torch.split(noisy, size), torch.split(places, size), strict=True):
-            yield _Part(
+        places = torch.arange(len(clean), device=clean.device).repeat_interleave(len(noisy) // len(clean))
+        for part in own.parts(noisy, places):
+            some, place = part.tensors
+            yield _NoisyPart(
                 noisy=some,
                 clean=clean[place],
                 predictions=predictions[place],
                 chosen=chosen[place],
-                share=1 / len(noisy),
+                part=part,
             )
 
-    return draw
+    return own_parts
 
 
 def consistency_objective(
@@ -250,17 +263,19 @@ def consistency_objective(
         augmentation: Random changes of each clean image before that; None for no augmentation.
         fidelity: The restoration loss and its weight.
     """
-    draw = _parts(classifier, images, batch=batch, augmentation=augmentation, degradation=degradation)
+    noisy_parts = _noisy_parts(
+        classifier, images, batch=batch, augmentation=augmentation, degradation=degradation
+    )
 
-    def batch_loss(generator: torch.Generator) -> Iterator[Tensor]:
-        for part in draw(generator):
-            with fast_autocast(images.device):
+    def own_loss(generator: torch.Generator) -> Iterator[Tensor]:
+        for part in noisy_parts(generator):
+            with fast_autocast(images.device), part.part.placed(restorer, classifier):
                 restored = restorer(part.noisy)
                 logits = classifier(restored)
             restoration_loss = fidelity.loss(restored.float(), part.clean).sum()
             yield (part.divergence(logits) + fidelity.weight * restoration_loss) * part.share
 
-    return batch_loss
+    return DividedObjective(own_loss)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -305,11 +320,13 @@ def pair_objective(
         augmentation: Random changes of each clean image before that; None for no augmentation.
         loss: Weights of the parts of the loss.
     """
-    draw = _parts(loss.teacher, images, batch=batch, augmentation=augmentation, degradation=degradation)
+    noisy_parts = _noisy_parts(
+        loss.teacher, images, batch=batch, augmentation=augmentation, degradation=degradation
+    )
 
-    def batch_loss(generator: torch.Generator) -> Iterator[Tensor]:
-        for part in draw(generator):
-            with fast_autocast(images.device):
+    def own_loss(generator: torch.Generator) -> Iterator[Tensor]:
+        for part in noisy_parts(generator):
+            with fast_autocast(images.device), part.part.placed(pair):
                 restored = pair.restored(part.noisy)
                 logits = pair.classifier(restored)
             total = F.cross_entropy(
@@ -324,4 +341,4 @@ def pair_objective(
                 total = total + loss.fidelity.weight * restoration_loss
             yield total * part.share
 
-    return batch_loss
+    return DividedObjective(own_loss)

@@ -1,7 +1,8 @@
 """The stages of a run, each of which writes a net to a file: train a restorer, train a classifier.
 
 A stage is skipped if its file exists and was made with the same settings. An interrupted training resumes
-from its last checkpoint, with the same result as without the interruption.
+from its last checkpoint, with the same result as without the interruption. If several workers train, worker 0
+alone reads and writes files, and the others follow its decisions; each has the trained net in the end.
 """
 
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steadylens import workers
 from steadylens.checkpoints.checkpoint import (
     SUFFIX,
     TrainingInfo,
@@ -25,7 +27,7 @@ from steadylens.checkpoints.checkpoint import (
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.data.datasets import ImageSet
 from steadylens.devices import fast_memory_format, forward_in_batches
-from steadylens.errors import SettingError
+from steadylens.errors import SettingError, StorageError
 from steadylens.images.tensors import SQUASHED, to_float
 from steadylens.metrics import psnr, top_k
 from steadylens.nets.architecture import describe, restorer_named
@@ -35,7 +37,8 @@ from steadylens.noise.degradation import Degradation
 from steadylens.progress import Update
 from steadylens.randomness import derived_generator
 from steadylens.training.loop import Training
-from steadylens.training.objectives import Objective, classifying_objective, restoring_objective
+from steadylens.training.objectives import classifying_objective, restoring_objective
+from steadylens.training.places import Objective
 from steadylens.training.run import ClassifierRecipe, RestorerRecipe, Run, commit, versions
 
 
@@ -126,50 +129,77 @@ def run_stage(
     """
     path, module = stage.path, training.module
     check_suffix(path)
-    if path.exists():
-        trained, about = load_model(path)
-        info = TrainingInfo.of_plain(about, name=path.stem)
-        check_key(path, info.key, stage.key)
-        module.load_state_dict(trained.state_dict())
+    unfinished = path.with_name(f"{path.name}.training")
+    if (trained := workers.by_first(lambda: _trained_before(stage))) is not None:
+        weights, info = trained
+        module.load_state_dict(weights)
         note = f"trained before, {_outcome(info.validation)}"
         run.observe(Update(stage=stage.name, state="skipped", note=note))
         return LoadedNet(name=path.stem, module=module.eval(), info=info)
-    unfinished = path.with_name(f"{path.name}.training")
-    if unfinished.exists():
-        tensors, plain = load_state(unfinished)
-        check_key(unfinished, plain.get("key"), stage.key)
-        training.resume(tensors, plain)
+    if (state := workers.by_first(lambda: _unfinished_state(unfinished, stage))) is not None:
+        training.resume(*state)
         run.observe(Update(stage=stage.name, state="resumed", done=training.step, total=training.steps))
     else:
         run.observe(Update(stage=stage.name, state="started", total=training.steps))
+    if frozen := training.frozen_statistics:
+        note = f"several workers train, so the statistics of {frozen} BatchNorm layers stay as they are"
+        run.observe(Update(stage=stage.name, state="noted", note=note))
     _train_with_checkpoints(run, stage.name, training, unfinished, stage.key)
     module.eval()
-    earlier = stage.before or TrainingInfo()
-    before = stage.seconds_before
-    curve = [*earlier.curve, *((earlier.steps + step, loss, rate) for step, loss, rate in training.curve)]
-    about = {
-        **provenance_of(run, stage),
-        "steps": earlier.steps + training.steps,
-        "samples": (earlier.samples or 0) + training.steps * images_per_step,
-        "seconds": (earlier.seconds or 0.0) + training.seconds,
-        **({"seconds_before": before} if before else {}),
-        "curve": [list(point) for point in curve],
-        "validation": (outcome := validate()),
-    }
-    save_model(path, module, about=about)
-    unfinished.unlink(missing_ok=True)
-    run.observe(Update(stage=stage.name, state="finished", note=_outcome(outcome)))
-    return LoadedNet(name=path.stem, module=module, info=TrainingInfo.of_plain(about, name=path.stem))
+
+    def finish() -> dict[str, Any]:
+        earlier, before = stage.before or TrainingInfo(), stage.seconds_before
+        curve = [*earlier.curve, *((earlier.steps + step, loss, rate) for step, loss, rate in training.curve)]
+        about = {
+            **provenance_of(run, stage),
+            "steps": earlier.steps + training.steps,
+            "samples": (earlier.samples or 0) + training.steps * images_per_step,
+            "seconds": (earlier.seconds or 0.0) + training.seconds,
+            **({"seconds_before": before} if before else {}),
+            "curve": [list(point) for point in curve],
+            "validation": validate(),
+        }
+        save_model(path, module, about=about)
+        unfinished.unlink(missing_ok=True)
+        return about
+
+    info = TrainingInfo.of_plain(workers.by_first(finish), name=path.stem)
+    run.observe(Update(stage=stage.name, state="finished", note=_outcome(info.validation)))
+    return LoadedNet(name=path.stem, module=module, info=info)
+
+
+def _trained_before(stage: Stage) -> tuple[dict[str, Tensor], TrainingInfo] | None:
+    """Returns weights and information of the stage's file, or None if there is no file."""
+    if not stage.path.exists():
+        return None
+    trained, about = load_model(stage.path)
+    info = TrainingInfo.of_plain(about, name=stage.path.stem)
+    check_key(stage.path, info.key, stage.key)
+    return trained.state_dict(), info
+
+
+def _unfinished_state(path: Path, stage: Stage) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Returns the state of the stage's unfinished training, or None if there is none."""
+    if not path.exists():
+        return None
+    tensors, plain = load_state(path)
+    check_key(path, plain.get("key"), stage.key)
+    return tensors, plain
 
 
 def _train_with_checkpoints(run: Run, stage: str, training: Training, path: Path, key: str) -> None:
     saved = time.monotonic()
     for progress in training.run():
         run.observe(Update(stage=stage, state="advanced", done=progress.step, total=progress.steps))
-        if time.monotonic() - saved >= run.checkpoint_seconds:
+        # The other workers go on to the next step, and learn there if the file could not be written.
+        if workers.rank() == 0 and time.monotonic() - saved >= run.checkpoint_seconds:
             tensors, plain = training.state()
-            save_state(path, tensors, {**plain, "key": key})
+            try:
+                save_state(path, tensors, {**plain, "key": key})
+            except StorageError as error:
+                training.fail(error)
             saved = time.monotonic()
+    training.raise_failure()
 
 
 def _outcome(validation: Mapping[str, float]) -> str:
@@ -235,9 +265,10 @@ def train_restorer(run: Run, net: str | nn.Module, path: str | Path) -> LoadedNe
     start = () if isinstance(net, str) else (describe(module), fingerprint(module))
     module.to(run.device).to(memory_format=fast_memory_format(run.device))
     parts, info = settings.parts, None
+    finished = workers.by_first(path.exists)
     for number in range(1, len(parts) + 1):
         last = number == len(parts)
-        if last or not path.exists():
+        if last or not finished:
             stage = Stage(
                 name=_stage_of(name, number),
                 path=path if last else path.with_stem(f"{path.stem}-part-{number}"),

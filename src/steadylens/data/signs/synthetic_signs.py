@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from steadylens.data.sign_artwork import DRAWING_SIDE, SignImages, arc, sign_images
+from steadylens.data.signs.sign_artwork import DRAWING_SIDE, SignImages, arc, sign_images
 from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import SettingError
 from steadylens.images.tensors import GREY_LEVELS

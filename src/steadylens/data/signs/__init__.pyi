@@ -1,0 +1,3 @@
+from .synthetic_signs import draw_track as draw_track
+
+__all__ = ["draw_track"]

@@ -1,0 +1,84 @@
+"""A program: runs a stage alone or as one of several workers; one of them may be killed on the way."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unittest.mock import patch
+
+from steadylens import devices, workers
+from steadylens.data.datasets import Dataset
+from steadylens.errors import SettingError, StorageError
+from steadylens.progress import Update
+from steadylens.training import stages
+from steadylens.training.augmentation import Augmentation
+from steadylens.training.loop import MomentumSgd
+from tests.conftest import coloured
+from tests.tiny_runs import TINY, Notebook, run_of
+
+STEPS = 6
+
+CUT = 3
+
+CLASSIFIER = replace(
+    TINY.classifier,
+    steps=STEPS,
+    batch=5,
+    optimization=MomentumSgd(learning_rate=0.01),
+    augmentation=Augmentation(),
+)
+
+
+@dataclass
+class Killing(Notebook):
+    """Kills its own process after some steps, as a machine that fails would."""
+
+    def __call__(self, update: Update) -> None:
+        if update.done == CUT and workers.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().__call__(update)
+
+
+def data() -> Dataset:
+    return Dataset(
+        train=coloured(16, seed=1),
+        validation=coloured(8, seed=2),
+        test=coloured(8, seed=3),
+        class_names=("red", "green", "blue", "yellow"),
+        source="coloured",
+    )
+
+
+def trained(path: Path, *, observe: Notebook, seed: int = 0) -> list[str]:
+    """Trains the sign net, saving after each step, and returns what was reported."""
+    run = run_of(data(), observe, seed=seed, recipe=replace(TINY, classifier=CLASSIFIER), seconds=0)
+    net = stages.train_classifier(run, path, width=0.2)
+    total = sum(value.double().sum().item() for value in net.module.state_dict().values())
+    return [*(state for state in observe.states if state != "advanced"), str(total), str(net.info.validation)]
+
+
+def refused(work: Callable[[], object]) -> str:
+    try:
+        work()
+    except (SettingError, StorageError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def main(path: Path, *, killing: bool) -> None:
+    found: dict[str, object] = {}
+    with patch.object(devices, "has_fast_bfloat16", lambda device: False), workers.joined():
+        found["trained"] = trained(path, observe=Killing() if killing else Notebook())
+        found["again"] = trained(path, observe=Notebook())
+        found["other seed"] = refused(lambda: trained(path, observe=Notebook(), seed=1))
+        with patch.object(stages, "save_state", side_effect=StorageError("the disk is full")):
+            other = path.with_stem("other")
+            found["full disk"] = refused(lambda: trained(other, observe=Notebook()))
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), killing=sys.argv[2:] == ["killing"])
