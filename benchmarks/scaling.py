@@ -30,12 +30,12 @@ from steadylens.training.loop import Training
 from steadylens.training.objectives import (
     Fidelity,
     LogSquaredError,
-    Objective,
     PairLoss,
     classifying_objective,
     pair_objective,
     restoring_objective,
 )
+from steadylens.training.places import Objective
 from steadylens.training.recipes import UNET
 from steadylens.training.run import device_name
 
