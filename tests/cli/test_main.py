@@ -32,7 +32,10 @@ from steadylens.nets.classification import SignNet
 from steadylens.nets.restoration import RestorationNet
 from steadylens.training.recipes import recipe_named
 
-COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--debug", "--class-names", "--skip-damaged"}
+COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--memory", "--debug"} | {
+    "--class-names",
+    "--skip-damaged",
+}
 CLASSIFIER = {"classifier", "--weights", "--size", "--mean", "--std", "--fit", "--ema"}
 COMMANDS = {
     "reproduce": COMMON | {"--out", "--half-width", "--versions"},
@@ -50,7 +53,7 @@ COMMANDS = {
     | {"--precision", "--images", "--opset"},
     "app": {"--net", "--fused", "--classifier", "--weights", "--host", "--port", "--device", "--debug"},
     "serve": {"model", "--host", "--port", "--device", "--debug", "--stop-seconds", "--upload-seconds"}
-    | {"--cors-origin"}
+    | {"--cors-origin", "--workers"}
     | {f"--max-{bound}" for bound in ("batch", "wait-ms", "queue", "bytes", "pixels")},
 }
 """What users may have in their scripts: a name may be added, none may go."""
