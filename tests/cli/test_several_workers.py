@@ -73,6 +73,11 @@ def ended(*arguments: str | Path) -> list[tuple[int, str]]:
     ]
 
 
+def stages(printed: list[str]) -> list[str]:
+    """Returns what each line is about, without lines on how far a stage is: a slow machine prints more."""
+    return [line.partition(":")[0] for line in printed if not line.endswith(" left")]
+
+
 NUMBER = re.compile(r"\d[\d,]*\.?\d*")
 
 
@@ -91,7 +96,7 @@ def test_the_paper_is_reproduced_together_as_by_one_process(place: Path, one_thr
     printed = launched.stdout.splitlines()
     alone = in_one_process("reproduce", "--out", place / "alone", *common(place)).splitlines()
     assert printed[0] == "  2 workers, each on cpu"
-    assert [line.partition(":")[0] for line in printed[1:]] == [line.partition(":")[0] for line in alone]
+    assert stages(printed[1:]) == stages(alone)
     together, single = (untimed(place / name / "tables.md") for name in ("together", "alone"))
     assert NUMBER.sub("0", together) == NUMBER.sub("0", single)
     numbers = [[float(each.replace(",", "")) for each in NUMBER.findall(text)] for text in (together, single)]
