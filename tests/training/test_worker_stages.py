@@ -69,6 +69,11 @@ def test_two_workers_go_on_and_both_have_the_net(
         assert worker["again"] == ["skipped", *first[2:]]
 
 
+def test_workers_with_other_settings_are_refused_before_a_step(resumed: list[dict[str, Any]]) -> None:
+    for worker in resumed:
+        assert "worker 1 has other data, settings or seed than worker 0 (" in worker["seeds of their own"]
+
+
 def test_an_error_of_worker_0_is_raised_on_all(
     folders: dict[str, Path], resumed: list[dict[str, Any]]
 ) -> None:
