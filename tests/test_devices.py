@@ -104,6 +104,14 @@ def test_a_cpu_is_fast_in_bfloat16_if_it_has_the_instructions_and_they_are_faste
     assert fast_memory_format(CPU) is torch.channels_last
 
 
+def test_a_cpu_can_be_kept_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_float32_alone", False)  # given back afterwards
+    pretend_capabilities(monkeypatch, faster=True, avx512_bf16=True)
+    assert has_fast_bfloat16(CPU)
+    devices.keep_to_float32()
+    assert not has_fast_bfloat16(CPU)
+
+
 def test_a_cpu_is_timed_once_in_a_process() -> None:
     devices._cpu_is_faster_in_bfloat16.cache_clear()
     first = devices._cpu_is_faster_in_bfloat16()

@@ -29,8 +29,17 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
         has_instructions = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-        return bool(has_instructions) and _cpu_is_faster_in_bfloat16()
+        return bool(has_instructions) and not _float32_alone and _cpu_is_faster_in_bfloat16()
     return False
+
+
+_float32_alone = False
+
+
+def keep_to_float32() -> None:
+    """Lets the CPU of this process compute in float32 from now on, as another worker must."""
+    global _float32_alone  # noqa: PLW0603 - as what the timing found, it holds for the process
+    _float32_alone = True
 
 
 @cache

@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import cache
 from itertools import islice
 from typing import TypeVar
 
@@ -90,8 +91,8 @@ def joined() -> Iterator[None]:
     global _store  # noqa: PLW0603 - as the process group, it belongs to the process
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _exchanging():
-        found, number, total = next(rendezvous("env://", timeout=_PATIENCE))
-        # The store may outlive the workers. What they left there must not be found when they join again.
+        found, number, total = _met()
+        # The store lasts. What the workers left there must not be found when they join again.
         _store = PrefixStore(f"steadylens {next(_numbers)}", found)
         dist.init_process_group(backend, store=_store, rank=number, world_size=total, timeout=_PATIENCE)
     try:
@@ -99,6 +100,13 @@ def joined() -> Iterator[None]:
     finally:
         _store = None
         dist.destroy_process_group()
+
+
+@cache
+def _met() -> tuple[Store, int, int]:
+    """Returns the store that all workers know, the number of this worker, and how many there are."""
+    found, number, total = next(rendezvous("env://", timeout=_PATIENCE))
+    return found, number, total
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Commands that torchrun has started several times do one work, say everything once, and end together."""
 
-import json
 import os
 import re
 import signal
@@ -9,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -98,24 +96,6 @@ def test_the_paper_is_reproduced_together_as_by_one_process(place: Path, one_thr
     assert NUMBER.sub("0", together) == NUMBER.sub("0", single)
     numbers = [[float(each.replace(",", "")) for each in NUMBER.findall(text)] for text in (together, single)]
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-3, abs=0.011)  # sums are made in another order
-
-
-def test_what_several_workers_trained_is_measured_by_one_as_they_did(place: Path, one_thread: None) -> None:
-    (place / "again").mkdir()
-    (place / "together" / "models").rename(place / "again" / "models")
-    output = in_one_process("reproduce", "--out", place / "again", *common(place))
-    assert output.count("skipped: trained before") == 13
-    assert "measured before" not in output
-    found, expected = (measured(place / name) for name in ("again", "together"))
-    assert len(expected) > 100
-    assert found == expected
-
-
-def measured(folder: Path) -> list[dict[str, Any]]:
-    """Returns all records without what was timed."""
-    lines = [path.read_text().splitlines() for path in (folder / "records.jsonl", folder / "pictures.jsonl")]
-    timed = ("seconds", "milliseconds", "training_seconds")
-    return [{k: v for k, v in json.loads(line).items() if k not in timed} for some in lines for line in some]
 
 
 def test_an_error_that_all_workers_have_is_told_once(place: Path) -> None:

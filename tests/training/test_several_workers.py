@@ -76,3 +76,10 @@ def test_several_workers_leave_the_statistics_of_batchnorm_alone_and_train_the_r
         assert not torch.equal(alone[name], together[name])
     assert not torch.equal(together["1.weight"], torch.full((4,), 0.01))
     assert len({worker["trained"]["normalizing"]["digest"] for worker in found[2]}) == 1
+
+
+def test_workers_compute_in_float32_if_one_of_them_is_slow_in_bfloat16(
+    found: dict[int, list[dict[str, Any]]],
+) -> None:
+    assert [worker["in float32"] for worker in found[1]] == [False]
+    assert [worker["in float32"] for worker in found[2]] == [True, True]

@@ -19,6 +19,7 @@ from steadylens.errors import SettingError
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import RestorationNet, initialize_xavier
 from steadylens.noise.degradation import Degradation
+from steadylens.training import loop
 from steadylens.training.augmentation import Augmentation, StrongAugmentation
 from steadylens.training.loop import MomentumSgd, Training
 from steadylens.training.objectives import (
@@ -204,7 +205,11 @@ def refusals() -> dict[str, str]:
 
 def main(folder: Path, names: list[str]) -> None:
     found = {}
-    with patch.object(devices, "has_fast_bfloat16", lambda device: False), workers.joined():
+    with (
+        patch.object(devices, "has_fast_bfloat16", lambda device: False),
+        patch.object(loop, "has_fast_bfloat16", lambda device: workers.rank() == 0),
+        workers.joined(),
+    ):
         for name in names:
             training = TRAININGS[name]()
             found[name] = {
@@ -215,7 +220,8 @@ def main(folder: Path, names: list[str]) -> None:
             if workers.rank() == 0:
                 weights = {key: value.contiguous() for key, value in training.module.state_dict().items()}
                 save_file(weights, folder / f"{name}-{workers.count()}.safetensors")
-        sys.stdout.write(json.dumps({"trained": found, "refused": refusals()}) + "\n")
+        result = {"trained": found, "refused": refusals(), "in float32": devices._float32_alone}
+        sys.stdout.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

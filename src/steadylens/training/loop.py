@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steadylens import workers
+from steadylens.devices import has_fast_bfloat16, keep_to_float32
 from steadylens.errors import CheckpointError, DivergenceError, SettingError
 from steadylens.nets.weights import copy_weights
 from steadylens.training.places import DividedObjective, Objective
@@ -289,6 +290,8 @@ class Training:
                 )
         for layer in _with_statistics(self.module):
             layer.training = False
+        if not all(workers.gather(has_fast_bfloat16(self.trained[0].device))):
+            keep_to_float32()
         self._copy_from_first()
         self.generator.set_state(workers.by_first(self.generator.get_state))
 
