@@ -228,7 +228,7 @@ def test_a_worker_whose_partner_dies_does_not_wait_for_ever(tmp_path: Path) -> N
         "    except WorkerLostError as error:\n        print(error)\n        raise SystemExit(3)\n"
     )
     processes = start_workers(2, [script])
-    output, _ = [process.communicate(timeout=60)[0] for process in processes]
+    output, _ = [process.communicate(timeout=300)[0] for process in processes]
     assert processes[0].returncode == 3, output
     assert "another worker has ended, so this one ends too (" in output
 

@@ -243,8 +243,8 @@ def check_agreement(what: str, value: str) -> None:
 def first_says(text: str, *, seconds: float = 3.0) -> bool:
     """Whether worker 0 ends with the same message, so that it need not be told again.
 
-    It is called by every worker that ends with an error. Others wait for the message of worker 0, and worker 0
-    until they have read it, since the store may end with its process; both wait only briefly.
+    It is called by every worker that ends with an error. The others wait for the message of worker 0, and it
+    waits until they have read it, since the store may end with its process; both wait only briefly.
 
     Args:
         text: The message of this worker.

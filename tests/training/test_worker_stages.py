@@ -25,7 +25,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     trained(folders["whole"] / NAME, observe=Notebook())
     processes = start_workers(2, [*PROGRAM, folders["both"] / NAME, "killing"])
     for process in processes:
-        process.communicate(timeout=120)
+        process.communicate(timeout=300)
     assert all(process.returncode for process in processes), "both ended, and not well"
     shutil.copytree(folders["both"], folders["alone"], dirs_exist_ok=True)
     return folders

@@ -265,7 +265,6 @@ class Training:
         Args:
             error: What worker 0 has failed with; others do not call this.
         """
-        assert workers.rank() == 0
         if workers.count() == 1:
             raise error
         self._failure = error
