@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 FOLDER = ROOT / "results" / "benchmarks"
 
-MARKED = re.compile(r"(<!-- benchmark: ([a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- benchmark: ([a-z_-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def tables(found: dict[str, Any]) -> Iterator[str]:

@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of a worker, such as 1 or 0.5")
     given = parser.parse_args()
     source, out = (
-        str(Path(url).absolute()) if "://" not in url else url for url in (given.source, given.out)
+        url.rstrip("/") if "://" in url else str(Path(url).absolute()) for url in (given.source, given.out)
     )
     if f"{out}/".startswith(f"{source}/") or given.workers < 1:
         parser.error("out must not lie in source, and there must be a worker")

@@ -228,6 +228,17 @@ def test_a_worker_whose_partner_dies_does_not_wait_for_ever(tmp_path: Path) -> N
         "    except WorkerLostError as error:\n        print(error)\n        raise SystemExit(3)\n"
     )
     processes = start_workers(2, [script])
-    output, _ = [process.communicate(timeout=60)[0] for process in processes]
+    output, _ = [process.communicate(timeout=300)[0] for process in processes]
     assert processes[0].returncode == 3, output
     assert "another worker has ended, so this one ends too (" in output
+
+
+def test_the_first_worker_waits_until_a_slower_one_has_read_its_message(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, time\nfrom steadylens import workers\nwith workers.joined():\n"
+        "    time.sleep(workers.rank())\n"
+        "    print(workers.first_says('message', seconds=60), flush=True)\n"
+        "    os._exit(0)\n"  # the store ends with worker 0
+    )
+    assert run_workers(2, [script]) == ["False\n", "True\n"]

@@ -36,7 +36,7 @@ def start_workers(count: int, command: Sequence[str | Path]) -> list[subprocess.
     ]
 
 
-def finished(workers: Sequence[subprocess.Popen[str]], *, seconds: float = 120) -> list[str]:
+def finished(workers: Sequence[subprocess.Popen[str]], *, seconds: float = 300) -> list[str]:
     """Waits for all workers to end well and returns what each one printed."""
     try:
         outputs = [worker.communicate(timeout=seconds)[0] for worker in workers]

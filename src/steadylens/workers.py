@@ -243,20 +243,24 @@ def check_agreement(what: str, value: str) -> None:
 def first_says(text: str, *, seconds: float = 3.0) -> bool:
     """Whether worker 0 ends with the same message, so that it need not be told again.
 
-    It is called by every worker that ends with an error, and waits for worker 0 only briefly.
+    It is called by every worker that ends with an error. The others wait for the message of worker 0, and it
+    waits until they have read it, since the store may end with its process; both wait only briefly.
 
     Args:
         text: The message of this worker.
-        seconds: How long a worker waits for the message of worker 0.
+        seconds: How long a worker waits for another.
     """
     if _store is None:
         return False
-    with suppress(RuntimeError):  # the store may be gone, or worker 0 goes on
+    with suppress(RuntimeError):  # the store may be gone, or another worker goes on
         if rank() == 0:
             _store.set("last message", text)
+            _store.wait([f"read by {number}" for number in range(1, count())], timedelta(seconds=seconds))
             return False
         _store.wait(["last message"], timedelta(seconds=seconds))
-        return bool(_store.get("last message").decode() == text)
+        message = _store.get("last message").decode()
+        _store.set(f"read by {rank()}", "")
+        return message == text
     return False
 
 

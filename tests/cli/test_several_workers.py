@@ -66,7 +66,7 @@ def in_one_process(*arguments: str | Path) -> str:
 def ended(*arguments: str | Path) -> list[tuple[int, str]]:
     """Runs two workers; returns exit code and output of each, without the line of `launched`."""
     processes = start_workers(2, [*COMMAND, *arguments])
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
     return [
         (process.returncode, output.partition("\n")[2])
         for process, output in zip(processes, outputs, strict=True)
@@ -143,7 +143,7 @@ def test_a_training_whose_worker_is_killed_ends_and_is_finished_by_one_process(
         while not unfinished.exists() and launcher.poll() is None:
             time.sleep(0.02)
         os.kill(process, signal.SIGKILL)
-        printed, errors = launcher.communicate(timeout=120)
+        printed, errors = launcher.communicate(timeout=300)
     finally:
         launcher.kill()
     assert launcher.returncode != 0

@@ -25,7 +25,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     trained(folders["whole"] / NAME, observe=Notebook())
     processes = start_workers(2, [*PROGRAM, folders["both"] / NAME, "killing"])
     for process in processes:
-        process.communicate(timeout=120)
+        process.communicate(timeout=300)
     assert all(process.returncode for process in processes), "both ended, and not well"
     shutil.copytree(folders["both"], folders["alone"], dirs_exist_ok=True)
     return folders
@@ -67,6 +67,11 @@ def test_two_workers_go_on_and_both_have_the_net(
     assert_same_net(folders["both"] / NAME, folders["whole"] / NAME)
     for worker in resumed:
         assert worker["again"] == ["skipped", *first[2:]]
+
+
+def test_workers_with_other_settings_are_refused_before_a_step(resumed: list[dict[str, Any]]) -> None:
+    for worker in resumed:
+        assert "worker 1 has other data, settings or seed than worker 0 (" in worker["seeds of their own"]
 
 
 def test_an_error_of_worker_0_is_raised_on_all(

@@ -74,8 +74,9 @@ def main(path: Path, *, killing: bool) -> None:
         found["trained"] = trained(path, observe=Killing() if killing else Notebook())
         found["again"] = trained(path, observe=Notebook())
         found["other seed"] = refused(lambda: trained(path, observe=Notebook(), seed=1))
+        other = path.with_stem("other")
+        found["seeds of their own"] = refused(lambda: trained(other, observe=Notebook(), seed=workers.rank()))
         with patch.object(stages, "save_state", side_effect=StorageError("the disk is full")):
-            other = path.with_stem("other")
             found["full disk"] = refused(lambda: trained(other, observe=Notebook()))
     sys.stdout.write(json.dumps(found) + "\n")
 

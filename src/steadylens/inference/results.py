@@ -236,8 +236,8 @@ def merge_logs(log: Path | str) -> MergedLogs:
                     "remove them, and restore all shards with the same paths and --out"
                 )
         results += of_shard
-    merged = {each.target: each for each in _without_repeats([*read_results(log), *results])}
-    ordered = tuple(sorted(merged.values(), key=lambda each: (each.file, each.target)))
+    merged = _without_repeats([*read_results(log), *results])
+    ordered = tuple(sorted(merged, key=lambda each: (each.file, each.target)))
     with replacing(log) as temporary, temporary.open("wb") as file:
         file.writelines(map(_line, ordered))
     return MergedLogs(logs=tuple(found.values()), results=ordered)

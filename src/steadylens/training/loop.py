@@ -260,7 +260,11 @@ class Training:
             yield progress
 
     def fail(self, error: Exception) -> None:
-        """Lets every worker raise an error of this one, in its next step; alone, it is raised at once."""
+        """Lets every worker raise an error of worker 0, in its next step; alone, it is raised at once.
+
+        Args:
+            error: What worker 0 has failed with; others do not call this.
+        """
         if workers.count() == 1:
             raise error
         self._failure = error

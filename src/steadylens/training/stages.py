@@ -122,13 +122,15 @@ def run_stage(
         The trained net in eval mode, with the information in its file.
 
     Raises:
-        SettingError: If a file belongs to another run, or the path does not end in .safetensors.
+        SettingError: If a file belongs to another run, the path does not end in .safetensors, or workers
+            that train together have other data or settings.
         CheckpointError: If an existing file cannot be read.
         DivergenceError: If the training diverges.
         StorageError: If a file cannot be written.
     """
     path, module = stage.path, training.module
     check_suffix(path)
+    workers.check_agreement("data, settings or seed", run.key(stage.name, run.recipe))
     unfinished = path.with_name(f"{path.name}.training")
     if (trained := workers.by_first(lambda: _trained_before(stage))) is not None:
         weights, info = trained
