@@ -326,7 +326,7 @@ def _reader_of(stream: BinaryIO, name: str, formats: Collection[str]) -> type[Im
         raise ImageError(f"{name} is empty; replace the file")
     if kind := other_format(start):
         raise ImageError(f"{name} is {kind}, not an image of a known format: {readable}; convert it")
-    raise ImageError(f"{name} is not an image of a known format: {readable}")
+    raise ImageError(f"{name} is not an image of a known format: {readable}; replace the file")
 
 
 def _check_headers(

@@ -208,7 +208,7 @@ def check_header(path: Path) -> None:
     if claimed > MAX_HEADER_BYTES:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file: it claims a header of {claimed:,} bytes, and at most "
-            f"{MAX_HEADER_BYTES:,} are read; write it again"
+            f"{MAX_HEADER_BYTES:,} are read; give another file, or write this one again"
         )
 
 
