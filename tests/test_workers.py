@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from steadylens import workers
 from steadylens.errors import SettingError
-from tests.worker_processes import run_workers, start_workers
+from tests.worker_processes import ended, run_workers, start_workers
 
 SCRIPT = """
 import json, os, pathlib, sys, time
@@ -227,9 +227,8 @@ def test_a_worker_whose_partner_dies_does_not_wait_for_ever(tmp_path: Path) -> N
         "        list(workers.divided([1, 2], int))\n"
         "    except WorkerLostError as error:\n        print(error)\n        raise SystemExit(3)\n"
     )
-    processes = start_workers(2, [script])
-    output, _ = [process.communicate(timeout=300)[0] for process in processes]
-    assert processes[0].returncode == 3, output
+    (code, output), _ = ended(start_workers(2, [script]))
+    assert code == 3, output
     assert "another worker has ended, so this one ends too (" in output
 
 

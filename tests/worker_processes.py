@@ -36,18 +36,19 @@ def start_workers(count: int, command: Sequence[str | Path]) -> list[subprocess.
     ]
 
 
-def finished(workers: Sequence[subprocess.Popen[str]], *, seconds: float = 300) -> list[str]:
-    """Waits for all workers to end well and returns what each one printed."""
+def ended(workers: Sequence[subprocess.Popen[str]], *, seconds: float = 300) -> list[tuple[int, str]]:
+    """Waits for all workers to end; returns exit code and output of each. Kills them if it takes too long."""
     try:
         outputs = [worker.communicate(timeout=seconds)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
-    for worker, output in zip(workers, outputs, strict=True):
-        assert worker.returncode == 0, output
-    return outputs
+    return [(worker.returncode, output) for worker, output in zip(workers, outputs, strict=True)]
 
 
 def run_workers(count: int, command: Sequence[str | Path]) -> list[str]:
-    """Runs `python COMMAND` in as many processes and returns what each one printed."""
-    return finished(start_workers(count, command))
+    """Runs `python COMMAND` in as many processes, which must end well; returns what each one printed."""
+    results = ended(start_workers(count, command))
+    for code, output in results:
+        assert code == 0, output
+    return [output for _, output in results]

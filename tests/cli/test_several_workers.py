@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from steadylens.cli.main import app
 from steadylens.evaluation import experiments
-from tests.worker_processes import start_workers
+from tests.worker_processes import ended, start_workers
 
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 """PyTorch's own launcher, `torchrun`."""
@@ -63,14 +63,10 @@ def in_one_process(*arguments: str | Path) -> str:
     return result.output
 
 
-def ended(*arguments: str | Path) -> list[tuple[int, str]]:
+def run_two(*arguments: str | Path) -> list[tuple[int, str]]:
     """Runs two workers; returns exit code and output of each, without the line of `launched`."""
-    processes = start_workers(2, [*COMMAND, *arguments])
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    return [
-        (process.returncode, output.partition("\n")[2])
-        for process, output in zip(processes, outputs, strict=True)
-    ]
+    results = ended(start_workers(2, [*COMMAND, *arguments]))
+    return [(code, output.partition("\n")[2]) for code, output in results]
 
 
 def stages(printed: list[str]) -> list[str]:
@@ -104,7 +100,7 @@ def test_the_paper_is_reproduced_together_as_by_one_process(place: Path, one_thr
 
 
 def test_an_error_that_all_workers_have_is_told_once(place: Path) -> None:
-    (code, output), (other_code, other_output) = ended(
+    (code, output), (other_code, other_output) = run_two(
         "evaluate", place / "absent.safetensors", "--out", place / "error", *common(place)
     )
     assert (code, other_code) == (1, 1)
@@ -119,7 +115,7 @@ def test_an_error_of_one_worker_is_told_with_its_number(
     monkeypatch.setenv("CHANGE_TO_0", str(place))
     monkeypatch.setenv("CHANGE_TO_1", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-    (code, output), (other_code, other_output) = ended(
+    (code, output), (other_code, other_output) = run_two(
         "evaluate", "l3-gtsrb", "--data", "folder:images", "--cache", "cache", "--out", tmp_path / "out"
     )
     assert (code, other_code) == (1, 1)

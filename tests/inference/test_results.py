@@ -53,7 +53,19 @@ def test_a_line_that_was_cut_off_is_left_out_and_those_after_it_are_read(tmp_pat
     assert [each.file for each in read_results(path)] == [*expected, "3.png"]
 
 
-@pytest.mark.parametrize("content", [b"\x89PNG\r\n", b"[1, 2]\n", b'{"file": "a.png"}\n', b"text\n"])
+def test_a_log_whose_first_line_was_cut_off_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    written(path, 1)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert read_results(path) == []
+    written(path, 2)
+    assert [each.file for each in read_results(path)] == ["2.png"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x89PNG\r\n", b"[1, 2]\n", b'{"file": "a.png"}\n', b'{"file": "a.png"}', b'{"colour": "r', b"text\n"],
+)
 def test_another_file_is_not_taken_for_a_log(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other").write_bytes(content)
     with pytest.raises(SettingError, match="line 1 is no result of a restored file; choose another log"):

@@ -11,7 +11,7 @@ import torch
 from steadylens.checkpoints.checkpoint import load_model, load_state
 from tests.tiny_runs import Notebook
 from tests.training.worker_stages import CUT, STEPS, trained
-from tests.worker_processes import run_workers, start_workers
+from tests.worker_processes import ended, run_workers, start_workers
 
 PROGRAM = ("-m", "tests.training.worker_stages")
 
@@ -23,10 +23,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Returns folders with a net trained at once, and twice with what two workers left when one died."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("whole", "alone", "both")}
     trained(folders["whole"] / NAME, observe=Notebook())
-    processes = start_workers(2, [*PROGRAM, folders["both"] / NAME, "killing"])
-    for process in processes:
-        process.communicate(timeout=300)
-    assert all(process.returncode for process in processes), "both ended, and not well"
+    results = ended(start_workers(2, [*PROGRAM, folders["both"] / NAME, "killing"]))
+    assert all(code for code, _ in results), "both ended, and not well"
     shutil.copytree(folders["both"], folders["alone"], dirs_exist_ok=True)
     return folders
 

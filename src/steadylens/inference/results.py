@@ -166,7 +166,9 @@ def _read_lines(path: Path) -> list[FileResult | ShardStart]:
             values = json.loads(line)
             contents.append(ShardStart(**values) if "shard" in values else FileResult(**values))
         except (ValueError, TypeError) as error:
-            was_cut_off = contents and not (number == len(lines) and line.endswith(b"\n"))
+            is_whole = number == len(lines) and line.endswith(b"\n")
+            begun = isinstance(error, ValueError) and line.startswith((b'{"file": ', b'{"shard": '))
+            was_cut_off = not is_whole and (contents or begun)
             if not was_cut_off:
                 raise SettingError(
                     f"{path}, line {number} is no result of a restored file; choose another log"
