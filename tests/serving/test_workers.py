@@ -35,7 +35,7 @@ def wait(until: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def workers(server: Server) -> set[int]:
@@ -161,8 +161,12 @@ def test_all_workers_are_replaced_at_sighup(tmp_path: Path) -> None:
     with serving(tmp_path, "l3-gtsrb", "--workers", "2") as server:
         before = workers(server)
         server.process.send_signal(signal.SIGHUP)
-        while len(before & workers(server)) > 0:
-            assert server.post(plain(9)).status_code == 200
+
+        def replaced() -> bool:
+            assert server.post(plain(9)).status_code == 200, "there is a gap"
+            return before.isdisjoint(workers(server))
+
+        wait(replaced, "an old worker stays")
         assert len(workers(server)) == 2
 
 
