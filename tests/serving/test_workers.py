@@ -17,21 +17,25 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
+from steadylens.cli.deploy import _loaded
 from steadylens.errors import MissingExtraError, SettingError
+from steadylens.serving.batching import Batching
+from steadylens.serving.payloads import UploadLimits
 from steadylens.serving.server import METRICS_FOLDER
 from steadylens.serving.service import Service
-from steadylens.serving.workers import serve_by_workers
+from steadylens.serving.workers import HUNG_SECONDS, serve_by_workers
 from tests.serving.servers import HEAD, QUEUE, Server, plain, serving
 
 ANSWERED = 'steadylens_requests_total{status="200"}'
 
 
-def wait(until: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
+def wait(until: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not until():
         assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def workers(server: Server) -> set[int]:
@@ -133,6 +137,34 @@ def test_workers_that_are_told_to_stop_answer_what_they_can_and_tell_what_they_c
     assert not folder.exists()
 
 
+def test_neither_a_death_nor_a_signal_waits_for_a_worker_that_does_not_react(tmp_path: Path) -> None:
+    soon = HUNG_SECONDS / 2
+    with serving(tmp_path, "l3-gtsrb", "--workers", "2") as server:
+        hung, dying = workers(server)
+        with paused(hung):
+            for _ in range(2):  # the second one dies while it loads
+                before = workers(server)
+                os.kill(dying, signal.SIGKILL)
+                wait(lambda: bool(workers(server) - before), "no worker replaces a dead one", seconds=soon)  # noqa: B023
+                (dying,) = workers(server) - before
+            assert server.post(plain(9)).status_code == 200, "the new worker answers"
+            assert server.figure("steadylens_workers") == 2
+            server.process.send_signal(signal.SIGHUP)
+            wait(lambda: len(workers(server)) == 3, "SIGHUP starts no new worker", seconds=soon)
+            server.process.terminate()
+            wait(lambda: workers(server) == {hung}, "the others do not stop", seconds=soon)
+        code, out, _ = server.ended()
+    assert (code, out) == (0, "stopped; every accepted request was answered\n")
+
+
+def test_all_workers_are_replaced_at_sighup(tmp_path: Path) -> None:
+    with serving(tmp_path, "l3-gtsrb", "--workers", "2") as server:
+        before = workers(server)
+        server.process.send_signal(signal.SIGHUP)
+        wait(lambda: len(workers(server) - before) == len(workers(server)) == 2, "an old worker stays")
+        assert server.post(plain(9)).status_code == 200
+
+
 def test_a_net_that_cannot_be_loaded_ends_all_workers_with_one_message(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"no net")
     command = (sys.executable, "-m", "steadylens", "serve", str(tmp_path / "bad.safetensors"))
@@ -161,6 +193,34 @@ def test_a_worker_that_is_killed_while_it_loads_is_not_started_again() -> None:
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
     )
     assert "a worker ended with code -9 before it could answer; memory may be short" in done.stderr
+
+
+def loaded_unless_there_is(file: Path) -> Service:
+    if file.exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    predictor, card = _loaded("l3-gtsrb", torch.device("cpu"))
+    return Service(predictor, card, limits=UploadLimits(), batching=Batching())
+
+
+def test_a_service_whose_new_workers_all_die_ends(tmp_path: Path) -> None:
+    code = (
+        "import multiprocessing, pathlib, sys\n"
+        "from functools import partial\n"
+        "from steadylens.serving import workers\n"
+        "from steadylens.serving.server import listening\n"
+        "from tests.serving.test_workers import loaded_unless_there_is\n"
+        "workers.MOST_DEATHS = 2\n"
+        "file = pathlib.Path(sys.argv[1])\n"
+        "def ready(started):\n"
+        "    file.touch()\n"
+        "    multiprocessing.active_children()[0].kill()\n"
+        "with listening('127.0.0.1', 0) as listeners:\n"
+        "    make = partial(loaded_unless_there_is, file)\n"
+        "    workers.serve_by_workers(make, listeners, workers=2, stop_seconds=1, ready=ready)\n"
+    )
+    command = (sys.executable, "-c", code, str(tmp_path / "file"))
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert "2 workers in a row, the last one ended with code -9 before it could answer" in done.stderr
 
 
 def test_a_single_worker_keeps_its_metrics_to_itself(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Runs several processes that serve one net each behind one port, and count their requests together.
 
-uvicorn starts the processes, hands the signals on to them, and replaces one that has died. What it leaves to
-us: a net that cannot be loaded ends all of them, with the reason; the port is closed as soon as they are told
-to stop; and none of them outlives the process that started it.
+uvicorn starts the processes and hears the signals. What it leaves to us: one that dies or hangs is replaced,
+and no signal has to wait for that; a net that cannot be loaded ends all of them, with the reason; the port is
+closed as soon as they are told to stop; and none of them outlives the process that started it.
 """
 
 import logging
@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ from steadylens.serving.server import METRICS_FOLDER, WholeResponses, options
 
 try:
     import uvicorn
-    from prometheus_client import multiprocess
-    from uvicorn.supervisors.multiprocess import SIGNALS, Multiprocess
+    from prometheus_client import Gauge, multiprocess
+    from uvicorn.supervisors.multiprocess import SIGNALS, Multiprocess, Process
 except ImportError as error:
     raise MissingExtraError((error.name or "uvicorn").partition(".")[0], "serve") from error
 
@@ -50,8 +51,14 @@ LOG = logging.getLogger(__name__)
 HUNG_SECONDS = 60
 """How long a worker may not react at all, not even to load a library, before it is replaced."""
 
+MOST_DEATHS = 10
+"""How many workers may die in a row, each before it can answer, until the service gives up."""
+
 START_FAILED = 3
 """The exit code by which uvicorn knows that a worker would fail again."""
+
+WORKERS_METRIC = ("steadylens_workers", "Workers that can answer.")
+"""The name and the description of a metric that only several workers have."""
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -124,8 +131,35 @@ def serve_by_workers(
         return supervisor.outcome()
 
 
+class _Process(Process):
+    """A worker as its supervisor sees it. Nothing here waits for the worker."""
+
+    ready = False
+    """Whether it can answer requests."""
+
+    _asked: float | None = None
+
+    def hangs(self, seconds: float) -> bool:
+        """Asks whether it reacts, looks for the reply to the last question, and tells if that is overdue."""
+        try:
+            if self._asked is None:
+                self._asked = time.monotonic()
+                self.parent_conn.send(b"ping")
+            elif self.parent_conn.poll(0):
+                self.ready, self._asked = self.parent_conn.recv(), None
+        except (OSError, EOFError):  # it is dead, or has been killed
+            return False
+        return self._asked is not None and time.monotonic() - self._asked > seconds
+
+
 class _Supervisor(Multiprocess):
-    """uvicorn's supervisor, which also hears what the workers tell."""
+    """uvicorn's supervisor, which also hears what the workers tell, and never waits for one while they serve.
+
+    Twice a second it sees to the signals and to all workers. uvicorn's own waits up to a minute for the reply
+    of one worker, even if that is dead, and meanwhile heeds neither the other workers nor a signal.
+    """
+
+    processes: list[_Process]  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -143,21 +177,62 @@ class _Supervisor(Multiprocess):
         self._abandoned = 0
         self._serving = False
         self._known: set[int | None] = set()
+        self._outdated: list[_Process] = []
+        self._leaving: list[_Process] = []
+        self._deaths = 0
+
+    def init_processes(self) -> None:
+        """Starts as many workers as are missing."""
+        while len(self.processes) < self.processes_num:
+            process = _Process(self.config, self.sockets)
+            process.start()
+            self.processes.append(process)
 
     def keep_subprocess_alive(self) -> None:
-        """Replaces workers that died, unless one died while the service was starting."""
+        """Replaces workers that died, unless one died while the service was starting, and those that hang."""
         self._hear()
-        if not self._serving:
-            self._start()
+        dead = [process for process in self.processes if not process.process.is_alive()]
+        if self.should_exit.is_set() or not set(_STOPS).isdisjoint(self.signal_queue):
             return
-        super().keep_subprocess_alive()
-        self._forget_the_dead()
+        if not self._serving:
+            self._start(dead)
+            return
+        for process in dead:
+            self._bury(process)
+        for process in self.processes:
+            if process.hangs(self.config.timeout_worker_healthcheck):
+                process.kill()
+        if not self.should_exit.is_set():
+            self.init_processes()
+            self._renew()
+            self._forget_the_dead()
+
+    def restart_all(self) -> None:
+        """Notes that all workers are to be replaced, one by one, each when its replacement can answer."""
+        self._outdated = list(self.processes)
+
+    def handle_ttin(self) -> None:
+        """Notes that there is to be one worker more."""
+        self.processes_num += 1
+
+    def handle_ttou(self) -> None:
+        """Notes that there is to be one worker fewer, but for the last."""
+        self.processes_num = max(1, self.processes_num - 1)
 
     def terminate_all(self) -> None:
         """Closes the port, and tells all workers to stop."""
         for listener in self.sockets:
             listener.close()
         super().terminate_all()
+
+    def join_all(self) -> None:
+        """Waits until all workers have ended, and kills those that do not."""
+        limit = time.monotonic() + (self.config.timeout_graceful_shutdown or 0) + HUNG_SECONDS
+        for process in (*self.processes, *self._leaving):
+            process.process.join(max(0, limit - time.monotonic()))
+            if process.process.is_alive():
+                process.kill()
+                process.join()
 
     def outcome(self) -> Stopped:
         """Returns how the service ended.
@@ -168,29 +243,68 @@ class _Supervisor(Multiprocess):
         self._hear()
         for failure in self._failures:
             raise failure
-        killed = [each for each in self.processes if each.exitcode not in (0, *(-stop for stop in _STOPS))]
+        ended = (*self.processes, *self._leaving)
+        killed = [each for each in ended if each.exitcode not in (0, *(-stop for stop in _STOPS))]
         return Stopped(abandoned=self._abandoned, killed=len(killed))
 
-    def _start(self) -> None:
-        dead = [process for process in self.processes if not process.process.is_alive()]
+    def _start(self, dead: Sequence[_Process]) -> None:
         if dead and not self._failures:
-            ended = f"a worker ended with code {dead[0].exitcode} before it could answer"
-            advice = "memory may be short: give fewer --workers" if dead[0].exitcode == -9 else "see its log"
-            self._failures.append(SteadylensError(f"{ended}; {advice}"))
+            self._failures.append(_death(dead[0], "a worker"))
         if self._failures:
             self.should_exit.set()
         elif len(self._started) >= len(self.processes):
             self._serving = True
+            for process in self.processes:
+                process.ready = True
             self._forget_the_dead()
             for listener in self.sockets:  # they may not have come to it yet
                 listener.listen(self.config.backlog)
             self._ready(self._started[0])
+
+    def _bury(self, process: _Process) -> None:
+        """Takes a dead worker from the list, and ends the service if there is no hope for another one."""
+        LOG.warning("worker %s has ended with code %s", process.pid, process.exitcode)
+        process.kill()  # closes its pipe
+        self.processes.remove(process)
+        if process in self._outdated:
+            self._outdated.remove(process)
+        if process.ready:
+            return
+        self._hear()  # it tells why before it ends
+        self._deaths += 1
+        if process.exitcode == START_FAILED and self._outdated:
+            LOG.error("the workers stay as they are: %s", *self._failures or [_death(process, "a new one")])
+            self._outdated.clear()
+            self._failures.clear()
+        elif process.exitcode == START_FAILED or self._deaths >= MOST_DEATHS:
+            who = (
+                "a worker"
+                if process.exitcode == START_FAILED
+                else f"{self._deaths} workers in a row, the last one"
+            )
+            self._failures = self._failures or [_death(process, who)]
+            self.should_exit.set()
+
+    def _renew(self) -> None:
+        """Starts a worker in place of an outdated one, or tells one that is not needed any more to stop."""
+        if not all(process.ready for process in self.processes):
+            return
+        if len(self.processes) > self.processes_num:
+            process = self._outdated.pop(0) if self._outdated else self.processes[-1]
+            self.processes.remove(process)
+            self._leaving.append(process)
+            process.terminate()
+        elif self._outdated:
+            process = _Process(self.config, self.sockets)
+            process.start()
+            self.processes.append(process)
 
     def _hear(self) -> None:
         while self._hearing.poll():
             told = self._hearing.recv()
             if isinstance(told, Started):
                 self._started.append(told)
+                self._deaths = 0
             elif isinstance(told, SteadylensError):
                 self._failures.append(told)
             else:
@@ -198,11 +312,19 @@ class _Supervisor(Multiprocess):
 
     def _forget_the_dead(self) -> None:
         """Takes the requests in flight of workers that are gone out of the metrics."""
-        present = {process.pid for process in self.processes}
+        self._leaving = [process for process in self._leaving if process.process.is_alive()]
+        present = {process.pid for process in (*self.processes, *self._leaving)}
         for pid in self._known - present:
             multiprocess.mark_process_dead(pid, self._folder)  # type: ignore[no-untyped-call]
-            LOG.warning("worker %s has ended, another one takes its place", pid)
         self._known = present
+
+
+def _death(process: Process, who: str) -> SteadylensError:
+    """Returns the error that workers end before they can answer."""
+    advice = (
+        "memory may be short: give fewer --workers" if process.exitcode == -signal.SIGKILL else "see its log"
+    )
+    return SteadylensError(f"{who} ended with code {process.exitcode} before it could answer; {advice}")
 
 
 class _Worker:
@@ -222,11 +344,14 @@ class _Worker:
         """Returns the application, or ends the process so that uvicorn does not try again."""
         _stop_with_parent()
         try:
-            import torch  # noqa: PLC0415 - only workers need it
+            with _handlers_kept():
+                for stop in _STOPS:  # there is no request to answer yet
+                    signal.signal(stop, signal.SIG_DFL)
+                import torch  # noqa: PLC0415 - only workers need it
 
-            threads = max(1, torch.get_num_threads() // self._workers)
-            torch.set_num_threads(threads)
-            service = self._make()
+                threads = max(1, torch.get_num_threads() // self._workers)
+                torch.set_num_threads(threads)
+                service = self._make()
         except SteadylensError as error:
             self._telling.send(error)
         except Exception as error:
@@ -255,6 +380,7 @@ class _Telling:
         async def send_and_tell(message: "Message") -> None:
             await send(message)
             if message["type"] == "lifespan.startup.complete":
+                Gauge(*WORKERS_METRIC, multiprocess_mode="livesum", registry=None).set(1)
                 self._telling.send(self._begun)
 
         try:
