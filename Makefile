@@ -7,9 +7,10 @@ BIN := .venv/bin
 demo: .venv/installed ## train, fuse, evaluate on synthetic traffic signs; write runs/demo/report.html
 	$(BIN)/steadylens reproduce --out runs/demo
 
-# One process a core: threads beside them only wait for each other, and the suite takes twice as long.
+# One process a core: threads beside them only wait for each other, and the suite takes twice as long. Files in
+# their own order: else those with few tests, which start processes of their own, would all come at the end.
 test: .venv/installed-dev ## the test suite, with coverage
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 check: .venv/installed-dev ## lint, formatting, types, layer contract
 	$(BIN)/ruff check .
