@@ -17,7 +17,7 @@ from statistics import fmean, stdev
 
 import torch
 from torch import Tensor, nn
-from writing import publish
+from writing import publish, tell
 
 from steadylens.checkpoints.loading import LoadedNet, load_net
 from steadylens.data.datasets import Dataset, ImageSet, load_dataset
@@ -27,7 +27,6 @@ from steadylens.metrics import top_k
 from steadylens.nets.classification import FusedClassifier
 from steadylens.nets.facts import RESTORING
 from steadylens.noise.degradation import gaussian_degradation
-from steadylens.progress import Update
 from steadylens.randomness import derived_generator
 from steadylens.training.fusing import fine_tune, tune_together
 from steadylens.training.recipes import UNET
@@ -112,7 +111,7 @@ def main(data: Dataset, restorer: str, work: Path, *, seeds: int, test_images: i
                 recipe=RECIPE,
                 seed=seed,
                 device=device,
-                observe=_say,
+                observe=tell,
             )
             for way, net in ways(run, front, work / f"{count}-tracks" / f"seed-{seed}"):
                 found.setdefault(way, []).append(accuracies(net, test))
@@ -134,11 +133,6 @@ def main(data: Dataset, restorer: str, work: Path, *, seeds: int, test_images: i
 def _mean_and_deviation(values: tuple[float, ...]) -> str:
     deviation = f" \N{PLUS-MINUS SIGN} {stdev(values):.2f}" if len(values) > 1 else ""
     return f"{fmean(values):.2f}{deviation}"
-
-
-def _say(update: Update) -> None:
-    if update.state != "advanced":
-        print(update.stage, update.state, update.note, flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 import timm
 import torch
 from torch import Tensor, nn
-from writing import publish
+from writing import publish, tell
 
 from steadylens.checkpoints.loading import load_net
 from steadylens.data.datasets import Dataset, load_dataset
@@ -28,7 +28,6 @@ from steadylens.devices import default_device, fast_memory_format, forward_in_ba
 from steadylens.images.tensors import to_float
 from steadylens.metrics import answers
 from steadylens.noise.degradation import gaussian_degradation
-from steadylens.progress import Update
 from steadylens.randomness import derived_generator
 from steadylens.training.fusing import ConsistencyTuning, tune_restorer
 from steadylens.training.loop import OneCycleAdam, Training
@@ -171,7 +170,7 @@ def main(given: argparse.Namespace) -> dict[str, object]:
     behind = dict(restorers)
     if given.tune:
         recipe = replace(UNET, fine_tuning=replace(UNET.fine_tuning, steps=given.tuning_steps, batch=32))
-        run = Run(data=signs, recipe=recipe, seed=0, device=device, observe=_say)
+        run = Run(data=signs, recipe=recipe, seed=0, device=device, observe=tell)
         with tempfile.TemporaryDirectory() as folder:
             best, net, trials = tuned(run, restorers[names[0]], sign_net, given.images, Path(folder))
         tuning = {
@@ -191,11 +190,6 @@ def main(given: argparse.Namespace) -> dict[str, object]:
         f"{given.classifier} on GTSRB, answers kept in per cent": rows_of(sign_net, behind, test),
         f"{BODY} on synthetic signs, answers kept in per cent": rows_of(body, restorers, drawn),
     }
-
-
-def _say(update: Update) -> None:
-    if update.state != "advanced":
-        print(update.stage, update.state, update.note, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Publishes the result of a benchmark."""
+"""Publishes the result of a benchmark, and tells of its stages."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from steadylens.files import replacing
+from steadylens.progress import Update
 
 
 def publish(result: Mapping[str, object], out: Path | None) -> None:
@@ -14,3 +15,9 @@ def publish(result: Mapping[str, object], out: Path | None) -> None:
     if out is not None:
         with replacing(out) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def tell(update: Update) -> None:
+    """Prints what became of a stage, but not how far it is."""
+    if update.state != "advanced":
+        print(update.stage, update.state, update.note, flush=True)

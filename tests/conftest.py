@@ -40,6 +40,11 @@ def float32_on_every_cpu() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_data() -> Dataset:
     """Returns a data set of four classes; it is shared, so do not change its tensors."""
+    return coloured_data()
+
+
+def coloured_data() -> Dataset:
+    """Returns a small data set of four classes, the same in every process."""
     return Dataset(
         train=coloured(16, seed=1),
         validation=coloured(8, seed=2),

@@ -10,13 +10,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 from steadylens import devices, workers
-from steadylens.data.datasets import Dataset
 from steadylens.errors import SettingError, StorageError
 from steadylens.progress import Update
 from steadylens.training import stages
 from steadylens.training.augmentation import Augmentation
 from steadylens.training.loop import MomentumSgd
-from tests.conftest import coloured
+from tests.conftest import coloured_data
 from tests.tiny_runs import TINY, Notebook, run_of
 
 STEPS = 6
@@ -42,19 +41,9 @@ class Killing(Notebook):
         super().__call__(update)
 
 
-def data() -> Dataset:
-    return Dataset(
-        train=coloured(16, seed=1),
-        validation=coloured(8, seed=2),
-        test=coloured(8, seed=3),
-        class_names=("red", "green", "blue", "yellow"),
-        source="coloured",
-    )
-
-
 def trained(path: Path, *, observe: Notebook, seed: int = 0) -> list[str]:
     """Trains the sign net, saving after each step, and returns what was reported."""
-    run = run_of(data(), observe, seed=seed, recipe=replace(TINY, classifier=CLASSIFIER), seconds=0)
+    run = run_of(coloured_data(), observe, seed=seed, recipe=replace(TINY, classifier=CLASSIFIER), seconds=0)
     net = stages.train_classifier(run, path, width=0.2)
     total = sum(value.double().sum().item() for value in net.module.state_dict().values())
     return [*(state for state in observe.states if state != "advanced"), str(total), str(net.info.validation)]
