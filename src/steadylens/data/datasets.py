@@ -491,9 +491,12 @@ def _draw(label: int, seeds: tuple[int, ...], size: int) -> Tensor:
 def _digest(*parts: object) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        text = repr(part).encode() if not isinstance(part, Tensor) else b""
-        digest.update((part.nbytes if isinstance(part, Tensor) else len(text)).to_bytes(8, "big"))
-        digest.update(text)
-        for some in blocks(part) if isinstance(part, Tensor) else ():
-            digest.update(some.numpy().data.cast("B") if some.numel() else b"")
+        if isinstance(part, Tensor):
+            digest.update(part.nbytes.to_bytes(8, "big"))
+            for some in blocks(part) if part.numel() else ():
+                digest.update(some.numpy().data.cast("B"))
+        else:
+            text = repr(part).encode()
+            digest.update(len(text).to_bytes(8, "big"))
+            digest.update(text)
     return digest.hexdigest()
