@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from steadylens.data.datasets import Dataset, ImageSet, Selection, load_dataset
+from steadylens.data.datasets import Dataset, ImageSet, load_dataset
+from steadylens.data.sources import Selection
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED
 

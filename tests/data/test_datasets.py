@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from steadylens.data.datasets import Dataset, ImageSet, Selection, load_dataset
+from steadylens.data.datasets import Dataset, ImageSet, load_dataset
 from steadylens.data.signs import synthetic_signs
-from steadylens.data.sources import CLASS_NAMES
+from steadylens.data.sources import CLASS_NAMES, Selection
 from steadylens.errors import DatasetError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit
 from tests.data.fruit import COUNTS, SIZE, chosen_note, image_set, loaded, paint, same

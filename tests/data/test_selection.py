@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from steadylens.data.datasets import Dataset, ImageSet, Selection, load_dataset
+from steadylens.data.datasets import Dataset, ImageSet, load_dataset
+from steadylens.data.sources import Selection
 from steadylens.errors import DatasetError, ImageError
 from tests.data.fruit import SIZE, chosen_note, image_set, loaded, paint, same
 

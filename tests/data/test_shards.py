@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from steadylens.data.datasets import Dataset, ImageSet, Selection, load_dataset
+from steadylens.data.datasets import Dataset, ImageSet, load_dataset
 from steadylens.data.shards import expanded, list_shards
+from steadylens.data.sources import Selection
 from steadylens.data.splitting import Part
 from steadylens.errors import DatasetError
 from tests.data.fruit import SIZE, loaded, same

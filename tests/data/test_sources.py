@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from steadylens.data.datasets import Dataset, Selection, load_dataset
-from steadylens.data.sources import CLASS_NAMES, list_gtsrb
+from steadylens.data.datasets import Dataset, load_dataset
+from steadylens.data.sources import CLASS_NAMES, Selection, list_gtsrb
 from steadylens.data.splitting import Part
 from steadylens.errors import DatasetError
 

@@ -356,7 +356,8 @@ def open_run(
     """
     from steadylens import workers
     from steadylens.data.class_folders import read_class_names
-    from steadylens.data.datasets import Selection, load_dataset
+    from steadylens.data.datasets import load_dataset
+    from steadylens.data.sources import Selection
     from steadylens.images.preprocessing import Fit
     from steadylens.training.run import Run
 

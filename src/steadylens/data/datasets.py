@@ -22,7 +22,7 @@ from steadylens.data.image_cache import Job, load_or_make
 from steadylens.data.mapped_images import MOST_IN_MEMORY, MappedImages, blocks, subset
 from steadylens.data.shards import decode_member, list_shards
 from steadylens.data.signs import synthetic_signs as signs
-from steadylens.data.sources import CLASS_NAMES, Listing, Photograph, list_gtsrb
+from steadylens.data.sources import CLASS_NAMES, EVERYTHING, Listing, Photograph, Selection, list_gtsrb
 from steadylens.data.splitting import ImageIndex, Part, split
 from steadylens.errors import DatasetError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit
@@ -227,33 +227,6 @@ def _check_labels(labels: Tensor, class_names: Sequence[str]) -> None:
             f"labels are from {low} to {high}, but there are {len(class_names)} class names; a label is an "
             "index into them"
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Selection:
-    """Which images of a source are used, for which part, and how their classes are numbered.
-
-    Attributes:
-        validation_share: The share of each class's training tracks for validation, above 0 and below 1.
-        skip_damaged: Whether images that cannot be read are left out, with a note that names them.
-        class_names: Names of all classes in the order of a classifier's logits; empty to number the classes
-            in the order of the source: of a folder, in the order of the names as text.
-        training: Whether nets are to be trained. If not, a folder needs no training images: one with the
-            single part test, or val, will do.
-    """
-
-    validation_share: float = 0.1
-    skip_damaged: bool = False
-    class_names: tuple[str, ...] = ()
-    training: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 < self.validation_share < 1:
-            raise SettingError(f"validation_share is {self.validation_share}, it must be above 0 and below 1")
-
-
-EVERYTHING = Selection()
-"""All images of a source; a tenth of the training tracks are for validation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from steadylens.data.splitting import Part
-from steadylens.errors import DatasetError
+from steadylens.errors import DatasetError, SettingError
 from steadylens.images.tensors import IMAGE_SUFFIXES, Box
 
 MOST_NAMED = 100
@@ -81,6 +81,32 @@ class Listing:
             digest.update(f"\0{photograph.stamp}{photograph.box}\n".encode())
         return digest.hexdigest()
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """Which images of a source are used, for which part, and how their classes are numbered.
+
+    Attributes:
+        validation_share: The share of each class's training tracks for validation, above 0 and below 1.
+        skip_damaged: Whether images that cannot be read are left out, with a note that names them.
+        class_names: Names of all classes in the order of a classifier's logits; empty to number the classes
+            in the order of the source: of a folder, in the order of the names as text.
+        training: Whether nets are to be trained. If not, a folder needs no training images: one with the
+            single part test, or val, will do.
+    """
+
+    validation_share: float = 0.1
+    skip_damaged: bool = False
+    class_names: tuple[str, ...] = ()
+    training: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_share < 1:
+            raise SettingError(f"validation_share is {self.validation_share}, it must be above 0 and below 1")
+
+
+EVERYTHING = Selection()
+"""All images of a source; a tenth of the training tracks are for validation."""
 
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """Folders that archives, network drives and file systems leave between those of a user; none is read."""
