@@ -10,9 +10,9 @@ from .checkpoints.loading import load_classifier as load_classifier
 from .checkpoints.loading import load_net as load_net
 from .data.datasets import Dataset as Dataset
 from .data.datasets import ImageSet as ImageSet
-from .data.datasets import Selection as Selection
 from .data.datasets import load_dataset as load_dataset
 from .data.own_data import dataset_from as dataset_from
+from .data.sources import Selection as Selection
 from .errors import SteadylensError as SteadylensError
 from .evaluation.workflows import compare as compare
 from .images.preprocessing import Fit as Fit
