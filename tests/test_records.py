@@ -47,7 +47,8 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     if is_dataclass(hint) and isinstance(hint, type):
         return records_of(hint)
     # Records are compared by equality, and NaN equals nothing; it has a test of its own.
-    plain = {int: st.integers(), float: st.floats(allow_nan=False), str: st.text(max_size=8)}
+    floats = st.floats(allow_nan=False)
+    plain = {int: st.integers(), float: floats, str: st.text(max_size=8), bool: st.booleans()}
     if hint in plain:
         return plain[hint]
     if get_origin(hint) is UnionType:

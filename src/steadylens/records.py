@@ -241,6 +241,80 @@ class Stability(Measurement):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Certificate(Measurement):
+    """Within which distance one smoothed network provably keeps its answers (randomized smoothing).
+
+    `samples` counts the images.
+
+    Attributes:
+        sigma: Standard deviation of the smoothing noise, for images in [0, 1].
+        first_versions: Noisy versions of each image that choose the answer, n0.
+        versions: Noisy versions of each image that bound its probability, n.
+        alpha: Probability, for each image, that its certificate is wrong.
+        images: Rows of (index, label, answer, count, radius), one for each image: its place in the test set;
+            its class; the answer of the smoothed network, or -1 where it abstains; how many versions of the
+            second sample got this answer; and the Euclidean radius, for images in [0, 1], within which the
+            answer provably stays, 0 where it abstains.
+    """
+
+    network: str
+    sigma: float
+    first_versions: int
+    versions: int
+    alpha: float
+    images: tuple[tuple[int, int, int, int, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corrupted(Measurement):
+    """Accuracy of one network on images with one kind of damage, with its Wilson interval.
+
+    `samples` counts the images.
+
+    Attributes:
+        corruption: Name of the damage, such as "motion_blur"; "none" for clean images.
+        severity: From 1 to 5; 0 for clean images.
+        kept: Number of images whose answer is the same as the network's answer to the clean image.
+    """
+
+    network: str
+    corruption: str
+    severity: int
+    correct: int
+    lower: float
+    upper: float
+    kept: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attacked(Measurement):
+    """Accuracy of one network on images that an adversary changed, with its Wilson interval.
+
+    `samples` counts the images.
+
+    Attributes:
+        attack: Name of the attack, such as "PGD".
+        norm: The norm that bounds the change of an image.
+        epsilon: The bound, for images in [0, 1]; 0 for clean images.
+        steps: Steps of the attack.
+        restarts: Random starts, of which the best counts; 0 if it starts at the image alone.
+        knows_restorer: Whether the attack goes end to end through the restorer. If not, the images were made
+            against the classifier alone.
+    """
+
+    network: str
+    attack: str
+    norm: Literal["l2", "linf"]
+    epsilon: float
+    steps: int
+    restarts: int
+    knows_restorer: bool
+    correct: int
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cost(Measurement):
     """The cost of one network, for images of `size` x `size` pixels.
 
@@ -278,7 +352,7 @@ RECORD_TYPES: dict[str, type[Measurement]] = {
     record_type.__name__: record_type
     for record_type in (
         Curve, Density, Restoring, Hits, Scatter, Contraction, Accuracy, Confusion, Comparison,
-        NoisyComparison, Stability, Cost, Picture,
+        NoisyComparison, Stability, Certificate, Corrupted, Attacked, Cost, Picture,
     )
 }  # fmt: skip
 """The types of records, by their name in files."""
