@@ -224,7 +224,9 @@ def _noisy_parts(
         if not own.drawn:
             return
         noisy, clean, chosen = own.drawn
-        predictions = check_logits(forward_in_batches(teacher, clean)).log_softmax(dim=1)
+        with fast_autocast(images.device):
+            answers = check_logits(forward_in_batches(teacher, clean))
+        predictions = answers.float().log_softmax(dim=1)
         places = torch.arange(len(clean), device=clean.device).repeat_interleave(len(noisy) // len(clean))
         for part in own.parts(noisy, places):
             some, place = part.tensors
