@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from steadylens.metrics import mcnemar, wilson_interval
+from steadylens.intervals import mcnemar, wilson_interval
 from steadylens.records import (
     Accuracy,
     Comparison,

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import estimate_sigma
@@ -22,10 +21,8 @@ from steadylens.metrics import (
     contraction_quotients,
     estimate_noise,
     hits,
-    mcnemar,
     psnr,
     top_k,
-    wilson_interval,
 )
 
 
@@ -243,72 +240,6 @@ def test_top_k_refuses_labels_that_are_no_class(labels: list[float]) -> None:
 def test_top_k_refuses_another_number_of_labels() -> None:
     with pytest.raises(SettingError, match="do not match"):
         top_k(torch.zeros(2, 3), torch.zeros(3, dtype=torch.int64), 1)
-
-
-# Intervals and paired tests
-
-
-@given(st.integers(1, 20_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.data())
-def test_wilson_interval_agrees_with_scipy(counts: tuple[int, int], data: st.DataObject) -> None:
-    confidence = data.draw(st.floats(0.01, 0.9999))
-    expected = binomtest(*counts).proportion_ci(confidence, method="wilson")
-    assert wilson_interval(*counts, confidence=confidence) == pytest.approx(tuple(expected), abs=1e-9)
-
-
-def test_wilson_interval_of_ten_of_a_hundred_by_hand() -> None:
-    assert wilson_interval(10, 100) == pytest.approx((0.055229, 0.174366), abs=1e-6)
-
-
-def test_wilson_interval_of_the_papers_single_net_is_a_third_of_a_percent_wide() -> None:
-    lower, upper = wilson_interval(12_510, 12_630)
-    assert (lower, upper) == pytest.approx((0.988651, 0.992048), abs=1e-6)
-
-
-@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_interval_holds_the_share_and_stays_within_0_and_1(counts: tuple[int, int]) -> None:
-    lower, upper = wilson_interval(*counts)
-    assert 0 <= lower <= counts[0] / counts[1] <= upper <= 1
-
-
-def test_wilson_interval_touches_the_ends_exactly() -> None:
-    for samples in (1, 7, 12_630):
-        assert wilson_interval(0, samples)[0] == 0
-        assert wilson_interval(samples, samples)[1] == 1
-
-
-@pytest.mark.parametrize(("correct", "samples"), [(0, 0), (-1, 5), (6, 5)])
-def test_wilson_interval_refuses_counts_that_cannot_be(correct: int, samples: int) -> None:
-    with pytest.raises(SettingError, match="correct <= samples"):
-        wilson_interval(correct, samples)
-
-
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, math.nan])
-def test_wilson_interval_refuses_a_confidence_out_of_range(confidence: float) -> None:
-    with pytest.raises(SettingError, match="between 0 and 1"):
-        wilson_interval(1, 2, confidence=confidence)
-
-
-@given(st.integers(0, 300), st.integers(0, 300))
-def test_mcnemar_agrees_with_scipys_sign_test(only_first: int, only_second: int) -> None:
-    if only_first + only_second == 0:
-        expected = 1.0
-    else:
-        expected = binomtest(only_first, only_first + only_second, 0.5).pvalue
-    assert mcnemar(only_first, only_second) == pytest.approx(expected, rel=1e-9)
-    assert mcnemar(only_first, only_second) == mcnemar(only_second, only_first)
-
-
-@pytest.mark.parametrize(
-    ("only_first", "only_second", "p_value"),
-    [(0, 0, 1.0), (4, 4, 1.0), (0, 1, 1.0), (0, 6, 2 / 64), (1, 7, 2 * 9 / 256), (0, 2000, 0.0)],
-)
-def test_mcnemar_by_hand(only_first: int, only_second: int, p_value: float) -> None:
-    assert mcnemar(only_first, only_second) == p_value
-
-
-def test_mcnemar_refuses_negative_counts() -> None:
-    with pytest.raises(SettingError, match="-1 and 3"):
-        mcnemar(-1, 3)
 
 
 # Noise from the image alone

@@ -1,4 +1,4 @@
-"""Metrics of the experiments: image quality, contraction, accuracy, intervals and tests."""
+"""Metrics of the experiments: image quality, contraction, accuracy."""
 
 import math
 from statistics import NormalDist
@@ -175,57 +175,6 @@ def answers(logits: Tensor) -> Tensor:
     best = logits.argmax(dim=1)
     others_below = (logits < logits.gather(1, best[:, None])).sum(dim=1) == logits.shape[1] - 1
     return torch.where(others_below, best, -1)
-
-
-def wilson_interval(correct: int, samples: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Returns Wilson's score interval of a proportion, an accuracy for example.
-
-    Args:
-        correct: Number of successes, from 0 to `samples`.
-        samples: Number of independent trials, at least 1. Noisy versions of one image are not independent:
-            for those the interval is too narrow.
-        confidence: Probability that the interval should contain the true proportion, between 0 and 1.
-
-    Returns:
-        The lower and the upper end, in [0, 1].
-
-    Raises:
-        SettingError: If an argument is out of its range.
-    """
-    if samples < 1 or not 0 <= correct <= samples:
-        raise SettingError(f"{correct} correct of {samples} samples: 0 <= correct <= samples >= 1 is needed")
-    if not 0 < confidence < 1:
-        raise SettingError(f"confidence is {confidence}, it must be between 0 and 1, 0.95 for example")
-    z = -NormalDist().inv_cdf((1 - confidence) / 2)
-    share = correct / samples
-    scale = 1 + z**2 / samples
-    centre = (share + z**2 / (2 * samples)) / scale
-    spread = z / scale * math.sqrt(share * (1 - share) / samples + z**2 / (4 * samples**2))
-    # At the ends of [0, 1] the formula has rounding errors.
-    return 0.0 if correct == 0 else centre - spread, 1.0 if correct == samples else centre + spread
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Returns the p value of McNemar's exact two-sided test of two classifiers on the same images.
-
-    If both are equally accurate, each image that only one of them gets right is like the toss of a fair coin;
-    images that both get right, or both wrong, do not count.
-
-    Args:
-        only_first: Number of images that the first gets right and the second wrong.
-        only_second: Number of images that the second gets right and the first wrong.
-
-    Raises:
-        SettingError: If a count is negative.
-    """
-    if min(only_first, only_second) < 0:
-        raise SettingError(f"counts are {only_first} and {only_second}, they must not be negative")
-    tosses = only_first + only_second
-    term = tail = 1
-    for heads in range(min(only_first, only_second)):
-        term = term * (tosses - heads) // (heads + 1)  # the next binomial coefficient, an exact division
-        tail += term
-    return min(1.0, 2 * tail / (1 << tosses))
 
 
 def _check_pair(images: Tensor, reference: Tensor) -> None:

@@ -15,7 +15,7 @@ from steadylens.errors import SettingError
 from steadylens.evaluation.dividing import BLOCK
 from steadylens.evaluation.stability import clean_accuracy, noisy_comparisons, stability
 from steadylens.images.tensors import to_float
-from steadylens.metrics import mcnemar, wilson_interval
+from steadylens.intervals import mcnemar, wilson_interval
 from steadylens.noise.degradation import gaussian_degradation
 from steadylens.randomness import derived_generator
 from steadylens.records import Accuracy, Comparison, Confusion, Stability

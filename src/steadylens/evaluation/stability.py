@@ -15,7 +15,8 @@ from steadylens.data.datasets import ImageSet
 from steadylens.devices import forward_in_batches
 from steadylens.evaluation.dividing import BLOCK, forward_divided
 from steadylens.images.tensors import to_float
-from steadylens.metrics import answers, mcnemar, top_k, wilson_interval
+from steadylens.intervals import mcnemar, wilson_interval
+from steadylens.metrics import answers, top_k
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.progress import ProgressCallback
 from steadylens.randomness import derived_generator

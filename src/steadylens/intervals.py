@@ -1,0 +1,147 @@
+"""Intervals and tests of accuracies, of one network or of two that are compared; PyTorch is not needed."""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist, median
+
+from steadylens.errors import SettingError
+
+
+def wilson_interval(correct: float, samples: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Returns Wilson's score interval of a proportion, an accuracy for example.
+
+    Args:
+        correct: Number of successes, from 0 to `samples`; or the mean of several such numbers, where each
+            trial was repeated. A mean varies no more than one number, so the interval is not too narrow.
+        samples: Number of independent trials, at least 1. Noisy versions of one image are not independent:
+            for those the interval is too narrow.
+        confidence: Probability that the interval should contain the true proportion, between 0 and 1.
+
+    Returns:
+        The lower and the upper end, in [0, 1].
+
+    Raises:
+        SettingError: If an argument is out of its range.
+    """
+    if samples < 1 or not 0 <= correct <= samples:
+        raise SettingError(f"{correct} correct of {samples} samples: 0 <= correct <= samples >= 1 is needed")
+    z = _normal_quantile(confidence)
+    share = correct / samples
+    scale = 1 + z**2 / samples
+    centre = (share + z**2 / (2 * samples)) / scale
+    spread = z / scale * math.sqrt(share * (1 - share) / samples + z**2 / (4 * samples**2))
+    # At the ends of [0, 1] the formula has rounding errors.
+    return 0.0 if correct == 0 else centre - spread, 1.0 if correct == samples else centre + spread
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Returns the p value of McNemar's exact two-sided test of two classifiers on the same images.
+
+    If both are equally accurate, each image that only one of them gets right is like the toss of a fair coin;
+    images that both get right, or both wrong, do not count.
+
+    Args:
+        only_first: Number of images that the first gets right and the second wrong.
+        only_second: Number of images that the second gets right and the first wrong.
+
+    Raises:
+        SettingError: If a count is negative.
+    """
+    if min(only_first, only_second) < 0:
+        raise SettingError(f"counts are {only_first} and {only_second}, they must not be negative")
+    tosses = only_first + only_second
+    term = tail = 1
+    for heads in range(min(only_first, only_second)):
+        term = term * (tosses - heads) // (heads + 1)  # the next binomial coefficient, an exact division
+        tail += term
+    return min(1.0, 2 * tail / (1 << tosses))
+
+
+def shares_difference(
+    first: tuple[float, float, float], second: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Returns the difference of two shares, with the interval that follows from theirs.
+
+    It is meant for independent samples. Where two networks see the same images and fail together, it is wider
+    than it need be.
+
+    Args:
+        first: A share, and the lower and the upper end of its interval.
+        second: Those of what is subtracted.
+
+    Returns:
+        The difference, and the lower and the upper end of its interval, of the confidence of the two.
+
+    References:
+        Newcombe, "Interval estimation for the difference between independent proportions", 1998, method 10.
+    """
+    value = first[0] - second[0]
+    below = math.hypot(first[0] - first[1], second[2] - second[0])
+    above = math.hypot(first[2] - first[0], second[0] - second[1])
+    return value, value - below, value + above
+
+
+def paired_difference(
+    only_first: int, only_second: int, images: int, *, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Returns the difference of the accuracies of two networks on the same images, with its interval.
+
+    Args:
+        only_first: Number of images that the first gets right and the second wrong.
+        only_second: Number of images that the second gets right and the first wrong.
+        images: Number of all images, at least 1.
+        confidence: Probability that the interval should contain the true difference, between 0 and 1.
+
+    Returns:
+        The difference, and the lower and the upper end of its interval.
+
+    Raises:
+        SettingError: If an argument is out of its range.
+
+    References:
+        Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005:
+        Wald's interval, with half an image added to each of the four counts.
+    """
+    if min(only_first, only_second) < 0 or not 1 <= images >= only_first + only_second:
+        raise SettingError(
+            f"{only_first} and {only_second} of {images} images: counts must not be negative, and there must "
+            "be as many images"
+        )
+    z = _normal_quantile(confidence)
+    first, second, total = only_first + 0.5, only_second + 0.5, images + 2
+    centre = (first - second) / total
+    spread = z / total * math.sqrt(first + second - (first - second) ** 2 / total)
+    value = (only_first - only_second) / images
+    return value, min(centre - spread, value), max(centre + spread, value)
+
+
+def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Returns the median of a sample, with an interval for that of the population, whatever its distribution.
+
+    Args:
+        values: At least one.
+        confidence: Probability that the interval should contain the true median, between 0 and 1.
+
+    Returns:
+        The median, and two values of the sample, the lower and the upper end.
+
+    Raises:
+        SettingError: If there are no values, or the confidence is out of its range.
+
+    References:
+        David and Nagaraja, "Order Statistics", 2003, Sec. 7.1. The ranks of the ends come from the normal
+        approximation of the binomial distribution, and are rounded outwards.
+    """
+    if not values:
+        raise SettingError("there are no values, and a median needs at least one; measure some first")
+    ordered, count = sorted(values), len(values)
+    half = _normal_quantile(confidence) * math.sqrt(count) / 2
+    low, high = math.floor(count / 2 - half) - 1, math.ceil(count / 2 + half)
+    return median(ordered), ordered[max(0, low)], ordered[min(count - 1, high)]
+
+
+def _normal_quantile(confidence: float) -> float:
+    """Returns how many standard deviations an interval reaches to each side."""
+    if not 0 < confidence < 1:
+        raise SettingError(f"confidence is {confidence}, it must be between 0 and 1, 0.95 for example")
+    return -NormalDist().inv_cdf((1 - confidence) / 2)

@@ -1,0 +1,157 @@
+"""Intervals and tests against SciPy, published examples, and the coverage that they promise."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, binomtest
+
+from steadylens.errors import SettingError
+from steadylens.intervals import (
+    mcnemar,
+    median_interval,
+    paired_difference,
+    shares_difference,
+    wilson_interval,
+)
+
+
+@given(st.integers(1, 20_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.data())
+def test_wilson_interval_agrees_with_scipy(counts: tuple[int, int], data: st.DataObject) -> None:
+    confidence = data.draw(st.floats(0.01, 0.9999))
+    expected = binomtest(*counts).proportion_ci(confidence, method="wilson")
+    assert wilson_interval(*counts, confidence=confidence) == pytest.approx(tuple(expected), abs=1e-9)
+
+
+def test_wilson_interval_of_ten_of_a_hundred_by_hand() -> None:
+    assert wilson_interval(10, 100) == pytest.approx((0.055229, 0.174366), abs=1e-6)
+
+
+def test_wilson_interval_of_the_papers_single_net_is_a_third_of_a_percent_wide() -> None:
+    lower, upper = wilson_interval(12_510, 12_630)
+    assert (lower, upper) == pytest.approx((0.988651, 0.992048), abs=1e-6)
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_holds_the_share_and_stays_within_0_and_1(counts: tuple[int, int]) -> None:
+    lower, upper = wilson_interval(*counts)
+    assert 0 <= lower <= counts[0] / counts[1] <= upper <= 1
+
+
+def test_wilson_interval_touches_the_ends_exactly() -> None:
+    for samples in (1, 7, 12_630):
+        assert wilson_interval(0, samples)[0] == 0
+        assert wilson_interval(samples, samples)[1] == 1
+
+
+@pytest.mark.parametrize(("correct", "samples"), [(0, 0), (-1, 5), (6, 5)])
+def test_wilson_interval_refuses_counts_that_cannot_be(correct: int, samples: int) -> None:
+    with pytest.raises(SettingError, match="correct <= samples"):
+        wilson_interval(correct, samples)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, math.nan])
+def test_wilson_interval_refuses_a_confidence_out_of_range(confidence: float) -> None:
+    with pytest.raises(SettingError, match="between 0 and 1"):
+        wilson_interval(1, 2, confidence=confidence)
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_mcnemar_agrees_with_scipys_sign_test(only_first: int, only_second: int) -> None:
+    if only_first + only_second == 0:
+        expected = 1.0
+    else:
+        expected = binomtest(only_first, only_first + only_second, 0.5).pvalue
+    assert mcnemar(only_first, only_second) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar(only_first, only_second) == mcnemar(only_second, only_first)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p_value"),
+    [(0, 0, 1.0), (4, 4, 1.0), (0, 1, 1.0), (0, 6, 2 / 64), (1, 7, 2 * 9 / 256), (0, 2000, 0.0)],
+)
+def test_mcnemar_by_hand(only_first: int, only_second: int, p_value: float) -> None:
+    assert mcnemar(only_first, only_second) == p_value
+
+
+def test_mcnemar_refuses_negative_counts() -> None:
+    with pytest.raises(SettingError, match="-1 and 3"):
+        mcnemar(-1, 3)
+
+
+def share(correct: int, samples: int) -> tuple[float, float, float]:
+    return correct / samples, *wilson_interval(correct, samples)
+
+
+def test_the_difference_of_shares_is_that_of_newcombes_example() -> None:
+    expected = (0.2, 0.0524, 0.3339)
+    assert shares_difference(share(56, 70), share(48, 80)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_difference_of_a_share_from_itself_is_zero_and_turns_around() -> None:
+    value, lower, upper = shares_difference(share(30, 50), share(30, 50))
+    assert value == 0
+    assert lower == pytest.approx(-upper)
+    forth, back = shares_difference(share(9, 10), share(1, 20)), shares_difference(share(1, 20), share(9, 10))
+    assert forth == pytest.approx((-back[0], -back[2], -back[1]))
+
+
+def test_a_mean_over_versions_counts_each_image_once() -> None:
+    assert wilson_interval(8.5, 10)[0] > wilson_interval(8, 10)[0]
+    assert wilson_interval(85.0, 100) == wilson_interval(85, 100)
+
+
+def test_the_paired_difference_by_hand() -> None:
+    """150 and 86 of 1,600 people changed their minds: Agresti's example of matched pairs."""
+    value, lower, upper = paired_difference(86, 150, 1600)
+    assert value == -0.04
+    assert (lower, upper) == pytest.approx((-0.0587, -0.0212), abs=2e-4)
+
+
+def test_the_paired_difference_of_equal_networks_is_not_certain() -> None:
+    value, lower, upper = paired_difference(0, 0, 100)
+    assert value == 0
+    assert lower == pytest.approx(-1.959964 / 102)
+    assert upper == -lower
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(0.02, 0.02), (0.01, 0.06), (0.2, 0.1)])
+def test_the_paired_interval_holds_the_difference_as_often_as_it_says(
+    only_first: float, only_second: float
+) -> None:
+    shares = (only_first, only_second, 1 - only_first - only_second)
+    drawn = np.random.default_rng(0).multinomial(300, shares, size=4000)
+    ends = [paired_difference(int(b), int(c), 300)[1:] for b, c, _ in drawn]
+    covered = np.mean([lower <= only_first - only_second <= upper for lower, upper in ends])
+    assert 0.94 <= covered <= 0.975
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
+def test_the_paired_interval_holds_its_value(only_first: int, only_second: int, both: int) -> None:
+    images = only_first + only_second + both
+    if images:
+        value, lower, upper = paired_difference(only_first, only_second, images)
+        assert lower <= value <= upper
+
+
+@pytest.mark.parametrize(("counts", "images"), [((-1, 2), 9), ((5, 5), 9), ((0, 0), 0)])
+def test_the_paired_difference_refuses_counts_that_cannot_be(counts: tuple[int, int], images: int) -> None:
+    with pytest.raises(SettingError, match="counts must not be negative"):
+        paired_difference(*counts, images)
+
+
+@pytest.mark.parametrize("count", [6, 7, 10, 53, 300, 2001])
+def test_the_interval_of_the_median_covers_it_in_95_of_100_samples(count: int) -> None:
+    _, lower, upper = median_interval([float(rank) for rank in range(count)])
+    # The median lies between two ranks if so many of the sample fall below it.
+    covered = binom.cdf(upper, count, 0.5) - binom.cdf(lower, count, 0.5)
+    assert 0.95 <= covered <= (1 if count < 11 else 0.99)
+
+
+def test_the_median_of_few_values_is_somewhere_among_them() -> None:
+    assert median_interval([3.0, 1.0, 2.0]) == (2, 1, 3)
+    assert median_interval([0.5]) == (0.5, 0.5, 0.5)
+    with pytest.raises(SettingError, match="needs at least one"):
+        median_interval([])
