@@ -1,15 +1,19 @@
 """Intervals and tests against SciPy, published examples, and the coverage that they promise."""
 
 import math
+import subprocess
+import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import beta, binom, binomtest
 
 from steadylens.errors import SettingError
 from steadylens.intervals import (
+    clopper_pearson_lower,
     mcnemar,
     median_interval,
     paired_difference,
@@ -155,3 +159,74 @@ def test_the_median_of_few_values_is_somewhere_among_them() -> None:
     assert median_interval([0.5]) == (0.5, 0.5, 0.5)
     with pytest.raises(SettingError, match="needs at least one"):
         median_interval([])
+
+
+# The bound of Clopper and Pearson
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+    st.floats(1e-9, 0.4),
+)
+def test_clopper_pearson_agrees_with_scipy_and_is_not_above_it(counts: tuple[int, int], alpha: float) -> None:
+    found = clopper_pearson_lower(*counts, alpha)
+    test = binomtest(*counts, alternative="greater")
+    expected = test.proportion_ci(1 - alpha, "exact").low
+    assert expected - 1e-9 <= found <= expected * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "alpha"),
+    [
+        (99_000, 100_000, 0.001),
+        (100_000, 100_000, 0.001),
+        (75_123, 100_000, 0.001),
+        (50_500, 100_000, 1e-6),
+        (9_990, 10_000, 0.001),
+        (10_000, 10_000, 0.00099999),
+        (1, 10_000, 0.001),
+    ],
+)
+def test_clopper_pearson_of_many_trials_agrees_with_the_quantile_of_beta(
+    successes: int, trials: int, alpha: float
+) -> None:
+    expected = beta.ppf(alpha, successes, trials - successes + 1)
+    assert clopper_pearson_lower(successes, trials, alpha) == pytest.approx(expected, rel=1e-9, abs=2e-12)
+
+
+@pytest.mark.parametrize(("successes", "trials", "alpha"), [(9, 12, 0.001), (60, 64, 0.05), (3, 3, 0.001)])
+def test_the_probability_at_the_bound_is_at_most_alpha_exactly(
+    successes: int, trials: int, alpha: float
+) -> None:
+    def tail(p: Fraction) -> Fraction:
+        terms = (
+            math.comb(trials, number) * p**number * (1 - p) ** (trials - number)
+            for number in range(successes, trials + 1)
+        )
+        return sum(terms, Fraction(0))
+
+    bound = Fraction(clopper_pearson_lower(successes, trials, alpha))
+    assert tail(bound) <= Fraction(alpha) < tail(bound + Fraction(3, 10**12))
+
+
+def test_clopper_pearson_without_a_success_is_0() -> None:
+    assert clopper_pearson_lower(0, 10, 0.001) == 0
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 5), (6, 5)])
+def test_clopper_pearson_refuses_counts_that_cannot_be(successes: int, trials: int) -> None:
+    with pytest.raises(SettingError, match="successes <= trials"):
+        clopper_pearson_lower(successes, trials, 0.001)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, -0.1, math.nan])
+def test_clopper_pearson_refuses_an_alpha_out_of_range(alpha: float) -> None:
+    with pytest.raises(SettingError, match=r"alpha is .*between 0 and 0\.5"):
+        clopper_pearson_lower(1, 2, alpha)
+
+
+def test_intervals_need_no_pytorch() -> None:
+    code = "import sys, steadylens.intervals; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"

@@ -1,10 +1,20 @@
-"""Intervals and tests of accuracies, of one network or of two that are compared; PyTorch is not needed."""
+"""Intervals, bounds and tests of accuracies, of one network or of two; PyTorch is not needed."""
 
 import math
 from collections.abc import Sequence
+from decimal import MAX_EMAX, MIN_EMIN, ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from functools import lru_cache
 from statistics import NormalDist, median
 
 from steadylens.errors import SettingError
+
+_UP = Context(prec=30, rounding=ROUND_CEILING, Emin=MIN_EMIN, Emax=MAX_EMAX)
+"""Computes with 30 digits and rounds each result upwards; the range of exponents is the widest."""
+
+_DOWN = Context(prec=30, rounding=ROUND_FLOOR, Emin=MIN_EMIN, Emax=MAX_EMAX)
+
+_DIGITS = 12
+"""How many decimal digits the bound of Clopper and Pearson has."""
 
 
 def wilson_interval(correct: float, samples: int, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -145,3 +155,80 @@ def _normal_quantile(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise SettingError(f"confidence is {confidence}, it must be between 0 and 1, 0.95 for example")
     return -NormalDist().inv_cdf((1 - confidence) / 2)
+
+
+@lru_cache(maxsize=65_536)
+def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:
+    """Returns a lower bound of a probability that is above it in a share `alpha` of all experiments at most.
+
+    It is Clopper and Pearson's one-sided bound: the largest p with which at least so many successes have a
+    probability of at most alpha. The probability is computed with decimal numbers that are rounded upwards,
+    and the bound is rounded down to 12 digits. So rounding errors make the bound smaller, never larger.
+
+    Args:
+        successes: How often it happened, from 0 to `trials`.
+        trials: Number of independent trials, at least 1.
+        alpha: Largest probability that the bound is wrong, between 0 and 0.5.
+
+    Raises:
+        SettingError: If an argument is out of its range.
+
+    References:
+        Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the
+        binomial", 1934.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise SettingError(
+            f"{successes} successes of {trials} trials: 0 <= successes <= trials >= 1 is needed"
+        )
+    if not 0 < alpha < 0.5:
+        raise SettingError(f"alpha is {alpha}, it must be between 0 and 0.5, 0.001 for example")
+    if successes == 0:
+        return 0.0
+    limit, ways = Decimal(alpha), Decimal(math.comb(trials, successes))
+    # At the share itself so many successes or more are as probable as fewer, so the bound lies below it.
+    low, high = 0, 10**_DIGITS * successes // trials
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _upper_tail(successes, trials, Decimal(middle).scaleb(-_DIGITS), ways) <= limit:
+            low = middle
+        else:
+            high = middle
+    bound = low / 10**_DIGITS
+    return bound if Decimal(bound) <= Decimal(low).scaleb(-_DIGITS) else math.nextafter(bound, 0)
+
+
+def _upper_tail(successes: int, trials: int, p: Decimal, ways: Decimal) -> Decimal:
+    """Returns a number not below the probability of at least so many successes, and hardly above it.
+
+    Args:
+        successes: At least 1.
+        trials: Number of trials.
+        p: Probability of a success, at most `successes / trials`: each term is then below the one before.
+        ways: The binomial coefficient of the first term.
+    """
+    failures = trials - successes
+    term = _UP.multiply(_UP.plus(ways), _power(p, successes))
+    term = _UP.multiply(term, _power(_UP.subtract(1, p), failures))
+    odds = _UP.divide(p, _DOWN.subtract(1, p)) if failures else Decimal(0)
+    total, one = term, Decimal(1)
+    for number in range(successes + 1, trials + 1):
+        ratio = _UP.divide(_UP.multiply(trials - number + 1, odds), number)
+        term = _UP.multiply(term, ratio)
+        total = _UP.add(total, term)
+        # The ratios fall. So what is left is at most a geometric series.
+        rest = _UP.divide(_UP.multiply(term, ratio), _DOWN.subtract(one, ratio)) if ratio < one else total
+        if rest < total.scaleb(-_DIGITS, _UP):
+            return _UP.add(total, rest)
+    return total
+
+
+def _power(base: Decimal, exponent: int) -> Decimal:
+    """Returns a power of a number in [0, 1], rounded upwards at each step."""
+    result, square = Decimal(1), base
+    while exponent:
+        if exponent & 1:
+            result = _UP.multiply(result, square)
+        square = _UP.multiply(square, square)
+        exponent >>= 1
+    return result

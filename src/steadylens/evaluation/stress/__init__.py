@@ -1,0 +1,5 @@
+"""Stress tests of classifiers: certified radii, corruptions of the real world, and attacks."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
