@@ -48,6 +48,22 @@ class RecipeName(StrEnum):
     smoke = "smoke"
 
 
+class NoiseName(StrEnum):
+    """The kinds of noise, by name."""
+
+    gaussian = "gaussian"
+    uniform = "uniform"
+    laplacian = "laplacian"
+    sparse = "sparse"
+    attenuated = "attenuated"
+    salt_and_pepper = "salt-and-pepper"
+    poisson = "poisson"
+    demosaiced = "demosaiced"
+    resized = "resized"
+    banded = "banded"
+    jpeg = "jpeg"
+
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")]
 
 Device = Annotated[
@@ -143,11 +159,12 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingOptions:
-    """The options of how much noise is sampled for Table 4.
+    """The options of which noise is sampled for Table 4, and how much.
 
     Attributes:
         versions: Noisy versions of each image, or None for the recipe's number.
         half_width: Half the width that the 95 % confidence intervals may have, as a share, or None for any.
+        noise: The kinds of noise, or None for the recipe's.
     """
 
     versions: Annotated[
@@ -160,6 +177,16 @@ class SamplingOptions:
             help="How exact every accuracy under noise must be: 0.001 means plus or minus 0.1 percentage "
             "points, at 95 % confidence. Noisy versions of the test images are drawn until it is reached, at "
             "most --versions of each (150 by default)."
+        ),
+    ] = None
+    noise: Annotated[
+        list[NoiseName] | None,
+        typer.Option(
+            help="Kind of noise under which answers must stay right; gaussian by default. May be repeated: "
+            "each gives a table. sparse, attenuated: Gaussian noise, at a fifth of the values only, or "
+            "weaker at the others. poisson: photons, stronger where it is bright. demosaiced, resized: "
+            "blurred by a camera, or by enlarging twofold. banded: whole rows or columns. jpeg: Gaussian, "
+            "then stored as JPEG."
         ),
     ] = None
 
@@ -420,7 +447,7 @@ def _described(counts: list[tuple[str, int, int, int]]) -> str:
 
 
 def _recipe(options: RunOptions, wanted: SamplingOptions) -> "Recipe":
-    """Returns the recipe with the number of noisy versions, or the precision, that the options ask for."""
+    """Returns the recipe with the noise, and the number of noisy versions or the precision, that are asked for."""
     from steadylens.training.recipes import recipe_named
     from steadylens.training.run import Sampling
 
@@ -430,7 +457,9 @@ def _recipe(options: RunOptions, wanted: SamplingOptions) -> "Recipe":
     if most is None:
         most = usual.versions if half_width is None else MOST_VERSIONS
     sampling = Sampling(versions=most, half_width=usual.half_width if half_width is None else half_width)
-    return dataclasses.replace(recipe, evaluation=dataclasses.replace(recipe.evaluation, sampling=sampling))
+    noises = tuple(noise.value for noise in wanted.noise or ()) or recipe.evaluation.noises
+    evaluation = dataclasses.replace(recipe.evaluation, sampling=sampling, noises=noises)
+    return dataclasses.replace(recipe, evaluation=evaluation)
 
 
 def _own_device(name: str) -> "torch.device":

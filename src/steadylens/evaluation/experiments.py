@@ -24,6 +24,7 @@ from steadylens.evaluation.stability import clean_accuracy, noisy_comparisons, s
 from steadylens.nets.classification import FusedClassifier
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
+from steadylens.noise.named import GAUSSIAN
 from steadylens.progress import ProgressCallback, Update
 from steadylens.randomness import derived_generator
 from steadylens.records import Cost, Curve, Measurement, Provenance, read_records, write_records
@@ -243,13 +244,13 @@ def measure_networks(run: Run, networks: Mapping[str, nn.Module], folder: Path) 
     )
     for doubt in doubts(records):
         run.observe(Update(stage=stage, state="noted", note=doubt))
-    storages = [(recipe.stability_images, recipe.clip, recipe.quantize)]
+    noises = [(kind, recipe.stability_images, recipe.clip, recipe.quantize) for kind in recipe.noises]
     if recipe.unclipped_images:
-        storages.append((recipe.unclipped_images, False, False))
-    for images, clip, quantize in storages:
+        noises.append((GAUSSIAN, recipe.unclipped_images, False, False))
+    for kind, images, clip, quantize in noises:
         for name, network in networks.items():
             records += _measure_stability(
-                run, name, network, folder, images=images, clip=clip, quantize=quantize
+                run, name, network, folder, kind=kind, images=images, clip=clip, quantize=quantize
             )
     return records
 
@@ -260,12 +261,15 @@ def _measure_stability(
     network: nn.Module,
     folder: Path,
     *,
+    kind: str,
     images: int | None,
     clip: bool,
     quantize: bool,
 ) -> list[Measurement]:
     recipe = run.recipe.evaluation
     stage = f"stability of: {name}" if clip else f"stability, unclipped, of: {name}"
+    if kind != GAUSSIAN:
+        stage = f"{kind} noise, {stage}"
     sigmas, sampling = recipe.stability_sigmas_grey, recipe.sampling
     return measure(
         run,
@@ -277,6 +281,7 @@ def _measure_stability(
             network,
             random_test_images(run, images),
             noise=GaussianNoise(sigmas_grey=sigmas, clip=clip, quantize=quantize),
+            kind=kind,
             sampling=sampling,
             provenance=run.provenance,
             progress=progress_callback(run, stage),
@@ -299,24 +304,29 @@ def measure_differences(
     recipe = run.recipe.evaluation
     if recipe.paired_images == 0:
         return []
-    stage = "differences under noise"
     noise = GaussianNoise(
         sigmas_grey=recipe.stability_sigmas_grey, clip=recipe.clip, quantize=recipe.quantize
     )
-    return measure(
-        run,
-        stage,
-        folder / "differences.jsonl",
-        lambda: noisy_comparisons(
-            networks,
-            random_test_images(run, recipe.paired_images),
-            against=against,
-            noise=noise,
-            provenance=run.provenance,
-            progress=progress_callback(run, stage),
-        ),
-        key=run.key(stage, recipe.paired_images, noise, against, fingerprints(networks)),
-    )
+    records = []
+    for kind in recipe.noises:
+        stage = f"differences under {'' if kind == GAUSSIAN else f'{kind} '}noise"
+        records += measure(
+            run,
+            stage,
+            folder / "differences.jsonl",
+            partial(
+                noisy_comparisons,
+                networks,
+                random_test_images(run, recipe.paired_images),
+                against=against,
+                noise=noise,
+                kind=kind,
+                provenance=run.provenance,
+                progress=progress_callback(run, stage),
+            ),
+            key=run.key(stage, recipe.paired_images, noise, against, fingerprints(networks)),
+        )
+    return records
 
 
 def measure_costs(

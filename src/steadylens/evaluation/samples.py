@@ -14,7 +14,8 @@ from steadylens.evaluation.dividing import forward_divided
 from steadylens.images.tensors import GREY_LEVELS, tensor_to_pil, to_float, to_uint8
 from steadylens.nets.classification import FusedClassifier
 from steadylens.nets.restoration import normalize_pattern, pattern_of
-from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.noise.degradation import Degradation
+from steadylens.noise.named import GAUSSIAN, named_degradation
 from steadylens.randomness import derived_generator
 from steadylens.records import Density, Picture, Provenance
 
@@ -135,6 +136,7 @@ def changed_answers(
     class_names: Sequence[str],
     *,
     sigma_grey: float,
+    kind: str = GAUSSIAN,
     limit: int,
     provenance: Provenance,
 ) -> list[Picture]:
@@ -145,14 +147,16 @@ def changed_answers(
         fused: Classifiers behind restorers by name on the same device.
         images: The test images, or some of them; of a set that stays in a file, only the first are used.
         class_names: Names of the classes by label.
-        sigma_grey: Standard deviation of the Gaussian noise in 8-bit grey levels (0 to 255).
+        sigma_grey: Standard deviation of the noise in 8-bit grey levels (0 to 255).
+        kind: Which noise it is, one of `steadylens.noise.named.NAMED`.
         limit: Largest number of images to show, for each pair and for each of "saved" and "lost".
         provenance: Origin of the records.
     """
     images = images.loaded()
     generator = derived_generator(provenance.seed, "changed answers", device=images.images.device)
-    noisy = gaussian_degradation(sigma_grey)(to_float(images.images), generator=generator)
+    noisy = named_degradation(kind, sigma_grey)(to_float(images.images), generator=generator)
     before = forward_divided(alone, noisy).argmax(dim=1)
+    noise = "noise" if kind == GAUSSIAN else f"{kind} noise"
     records = []
     for name, pair in fused.items():
         after = forward_divided(pair, noisy).argmax(dim=1)
@@ -163,7 +167,7 @@ def changed_answers(
         records += [
             Picture(
                 provenance=provenance, samples=1, seconds=0.0, figure=kind,
-                title=f"{class_names[int(images.labels[index])]}, noise of {sigma_grey:g} grey levels",
+                title=f"{class_names[int(images.labels[index])]}, {noise} of {sigma_grey:g} grey levels",
                 panels=(
                     (f"alone: {class_names[int(before[index])]}", _png(noisy[index])),
                     (f"{name}: {class_names[int(after[index])]}", _png(restored[0])),

@@ -1,4 +1,4 @@
-"""Accuracy on clean images (Table 3) and under Gaussian noise (Table 4)."""
+"""Accuracy on clean images (Table 3) and under noise: Gaussian (Table 4), or of another kind."""
 
 import math
 import time
@@ -17,7 +17,8 @@ from steadylens.evaluation.dividing import BLOCK, forward_divided
 from steadylens.images.tensors import to_float
 from steadylens.intervals import mcnemar, wilson_interval
 from steadylens.metrics import answers, top_k
-from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.noise.degradation import Degradation
+from steadylens.noise.named import GAUSSIAN, named_degradation
 from steadylens.progress import ProgressCallback
 from steadylens.randomness import derived_generator
 from steadylens.records import (
@@ -100,11 +101,12 @@ def stability(
     images: ImageSet,
     *,
     noise: GaussianNoise,
+    kind: str = GAUSSIAN,
     sampling: Sampling,
     provenance: Provenance,
     progress: ProgressCallback,
 ) -> list[Stability]:
-    """Measures a network's accuracy under Gaussian noise of each strength (one row of Table 4).
+    """Measures a network's accuracy under noise of each strength (one row of Table 4).
 
     Each strength gives two records: "own", over the images that the network classifies correctly without
     noise, as in the paper, and "all", over all images. The noisy versions of an image are not independent
@@ -116,6 +118,8 @@ def stability(
         network: From images to logits on the images' device.
         images: The test images, or some of them.
         noise: The strengths, and how noisy images are stored.
+        kind: Which noise it is, one of `steadylens.noise.named.NAMED`; its strength is the standard deviation
+            on mid-grey images.
         sampling: How many noisy images are classified for each strength.
         provenance: Origin of the records. Networks that are measured with the same seed get the same noise.
         progress: Called after each block with the number of noisy images done and the largest number of all.
@@ -128,9 +132,9 @@ def stability(
     records: list[Stability] = []
     for index, sigma in enumerate(noise.sigmas_grey):
         started = time.perf_counter()
-        degradation = gaussian_degradation(sigma, clip=noise.clip, quantize=noise.quantize)
+        degradation = named_degradation(kind, sigma, clip=noise.clip, quantize=noise.quantize)
         cell = _Cell()
-        path = (provenance.seed, float(sigma))
+        path = _path(provenance, kind, sigma)
         for some, hit in _blocks(network, shuffled, degradation, versions=sampling.versions, path=path):
             cell.count(hit, own[some])
             progress(index * most + cell.counts["all"][1], len(noise.sigmas_grey) * most)
@@ -144,7 +148,7 @@ def stability(
             lower, upper = wilson_interval(correct, samples)
             row = Stability(
                 provenance=provenance, samples=samples, seconds=seconds, network=name, sigma_grey=sigma,
-                noise=degradation.noise_mode, population=population,
+                noise=_mode(kind, degradation), population=population,
                 images=min(samples, int(own.sum()) if population == "own" else len(images)),
                 correct=correct, lower=lower, upper=upper,
             )  # fmt: skip
@@ -158,6 +162,7 @@ def noisy_comparisons(
     *,
     against: str,
     noise: GaussianNoise,
+    kind: str = GAUSSIAN,
     provenance: Provenance,
     progress: ProgressCallback,
 ) -> list[NoisyComparison]:
@@ -172,6 +177,8 @@ def noisy_comparisons(
         against: Name of the network that the others are compared with; differences are positive where it is
             better.
         noise: The strengths, and how noisy images are stored.
+        kind: Which noise it is, one of `steadylens.noise.named.NAMED`; its strength is the standard deviation
+            on mid-grey images.
         provenance: Origin of the records, whose seed decides the noise.
         progress: Called with the number of noisy images done and of all.
     """
@@ -182,15 +189,15 @@ def noisy_comparisons(
     for name, network in networks.items():
         hits = []
         for sigma in sigmas:
-            degradation = gaussian_degradation(sigma, clip=noise.clip, quantize=noise.quantize)
-            path = (provenance.seed, float(sigma))
+            degradation = named_degradation(kind, sigma, clip=noise.clip, quantize=noise.quantize)
+            path = _path(provenance, kind, sigma)
             for _, hit in _blocks(network, images, degradation, versions=1, path=path):
                 hits.append(hit)
                 done += len(hit)
                 progress(done, len(networks) * len(sigmas) * len(images))
         right[name] = torch.cat(hits).view(len(sigmas), len(images)).double()
     seconds = time.perf_counter() - started
-    mode = gaussian_degradation(1, clip=noise.clip, quantize=noise.quantize).noise_mode
+    mode = _mode(kind, named_degradation(kind, 1, clip=noise.clip, quantize=noise.quantize))
     records = []
     for other in (name for name in networks if name != against):
         differences = right[against] - right[other]
@@ -205,6 +212,20 @@ def noisy_comparisons(
             )  # fmt: skip
             records.append(row)
     return records
+
+
+def _mode(kind: str, degradation: Degradation) -> str:
+    """Returns what records say of the noise: its kind, if it is not Gaussian, and how images are stored."""
+    return degradation.noise_mode if kind == GAUSSIAN else f"{kind}, {degradation.noise_mode}"
+
+
+def _path(provenance: Provenance, kind: str, sigma: float) -> tuple[int, tuple[str, ...]]:
+    """Returns seed and names of the random generators, which the blocks complete.
+
+    Gaussian noise has no name there, as it was once the only kind: its noise stays the same.
+    """
+    kinds = () if kind == GAUSSIAN else (kind,)
+    return provenance.seed, ("stability", *kinds, repr(float(sigma)))
 
 
 NORMAL_95 = 1.959964
@@ -241,19 +262,19 @@ def _blocks(
     degradation: Degradation,
     *,
     versions: int,
-    path: tuple[int, float],
+    path: tuple[int, tuple[str, ...]],
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yields for each version and block the images' place, and which of the noisy images are right.
 
     The results are on the CPU. The workers share the blocks, and all must take the same number of them.
     """
-    seed, sigma = path
+    seed, names = path
 
     def measured(block: tuple[int, int]) -> tuple[slice, Tensor]:
         version, start = block
         some = slice(start, start + BLOCK)
         device = images.images.device
-        generator = derived_generator(seed, "stability", repr(sigma), version, start, device=device)
+        generator = derived_generator(seed, *names, version, start, device=device)
         noisy = degradation(to_float(images.images[some]), generator=generator)
         return some, top_k(forward_in_batches(network, noisy), images.labels[some], 1).cpu()
 

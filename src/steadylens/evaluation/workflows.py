@@ -28,6 +28,7 @@ from steadylens.evaluation.samples import changed_answers
 from steadylens.nets.classification import FusedClassifier, as_pair
 from steadylens.nets.facts import RESTORING, facts_of
 from steadylens.nets.restoration import GaussianSmoothing
+from steadylens.noise.named import GAUSSIAN
 from steadylens.records import Measurement, Picture, write_records
 from steadylens.report.page import require_drawing, write_report, write_tables
 from steadylens.report.paper import (
@@ -297,7 +298,8 @@ def _check_fit(name: str, network: nn.Module, run: Run) -> None:
 def _take_samples(
     run: Run, classifier: nn.Module, fused: Mapping[str, FusedClassifier], folder: Path
 ) -> list[Measurement]:
-    images = run.recipe.evaluation.stability_images
+    images, kind = run.recipe.evaluation.stability_images, run.recipe.evaluation.noises[0]
+    kinds = () if kind == GAUSSIAN else (kind,)
     return measure(
         run,
         "changed answers",
@@ -308,6 +310,7 @@ def _take_samples(
             random_test_images(run, images),
             run.data.class_names,
             sigma_grey=SAMPLE_SIGMA_GREY,
+            kind=kind,
             limit=MAX_SAMPLES,
             provenance=run.provenance,
         ),
@@ -316,6 +319,7 @@ def _take_samples(
             images,
             SAMPLE_SIGMA_GREY,
             MAX_SAMPLES,
+            *kinds,
             fingerprint(classifier),
             fingerprints(fused),
         ),

@@ -19,6 +19,8 @@ from steadylens.noise.families import (
     Distribution,
     Family,
     Gaussian,
+    ImageFamily,
+    LossyFamily,
     Sparse,
     Strength,
     Uniform,
@@ -43,11 +45,12 @@ class Drawn:
     Attributes:
         images: The noisy images, float (N * versions, C, H, W).
         family: Index into the degradation's families, int64 (N * versions,); -1 where an image stayed clean.
-        strength_grey: Standard deviation of the noise before masking, in grey levels, or the height of
-            impulses, 255; 0 where clean.
+        strength_grey: Standard deviation of the noise before masking, in grey levels, on mid-grey if it
+            depends on brightness; or the height of impulses, 255; 0 where clean.
         shared: Whether the channels share one pattern, bool.
         density: Share of the values that keep their full noise; 1 where clean.
         factor: Factor on the noise of all other values; 1 where there are none.
+        quality: Quality at which the noisy image was stored as JPEG, int64; 0 where it was not.
     """
 
     images: Tensor
@@ -56,6 +59,7 @@ class Drawn:
     shared: Tensor
     density: Tensor
     factor: Tensor
+    quality: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +133,7 @@ class Degradation:
         are those of the call.
         """
         noisy, settings = self._degrade(images, generator)
-        names = ("family", "strength_grey", "shared", "density", "factor")
+        names = ("family", "strength_grey", "shared", "density", "factor", "quality")
         drawn = {name: torch.from_numpy(getattr(settings, name)).to(images.device) for name in names}
         return Drawn(images=noisy, **drawn)
 
@@ -151,7 +155,8 @@ class Degradation:
         source = host if images.device.type == "cpu" else generator
 
         # Samples of one kind are processed together, by one kernel.
-        planes = np.where(settings.family < 0, 0, np.where(settings.shared, 1, images.shape[1]))
+        plain, special = _special(self.families)
+        planes = np.where(plain[settings.family], np.where(settings.shared, 1, images.shape[1]), 0)
         order = np.lexsort((settings.distribution, settings.masked, planes))
         noisy = images.index_select(0, torch.from_numpy(order // self.versions).to(images.device))
         distributions, _, _ = _ranges(self.families)
@@ -167,10 +172,39 @@ class Degradation:
                     bits,
                     clip=self.clip,
                 )
+        for index in special:
+            rows = np.flatnonzero(settings.family[order] == index)
+            if len(rows):
+                taken = settings.take(order[rows])
+                self._add_special_noise(noisy, rows, self.families[index], taken, generator)
         noisy = self._store(noisy)
         if (np.diff(order) > 0).all():
             return noisy, settings
         return noisy.index_select(0, torch.from_numpy(np.argsort(order)).to(images.device)), settings
+
+    def _add_special_noise(
+        self,
+        noisy: Tensor,
+        rows: NDArray[np.int64],
+        family: Family,
+        settings: "_SampleSettings",
+        generator: torch.Generator,
+    ) -> None:
+        """Adds noise that depends on the image in place to samples of one family, and stores lossy ones."""
+        chosen = torch.from_numpy(rows).to(noisy.device)
+        images = noisy.index_select(0, chosen)
+        source = family.noise if isinstance(family, LossyFamily) else family
+        if isinstance(source, ImageFamily):
+            noise = source.draw_noise(
+                images,
+                sigma=_column(settings.strength_grey, noisy.device) / GREY_LEVELS,
+                shared=_column(settings.shared, noisy.device),
+                generator=generator,
+            )
+            images = images.add_(noise if self.clip else noise.clamp_(-1, 1))
+        if isinstance(family, LossyFamily):
+            images = family.store(images, qualities=settings.quality.tolist())
+        noisy.index_copy_(0, chosen, images)
 
     def _store(self, images: Tensor) -> Tensor:
         if self.clip:
@@ -194,9 +228,36 @@ class Degradation:
             shared=share < shared,
             density=density_low + density * (density_high - density_low),
             factor=factor_low + factor * (factor_high - factor_low),
+            quality=self._draw_qualities(family, host),
         )
         settings.keep_clean(stay < self.clean_share)
         return settings
+
+    def _draw_qualities(self, family: NDArray[np.int64], host: np.random.Generator) -> NDArray[np.int64]:
+        """Returns the quality at which each sample is stored; without lossy families nothing is drawn."""
+        ends = _qualities(self.families)
+        if not ends.any():
+            return np.zeros(len(family), np.int64)
+        low, high = ends[family].T
+        return low + (host.random(len(family)) * (high - low + 1)).astype(np.int64)
+
+
+@cache
+def _special(families: tuple[Family, ...]) -> tuple[NDArray[np.bool_], list[int]]:
+    """Returns which families have noise that is drawn value by value, and which need a step of their own.
+
+    Returns:
+        Whether the noise is independent of the image, bool (families + 1,): the last is for clean samples.
+        The families whose noise is not, or after which the image is stored, as indices.
+    """
+    sources = [family.noise if isinstance(family, LossyFamily) else family for family in families]
+    plain = [not isinstance(source, ImageFamily) for source in sources]
+    special = [
+        index
+        for index, family in enumerate(families)
+        if not plain[index] or isinstance(family, LossyFamily)
+    ]
+    return np.array([*plain, False]), special
 
 
 def _check_families(families: object) -> None:
@@ -231,6 +292,7 @@ class _SampleSettings:
     shared: NDArray[np.bool_]
     density: NDArray[np.float32]
     factor: NDArray[np.float32]
+    quality: NDArray[np.int64]
 
     @property
     def masked(self) -> NDArray[np.bool_]:
@@ -242,7 +304,7 @@ class _SampleSettings:
     def keep_clean(self, chosen: NDArray[np.bool_]) -> None:
         self.family[chosen] = -1
         self.shared[chosen] = False
-        self.strength_grey[chosen] = 0
+        self.strength_grey[chosen] = self.quality[chosen] = 0
         self.density[chosen] = self.factor[chosen] = 1
 
 
@@ -265,6 +327,13 @@ def _ranges(
     ]
     index = np.array([distributions.index(family.distribution) for family in families])
     return distributions, index, np.array(ranges, np.float32).T
+
+
+@cache
+def _qualities(families: tuple[Family, ...]) -> NDArray[np.int64]:
+    """Returns the ends of each family's range of qualities, (families, 2); 0 where nothing is stored."""
+    ends = [family.quality if isinstance(family, LossyFamily) else (0, 0) for family in families]
+    return np.round(ends).astype(np.int64)
 
 
 class _Bits:
@@ -333,5 +402,5 @@ def _runs(keys: NDArray[np.int64]) -> list[tuple[int, int]]:
     return list(pairwise([0, *(np.flatnonzero(np.diff(keys)) + 1).tolist(), len(keys)])) if len(keys) else []
 
 
-def _column(values: NDArray[np.float32], device: torch.device) -> Tensor:
+def _column(values: NDArray[np.float32] | NDArray[np.bool_], device: torch.device) -> Tensor:
     return torch.from_numpy(values).to(device).view(-1, 1, 1, 1)

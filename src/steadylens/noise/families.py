@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from numbers import Real
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -121,7 +121,12 @@ class Strength:
         return cls(low_grey=grey, high_grey=grey)
 
 
-def _check_share(name: str, value: object) -> None:
+def check_share(name: str, value: object) -> None:
+    """Refuses what is no probability.
+
+    Raises:
+        SettingError: If it is not a number from 0 to 1.
+    """
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise SettingError(f"{name} is {value}, a probability from 0 to 1 is needed")
 
@@ -132,7 +137,12 @@ def _check_range(name: str, value: object) -> None:
         raise SettingError(f"{name} is {value}; a pair (low, high) with 0 <= low <= high <= 1 is needed")
 
 
-def _check_strength(value: object) -> None:
+def check_strength(value: object) -> None:
+    """Refuses what is no range of strengths.
+
+    Raises:
+        SettingError: If it is not a `Strength`.
+    """
     if not isinstance(value, Strength):
         raise SettingError(
             f"strength is {value!r}; give Strength.fixed(25) for 25 grey levels, or Strength(low_grey=0, "
@@ -175,6 +185,45 @@ class Family(Protocol):
         """The range of the factor on the noise of all other values."""
 
 
+@runtime_checkable
+class ImageFamily(Family, Protocol):
+    """A family whose noise depends on the image, or on more than one value at a time.
+
+    Then distribution, density and factor have no effect: the family draws its noise itself.
+    """
+
+    def draw_noise(
+        self, images: Tensor, *, sigma: Tensor, shared: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Returns the noise that is to be added to images.
+
+        Args:
+            images: Clean images, float (N, C, H, W), which are not changed.
+            sigma: The strength for each of them, in units of [0, 1], float (N, 1, 1, 1).
+            shared: Whether the channels of each share one pattern, bool (N, 1, 1, 1).
+            generator: Source of all randomness, on the device of the images.
+
+        Returns:
+            The noise, float32 (N, C, H, W).
+        """
+
+
+@runtime_checkable
+class LossyFamily(Family, Protocol):
+    """A family after whose noise the image is stored with a loss."""
+
+    @property
+    def noise(self) -> Family:
+        """The noise before storing."""
+
+    @property
+    def quality(self) -> Range:
+        """The range of the quality of storing."""
+
+    def store(self, images: Tensor, *, qualities: list[int]) -> Tensor:
+        """Returns images as they are after storing, of the same shape and type."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Dense:
     """Additive noise at every pixel.
@@ -188,8 +237,8 @@ class _Dense:
     shared: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_strength(self.strength)
-        _check_share("shared", self.shared)
+        check_strength(self.strength)
+        check_share("shared", self.shared)
 
     @property
     def density(self) -> Range:
@@ -235,9 +284,9 @@ class _Masked:
     def __post_init__(self) -> None:
         if not is_family(self.noise):
             raise SettingError(f"noise is {self.noise!r}; give a family of noise, Gaussian() for example")
-        if self.noise.density != (1.0, 1.0):
+        if self.noise.density != (1.0, 1.0) or isinstance(self.noise, ImageFamily | LossyFamily):
             raise SettingError(
-                f"{self.noise.name} noise is masked already or replaces pixels; "
+                f"{self.noise.name} noise is masked already, replaces pixels or depends on the image; "
                 "wrap Gaussian, Uniform or Laplacian noise"
             )
 
@@ -325,5 +374,5 @@ class SaltAndPepper:
     factor: ClassVar[Range] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        _check_share("shared", self.shared)
+        check_share("shared", self.shared)
         _check_range("density", self.density)

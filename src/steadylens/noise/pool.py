@@ -9,7 +9,7 @@ from torch import Tensor
 from steadylens.errors import SettingError
 from steadylens.images.tensors import GREY_LEVELS, check_images
 from steadylens.noise.degradation import Degradation
-from steadylens.noise.families import QUANTILE_COUNT, Family
+from steadylens.noise.families import QUANTILE_COUNT, Family, ImageFamily, LossyFamily
 
 STRENGTH_COUNT = 1 << 12
 """Number of equally probable factors that represent a family's strengths; half of them are negative."""
@@ -62,10 +62,15 @@ class NoisePool:
             block_values: Values in a block, at least four times as many as an image has pixels.
 
         Raises:
-            SettingError: If a family replaces pixels, or there are fewer blocks than families.
+            SettingError: If a family replaces pixels or depends on the image, or there are fewer blocks than
+                families.
         """
         families = degradation.families
         for family in families:
+            if isinstance(family, ImageFamily | LossyFamily):
+                raise SettingError(
+                    f"{family.name} noise depends on the image, a pool holds noise that does not; leave it out"
+                )
             if family.distribution.replaces:
                 raise SettingError(
                     f"{family.name} noise replaces pixels, a pool holds noise that is added; leave it out"

@@ -15,6 +15,7 @@ from steadylens.data.datasets import Dataset
 from steadylens.errors import SettingError
 from steadylens.nets.restoration import Padding
 from steadylens.noise.degradation import Degradation
+from steadylens.noise.named import GAUSSIAN, check_noise
 from steadylens.progress import Observer, ignore_progress
 from steadylens.records import Provenance
 from steadylens.training.augmentation import Augmenting
@@ -196,6 +197,9 @@ class EvaluationRecipe:
             rounded; 0 for none.
         paired_images: Number of test images on which the network with a restorer is compared with each other
             network under noise, with intervals over images; 0 for none, None for all.
+        noises: The kinds of noise of Table 4 and of these comparisons, by names of
+            `steadylens.noise.named.NAMED`; noise that is neither clipped nor rounded is always Gaussian. They
+            are no part of the recipe's `repr`: what was measured without them stays valid.
     """
 
     degradation: Degradation
@@ -211,6 +215,15 @@ class EvaluationRecipe:
     quantize: bool = True
     unclipped_images: int = 0
     paired_images: int | None = 0
+    noises: tuple[str, ...] = field(default=(GAUSSIAN,), repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuses a kind of noise that there is not, or that is named twice, or none at all."""
+        object.__setattr__(self, "noises", tuple(self.noises))
+        for name in self.noises:
+            check_noise(name)
+        if not 0 < len(self.noises) == len(set(self.noises)):
+            raise SettingError(f"noises are {self.noises}; name at least one, and each only once")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
