@@ -12,9 +12,14 @@ from skimage.data import coffee
 
 from steadylens import (
     Attenuated,
+    Banded,
     Degradation,
+    Demosaiced,
     Gaussian,
+    Jpeg,
     Laplacian,
+    PoissonGaussian,
+    Resized,
     SaltAndPepper,
     Sparse,
     Strength,
@@ -25,6 +30,7 @@ from steadylens import (
 from steadylens.noise import Family
 
 # %%
+# The first types treat every value alike, the last five are as cameras make noise.
 # All the types below but salt and pepper have a standard deviation of 40 grey levels of 255.
 # ``shared=0`` gives each colour noise of its own, ``shared=1`` gives all three the same.
 
@@ -41,6 +47,11 @@ types: dict[str, Family] = {
         noise=Gaussian(strength=strength, shared=0), density=(0.2, 0.2), factor=(0.25, 0.25)
     ),
     "salt and pepper at 5 % of the pixels": SaltAndPepper(density=(0.05, 0.05)),
+    "photons: stronger where it is bright": PoissonGaussian(strength=strength),
+    "demosaiced: blurred by the camera": Demosaiced(strength=strength),
+    "resized: enlarged twofold": Resized(strength=strength, shared=0),
+    "banded: the same along each row": Banded(strength=strength, shared=1, columns=0),
+    "Gaussian, then JPEG of quality 50": Jpeg(noise=Gaussian(strength=strength, shared=0), quality=(50, 50)),
 }
 
 # %%
@@ -52,11 +63,12 @@ for name, noise in types.items():
     noisy = Degradation(families=(noise,))(clean, generator=torch.Generator().manual_seed(0))
     pictures[f"{name}\n{psnr(noisy, clean).item():.1f} dB"] = noisy
 
-figure, axes = plt.subplots(4, 2, figsize=(8.4, 13), layout="constrained")
-for place, (title, picture) in zip(axes.flat, pictures.items(), strict=True):
+figure, axes = plt.subplots(7, 2, figsize=(8.4, 22), layout="constrained")
+for place in axes.flat:
+    place.axis("off")
+for place, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
     place.imshow(to_uint8(picture[0]).permute(1, 2, 0).numpy())
     place.set_title(title, fontsize=10)
-    place.axis("off")
 plt.show()
 
 # %%

@@ -14,6 +14,7 @@ from steadylens.metrics import psnr
 from steadylens.nets.architecture import restorer_named
 from steadylens.nets.restoration import GaussianSmoothing, initialize_xavier
 from steadylens.noise.degradation import Degradation, gaussian_degradation
+from steadylens.noise.named import NAMED, named_degradation
 from steadylens.progress import Update
 from steadylens.records import read_records
 from steadylens.training.loop import OneCycleAdam
@@ -54,6 +55,17 @@ def test_gaussian_noise_has_its_strength() -> None:
     grey = torch.full((50, 3, 48, 48), 0.5, device="cuda")
     noisy = gaussian_degradation(20)(grey, generator=torch.Generator("cuda").manual_seed(1))
     assert psnr(noisy, grey).mean().item() == pytest.approx(22.1, abs=0.1)  # 20 log10(255 / 20)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_kind_of_noise_is_drawn_on_the_gpu(name: str) -> None:
+    grey = torch.full((200, 3, 32, 32), 0.5, device="cuda")
+    degrade = named_degradation(name, 20)
+    noisy = degrade(grey, generator=torch.Generator("cuda").manual_seed(1))
+    assert noisy.is_cuda
+    assert torch.equal(noisy, degrade(grey, generator=torch.Generator("cuda").manual_seed(1)))
+    measured = (noisy - grey).mul(255).square().mean().sqrt().item()
+    assert 5 < measured < 19 if name == "jpeg" else measured == pytest.approx(20, abs=1)
 
 
 def test_degradation_repeats_with_its_generator_and_keeps_the_contract() -> None:

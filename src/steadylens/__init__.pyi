@@ -45,6 +45,10 @@ from .nets.restoration_unet import RestorationUNet as RestorationUNet
 from .nets.third_party import timm_classifier as timm_classifier
 from .nets.third_party import torchvision_classifier as torchvision_classifier
 from .nets.third_party import transformers_classifier as transformers_classifier
+from .noise.camera import Banded as Banded
+from .noise.camera import Demosaiced as Demosaiced
+from .noise.camera import PoissonGaussian as PoissonGaussian
+from .noise.camera import Resized as Resized
 from .noise.degradation import Degradation as Degradation
 from .noise.families import Attenuated as Attenuated
 from .noise.families import Gaussian as Gaussian
@@ -53,6 +57,7 @@ from .noise.families import SaltAndPepper as SaltAndPepper
 from .noise.families import Sparse as Sparse
 from .noise.families import Strength as Strength
 from .noise.families import Uniform as Uniform
+from .noise.jpeg import Jpeg as Jpeg
 from .noise.pool import NoisePool as NoisePool
 from .training.fusing import fine_tune as fine_tune
 from .training.fusing import fuse_as_they_are as fuse_as_they_are
@@ -68,10 +73,12 @@ __version__: str
 
 __all__ = [
     "Attenuated",
+    "Banded",
     "Card",
     "ChannelNormalization",
     "Dataset",
     "Degradation",
+    "Demosaiced",
     "DongNet",
     "ExportOptions",
     "Fit",
@@ -79,11 +86,14 @@ __all__ = [
     "Gaussian",
     "GaussianSmoothing",
     "ImageSet",
+    "Jpeg",
     "Laplacian",
     "NoisePool",
+    "PoissonGaussian",
     "PreparedClassifier",
     "Preprocessing",
     "PreprocessingOptions",
+    "Resized",
     "RestorationNet",
     "RestorationUNet",
     "Run",

@@ -205,6 +205,7 @@ class NoisyComparison(Measurement):
     """The difference of the accuracies of two networks on the same noisy images, with its 95 % interval.
 
     Attributes:
+        noise: As in `Stability`.
         sigma_grey: Strength of the noise in grey levels, or None for the mean over all strengths.
         images: Number of clean images behind the samples; the interval is over them.
         difference: Accuracy of the first less accuracy of the second, as a share.
@@ -222,9 +223,12 @@ class NoisyComparison(Measurement):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stability(Measurement):
-    """Accuracy of one network under Gaussian noise of one strength, with its Wilson interval (Table 4).
+    """Accuracy of one network under noise of one strength, with its Wilson interval (Table 4).
 
     Attributes:
+        sigma_grey: Standard deviation of the noise on mid-grey images.
+        noise: The noise mode, such as "clipped, 8-bit", for Gaussian noise; for other noise its name before,
+            such as "poisson, clipped, 8-bit".
         population: "own" for noisy versions of the images that the network classifies correctly when
             clean, as in the paper; "all" for noisy versions of all images.
         images: Number of clean images behind the samples.

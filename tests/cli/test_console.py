@@ -12,7 +12,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from steadylens.cli.console import RecipeName, RunOptions, SamplingOptions, open_run, with_option_groups
+from steadylens.cli.console import (
+    NoiseName,
+    RecipeName,
+    RunOptions,
+    SamplingOptions,
+    open_run,
+    with_option_groups,
+)
 from steadylens.cli.main import app
 from steadylens.data import datasets
 from steadylens.training.recipes import recipe_named
@@ -81,9 +88,24 @@ def test_a_precision_replaces_the_number_of_versions(
         assert run.recipe == usual
 
 
+def test_kinds_of_noise_replace_the_recipes(tmp_path: Path) -> None:
+    run_options = RunOptions(data="signs:4", recipe=RecipeName.smoke, device="cpu", cache=tmp_path / "cache")
+    usual = recipe_named("smoke")
+    assert usual.evaluation.noises == ("gaussian",)
+    options = SamplingOptions(noise=[NoiseName.poisson, NoiseName.salt_and_pepper])
+    with open_run(run_options, tmp_path, sampling=options) as run:
+        assert run.recipe.evaluation.noises == ("poisson", "salt-and-pepper")
+        assert run.recipe != usual
+        assert repr(run.recipe) == repr(usual), "keys of earlier runs depend on it"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            ("--noise", "jpeg", "--noise", "jpeg"),
+            r"noises are \('jpeg', 'jpeg'\); name at least one, and each",
+        ),
         (("--versions", "0"), "versions is 0, at least 1 noisy version"),
         (("--half-width", "5"), "half_width is 5.0, it must lie between 0 and 0.5"),
         (("--device", "abacus"), "there is no device 'abacus'"),

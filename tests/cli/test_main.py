@@ -38,12 +38,14 @@ COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--memory", "--
 }
 CLASSIFIER = {"classifier", "--weights", "--size", "--mean", "--std", "--fit", "--ema"}
 COMMANDS = {
-    "reproduce": COMMON | {"--out", "--half-width", "--versions"},
+    "reproduce": COMMON | {"--out", "--half-width", "--noise", "--versions"},
     "train restorer": COMMON | {"net", "--out"},
     "train classifier": COMMON | {"--out", "--noisy", "--fit"},
     "fuse": COMMON | CLASSIFIER | {"restorer", "--out", "--tune", "--restorer-only"},
-    "compare": COMMON | CLASSIFIER | {"--restorer", "--fused", "--out", "--half-width", "--versions"},
-    "evaluate": COMMON | {"models", "--out", "--half-width", "--versions"},
+    "compare": COMMON
+    | CLASSIFIER
+    | {"--restorer", "--fused", "--out", "--half-width", "--noise", "--versions"},
+    "evaluate": COMMON | {"models", "--out", "--half-width", "--noise", "--versions"},
     "report": {"records", "--out", "--debug"},
     "restore": {"paths", "--out", "--net", "--pattern", "--format", "--overwrite", "--in-place"}
     | {"--max-megapixels", "--tile", "--engine", "--device", "--debug", "--quality", "--flatten"}

@@ -256,6 +256,23 @@ def test_networks_are_measured_clean_and_under_noise(run: Run, tmp_path: Path) -
     }
 
 
+def test_a_further_kind_of_noise_is_measured_beside_what_there_is(
+    run: Run, news: list[Update], tmp_path: Path
+) -> None:
+    networks: dict[str, nn.Module] = {"one": Linear(1)}
+    before = measure_networks(run, networks, tmp_path)
+    news.clear()
+    evaluation = replace(SMOKE.evaluation, noises=("banded", "gaussian"))
+    wider = replace(run, recipe=replace(SMOKE, evaluation=evaluation))
+    after = measure_networks(wider, networks, tmp_path)
+    assert [update.stage for update in news if update.state == "started"] == [
+        "banded noise, stability of: one"
+    ]
+    added = [row for row in after if row not in before]
+    assert {row.noise for row in added if isinstance(row, Stability)} == {"banded, clipped, 8-bit"}
+    assert [row for row in after if row not in added] == before
+
+
 def test_what_was_measured_is_not_measured_again(run: Run, news: list[Update], tmp_path: Path) -> None:
     networks = {"one": Linear(1)}
     first = measure_restorers(run, restorers(), tmp_path) + measure_networks(run, networks, tmp_path)

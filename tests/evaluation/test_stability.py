@@ -17,6 +17,7 @@ from steadylens.evaluation.stability import clean_accuracy, noisy_comparisons, s
 from steadylens.images.tensors import to_float
 from steadylens.intervals import mcnemar, wilson_interval
 from steadylens.noise.degradation import gaussian_degradation
+from steadylens.noise.named import named_degradation
 from steadylens.randomness import derived_generator
 from steadylens.records import Accuracy, Comparison, Confusion, Stability
 from steadylens.report.tables import select
@@ -67,6 +68,7 @@ def measured(
     network: nn.Module | None = None,
     *,
     sigmas: tuple[float, ...] = (30,),
+    kind: str = "gaussian",
     sampling: Sampling | None = None,
     clip: bool = True,
     quantize: bool = True,
@@ -77,6 +79,7 @@ def measured(
         network or Nearest(0),
         images,
         noise=GaussianNoise(sigmas_grey=sigmas, clip=clip, quantize=quantize),
+        kind=kind,
         sampling=sampling or Sampling(versions=3),
         provenance=PROVENANCE,
         progress=progress,
@@ -120,6 +123,23 @@ def test_counts_equal_those_of_a_plain_loop(images: ImageSet) -> None:
     assert own.correct == sum(hit and was for hit, was in zip(right, owned, strict=True))
     for row in (own, everything):
         assert (row.lower, row.upper) == wilson_interval(row.correct, row.samples)
+
+
+@pytest.mark.parametrize("kind", ["poisson", "jpeg"])
+def test_noise_of_another_kind_is_counted_and_named(images: ImageSet, kind: str) -> None:
+    own, everything = measured(images, kind=kind)
+    order = torch.randperm(len(images), generator=derived_generator(SEED, "stability order")).tolist()
+    right = []
+    for version in range(3):
+        for start in range(0, len(images), BLOCK):
+            chosen = order[start : start + BLOCK]
+            generator = derived_generator(SEED, "stability", kind, "30.0", version, start)
+            noisy = named_degradation(kind, 30)(to_float(images.images[chosen]), generator=generator)
+            right += answers_right(noisy, images.labels[chosen].tolist())
+    assert (everything.correct, everything.samples) == (sum(right), len(right))
+    assert own.noise == everything.noise == f"{kind}, clipped, 8-bit"
+    assert own.sigma_grey == 30
+    assert measured(images)[0].noise == "clipped, 8-bit"
 
 
 def test_own_rows_count_the_images_that_are_right_when_clean(images: ImageSet) -> None:

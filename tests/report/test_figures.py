@@ -52,6 +52,12 @@ def test_stability_draws_the_interval_of_each_network_as_a_band() -> None:
     )
 
 
+def test_each_kind_of_noise_is_drawn_under_its_name_after_gaussian_noise() -> None:
+    rows = [replace(row, noise="banded, clipped, 8-bit") for row in OWN]
+    drawn = figures.stability_illustrations([*rows, *OWN])
+    assert [each.title.partition(",")[0] for each in drawn] == ["Stability", "Stability under banded noise"]
+
+
 def test_stability_sorts_strengths_whatever_the_order_of_the_records() -> None:
     (axes,) = figures.stability(OWN[::-1]).axes
     assert points_of(labelled(axes)["original"])[0] == list(SIGMAS)

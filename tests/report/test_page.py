@@ -72,6 +72,16 @@ def test_each_noise_mode_has_a_fact_of_its_own() -> None:
     assert "noise unclipped" in found[1].note
 
 
+def test_each_kind_of_noise_has_a_fact_and_a_name_of_its_own() -> None:
+    rows = select(RECORDS, Stability)
+    found = facts([*rows, *(replace(row, noise="poisson, clipped, 8-bit") for row in rows)])
+    names = ["Stability under Gaussian noise", "Stability under Poisson-Gaussian noise"]
+    assert [fact.name for fact in found] == names
+    assert "noise clipped, 8-bit" in found[1].note
+    assert "paper" in found[0].note
+    assert "paper" not in found[1].note
+
+
 FEW = [record for record in RECORDS if isinstance(record, Stability | Hits | Picture)]
 """Records of a few types, whose page is drawn quickly."""
 

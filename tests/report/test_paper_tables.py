@@ -218,6 +218,28 @@ def test_each_noise_mode_has_tables_of_its_own() -> None:
     assert sources == ["Noise clipped, 8-bit", "Noise unclipped"] * 2
 
 
+def test_each_kind_of_noise_has_its_own_tables_after_gaussian_noise_and_no_numbers_of_the_paper() -> None:
+    rows = select(RECORDS, Stability)
+    kinds = [replace(row, noise=f"{kind}, clipped, 8-bit") for kind in ("jpeg", "banded") for row in rows]
+    tables = stability_tables([*kinds, *rows])
+    assert [table.title.split(" (")[0] for table in tables] == [
+        *["Table 4. Accuracy under Gaussian noise"] * 2,
+        *["Accuracy under JPEG after Gaussian noise"] * 2,
+        *["Accuracy under banded noise"] * 2,
+    ]
+    assert [" on all images" in table.title for table in tables] == [False, True] * 3
+    assert tables[:2] == stability_tables(rows)
+    assert "quality from 50 to 95" in tables[2].caption
+    assert "on mid-grey images" in tables[4].caption
+    assert not any(row.printed for table in tables[2:] for row in table.rows)
+
+
+def test_paired_differences_name_the_noise() -> None:
+    rows = [replace(row, noise="resized, clipped") for row in select(RECORDS, NoisyComparison)]
+    (table,) = difference_tables(rows)
+    assert table.title.startswith("Paired differences under resized noise (clipped)")
+
+
 def test_differences_are_in_percentage_points_with_their_interval_and_the_mean_last() -> None:
     assert (DIFFERENCES.header[0], DIFFERENCES.header[-1]) == ("networks", "overall")
     assert len(DIFFERENCES.rows) == len({row.second for row in select(RECORDS, NoisyComparison)})

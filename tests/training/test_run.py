@@ -64,6 +64,26 @@ def test_a_key_does_not_depend_on_what_does_not_change_a_result(run: Run) -> Non
     assert other.key("stage", SMOKE.restorer) == run.key("stage", SMOKE.restorer)
 
 
+def test_kinds_of_noise_are_no_part_of_a_recipes_text(run: Run) -> None:
+    # Each kind is measured by a stage of its own, and what was measured before there were kinds stays valid.
+    evaluation = replace(SMOKE.evaluation, noises=("poisson", "jpeg"))
+    assert run.key(replace(SMOKE, evaluation=evaluation)) == run.key(SMOKE)
+    assert "noises" not in repr(SMOKE)
+
+
+@pytest.mark.parametrize(
+    ("noises", "message"),
+    [
+        (("rain",), "there is no noise called 'rain'; choose from gaussian, uniform"),
+        ((), "noises are "),
+        (("jpeg", "jpeg"), "each only once"),
+    ],
+)
+def test_kinds_of_noise_that_cannot_be_measured_are_refused(noises: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        replace(SMOKE.evaluation, noises=noises)
+
+
 def test_a_key_is_golden(run: Run) -> None:
     # A key that changes makes every file of earlier runs useless: change it on purpose only.
     data = replace(run.data)

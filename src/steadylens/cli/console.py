@@ -447,7 +447,7 @@ def _described(counts: list[tuple[str, int, int, int]]) -> str:
 
 
 def _recipe(options: RunOptions, wanted: SamplingOptions) -> "Recipe":
-    """Returns the recipe with the noise, and the number of noisy versions or the precision, that are asked for."""
+    """Returns the recipe with the kinds and the amount of noise that the options ask for."""
     from steadylens.training.recipes import recipe_named
     from steadylens.training.run import Sampling
 

@@ -75,7 +75,7 @@ def check_workers(run: Run, nets: Mapping[str, nn.Module]) -> None:
         SettingError: If a worker has other ones, as where machines have different files.
     """
     if workers.count() > 1:
-        workers.check_agreement("images, settings or seed", run.key(run.recipe))
+        workers.check_agreement("images, settings or seed", run.key(run.recipe, run.recipe.evaluation.noises))
         workers.check_agreement("nets or weights", run.key(*map(_known_of, nets.items())))
 
 

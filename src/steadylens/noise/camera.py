@@ -6,7 +6,7 @@ The strength of each family is the standard deviation of the noise over a mid-gr
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -37,7 +37,7 @@ class _CameraNoise:
         strength: The range of standard deviations on mid-grey images.
     """
 
-    strength: Strength = Strength()
+    strength: Strength = field(default_factory=Strength)
     distribution: ClassVar[Distribution] = NORMAL
     density: ClassVar[Range] = (1.0, 1.0)
     factor: ClassVar[Range] = (1.0, 1.0)

@@ -239,7 +239,8 @@ class Degradation:
         if not ends.any():
             return np.zeros(len(family), np.int64)
         low, high = ends[family].T
-        return low + (host.random(len(family)) * (high - low + 1)).astype(np.int64)
+        places: NDArray[np.int64] = (host.random(len(family)) * (high - low + 1)).astype(np.int64)
+        return low + places
 
 
 @cache
@@ -253,9 +254,7 @@ def _special(families: tuple[Family, ...]) -> tuple[NDArray[np.bool_], list[int]
     sources = [family.noise if isinstance(family, LossyFamily) else family for family in families]
     plain = [not isinstance(source, ImageFamily) for source in sources]
     special = [
-        index
-        for index, family in enumerate(families)
-        if not plain[index] or isinstance(family, LossyFamily)
+        index for index, family in enumerate(families) if not plain[index] or isinstance(family, LossyFamily)
     ]
     return np.array([*plain, False]), special
 

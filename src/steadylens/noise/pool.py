@@ -69,7 +69,7 @@ class NoisePool:
         for family in families:
             if isinstance(family, ImageFamily | LossyFamily):
                 raise SettingError(
-                    f"{family.name} noise depends on the image, a pool holds noise that does not; leave it out"
+                    f"{family.name} noise depends on the image, a pool holds noise without it; leave it out"
                 )
             if family.distribution.replaces:
                 raise SettingError(

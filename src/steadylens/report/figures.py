@@ -28,6 +28,7 @@ from steadylens.records import (
     Stability,
 )
 from steadylens.report.class_tables import latest_confusions
+from steadylens.report.noise_names import noise_words
 from steadylens.report.paper import (
     ALONE,
     AUGMENTED,
@@ -429,7 +430,9 @@ def accuracy_illustrations(records: Sequence[Measurement]) -> list[Illustration]
 def stability_illustrations(records: Sequence[Measurement]) -> list[Illustration]:
     """Draws accuracy by strength once for every noise mode and population of images."""
     groups = grouped(select(records, Stability), by=lambda record: (record.population == "all", record.noise))
-    return [_stability(groups[key]) for key in sorted(groups)]
+    kinds = ["Gaussian", *unique(noise_words(noise).name for _, noise in groups)]
+    order = sorted(groups, key=lambda key: (kinds.index(noise_words(key[1]).name), *key))
+    return [_stability(groups[key]) for key in order]
 
 
 def _restoration(records: Sequence[Restoring]) -> Illustration:
@@ -456,8 +459,11 @@ def _exploration(records: Sequence[Scatter | Contraction | Hits]) -> Illustratio
 
 def _stability(records: Sequence[Stability]) -> Illustration:
     own = records[0].population == "own"
+    noise = noise_words(records[0].noise)
+    under = "" if noise.gaussian else f" under {noise.name} noise"
     return Illustration(
-        title=f"Stability, on {'the images that each network classifies correctly' if own else 'all images'}",
+        title=f"Stability{under}, on "
+        f"{'the images that each network classifies correctly' if own else 'all images'}",
         caption=f"Accuracy by {SIGMA} of the noise; bands are 95 % Wilson intervals.",
         source=source(records, count="noisy images at each point"),
         image=_encoded(stability(records)),

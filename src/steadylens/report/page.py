@@ -13,6 +13,7 @@ from steadylens.errors import RecordError
 from steadylens.files import replacing
 from steadylens.records import Accuracy, Measurement, Picture, Restoring, Stability
 from steadylens.report.class_tables import class_tables, doubts
+from steadylens.report.noise_names import noise_words, only_gaussian
 from steadylens.report.paper import (
     ALONE,
     CITATION,
@@ -89,11 +90,13 @@ def _stability_facts(records: Sequence[Measurement]) -> list[Fact]:
         if None in means:
             continue
         before, after = (percent(mean, digits=2) for mean in means)
-        note = f"overall, {' and '.join(pair)}; noise {noise}"
-        if pair == (ORIGINAL, RESTORED):
+        words = noise_words(noise)
+        note = f"overall, {' and '.join(pair)}; noise {words.storage}"
+        if pair == (ORIGINAL, RESTORED) and words.gaussian:
             paper = " and ".join(f"{TABLE_4[name].overall_percent:.1f}" for name in pair)
             note = f"overall, original and fused network; noise {noise}; paper {paper}"
-        found.append(Fact(name="Stability under noise", before=before, after=after, unit="%", note=note))
+        name = f"Stability under {'' if only_gaussian(own) else f'{words.name} '}noise"
+        found.append(Fact(name=name, before=before, after=after, unit="%", note=note))
     return found
 
 
@@ -299,7 +302,8 @@ def _sections(records: Sequence[Measurement], variation: Sequence[Table]) -> lis
         ),
         Section(
             title="Stability",
-            lead="How often an answer stays right when Gaussian noise is added.",
+            lead="How often an answer stays right when "
+            f"{'Gaussian ' if only_gaussian(select(records, Stability)) else ''}noise is added.",
             illustrations=figures.stability_illustrations(records),
             tables=[*stability_tables(records), *difference_tables(records)],
         ),

@@ -20,6 +20,7 @@ from steadylens.records import (
     Restoring,
     Stability,
 )
+from steadylens.report.noise_names import noise_words
 from steadylens.report.paper import IN_TABLE_3, IN_TABLE_4, SIGMAS_GREY, TABLE_2, TABLE_3, TABLE_4
 from steadylens.report.tables import (
     DASH,
@@ -163,9 +164,14 @@ def accuracy_tables(records: Sequence[Measurement]) -> list[Table]:
 
 
 def stability_tables(records: Sequence[Measurement]) -> list[Table]:
-    """Makes Table 4 for each noise mode: first on each network's own images, then on all images."""
+    """Makes Table 4 for each noise mode, Gaussian noise first, and then each other kind of noise.
+
+    For each kind, there are first the tables on each network's own images, then those on all images.
+    """
     groups = grouped(select(records, Stability), by=lambda record: (record.noise, record.population))
-    return [stability_table(groups[key]) for key in sorted(groups, key=lambda key: key[1] == "all")]
+    kinds = ["Gaussian", *unique(noise_words(noise).name for noise, _ in groups)]
+    order = sorted(groups, key=lambda key: (kinds.index(noise_words(key[0]).name), key[1] == "all"))
+    return [stability_table(groups[key]) for key in order]
 
 
 def difference_tables(records: Sequence[Measurement]) -> list[Table]:
@@ -235,7 +241,8 @@ def comparison_table(records: Sequence[Comparison]) -> Table:
 
 
 def stability_table(records: Sequence[Stability]) -> Table:
-    """Lists accuracy under Gaussian noise for one noise mode and population, next to the paper's Table 4."""
+    """Lists accuracy under noise of one kind, mode and population, Gaussian next to the paper's Table 4."""
+    noise = noise_words(records[0].noise)
     population, images = records[0].population, span(record.images for record in records)
     sigmas = sorted({record.sigma_grey for record in records})
     found = {(record.network, record.sigma_grey): record for record in records}
@@ -248,14 +255,15 @@ def stability_table(records: Sequence[Stability]) -> Table:
         cells.append(Cell(text=percent(mean, digits=2), best=mean == largest(means.values())))
         rows.append(TableRow(cells=(Cell(text=name), *cells)))
         printed = TABLE_4.get(IN_TABLE_4.get(name, name))
-        if printed and population == "own":
+        if printed and population == "own" and noise.gaussian:
             paper: dict[float, float] = dict(zip(SIGMAS_GREY, printed.percent, strict=True))
             values = (*(paper.get(sigma) for sigma in sigmas), printed.overall_percent)
             rows.append(_printed_row(values, digits=1))
     return Table(
-        title=f"Table 4. Accuracy under Gaussian noise ({records[0].noise}), on {POPULATIONS[population]}",
-        caption=f"In per cent, by {SIGMA} of the noise in grey levels of 255; overall is the mean over the "
-        "strengths above 0.",
+        title=f"{'Table 4. ' if noise.gaussian else ''}Accuracy under {noise.name} noise ({noise.storage}), "
+        f"on {POPULATIONS[population]}",
+        caption=f"In per cent, by {SIGMA} {noise.strength}; overall is the mean over the strengths above 0."
+        f"{' ' if noise.hint else ''}{noise.hint}",
         notes_caption=INTERVALS,
         source=source(records, count=f"noisy images in each cell, of {images} images"),
         header=("network", *(f"{sigma:g}" for sigma in sigmas), "overall"),
@@ -269,10 +277,11 @@ def difference_table(records: Sequence[NoisyComparison]) -> Table:
     sigmas = sorted({record.sigma_grey for record in records if record.sigma_grey is not None})
     pairs = unique((record.first, record.second) for record in records)
     columns = [*sigmas, None]
+    noise = noise_words(records[0].noise)
     return Table(
-        title=f"Paired differences under Gaussian noise ({records[0].noise}), on all images",
+        title=f"Paired differences under {noise.name} noise ({noise.storage}), on all images",
         caption="Accuracy of the first network less that of the second on the same noisy images, in "
-        f"percentage points, by {SIGMA} of the noise in grey levels of 255; overall is the mean.",
+        f"percentage points, by {SIGMA} {noise.strength}; overall is the mean.",
         notes_caption="The range is the 95 % interval over images.",
         source=source(records, count="noisy images in a number"),
         header=("networks", *(f"{sigma:g}" for sigma in sigmas), "overall"),
