@@ -39,7 +39,7 @@ RECIPE = replace(
         unclipped_images=20,
         sampling=Sampling(versions=9, half_width=0.05),
         paired_images=70,
-        noises=("gaussian", "poisson", "jpeg"),
+        noises=("gaussian", "poisson"),
     ),
 )
 
