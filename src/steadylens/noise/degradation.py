@@ -239,8 +239,8 @@ class Degradation:
         if not ends.any():
             return np.zeros(len(family), np.int64)
         low, high = ends[family].T
-        places: NDArray[np.int64] = (host.random(len(family)) * (high - low + 1)).astype(np.int64)
-        return low + places
+        drawn: NDArray[np.int64] = low + (host.random(len(family)) * (high - low + 1)).astype(np.int64)
+        return drawn
 
 
 @cache
