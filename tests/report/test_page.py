@@ -14,6 +14,8 @@ import pytest
 from steadylens.errors import RecordError
 from steadylens.records import (
     Accuracy,
+    Attacked,
+    Confusion,
     Curve,
     Hits,
     Measurement,
@@ -25,6 +27,7 @@ from steadylens.records import (
 )
 from steadylens.report.page import facts, write_report, write_tables
 from steadylens.report.tables import select
+from tests.browsers import chromium
 from tests.sample_records import PROVENANCE, pictures, sample_records
 
 RECORDS = sample_records()
@@ -177,6 +180,7 @@ def test_every_link_leads_to_a_section(outline: Outline) -> None:
 
 def test_sections_tables_and_figures_are_in_the_papers_order(outline: Outline) -> None:
     wanted = [
+        "Summary", "With and without the restorer",
         "Method", "Figure 1. The method", "Training", "Restoration", "Figure 3. Restoration net by net",
         "Table 2. Which net restores best", "Accuracy", "Table 3. Accuracy on clean images", "Stability",
         "Table 4. Accuracy under Gaussian noise (clipped, 8-bit), on all images", "Cost", "Samples",
@@ -189,6 +193,41 @@ def test_sections_tables_and_figures_are_in_the_papers_order(outline: Outline) -
 def test_the_main_numbers_are_at_the_top(page: str) -> None:
     top = page[: page.index("<main>")]
     assert all(number in top for number in ("98.93", "99.40", "93.33", "98.00", "27.9", "31.1"))
+
+
+def test_the_summary_is_the_first_table_and_warns_of_doubtful_classes(page: str, tmp_path: Path) -> None:
+    assert page.index('<section id="summary">') == page.index("<section ")
+    assert page.index('class="cards"') == page.index("<table") + len("<table ")
+    muddled = [
+        replace(row, cells=tuple((label, (answer + 1) % 6, count) for label, answer, count in row.cells))
+        for row in select(RECORDS, Confusion)
+    ]
+    doubtful = page_of([*select(RECORDS, Accuracy), *muddled], tmp_path)
+    summary = doubtful[doubtful.index('id="summary"') : doubtful.index('id="accuracy"')]
+    assert "Doubtful:" in summary
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_summary_is_a_table_where_there_is_room_and_cards_where_not(width: int, tmp_path: Path) -> None:
+    write_report([*select(RECORDS, Accuracy), *select(RECORDS, Attacked)], tmp_path / "report.html")
+    with chromium(tmp_path) as browser:
+        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 800}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.get((tmp_path / "report.html").as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth - innerWidth") <= 0
+        stacked = browser.execute_script(
+            "const [a, b] = document.querySelectorAll('.cards tbody td'); return a.offsetTop < b.offsetTop"
+        )
+        assert stacked == (width < 800)
+        labels = browser.execute_script(
+            "return [...document.querySelectorAll('.cards tbody tr:first-child td')]"
+            ".map(cell => getComputedStyle(cell, '::before').content)"
+        )
+        assert ('"original"' in labels) == stacked
+        inside = browser.execute_script(
+            "const box = document.querySelector('.scroll'); return box.scrollWidth - box.clientWidth"
+        )
+        assert inside <= 0, "the sentences can be read without scrolling sideways"
 
 
 def test_the_page_says_where_it_comes_from(page: str) -> None:
@@ -242,7 +281,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
 def test_tables_are_written_as_markdown(tmp_path: Path) -> None:
     write_tables(RECORDS, tmp_path / "tables.md")
     text = (tmp_path / "tables.md").read_text(encoding="utf-8")
-    assert text.count("\n### ") + text.startswith("### ") == 13
+    assert text.count("\n### ") + text.startswith("### ") == 14
     assert "| in the paper | 99.05 | 99.69 | 99.81 |" in text
     assert "Noise clipped, 8-bit" in text
 

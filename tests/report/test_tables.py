@@ -68,7 +68,7 @@ def test_source_has_the_range_of_samples_and_every_commit() -> None:
 
 def test_select_keeps_one_type_in_its_order() -> None:
     rows = select(sample_records(), Cost)
-    assert [row.network for row in rows] == ["L11", "original"]
+    assert [row.network for row in rows] == ["L11", "original", "restoration + original"]
 
 
 def test_grouped_keeps_the_order_of_first_appearance() -> None:

@@ -7,7 +7,6 @@ import io
 import os
 import re
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -32,6 +30,7 @@ from typer.testing import CliRunner
 from steadylens.cli.main import app
 from steadylens.serving.demo import DemoNets, run_demo
 from steadylens.serving.demo_page import Choice, answer
+from tests.browsers import chromium
 
 
 @pytest.fixture(scope="module")
@@ -230,21 +229,6 @@ def started(folder: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def chromium(profile: Path) -> Chrome:
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (binary and driver):
-        if "CI" in os.environ:
-            pytest.fail("chromium or chromedriver is missing")
-        pytest.skip("chromium or chromedriver is not installed: the page is not tested in a browser")
-    options = ChromeOptions()
-    options.binary_location = binary
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu"):
-        options.add_argument(f"--{argument}")
-    options.add_argument(f"--user-data-dir={profile / 'browser'}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return Chrome(options=options, service=Service(driver))
 
 
 def photograph(path: Path, width: int, height: int) -> Path:

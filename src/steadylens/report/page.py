@@ -13,6 +13,7 @@ from steadylens.errors import RecordError
 from steadylens.files import replacing
 from steadylens.records import Accuracy, Measurement, Picture, Restoring, Stability
 from steadylens.report.class_tables import class_tables, doubts
+from steadylens.report.decision import decision_tables
 from steadylens.report.noise_names import noise_words, only_gaussian
 from steadylens.report.paper import (
     ALONE,
@@ -91,10 +92,13 @@ def _stability_facts(records: Sequence[Measurement]) -> list[Fact]:
             continue
         before, after = (percent(mean, digits=2) for mean in means)
         words = noise_words(noise)
-        note = f"overall, {' and '.join(pair)}; noise {words.storage}"
+        note = f"overall, {' and '.join(pair)}, each on what it gets right when clean; noise {words.storage}"
         if pair == (ORIGINAL, RESTORED) and words.gaussian:
             paper = " and ".join(f"{TABLE_4[name].overall_percent:.1f}" for name in pair)
-            note = f"overall, original and fused network; noise {noise}; paper {paper}"
+            note = (
+                f"overall, original and fused network, each on what it gets right when clean; noise {noise}; "
+                f"paper {paper}"
+            )
         name = f"Stability under {'' if only_gaussian(own) else f'{words.name} '}noise"
         found.append(Fact(name=name, before=before, after=after, unit="%", note=note))
     return found
@@ -243,6 +247,7 @@ def write_tables(records: Sequence[Measurement], path: Path) -> None:
     """
     _check(records)
     makers = (
+        decision_tables,
         training_tables,
         restoration_tables,
         accuracy_tables,
@@ -269,11 +274,18 @@ def _check(records: Sequence[Measurement]) -> None:
 
 
 def _sections(records: Sequence[Measurement], variation: Sequence[Table]) -> list[Section]:
-    """Returns the sections that there are records for, in the paper's order."""
+    """Returns the sections that there are records for: the summary, then the rest in the paper's order."""
     # matplotlib is optional, and tables do not need it.
     from steadylens.report import figures  # noqa: PLC0415
 
     sections = (
+        Section(
+            title="Summary",
+            lead="What a restorer in front of the classifier gains and what it costs, question by question. "
+            "The sections below have the details.",
+            warnings=doubts(records),
+            tables=decision_tables(records),
+        ),
         Section(
             title="Method",
             lead="A small net restores an image before the classifier sees it. It learns from clean images "

@@ -17,6 +17,8 @@ NORM = "\N{DOUBLE VERTICAL LINE}"
 
 INFINITY = "\N{INFINITY}"
 
+TIMES = "\N{MULTIPLICATION SIGN}"
+
 Record = TypeVar("Record", bound=Measurement)
 
 Item = TypeVar("Item")
@@ -59,6 +61,8 @@ class Table:
         source: What it counts over and where the records come from.
         header: One name for each column; the first column names the row.
         notes_caption: What the cells' notes mean; it is left out where notes are.
+        sentences: Whether the last column holds sentences. A page then shows each row as a card where it is
+            narrow.
     """
 
     title: str
@@ -67,6 +71,7 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[TableRow, ...]
     notes_caption: str = ""
+    sentences: bool = False
 
     def markdown(self, *, notes: bool = True) -> str:
         """Returns the table as Markdown.
@@ -74,7 +79,10 @@ class Table:
         Args:
             notes: Whether to add the cells' notes in brackets.
         """
-        texts = [tuple(_escaped(name) for name in self.header), ("---",) + ("---:",) * (len(self.header) - 1)]
+        aligned = ["---", *["---:"] * (len(self.header) - 1)]
+        if self.sentences:
+            aligned[-1] = "---"
+        texts = [tuple(_escaped(name) for name in self.header), tuple(aligned)]
         texts += [tuple(_markdown(cell, notes=notes) for cell in row.cells) for row in self.rows]
         grid = "\n".join(f"| {' | '.join(row)} |" for row in texts)
         caption = f"{self.caption} {self.notes_caption}" if notes and self.notes_caption else self.caption
