@@ -24,6 +24,7 @@ from steadylens.checkpoints.loading import LoadedNet, check_classes, count_class
 from steadylens.data.datasets import Dataset
 from steadylens.devices import evaluating, forward_in_batches
 from steadylens.evaluation import experiments
+from steadylens.evaluation.stress import certify_image, measure_certificates
 from steadylens.evaluation.workflows import evaluate_nets
 from steadylens.images.preprocessing import Preprocessing, PreprocessingOptions
 from steadylens.images.tensors import to_float
@@ -121,6 +122,8 @@ def given(tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return Given(*nets, run, tmp_path)
 
 
+CERTIFYING = steadylens.Certifying(first_versions=2, versions=12, images=2)
+
 IMAGE = np.zeros((20, 20, 3), np.uint8)
 
 MEASURES: dict[str, Callable[[Given], object]] = {
@@ -132,6 +135,13 @@ MEASURES: dict[str, Callable[[Given], object]] = {
     "PreparedClassifier": lambda g: steadylens.PreparedClassifier(
         g.classifier, Preprocessing(size=48)
     ).prepared_for(PreprocessingOptions(mean=(0.5,) * 3, std=(0.5,) * 3)),
+    "certify": lambda g: steadylens.certify(
+        g.run, {"pair": g.pair, "alone": g.classifier}, g.folder, first_versions=2, versions=12, images=2
+    ),
+    "certify_image": lambda g: certify_image(
+        g.classifier, g.run.data.test.images[0], sigma=0.25, settings=CERTIFYING, generator=torch.Generator()
+    ),
+    "measure_certificates": lambda g: measure_certificates(g.run, {"pair": g.pair}, g.folder, CERTIFYING),
     "card": lambda g: [steadylens.card(net) for net in (g.restorer, g.loaded[1])],
     "check_classes": lambda g: check_classes(g.loaded[1], ("a", "b", "c", "d"), "data"),
     "compare": lambda g: steadylens.compare(

@@ -14,6 +14,8 @@ from .data.datasets import load_dataset as load_dataset
 from .data.own_data import dataset_from as dataset_from
 from .data.sources import Selection as Selection
 from .errors import SteadylensError as SteadylensError
+from .evaluation.stress.certification import Certifying as Certifying
+from .evaluation.workflows import certify as certify
 from .evaluation.workflows import compare as compare
 from .images.preprocessing import Fit as Fit
 from .images.preprocessing import Preprocessing as Preprocessing
@@ -75,6 +77,7 @@ __all__ = [
     "Attenuated",
     "Banded",
     "Card",
+    "Certifying",
     "ChannelNormalization",
     "Dataset",
     "Degradation",
@@ -106,6 +109,7 @@ __all__ = [
     "Training",
     "Uniform",
     "card",
+    "certify",
     "classifying_objective",
     "compare",
     "dataset_from",

@@ -17,8 +17,8 @@ class Update:
         state: What happened to the stage.
         done: How much of the stage is done, in any unit.
         total: How much there is in total, in the same unit; 0 if unknown.
-        note: A few words for the user: why the stage was skipped, what it achieved, or what to know about its
-            result.
+        note: A few words for the user: why the stage was skipped, what it achieved, what to know about its
+            result, or, where it is resumed, what it counts if not steps.
     """
 
     stage: str

@@ -259,6 +259,7 @@ class Certificate(Measurement):
             its class; the answer of the smoothed network, or -1 where it abstains; how many versions of the
             second sample got this answer; and the Euclidean radius, for images in [0, 1], within which the
             answer provably stays, 0 where it abstains.
+        precision: The number format of the network's products: in another one, it is another network.
     """
 
     network: str
@@ -267,6 +268,7 @@ class Certificate(Measurement):
     versions: int
     alpha: float
     images: tuple[tuple[int, int, int, int, float], ...]
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from steadylens.evaluation import experiments
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
 from steadylens.nets.third_party import timm_classifier
-from steadylens.records import Accuracy, Cost, Stability, read_records
+from steadylens.records import Accuracy, Certificate, Cost, Stability, read_records
 
 SIZE = 32
 """Height and width in pixels of the classifier's images."""
@@ -119,6 +119,72 @@ def test_a_packaged_restorer_is_tried_when_none_is_named(
     assert "may help little on images of 32" in said
     rows = read_records(workplace / "out" / "records.jsonl")
     assert {row.network for row in rows if isinstance(row, Cost)} == {"alone", "behind l3-gtsrb"}
+
+
+def certify(*arguments: str) -> tuple[int, str, str]:
+    call = ["certify", *arguments, "--data", "folder:images", "--recipe", "smoke", "--device", "cpu"]
+    result = CliRunner().invoke(app, [*call, "--cache", "cache", "--out", "out"])
+    return result.exit_code, result.stdout, result.stderr
+
+
+CERTIFYING = ("--sigma", "0.12", "--sigma", "0.5", "--n0", "3", "--n", "20", "--alpha", "0.01")
+
+
+def test_a_classifier_is_certified_alone_and_behind_restorers(workplace: Path) -> None:
+    arguments = (*RESNET, "--restorer", "smooth.safetensors", "--fused", "pair.safetensors", *CERTIFYING)
+    code, said, error = certify(*arguments, "--images", "2", "--batch", "4", "--precision", "bfloat16")
+    assert (code, error) == (0, "")
+    assert said.endswith(f"report: {workplace / 'out' / 'report.html'}\n")
+    assert re.search(r"certificates: note: about .* s in all: 12 times an image of a network, with 23", said)
+    rows = read_records(workplace / "out" / "records.jsonl")
+    assert [(row.sigma, row.network) for row in rows if isinstance(row, Certificate)] == [
+        (sigma, name) for sigma in (0.12, 0.5) for name in ("alone", "behind smooth", "pair")
+    ]
+    for row in rows:
+        assert isinstance(row, Certificate)
+        assert (row.samples, row.first_versions, row.versions, row.alpha) == (2, 3, 20, 0.01)
+        assert row.precision == "bfloat16"
+    assert "### Certified accuracy" in (workplace / "out" / "tables.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_classifier_without_restorers_is_certified_too() -> None:
+    few = ("--n", "12", "--n0", "1", "--images", "1")
+    assert certify(*RESNET, *few)[0] == 0
+    (row,) = read_records(Path("out/records.jsonl"))
+    assert isinstance(row, Certificate)
+    assert (row.network, row.sigma, row.precision) == ("alone", 0.25, "float32")
+    assert certify(*RESNET, *few)[1].count("skipped: measured before") == 1
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_comparison_certifies_if_it_is_asked_to() -> None:
+    arguments = ("--certify", "--certify-n", "15", "--certify-images", "1", "--certify-sigma", "0.3")
+    assert compare(*RESNET, "--restorer", "smooth.safetensors", *arguments)[0] == 0
+    rows = read_records(Path("out/records.jsonl"))
+    found = [(row.network, row.sigma, row.versions) for row in rows if isinstance(row, Certificate)]
+    assert found == [("alone", 0.3, 15), ("behind smooth", 0.3, 15)]
+    assert any(isinstance(row, Stability) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sigma", "64"], "sigma is 64.0, .* divide grey levels by 255"),
+        (["--n", "5"], "versions is 5, too few"),
+        (["--alpha", "1"], "alpha is 1.0"),
+        (["--n0", "0"], "first_versions is 0"),
+        (["--images", "0"], "images is 0"),
+        (["--batch", "0"], "batch is 0"),
+    ],
+)
+@pytest.mark.usefixtures("workplace")
+def test_options_that_certify_nothing_are_refused_before_images_are_read(
+    arguments: list[str], message: str
+) -> None:
+    code, said, error = certify(*RESNET, *arguments)
+    assert (code, said) == (2, "")
+    assert re.search(message, " ".join(error.split()))
 
 
 @pytest.mark.parametrize(

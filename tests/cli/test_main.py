@@ -44,7 +44,12 @@ COMMANDS = {
     "fuse": COMMON | CLASSIFIER | {"restorer", "--out", "--tune", "--restorer-only"},
     "compare": COMMON
     | CLASSIFIER
-    | {"--restorer", "--fused", "--out", "--half-width", "--noise", "--versions"},
+    | {"--restorer", "--fused", "--out", "--half-width", "--noise", "--versions"}
+    | {"--certify", "--certify-sigma", "--certify-n", "--certify-images", "--certify-precision"},
+    "certify": COMMON
+    | CLASSIFIER
+    | {"--restorer", "--fused", "--out", "--sigma", "--n0", "--n", "--alpha", "--images", "--batch"}
+    | {"--precision"},
     "evaluate": COMMON | {"models", "--out", "--half-width", "--noise", "--versions"},
     "report": {"records", "--out", "--debug"},
     "restore": {"paths", "--out", "--net", "--pattern", "--format", "--overwrite", "--in-place"}

@@ -17,6 +17,7 @@ from steadylens.data.datasets import Dataset, ImageSet
 from steadylens.errors import SettingError
 from steadylens.evaluation.checks import check_workers
 from steadylens.evaluation.experiments import measure_costs, measure_differences, measure_restorers
+from steadylens.evaluation.stress.certification import Certifying
 from steadylens.evaluation.workflows import compare
 from steadylens.nets.classification import FusedClassifier
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet, initialize_xavier
@@ -42,6 +43,9 @@ RECIPE = replace(
         noises=("gaussian", "poisson"),
     ),
 )
+
+
+CERTIFYING = Certifying(sigmas=(0.2,), first_versions=5, versions=20, images=17)
 
 
 class Own(nn.Sequential):
@@ -85,7 +89,8 @@ def measure_all(folder: Path) -> list[str]:
     data = Dataset(train=few, validation=few, test=test, class_names=tuple("abcd"), source="colours")
     run = Run(data=data, recipe=RECIPE, seed=4, device=torch.device("cpu"), observe=observe)
     fused = FusedClassifier(restorer, classifier)
-    compare(run, classifier, {"L3": fused, "smoothing": FusedClassifier(smoothing, classifier)}, folder)
+    pairs = {"L3": fused, "smoothing": FusedClassifier(smoothing, classifier)}
+    compare(run, classifier, pairs, folder, certifying=CERTIFYING)
     measure_restorers(run, {"L3": restorer, "smoothing": smoothing}, folder / "restorers")
     measure_differences(run, {"alone": classifier, "L3": fused}, folder / "paired", against="L3")
     measure_costs(run, {"alone": classifier}, {"alone": 0.0}, folder / "costs")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from steadylens.records import Confusion
-from steadylens.report import figures
+from steadylens.report import drawing, figures
 from steadylens.report.class_tables import MOST_CLASSES, class_table, class_tables, confusions_table, doubts
 from steadylens.report.tables import select
 from tests.sample_records import CLASSES, PROVENANCE, sample_records
@@ -78,7 +78,7 @@ def test_the_matrix_of_each_network_is_drawn_with_its_names() -> None:
             assert answer < 0 or drawn[label, answer] == count
         assert axes.get_title(loc="left") == record.network
         assert [text.get_text().replace("\\$", "$") for text in axes.get_yticklabels()] == list(CLASSES)
-    assert "</svg>" in figures.svg(figures.confusion(RECORDS[:1])), "a name with dollars is no formula"
+    assert "</svg>" in drawing.svg(figures.confusion(RECORDS[:1])), "a name with dollars is no formula"
 
 
 def test_a_matrix_of_many_classes_has_their_numbers() -> None:

@@ -15,7 +15,7 @@ from matplotlib.patches import StepPatch
 
 from steadylens.errors import MissingExtraError
 from steadylens.records import Contraction, Curve, Density, Hits, Restoring, Scatter, Stability
-from steadylens.report import figures
+from steadylens.report import drawing, figures
 from steadylens.report.tables import select
 from tests.sample_records import CLASSIFIERS, RESTORERS, SIGMAS, sample_records
 
@@ -39,7 +39,7 @@ def test_stability_draws_each_networks_accuracy_in_its_colour() -> None:
         x, y = points_of(line)
         assert x == list(SIGMAS)
         assert y == pytest.approx([100 * row.correct / row.samples for row in rows])
-        assert line.get_color() == figures.COLOURS[name]
+        assert line.get_color() == drawing.COLOURS[name]
     assert list(labelled(axes)) == list(CLASSIFIERS)
 
 
@@ -71,7 +71,7 @@ def test_restoration_draws_psnr_and_gain_and_skips_the_infinite_psnr_of_clean_im
     assert points_of(lines["L9"])[1] == [row.restored_db for row in finite]
     assert points_of(lines["noisy images"])[1] == [row.noisy_db for row in finite]
     assert lines["noisy images"].get_linestyle() == "--"
-    gains = [points_of(line)[1] for line in right.lines if line.get_color() == figures.COLOURS["L9"]]
+    gains = [points_of(line)[1] for line in right.lines if line.get_color() == drawing.COLOURS["L9"]]
     assert gains[0] == pytest.approx([row.restored_db - row.noisy_db for row in finite])
 
 
@@ -145,18 +145,18 @@ def test_the_drawing_of_the_method_has_the_parts_of_fig_1() -> None:
 
 def test_networks_of_one_figure_differ_in_colour_and_in_marker() -> None:
     for names in (RESTORERS, CLASSIFIERS):
-        assert len({figures.COLOURS[name] for name in names}) == len(names)
-        assert len({figures.MARKERS[name] for name in names}) == len(names)
+        assert len({drawing.COLOURS[name] for name in names}) == len(names)
+        assert len({drawing.MARKERS[name] for name in names}) == len(names)
 
 
 def test_the_fused_network_has_the_colour_of_its_restorer() -> None:
-    assert figures.COLOURS["restoration + original"] == figures.COLOURS["L11"]
+    assert drawing.COLOURS["restoration + original"] == drawing.COLOURS["L11"]
 
 
 def test_another_network_has_a_colour_too() -> None:
     rows = [replace(row, network="my own") for row in OWN if row.network == "original"]
     (axes,) = figures.stability(rows).axes
-    assert to_hex(axes.lines[0].get_color()) in figures.OTHER_COLOURS
+    assert to_hex(axes.lines[0].get_color()) in drawing.OTHER_COLOURS
 
 
 def test_other_networks_have_different_styles_and_the_same_ones_in_all_figures() -> None:
@@ -183,12 +183,12 @@ def test_the_legend_of_two_panels_stands_outside_of_both_and_within_the_figure(e
 
 
 def test_the_same_figure_gives_the_same_svg() -> None:
-    assert figures.svg(figures.stability(OWN)) == figures.svg(figures.stability(OWN))
+    assert drawing.svg(figures.stability(OWN)) == drawing.svg(figures.stability(OWN))
 
 
 def test_figures_leave_pyplot_alone() -> None:
     # In another process, because other tests may have loaded pyplot here.
-    code = "import sys; from steadylens.report import figures; figures.svg(figures.method()); "
+    code = "import sys; from steadylens.report import drawing, figures; drawing.svg(figures.method()); "
     code += "sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -196,4 +196,4 @@ def test_figures_leave_pyplot_alone() -> None:
 def test_without_matplotlib_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"matplotlib is not installed.*steadylens\[report\]"):
-        reload(figures)
+        reload(drawing)

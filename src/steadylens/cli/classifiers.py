@@ -1,6 +1,6 @@
 """The commands for a classifier: put a restorer in front of it, and compare it before and after."""
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +23,11 @@ from steadylens.cli.display import say
 from steadylens.errors import SettingError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from steadylens.checkpoints.loading import LoadedNet
+    from steadylens.evaluation.stress.certification import Certifying
+    from steadylens.training.run import Run
 
 
 PAIR = "pair"
@@ -36,6 +40,76 @@ LEARNED_SIZE = 48
 """Height and width in pixels of the images that the packaged restorers learned from."""
 
 
+RestorersInFront = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A restorer to put in front of the classifier, unchanged: a .safetensors file or the name "
+        "of a packaged net. May be repeated."
+    ),
+]
+
+FusedFiles = Annotated[
+    list[Path] | None,
+    typer.Option(help="Also measure this fused classifier, a file that fuse has written. May be repeated."),
+]
+
+
+class Precision(StrEnum):
+    """The number formats in which networks can be certified."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CertifyOptions:
+    """The options of certificates beside a comparison, in a quick form.
+
+    Attributes:
+        certify: Whether to certify the networks.
+        certify_sigma: Standard deviations of the smoothing noise, or None for 0.25.
+        certify_n: Noisy versions of each image that bound the probability of its answer.
+        certify_images: Number of test images.
+        certify_precision: Number format of the networks' products.
+    """
+
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify",
+            help="Also certify within which radius the smoothed classifiers provably keep their answers; "
+            "steadylens certify does so with more options.",
+        ),
+    ] = False
+    certify_sigma: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="With --certify: standard deviation of the smoothing noise, for images in [0, 1]. May be "
+            "repeated. By default, 0.25."
+        ),
+    ] = None
+    certify_n: Annotated[
+        int, typer.Option(help="With --certify: noisy versions of each image that bound its probability.")
+    ] = 1000
+    certify_images: Annotated[
+        int, typer.Option(help="With --certify: how many test images are certified, chosen at random.")
+    ] = 200
+    certify_precision: Annotated[
+        Precision, typer.Option(help="With --certify: as --precision of steadylens certify.")
+    ] = Precision.float32
+
+    def settings(self) -> "Certifying | None":
+        """Returns how networks are certified, or None if they are not."""
+        if not self.certify:
+            return None
+        from steadylens.evaluation.stress.certification import Certifying
+
+        return Certifying(
+            sigmas=tuple(self.certify_sigma or [0.25]), versions=self.certify_n, images=self.certify_images,
+            precision=self.certify_precision.value,
+        )  # fmt: skip
+
+
 @with_option_groups
 def compare(
     classifier: ClassifierName,
@@ -46,32 +120,21 @@ def compare(
             f"of a packaged net. May be repeated. {DEFAULT_RESTORER} if neither this nor --fused is given."
         ),
     ] = None,
-    fused: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Also compare this fused classifier, a file that fuse has written. May be repeated."
-        ),
-    ] = None,
+    fused: FusedFiles = None,
     *,
     described: ClassifierOptions,
     options: RunOptions,
     out: Out = Path("runs/comparison"),
     sampling: SamplingOptions,
+    certifying: CertifyOptions,
     debug: Debug = False,
 ) -> None:
     """Compare a classifier with and without restorers: accuracy, stability under noise, cost."""
     with sharing_work(debug):
-        from steadylens.checkpoints.loading import load_classifier
-        from steadylens.evaluation.checks import check_against
-
-        alone = load_classifier(
-            classifier,
-            weights=described.weights,
-            options=described.preprocessing(),
-            ema=described.ema,
+        settings = certifying.settings()
+        alone, pairs = _opened(
+            classifier, described, restorer or ([] if fused else [DEFAULT_RESTORER]), fused or []
         )
-        pairs = _pairs(alone, restorer or ([] if fused else [DEFAULT_RESTORER]), fused or [])
-        say(_preparation(alone))
         if not restorer and not fused and alone.size != LEARNED_SIZE:
             say(
                 f"note: no --restorer is given, so {DEFAULT_RESTORER} is compared; it learned from traffic "
@@ -82,16 +145,117 @@ def compare(
             from steadylens.evaluation.workflows import compare as compare_all
             from steadylens.report.paper import ALONE
 
-            for loaded in (alone, *pairs):
-                check_against(loaded, run)
+            networks = _networks(run, alone, pairs)
             page = compare_all(
                 run,
-                alone.module.to(run.device),
-                {pair.name: pair.pair().to(run.device) for pair in pairs},
+                networks.pop(ALONE),
+                networks,
                 out,
                 training_seconds={ALONE: alone.seconds, **{pair.name: pair.seconds for pair in pairs}},
+                certifying=settings,
             )
     say(f"report: {page.resolve()}")
+
+
+@with_option_groups
+def certify(
+    classifier: ClassifierName,
+    restorer: RestorersInFront = None,
+    fused: FusedFiles = None,
+    sigma: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Standard deviation of the smoothing noise, for images in [0, 1]: larger ones can certify "
+            "larger radii, and make more answers wrong. May be repeated. By default, 0.25."
+        ),
+    ] = None,
+    n0: Annotated[
+        int, typer.Option("--n0", help="Noisy versions of each image that choose the answer.")
+    ] = 100,
+    n: Annotated[
+        int,
+        typer.Option(
+            "--n",
+            help="Noisy versions of each image that bound the answer's probability. The largest radius that "
+            "they can certify is 2.5 sigma for 1,000, 3.2 sigma for 10,000 and 3.8 sigma for 100,000.",
+        ),
+    ] = 10_000,
+    alpha: Annotated[
+        float, typer.Option(help="Probability, for each image, that its certificate is wrong.")
+    ] = 0.001,
+    images: Annotated[
+        int,
+        typer.Option(help="How many test images are certified, chosen at random; all if there are no more."),
+    ] = 500,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Noisy versions that a net gets at once; by default, as many as the device is quick with. "
+            "It changes the results by rounding only."
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="Number format of the networks' products. What is certified in bfloat16 is the network as "
+            "it answers in bfloat16, which many devices compute several times as fast."
+        ),
+    ] = Precision.float32,
+    *,
+    described: ClassifierOptions,
+    options: RunOptions,
+    out: Out = Path("runs/certificates"),
+    debug: Debug = False,
+) -> None:
+    """Certify within which radius a smoothed classifier, with or without restorers, keeps its answers."""
+    with sharing_work(debug):
+        from steadylens.evaluation.stress.certification import Certifying
+
+        settings = Certifying(
+            sigmas=tuple(sigma or [0.25]),
+            first_versions=n0,
+            versions=n,
+            alpha=alpha,
+            images=images,
+            batch=batch,
+            precision=precision.value,
+        )  # fmt: skip - refuses options before nets and images are read
+        alone, pairs = _opened(classifier, described, restorer or [], fused or [])
+        with open_run(options, out, size=alone.size, fit=alone.fit, training=False) as run:
+            from steadylens.evaluation.workflows import certify as certify_all
+
+            page = certify_all(run, _networks(run, alone, pairs), out, **asdict(settings))
+    say(f"report: {page.resolve()}")
+
+
+def _opened(
+    classifier: str, described: ClassifierOptions, restorers: list[str], fused: list[Path]
+) -> "tuple[LoadedNet, list[LoadedNet]]":
+    """Opens a classifier and its pairs, and says how images are prepared for them."""
+    from steadylens.checkpoints.loading import load_classifier
+
+    alone = load_classifier(
+        classifier,
+        weights=described.weights,
+        options=described.preprocessing(),
+        ema=described.ema,
+    )
+    pairs = _pairs(alone, restorers, fused)
+    say(_preparation(alone))
+    return alone, pairs
+
+
+def _networks(run: "Run", alone: "LoadedNet", pairs: "list[LoadedNet]") -> "dict[str, nn.Module]":
+    """Returns the classifier alone and all pairs by name, on the run's device; their classes are checked."""
+    from steadylens.evaluation.checks import check_against
+    from steadylens.report.paper import ALONE
+
+    for loaded in (alone, *pairs):
+        check_against(loaded, run)
+    return {
+        ALONE: alone.module.to(run.device),
+        **{pair.name: pair.pair().to(run.device) for pair in pairs},
+    }
 
 
 def _preparation(classifier: "LoadedNet") -> str:

@@ -69,7 +69,8 @@ class Display:
                 self._begin(update)
             case "resumed":
                 self._begin(update)
-                self._say(update.stage, f"continues from step {update.done:,} of {update.total:,}")
+                unit = update.note or "step"
+                self._say(update.stage, f"continues from {unit} {update.done:,} of {update.total:,}")
             case "advanced":
                 self._advance(update)
             case "skipped":

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from steadylens.cli.classifiers import compare, fuse
+from steadylens.cli.classifiers import certify, compare, fuse
 from steadylens.cli.deploy import export, serve, serve_page
 from steadylens.cli.display import complain, say, several
 from steadylens.cli.paper import evaluate, report, reproduce, train_one_classifier, train_one_restorer
@@ -25,7 +25,7 @@ train = typer.Typer(help="Train a restoration net or a classifier.", no_args_is_
 train.command("restorer")(train_one_restorer)
 train.command("classifier")(train_one_classifier)
 
-for command in (restore, merge_logs, compare, fuse, export, serve):
+for command in (restore, merge_logs, compare, certify, fuse, export, serve):
     app.command()(command)
 app.command("app")(serve_page)
 app.add_typer(train, name="train")
@@ -72,7 +72,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-SHARED = ("compare", "fuse", "train", "evaluate", "reproduce")
+SHARED = ("compare", "certify", "fuse", "train", "evaluate", "reproduce")
 """The commands whose work several workers share."""
 
 

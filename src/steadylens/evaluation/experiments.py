@@ -135,6 +135,7 @@ def measure(
     *,
     key: str,
     timed: bool = False,
+    resumed: Update | None = None,
 ) -> list[Measurement]:
     """Runs an experiment and saves its records, or reads them if it was run before with the same `key`.
 
@@ -147,18 +148,18 @@ def measure(
         measuring: Runs the experiment.
         key: Hash of the settings and nets on which the records depend.
         timed: Whether the experiment measures time, so that worker 0 runs it while the others wait.
+        resumed: What the observer is told where a part of the experiment was done before; None for none.
 
     Raises:
         RecordError: If existing records cannot be read.
         StorageError: If the records cannot be written.
     """
-    origin = run.key(key, run.recipe.name, run.data.source, device_name(run.device))
-    keyed = path.with_name(f"{path.stem}-{origin}{path.suffix}")
+    keyed = keyed_path(run, path, key)
     before = workers.by_first(lambda: read_records(keyed) if keyed.exists() else None)
     if before is not None:
         run.observe(Update(stage=stage, state="skipped", note="measured before"))
         return before
-    run.observe(Update(stage=stage, state="started"))
+    run.observe(resumed or Update(stage=stage, state="started"))
     records = workers.by_first(lambda: list(measuring())) if timed else list(measuring())
 
     def written() -> list[Measurement]:
@@ -168,6 +169,12 @@ def measure(
     records = workers.by_first(written)
     run.observe(Update(stage=stage, state="finished"))
     return records
+
+
+def keyed_path(run: Run, path: Path, key: str) -> Path:
+    """Returns where the records of an experiment are saved; see `measure`."""
+    origin = run.key(key, run.recipe.name, run.data.source, device_name(run.device))
+    return path.with_name(f"{path.stem}-{origin}{path.suffix}")
 
 
 SAVED_ANSWERS = 12
@@ -425,8 +432,16 @@ def random_test_images(run: Run, count: int | None) -> ImageSet:
     test = run.data.test
     if count is None or count >= len(test):
         return test
+    return test.subset(random_test_indices(run, count).to(test.labels.device))
+
+
+def random_test_indices(run: Run, count: int | None) -> torch.Tensor:
+    """Returns the places of `random_test_images` in the test set, int64, ascending, on the CPU."""
+    test = run.data.test
+    if count is None or count >= len(test):
+        return torch.arange(len(test))
     order = torch.randperm(len(test), generator=derived_generator(run.seed, "choice of test images"))
-    return test.subset(order[:count].sort().values.to(test.labels.device))
+    return order[:count].sort().values
 
 
 def progress_callback(run: Run, stage: str) -> ProgressCallback:

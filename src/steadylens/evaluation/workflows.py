@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from torch import nn
 
@@ -25,6 +26,8 @@ from steadylens.evaluation.experiments import (
     take_samples,
 )
 from steadylens.evaluation.samples import changed_answers
+from steadylens.evaluation.stress.certificates import measure_certificates
+from steadylens.evaluation.stress.certification import Certifying
 from steadylens.nets.classification import FusedClassifier, as_pair
 from steadylens.nets.facts import RESTORING, facts_of
 from steadylens.nets.restoration import GaussianSmoothing
@@ -239,6 +242,7 @@ def compare(
     out: str | Path,
     *,
     training_seconds: Mapping[str, float] = MappingProxyType({}),
+    certifying: Certifying | None = None,
 ) -> Path:
     """Compares a classifier alone and behind restorers, in accuracy, stability and cost, and writes a report.
 
@@ -251,6 +255,7 @@ def compare(
         out: Folder for records and report.
         training_seconds: Seconds that training took, by name, as far as they are known; "alone" for the
             classifier.
+        certifying: How all of them are certified, as by `certify`; None for no certificates.
 
     Returns:
         Path of the report, an HTML page.
@@ -267,16 +272,15 @@ def compare(
     require_drawing()
     pairs = {name: as_pair(net) for name, net in fused.items()}
     networks: dict[str, nn.Module] = {ALONE: classifier, **pairs}
-    for name, network in networks.items():
-        _check_fit(name, network, run)
-        check_network(name, network, run)
-    check_workers(run, networks)
+    _check_networks(run, networks)
     out = Path(out)
     check_out(run, out)
     records = out / "records"
+    certificates = [] if certifying is None else measure_certificates(run, networks, records, certifying)
     return publish(
         [
             *measure_networks(run, networks, records),
+            *certificates,
             *measure_costs(
                 run, networks, {name: training_seconds.get(name, 0.0) for name in networks}, records
             ),
@@ -284,6 +288,73 @@ def compare(
         ],
         out,
     )
+
+
+def certify(
+    run: Run,
+    networks: Mapping[str, nn.Module],
+    out: str | Path,
+    *,
+    sigmas: Sequence[float] = (0.25,),
+    first_versions: int = 100,
+    versions: int = 10_000,
+    alpha: float = 0.001,
+    images: int | None = 500,
+    batch: int | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> Path:
+    """Certifies smoothed classifiers: within which radius no change of an image changes their answer.
+
+    The smoothed classifier gives the answer that the network gives most often to noisy versions of the image
+    (randomized smoothing). Its answers are certified, not those of the network to the image itself; see
+    `steadylens.evaluation.stress.certify_image` for what the proof needs. An interrupted run goes on where it
+    stopped.
+
+    Args:
+        run: Data, recipe and seed. The data must have the networks' input size and be on the run's device.
+        networks: Classifiers by name, alone or behind restorers, on the same device. They get images outside
+            [0, 1], as the noise is not clipped, and keep their mode.
+        out: Folder for records and report.
+        sigmas: Standard deviations of the smoothing noise, for images in [0, 1].
+        first_versions: Noisy versions of each image that choose the answer, n0.
+        versions: Noisy versions of each image that bound its probability, n.
+        alpha: Probability, for each image, that its certificate is wrong.
+        images: Number of test images, chosen at random with the run's seed; None for all.
+        batch: Noisy versions that a net gets at once; None for as many as the device is quick with.
+        precision: Number format of the networks' products. In bfloat16 each is another network, which many
+            devices compute several times as fast.
+
+    Returns:
+        Path of the report, an HTML page.
+
+    Raises:
+        SettingError: If there is no network, a setting is out of its range, a network has other classes or
+            needs other images than the data, or `out` has the report of another run.
+        MissingExtraError: If matplotlib is not installed.
+        RecordError: If what an interrupted run has left cannot be read.
+        StorageError: If a file cannot be written.
+
+    References:
+        Cohen, Rosenfeld and Kolter, "Certified adversarial robustness via randomized smoothing", ICML 2019.
+    """
+    settings = Certifying(
+        sigmas=tuple(sigmas), first_versions=first_versions, versions=versions, alpha=alpha, images=images,
+        batch=batch, precision=precision,
+    )  # fmt: skip
+    if not networks:
+        raise SettingError("there is no network to certify; give at least one")
+    require_drawing()
+    _check_networks(run, networks)
+    out = Path(out)
+    check_out(run, out)
+    return publish(measure_certificates(run, networks, out / "records", settings), out)
+
+
+def _check_networks(run: Run, networks: Mapping[str, nn.Module]) -> None:
+    for name, network in networks.items():
+        _check_fit(name, network, run)
+        check_network(name, network, run)
+    check_workers(run, networks)
 
 
 def _check_fit(name: str, network: nn.Module, run: Run) -> None:

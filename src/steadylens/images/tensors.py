@@ -4,6 +4,9 @@ Stored images are uint8, (N, 3, H, W). Noise strengths are given in grey levels:
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +107,8 @@ def check_range(images: Tensor) -> None:
 
     Where looking at values is impossible or would hold up a device, nothing is checked: while a net is
     traced or compiled, and on a GPU while gradients are recorded. Nor are images through which a gradient
-    flows: they come from a net in training, whose restored images may be far off for a while.
+    flows: they come from a net in training, whose restored images may be far off for a while. Inside a block
+    of `accepting_any_range` nothing is checked either.
 
     Args:
         images: Float (N, C, H, W).
@@ -112,7 +116,7 @@ def check_range(images: Tensor) -> None:
     Raises:
         ImageError: If a block lies further outside, or holds a value that is not a number.
     """
-    if images.numel() == 0 or _hides_values(images):
+    if images.numel() == 0 or _hides_values(images) or _accepts_any_range.get():
         return
     images = images.detach()
     height, width = (min(_BLOCK, side) for side in images.shape[-2:])
@@ -135,6 +139,23 @@ def check_range(images: Tensor) -> None:
             "or undo a normalisation by images * std + mean: a classifier's own comes after the restorer; "
             f"clip noise that is stronger than {STRONGEST_NOISE_GREY} grey levels"
         )
+
+
+_accepts_any_range = ContextVar("accepts any range", default=False)
+
+
+@contextmanager
+def accepting_any_range() -> Iterator[None]:
+    """Lets nets accept images of any range inside the block, in this thread.
+
+    It is for noise that is neither weak nor clipped, as that of certificates: a net that refuses some noisy
+    images would be another function than the one that is certified.
+    """
+    token = _accepts_any_range.set(True)
+    try:
+        yield
+    finally:
+        _accepts_any_range.reset(token)
 
 
 def _hides_values(images: Tensor) -> bool:

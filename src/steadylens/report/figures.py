@@ -1,17 +1,9 @@
-"""Draws the paper's figures, and curves that the paper lacks, from records.
+"""Draws the paper's figures, and curves that the paper lacks, from records."""
 
-Each network of the paper has one colour in all figures; other networks get colours in the order in which they
-are drawn. People with any colour vision can distinguish the colours (Okabe and Ito).
-"""
-
-import base64
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import cycle, pairwise
+from itertools import pairwise
 from math import isfinite
-from typing import Any
 
 import numpy as np
 
@@ -28,22 +20,25 @@ from steadylens.records import (
     Stability,
 )
 from steadylens.report.class_tables import latest_confusions
-from steadylens.report.noise_names import noise_words
-from steadylens.report.paper import (
-    ALONE,
-    AUGMENTED,
-    CITATION,
-    FINE_TUNED,
-    ORIGINAL,
-    RESTORED,
-    SMOOTHED,
-    TOGETHER,
-    WIDER,
+from steadylens.report.drawing import (
+    COLOURS,
+    INK,
+    QUIET,
+    WIDTH,
+    Illustration,
+    common_legend,
+    encoded,
+    grid,
+    line_styles,
+    literal,
+    shared_labels,
+    style_axes,
 )
+from steadylens.report.noise_names import noise_words
+from steadylens.report.paper import CITATION
 from steadylens.report.tables import SIGMA, grouped, select, source, unique
 
 try:
-    from matplotlib import rc_context
     from matplotlib.axes import Axes
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
@@ -53,54 +48,15 @@ try:
 except ImportError as error:
     raise MissingExtraError("matplotlib", "report") from error
 
-INK = "#333333"
-
-QUIET = "#8a8a8a"
-
-COLOURS = {
-    "L11": "#0072b2", "L9": "#56b4e9", "L7": "#009e73", "L5": "#e69f00", "L3": "#d55e00", "Dong": "#cc79a7",
-    "UNet": "#332288", "Gaussian smoothing": "#8c6d31", "identity": "#767676",
-    ORIGINAL: "#767676", FINE_TUNED: "#e69f00", SMOOTHED: "#8c6d31", AUGMENTED: "#d55e00",
-    RESTORED: "#0072b2", TOGETHER: "#332288", WIDER: "#117733", ALONE: "#767676",
-}  # fmt: skip
-"""The colour of each network; a fused network has the colour of its restorer."""
-
-MARKERS = dict(zip(COLOURS, "osD^vP*XddPXvo*hd", strict=True))
-"""The marker of each network, for prints without colour."""
-
-OTHER_COLOURS = (
-    "#882255", "#6699cc", "#661100", "#999933", "#44aa99", "#aa4499", "#cc6677", "#88ccee", "#ddcc77"
-)  # fmt: skip
-
-OTHER_MARKERS = "*sP^v"
-"""Markers of other networks; with the colours of Tol above they give 45 different pairs."""
-
-WIDTH = 9.4
-"""Width of every figure in inches: at the same width, text has the same size in all figures."""
-
-LEGEND_LETTERS, HANDLE_LETTERS = 100, 6
-"""About how many letters fit into a line of the legend, and how many a legend's symbol takes."""
-
 MOST_MATRICES = 6
 """How many confusion matrices are drawn: those of the first networks."""
 
 MOST_NAMED_CLASSES = 12
 """Up to how many classes a confusion matrix has names and numbers; others have the numbers of classes."""
 
-MOST_LETTERS = 24
-"""How many letters of a name stand in a confusion matrix."""
-
 Colours = Mapping[str, str]
 
 SIGMA_LABEL = r"$\sigma$ of the noise (grey levels of 255)"
-
-
-def svg(figure: Figure) -> str:
-    """Returns a figure as SVG; the same figure always gives the same text."""
-    text = io.StringIO()
-    with rc_context({"svg.hashsalt": "steadylens", "svg.fonttype": "path"}):
-        figure.savefig(text, format="svg", dpi=200, metadata={"Date": None})
-    return text.getvalue()
 
 
 def method() -> Figure:
@@ -134,7 +90,7 @@ def method() -> Figure:
 
 def densities(records: Sequence[Density]) -> Figure:
     """Draws a histogram of each family's noise (Fig. 1); a very high bin is cut off and labelled."""
-    figure, panels = _grid(len(records), columns=5, height=1.7)
+    figure, panels = grid(len(records), columns=5, height=1.7)
     for axes, record in zip(panels, records, strict=True):
         shares = 100 * np.asarray(record.shares)
         second, tallest = np.sort(np.append(shares, 0))[-2:]
@@ -143,14 +99,14 @@ def densities(records: Sequence[Density]) -> Figure:
         axes.set_ylim(0, top or 1)
         if tallest > top:
             axes.text(0.54, 0.88, f"{tallest:.0f} %", transform=axes.transAxes, fontsize=8, color=INK)
-        _style_axes(axes, title=f"{record.family}\n{record.strength_grey:g} grey levels")
-    _shared_labels(figure, "value of the noise (grey levels of 255)", "share of values (%)")
+        style_axes(axes, title=f"{record.family}\n{record.strength_grey:g} grey levels")
+    shared_labels(figure, "value of the noise (grey levels of 255)", "share of values (%)")
     return figure
 
 
 def training(curves: Sequence[Curve]) -> Figure:
     """Draws the loss of each stage, on a logarithmic axis if all its values are positive."""
-    figure, panels = _grid(len(curves), columns=4, height=1.9)
+    figure, panels = grid(len(curves), columns=4, height=1.9)
     for axes, curve in zip(panels, curves, strict=True):
         axes.plot(curve.steps, curve.losses, color=COLOURS["L11"], linewidth=1.2)
         axes.ticklabel_format(axis="x", style="plain")
@@ -160,43 +116,43 @@ def training(curves: Sequence[Curve]) -> Figure:
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
-        _style_axes(axes, title=curve.stage)
-    _shared_labels(figure, "step", "mean loss")
+        style_axes(axes, title=curve.stage)
+    shared_labels(figure, "step", "mean loss")
     return figure
 
 
 def restoration(records: Sequence[Restoring]) -> Figure:
     """Draws each net's mean PSNR and gain by strength of noise; dashed lines are the noisy images."""
-    figure, (left, right) = _grid(2, columns=2, height=3.8)
+    figure, (left, right) = grid(2, columns=2, height=3.8)
     finite = [record for record in records if np.isfinite((record.noisy_db, record.restored_db)).all()]
     noisy = sorted({record.sigma_grey: record.noisy_db for record in finite}.items())
     left.plot(*np.transpose(noisy), color=INK, linestyle="--", marker=".", label="noisy images")
     right.axhline(0, color=INK, linestyle="--")
     networks = grouped(finite, by=lambda record: record.network)
-    styles = _line_styles(networks)
+    styles = line_styles(networks)
     for name, some in networks.items():
         points = {each.sigma_grey: (each.restored_db, each.restored_db - each.noisy_db) for each in some}
         restored, gain = np.transpose([points[sigma] for sigma in sorted(points)])
         left.plot(sorted(points), restored, label=name, **styles[name])
         right.plot(sorted(points), gain, **styles[name])
-    _style_axes(left, x=SIGMA_LABEL, y="mean PSNR (dB)")
-    _style_axes(right, x=SIGMA_LABEL, y="gain over the noisy images (dB)")
-    _common_legend(figure, left.lines)
+    style_axes(left, x=SIGMA_LABEL, y="mean PSNR (dB)")
+    style_axes(right, x=SIGMA_LABEL, y="gain over the noisy images (dB)")
+    common_legend(figure, left.lines)
     return figure
 
 
 def stability(records: Sequence[Stability]) -> Figure:
     """Draws each network's accuracy by strength of noise, with its interval as a band (Table 4)."""
-    figure, (axes,) = _grid(1, columns=1, height=4.2)
+    figure, (axes,) = grid(1, columns=1, height=4.2)
     networks = grouped(records, by=lambda record: record.network)
-    styles = _line_styles(networks)
+    styles = line_styles(networks)
     for name, some in networks.items():
         points = {each.sigma_grey: (each.correct / each.samples, each.lower, each.upper) for each in some}
         sigmas = sorted(points)
         share, lower, upper = 100 * np.transpose([points[sigma] for sigma in sigmas])
         axes.fill_between(sigmas, lower, upper, color=styles[name]["color"], alpha=0.2, linewidth=0)
         axes.plot(sigmas, share, label=name, **styles[name])
-    _style_axes(axes, x=SIGMA_LABEL, y="accuracy (%)")
+    style_axes(axes, x=SIGMA_LABEL, y="accuracy (%)")
     axes.legend(frameon=False, loc="lower left")
     return figure
 
@@ -212,7 +168,7 @@ def exploration(
         hits: For the bottom right.
     """
     records: tuple[Scatter | Contraction | Hits, ...] = (*scatters, *contractions, *hits)
-    styles = _line_styles(unique(record.network for record in records))
+    styles = line_styles(unique(record.network for record in records))
     colours = {name: style["color"] for name, style in styles.items()}
     draws: list[Callable[[Axes], None]] = []
     if scatters:
@@ -224,10 +180,10 @@ def exploration(
         draws.append(partial(_draw_contractions, colours, contractions))
     if hits:
         draws.append(partial(_draw_hits, colours, hits))
-    figure, panels = _grid(len(draws), columns=2, height=3.7)
+    figure, panels = grid(len(draws), columns=2, height=3.7)
     for axes, draw in zip(panels, draws, strict=True):
         draw(axes)
-    _common_legend(
+    common_legend(
         figure, [Line2D([], [], label=name, color=colour, linewidth=2.5) for name, colour in colours.items()]
     )
     return figure
@@ -235,7 +191,7 @@ def exploration(
 
 def confusion(records: Sequence[Confusion]) -> Figure:
     """Draws a confusion matrix of each network; classes without images have no row."""
-    figure, panels = _grid(len(records), columns=min(2, len(records)), height=4.6)
+    figure, panels = grid(len(records), columns=min(2, len(records)), height=4.6)
     for axes, record in zip(panels, records, strict=True):
         labels = sorted({label for label, _, _ in record.cells})
         counts = np.zeros((len(labels), len(record.class_names)))
@@ -244,10 +200,10 @@ def confusion(records: Sequence[Confusion]) -> Figure:
         images = [sum(count for own, _, count in record.cells if own == label) for label in labels]
         shares = 100 * counts / np.array(images)[:, None]
         drawn = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100), aspect="auto")
-        _style_axes(axes, title=_literal(record.network, most=None), x="answer", y="class")
+        style_axes(axes, title=literal(record.network, most=None), x="answer", y="class")
         axes.grid(visible=False)
         if len(record.class_names) <= MOST_NAMED_CLASSES:
-            names = [_literal(name) for name in record.class_names]
+            names = [literal(name) for name in record.class_names]
             axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
             axes.set_yticks(range(len(labels)), [names[label] for label in labels])
             for (row, column), share in np.ndenumerate(shares):
@@ -271,7 +227,7 @@ def _draw_scatters(
         grid = np.linspace(noisy.min(), noisy.max(), 50)
         axes.plot(grid, np.polyval(coefficients, grid), color=colour)
     axes.axline((30, 30), slope=1, color=QUIET, linestyle=":", linewidth=1)
-    _style_axes(axes, title=f"with fitted {fit}", x="PSNR of noisy images (dB)", y="PSNR of restored (dB)")
+    style_axes(axes, title=f"with fitted {fit}", x="PSNR of noisy images (dB)", y="PSNR of restored (dB)")
 
 
 def _draw_contractions(colours: Colours, records: Sequence[Contraction], axes: Axes) -> None:
@@ -281,7 +237,7 @@ def _draw_contractions(colours: Colours, records: Sequence[Contraction], axes: A
     axes.axline((0, 0), slope=1, color=INK, linestyle="--", linewidth=1, label="K = 1")
     axes.set(xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False, loc="upper left")
-    _style_axes(axes, title="contraction", x=r"$\|\nu\|$", y=r"$\|F(x + \nu) - F(x)\|$")
+    style_axes(axes, title="contraction", x=r"$\|\nu\|$", y=r"$\|F(x + \nu) - F(x)\|$")
 
 
 def _draw_hits(colours: Colours, records: Sequence[Hits], axes: Axes) -> None:
@@ -289,52 +245,7 @@ def _draw_hits(colours: Colours, records: Sequence[Hits], axes: Axes) -> None:
         axes.stairs(record.top1_by_norm, record.norm_edges, color=colours[record.network], linewidth=1.6)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    _style_axes(axes, title="best PSNR of all nets (top-1 hits)", x=r"$\|\nu\|$", y="noisy images")
-
-
-def _literal(name: str, *, most: int | None = MOST_LETTERS) -> str:
-    """Returns a name that matplotlib shows as it is, shortened if it is long."""
-    short = name if most is None or len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
-    return short.replace("$", r"\$")
-
-
-def _grid(count: int, *, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    rows = -(-count // columns)
-    figure = Figure(figsize=(WIDTH, height * rows + 0.4), layout="constrained")
-    return figure, [figure.add_subplot(rows, columns, 1 + index) for index in range(count)]
-
-
-def _style_axes(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
-    axes.set_title(title, fontsize=9, loc="left", color=INK)
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
-    axes.tick_params(labelsize=8, color=QUIET, labelcolor=INK)
-    axes.grid(color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(QUIET)
-
-
-def _shared_labels(figure: Figure, x: str, y: str) -> None:
-    figure.supxlabel(x, fontsize=10, color=INK)
-    figure.supylabel(y, fontsize=10, color=INK)
-
-
-def _common_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Puts one legend above all panels."""
-    widths = [len(str(handle.get_label())) + HANDLE_LETTERS for handle in handles]
-    columns = len(handles) if sum(widths) <= LEGEND_LETTERS else max(1, LEGEND_LETTERS // max(widths))
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
-
-
-def _line_styles(networks: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Returns the line style of each network, different for each."""
-    others = zip(cycle(OTHER_COLOURS), cycle(OTHER_MARKERS), strict=False)
-    styles = {}
-    for name in networks:
-        colour, marker = (COLOURS[name], MARKERS[name]) if name in COLOURS else next(others)
-        styles[name] = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
-    return styles
+    style_axes(axes, title="best PSNR of all nets (top-1 hits)", x=r"$\|\nu\|$", y="noisy images")
 
 
 def _draw_chain(axes: Axes, bottom: float, boxes: Sequence[tuple[str, float, float, str]]) -> None:
@@ -354,22 +265,6 @@ def _draw_path(axes: Axes, *points: tuple[float, float]) -> None:
     axes.annotate("", xy=points[-1], xytext=points[-2], arrowprops=style)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Illustration:
-    """A figure for the page, as text.
-
-    Attributes:
-        caption: How to read the figure, in one sentence.
-        source: What it shows and where the records come from.
-        image: The SVG file in base64.
-    """
-
-    title: str
-    caption: str
-    source: str
-    image: str
-
-
 def method_illustrations(records: Sequence[Measurement]) -> list[Illustration]:
     """Draws both parts of Fig. 1, if there are records of noise densities."""
     if not (measured := select(records, Density)):
@@ -379,14 +274,14 @@ def method_illustrations(records: Sequence[Measurement]) -> list[Illustration]:
         caption="The restoration net is trained first; then it is frozen, and the classifier is fine-tuned "
         "behind it.",
         source=f"After {CITATION}.",
-        image=_encoded(method()),
+        image=encoded(method()),
     )
     noise = Illustration(
         title="Figure 1. Noise of the degradation module",
         caption="The distribution of noise values of each family at one strength; a bin far higher than the "
         "others is cut off and labelled with its height.",
         source=source(measured, count="values in a histogram"),
-        image=_encoded(densities(measured)),
+        image=encoded(densities(measured)),
     )
     return [drawn, noise]
 
@@ -399,7 +294,7 @@ def training_illustrations(records: Sequence[Measurement]) -> list[Illustration]
         title="Training curves",
         caption="Mean loss of each stage, step by step.",
         source=source(curves, count="images in a stage"),
-        image=_encoded(training(curves)),
+        image=encoded(training(curves)),
     )
     return [drawn]
 
@@ -422,7 +317,7 @@ def accuracy_illustrations(records: Sequence[Measurement]) -> list[Illustration]
         caption="Share of the clean test images of each class (rows) that get each answer (columns): right "
         "answers are on the diagonal. Colours rise faster at small shares, so that rare errors show.",
         source=source(shown, count="test images"),
-        image=_encoded(confusion(shown)),
+        image=encoded(confusion(shown)),
     )
     return [drawn]
 
@@ -441,7 +336,7 @@ def _restoration(records: Sequence[Restoring]) -> Illustration:
         caption=f"Mean PSNR by {SIGMA}, and its gain: a net helps where its curve is above the dashed line, "
         "and harms where it is below.",
         source=source(records, count="images at each point"),
-        image=_encoded(restoration(records)),
+        image=encoded(restoration(records)),
     )
 
 
@@ -453,7 +348,7 @@ def _exploration(records: Sequence[Scatter | Contraction | Hits]) -> Illustratio
         "on the dotted diagonal a net changes nothing. Bottom: the norm of the noise after the net against "
         "the norm before it, and how strong the noise is where each net restores best.",
         source=source(records, count="noisy images, some of which are drawn"),
-        image=_encoded(figure),
+        image=encoded(figure),
     )
 
 
@@ -466,9 +361,5 @@ def _stability(records: Sequence[Stability]) -> Illustration:
         f"{'the images that each network classifies correctly' if own else 'all images'}",
         caption=f"Accuracy by {SIGMA} of the noise; bands are 95 % Wilson intervals.",
         source=source(records, count="noisy images at each point"),
-        image=_encoded(stability(records)),
+        image=encoded(stability(records)),
     )
-
-
-def _encoded(figure: Figure) -> str:
-    return base64.b64encode(svg(figure).encode()).decode("ascii")

@@ -35,6 +35,11 @@ from steadylens.report.paper_tables import (
     training_tables,
     variation_tables,
 )
+from steadylens.report.stress.certificates import (
+    certificate_illustrations,
+    certificate_tables,
+    certificates_lead,
+)
 from steadylens.report.tables import (
     SIGMA,
     Table,
@@ -50,7 +55,7 @@ from steadylens.report.tables import (
 )
 
 if TYPE_CHECKING:
-    from steadylens.report.figures import Illustration
+    from steadylens.report.drawing import Illustration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,7 +184,7 @@ class Section:
     """A part of the page.
 
     Attributes:
-        lead: What the section is about, in one sentence.
+        lead: What the section is about, in one sentence, or in as many as a guarantee needs.
         warnings: Why its numbers may be wrong, one sentence each.
     """
 
@@ -254,6 +259,7 @@ def write_tables(records: Sequence[Measurement], path: Path) -> None:
         class_tables,
         stability_tables,
         difference_tables,
+        certificate_tables,
         cost_tables,
     )
     tables = [table for make in makers for table in make(first_run(records))] + variation_tables(records)
@@ -318,6 +324,12 @@ def _sections(records: Sequence[Measurement], variation: Sequence[Table]) -> lis
             f"{'Gaussian ' if only_gaussian(select(records, Stability)) else ''}noise is added.",
             illustrations=figures.stability_illustrations(records),
             tables=[*stability_tables(records), *difference_tables(records)],
+        ),
+        Section(
+            title="Certificates",
+            lead=certificates_lead(records),
+            illustrations=certificate_illustrations(records),
+            tables=certificate_tables(records),
         ),
         Section(
             title="Variation",
