@@ -281,7 +281,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
 def test_tables_are_written_as_markdown(tmp_path: Path) -> None:
     write_tables(RECORDS, tmp_path / "tables.md")
     text = (tmp_path / "tables.md").read_text(encoding="utf-8")
-    assert text.count("\n### ") + text.startswith("### ") == 14
+    assert text.count("\n### ") + text.startswith("### ") == 15
     assert "| in the paper | 99.05 | 99.69 | 99.81 |" in text
     assert "Noise clipped, 8-bit" in text
 

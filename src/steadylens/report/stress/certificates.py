@@ -89,12 +89,12 @@ def certificate_tables(records: Sequence[Measurement]) -> list[Table]:
 
 
 def _certified_table(records: Sequence[Certificate]) -> Table:
-    best = {
-        (sigma, radius): max(certified_accuracy(record, radius)[0] for record in some)
-        for sigma, some in grouped(records, by=lambda record: record.sigma).items()
-        if len(some) > 1
-        for radius in RADII
-    }
+    best = {}  # by strength and radius, where networks differ
+    for sigma, some in grouped(records, by=lambda record: record.sigma).items():
+        for radius in RADII:
+            counts = {certified_accuracy(record, radius)[0] for record in some}
+            if len(counts) > 1:
+                best[sigma, radius] = max(counts)
     rows = []
     for record in records:
         cells = [
