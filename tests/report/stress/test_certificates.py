@@ -109,7 +109,8 @@ def test_the_lead_tells_the_probability_of_an_error() -> None:
 
 
 def test_without_certificates_there_is_nothing() -> None:
-    assert certificate_tables([]) == certificate_illustrations([]) == []
+    assert certificate_tables([]) == []
+    assert certificate_illustrations([]) == []
 
 
 def test_curves_have_the_certified_accuracy_of_each_network_in_a_panel_for_each_strength() -> None:
