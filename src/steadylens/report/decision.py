@@ -24,6 +24,7 @@ from steadylens.records import (
 )
 from steadylens.report.noise_names import noise_words
 from steadylens.report.paper import ALONE, AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, TOGETHER
+from steadylens.report.stress.certificates import certified_accuracy
 from steadylens.report.tables import (
     DASH,
     SIGMA,
@@ -121,8 +122,8 @@ def compared(records: Iterable[Measurement]) -> Compared | None:
         baselines = [name for name in (AUGMENTED, FINE_TUNED) if name in names][:1]
         reference, others, restored = ORIGINAL, (*pairs, *baselines), tuple(pairs)
     else:
-        others = restored = tuple(name for name in names if name != ALONE)
-        reference = ALONE
+        reference, others = ALONE, tuple(name for name in names if name != ALONE)
+        restored = tuple(name for name in others if name not in {AUGMENTED, FINE_TUNED})
     if reference not in names or not restored:
         return None
     return Compared(reference=reference, others=others, restored=restored)
@@ -275,12 +276,9 @@ def _proven(records: Sequence[Measurement], networks: Compared) -> list[TableRow
     known = [some for some in latest if networks.reference in some and len(some) > 1]
     if not known:
         return []
-    certificates = max(known, key=lambda some: max(_certified(row) for row in some.values()))
+    certificates = max(known, key=lambda some: max(_certified(row).value for row in some.values()))
     radii = {name: _radii_of_right_answers(row) for name, row in certificates.items()}
-    shares = {
-        name: Estimate(_certified(row), *wilson_interval(_certified(row) * row.samples, row.samples))
-        for name, row in certificates.items()
-    }
+    shares = {name: _certified(row) for name, row in certificates.items()}
     changes = _differences(shares, networks)
     before = radii[networks.reference]
     for name in changes:
@@ -299,9 +297,10 @@ def _proven(records: Sequence[Measurement], networks: Compared) -> list[TableRow
     return [_row(question, networks), _median_row(radii, networks)]
 
 
-def _certified(record: Certificate) -> float:
+def _certified(record: Certificate) -> Estimate:
     """Returns certified accuracy at `RADIUS`."""
-    return fmean(radius >= RADIUS for radius in _radii_of_right_answers(record).values())
+    right, images = certified_accuracy(record, RADIUS)
+    return Estimate(right / images, *wilson_interval(right, images))
 
 
 def _radii_of_right_answers(record: Certificate) -> dict[int, float]:

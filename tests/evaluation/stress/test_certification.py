@@ -268,6 +268,12 @@ def test_settings_that_certify_nothing_are_refused(changes: dict[str, object], m
         Certifying(**changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("image", [IMAGE / 255, IMAGE[None], IMAGE.long()])
+def test_an_image_that_is_not_of_8_bits_is_refused(image: Tensor) -> None:
+    with pytest.raises(ImageError, match=r"uint8 \(C, H, W\) is certified"):
+        certify_image(Plane(), image, sigma=SIGMA, settings=SETTINGS, generator=generator(0))
+
+
 def test_an_alpha_below_what_is_unknown_of_the_noise_is_refused() -> None:
     with pytest.raises(SettingError, match="the noise itself is known to"):
         certify_grey(Constant(1.0, 0.0), alpha=1e-14)

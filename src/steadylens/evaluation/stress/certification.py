@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from steadylens.devices import cache_batch, evaluating
-from steadylens.errors import SettingError
+from steadylens.errors import ImageError, SettingError
 from steadylens.evaluation.stress.integer_noise import IntegerNoise, integer_noise, normal_distribution
 from steadylens.images.tensors import GREY_LEVELS, accepting_any_range
 from steadylens.intervals import clopper_pearson_lower
@@ -144,8 +144,14 @@ def certify_image(
         generator: Generator on the image's device.
 
     Raises:
+        ImageError: If the image is no uint8 tensor (C, H, W): floats would be taken for grey levels.
         SettingError: If alpha is below what is unknown of the noise, which is 1e-17 for each value of it.
     """
+    if image.dtype != torch.uint8 or image.ndim != 3:
+        raise ImageError(
+            f"the image is {image.dtype} {tuple(image.shape)}, uint8 (C, H, W) is certified; convert floats "
+            "in [0, 1] with steadylens.to_uint8"
+        )
     noise = integer_noise(sigma).to(image.device)
     # What chooses the answer need not be exact, so only the values of the second sample count.
     left = _left_of_alpha(settings.alpha, noise, values=settings.versions * image.numel())
