@@ -14,7 +14,9 @@ from .data.datasets import load_dataset as load_dataset
 from .data.own_data import dataset_from as dataset_from
 from .data.sources import Selection as Selection
 from .errors import SteadylensError as SteadylensError
+from .evaluation.stress.attacks import Attacks as Attacks
 from .evaluation.stress.certification import Certifying as Certifying
+from .evaluation.stress.corruptions import Corruptions as Corruptions
 from .evaluation.workflows import certify as certify
 from .evaluation.workflows import compare as compare
 from .images.preprocessing import Fit as Fit
@@ -74,11 +76,13 @@ from .training.run import Run as Run
 __version__: str
 
 __all__ = [
+    "Attacks",
     "Attenuated",
     "Banded",
     "Card",
     "Certifying",
     "ChannelNormalization",
+    "Corruptions",
     "Dataset",
     "Degradation",
     "Demosaiced",

@@ -293,6 +293,29 @@ class Corrupted(Measurement):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CorruptedComparison(Measurement):
+    """How two networks differ on the same images with one kind of damage.
+
+    `samples` counts the images.
+
+    Attributes:
+        corruption: Name of the damage, such as "motion_blur".
+        severities: Number of severities that each image was damaged with.
+        differences: For each image, at how many severities the first is right, less that of the second.
+    """
+
+    first: str
+    second: str
+    corruption: str
+    severities: int
+    differences: tuple[int, ...]
+
+
+Norm = Literal["l2", "linf"]
+"""The norms that bound what an adversary may change: the Euclidean norm, or the largest change of a value."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Attacked(Measurement):
     """Accuracy of one network on images that an adversary changed, with its Wilson interval.
 
@@ -303,14 +326,15 @@ class Attacked(Measurement):
         norm: The norm that bounds the change of an image.
         epsilon: The bound, for images in [0, 1]; 0 for clean images.
         steps: Steps of the attack.
-        restarts: Random starts, of which the best counts; 0 if it starts at the image alone.
+        restarts: Random starts, of which the best counts, as the start at the image does; 0 if it starts at
+            the image alone.
         knows_restorer: Whether the attack goes end to end through the restorer. If not, the images were made
             against the classifier alone.
     """
 
     network: str
     attack: str
-    norm: Literal["l2", "linf"]
+    norm: Norm
     epsilon: float
     steps: int
     restarts: int
@@ -358,7 +382,7 @@ RECORD_TYPES: dict[str, type[Measurement]] = {
     record_type.__name__: record_type
     for record_type in (
         Curve, Density, Restoring, Hits, Scatter, Contraction, Accuracy, Confusion, Comparison,
-        NoisyComparison, Stability, Certificate, Corrupted, Attacked, Cost, Picture,
+        NoisyComparison, Stability, Certificate, Corrupted, CorruptedComparison, Attacked, Cost, Picture,
     )
 }  # fmt: skip
 """The types of records, by their name in files."""

@@ -1,6 +1,9 @@
 """The commands compare a user's classifier with and without restorers, and fuse it with a restorer."""
 
+import importlib
 import re
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +18,19 @@ from steadylens.checkpoints.checkpoint import load_model, save_model
 from steadylens.cli import classifiers
 from steadylens.cli.main import app
 from steadylens.evaluation import experiments
+from steadylens.evaluation.stress import attacks, corruptions
 from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
 from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
 from steadylens.nets.third_party import timm_classifier
-from steadylens.records import Accuracy, Certificate, Cost, Stability, read_records
+from steadylens.records import (
+    Accuracy,
+    Attacked,
+    Certificate,
+    Corrupted,
+    Cost,
+    Stability,
+    read_records,
+)
 
 SIZE = 32
 """Height and width in pixels of the classifier's images."""
@@ -79,6 +91,55 @@ def test_a_classifier_alone_stands_beside_every_pair(workplace: Path) -> None:
     assert {
         row.samples // row.images for row in rows if isinstance(row, Stability) and row.population == "all"
     } == {2}
+
+
+def test_damage_and_attacks_are_measured_on_as_many_images_as_is_said(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importlib.import_module("steadylens.evaluation.workflows")  # its types are the classes replaced here
+    few = partial(corruptions.Corruptions, kinds=("fog", "contrast"), severities=(1, 5))
+    monkeypatch.setattr(corruptions, "Corruptions", few)
+    monkeypatch.setattr(attacks, "Attacks", partial(attacks.Attacks, l2=(0.5,), linf=(), steps=2))
+    stress = ["--corruptions", "--attacks", "--stress-images", "2"]
+    code, said, error = compare(*RESNET, "--restorer", "smooth.safetensors", *stress)
+    assert (code, error) == (0, "")
+    assert "corruptions: note: about" in said
+    assert "attacks: note: at most" in said
+    rows = read_records(workplace / "out" / "records.jsonl")
+    damaged = [row for row in rows if isinstance(row, Corrupted)]
+    attacked = [row for row in rows if isinstance(row, Attacked)]
+    assert {row.samples for row in (*damaged, *attacked)} == {2}
+    assert {row.network for row in damaged} == {row.network for row in attacked} == {"alone", "behind smooth"}
+    assert {(row.corruption, row.severity) for row in damaged} == {
+        ("none", 0), ("fog", 1), ("fog", 5), ("contrast", 1), ("contrast", 5)
+    }  # fmt: skip
+    assert {row.epsilon for row in attacked} == {0, 0.5}
+    page = (workplace / "out" / "report.html").read_text(encoding="utf-8")
+    assert 'id="corruptions"' in page
+    assert "A restorer is no defence against someone who knows it" in page
+    tables = (workplace / "out" / "tables.md").read_text(encoding="utf-8")
+    assert "### Damage by kind: behind smooth" in tables
+    assert "### Accuracy under attack" in tables
+
+
+def test_a_missing_library_is_told_before_anything_is_loaded(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "imagecorruptions", None)
+    corruptions._library.cache_clear()
+    code, said, error = compare("absent.safetensors", "--corruptions")
+    assert (code, said) == (2, "")
+    assert error.startswith(
+        "steadylens: imagecorruptions-imaug is not installed; install it with: pip install"
+    )
+
+
+def test_a_classifier_without_gradients_is_not_attacked(workplace: Path) -> None:
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)).eval()
+    torch.onnx.export(net, (torch.rand(1, 3, SIZE, SIZE),), "net.onnx", dynamo=True, verbose=False)
+    code, _, error = compare("net.onnx", "--restorer", "smooth.safetensors", "--attacks")
+    assert code == 2
+    assert "alone cannot be attacked by its gradient: it cannot be differentiated: an ONNX model" in error
 
 
 def test_photographs_are_fitted_as_the_classifier_tells_or_as_is_said(workplace: Path) -> None:
@@ -203,6 +264,9 @@ def test_options_that_certify_nothing_are_refused_before_images_are_read(
             2,
             "the pairs are called pair, pair; give each file a different name",
         ),
+        ([*RESNET, "--autoattack"], 2, "--autoattack needs --attacks"),
+        ([*RESNET, "--stress-images", "5"], 2, "--stress-images needs --corruptions or --attacks"),
+        ([*RESNET, "--attacks", "--stress-images", "0"], 2, "images is 0, at least 1 must be attacked"),
         ([*RESNET, "--fit", "pad"], 2, "a fit is 'pad'; it must be squash or crop"),
         (
             [*RESNET, "--fit", "squash", "--fused", "pair.safetensors"],

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from steadylens.checkpoints.loading import LoadedNet
+    from steadylens.evaluation.stress.attacks import Attacks
     from steadylens.evaluation.stress.certification import Certifying
+    from steadylens.evaluation.stress.corruptions import Corruptions
     from steadylens.training.run import Run
 
 
@@ -110,6 +112,81 @@ class CertifyOptions:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StressOptions:
+    """The options of what else than Gaussian noise a classifier is put under.
+
+    Attributes:
+        corruptions: Whether to measure accuracy on images with the damage of the real world.
+        attacks: Whether to measure accuracy under attack.
+        autoattack: Whether AutoAttack tries the images that the other attack leaves.
+        stress_images: Number of images for both, or None for the usual numbers.
+    """
+
+    corruptions: Annotated[
+        bool,
+        typer.Option(
+            "--corruptions",
+            help="Also measure accuracy on images with the damage of the real world: the 19 corruptions of "
+            "ImageNet-C, such as blur, fog and JPEG, at five severities. Needs the extra stress.",
+        ),
+    ] = False
+    attacks: Annotated[
+        bool,
+        typer.Option(
+            "--attacks",
+            help="Also measure accuracy under attack by someone who knows the classifier and the restorer: "
+            "projected gradient descent within bounds of two norms. Needs the extra stress.",
+        ),
+    ] = False
+    autoattack: Annotated[
+        bool,
+        typer.Option(
+            "--autoattack",
+            help="Let AutoAttack, too, try the images that --attacks leaves right; takes many times longer.",
+        ),
+    ] = False
+    stress_images: Annotated[
+        int | None,
+        typer.Option(
+            help="How many random test images are damaged and attacked; by default, 200 are damaged and 100 "
+            "attacked."
+        ),
+    ] = None
+
+    def measured_corruptions(self) -> "Corruptions | None":
+        """Returns how to measure accuracy on damaged images, or None for not at all."""
+        if not self.corruptions:
+            return None
+        from steadylens.evaluation.stress.corruptions import Corruptions
+
+        return Corruptions() if self.stress_images is None else Corruptions(images=self.stress_images)
+
+    def measured_attacks(self) -> "Attacks | None":
+        """Returns how to measure accuracy under attack, or None for not at all."""
+        if not self.attacks:
+            return None
+        from steadylens.evaluation.stress.attacks import Attacks
+
+        usual = Attacks(autoattack=self.autoattack)
+        return usual if self.stress_images is None else replace(usual, images=self.stress_images)
+
+    def check(self) -> None:
+        """Refuses options that have no effect, and libraries that are missing, before anything is loaded."""
+        if self.autoattack and not self.attacks:
+            raise SettingError("--autoattack needs --attacks")
+        if self.stress_images is not None and not (self.corruptions or self.attacks):
+            raise SettingError("--stress-images needs --corruptions or --attacks")
+        if self.measured_corruptions() is not None:
+            from steadylens.evaluation.stress.corruptions import require_library
+
+            require_library()
+        if self.measured_attacks() is not None:
+            from steadylens.evaluation.stress.attacks import require_libraries
+
+            require_libraries()
+
+
 @with_option_groups
 def compare(
     classifier: ClassifierName,
@@ -127,10 +204,12 @@ def compare(
     out: Out = Path("runs/comparison"),
     sampling: SamplingOptions,
     certifying: CertifyOptions,
+    stress: StressOptions,
     debug: Debug = False,
 ) -> None:
     """Compare a classifier with and without restorers: accuracy, stability under noise, cost."""
     with sharing_work(debug):
+        stress.check()
         settings = certifying.settings()
         alone, pairs = _opened(
             classifier, described, restorer or ([] if fused else [DEFAULT_RESTORER]), fused or []
@@ -153,6 +232,8 @@ def compare(
                 out,
                 training_seconds={ALONE: alone.seconds, **{pair.name: pair.seconds for pair in pairs}},
                 certifying=settings,
+                corruptions=stress.measured_corruptions(),
+                attacks=stress.measured_attacks(),
             )
     say(f"report: {page.resolve()}")
 

@@ -26,8 +26,11 @@ from steadylens.evaluation.experiments import (
     take_samples,
 )
 from steadylens.evaluation.samples import changed_answers
+from steadylens.evaluation.stress.attacks import Attacks, measure_attacks, require_attacks
 from steadylens.evaluation.stress.certificates import measure_certificates
 from steadylens.evaluation.stress.certification import Certifying
+from steadylens.evaluation.stress.corruptions import Corruptions, measure_corruptions, require_corruptions
+from steadylens.images.tensors import to_float
 from steadylens.nets.classification import FusedClassifier, as_pair
 from steadylens.nets.facts import RESTORING, facts_of
 from steadylens.nets.restoration import GaussianSmoothing
@@ -243,6 +246,8 @@ def compare(
     *,
     training_seconds: Mapping[str, float] = MappingProxyType({}),
     certifying: Certifying | None = None,
+    corruptions: Corruptions | None = None,
+    attacks: Attacks | None = None,
 ) -> Path:
     """Compares a classifier alone and behind restorers, in accuracy, stability and cost, and writes a report.
 
@@ -256,15 +261,17 @@ def compare(
         training_seconds: Seconds that training took, by name, as far as they are known; "alone" for the
             classifier.
         certifying: How all of them are certified, as by `certify`; None for no certificates.
+        corruptions: How to measure accuracy on images with the damage of the real world; None leaves it out.
+        attacks: How to measure accuracy under attack; None leaves it out.
 
     Returns:
         Path of the report, an HTML page.
 
     Raises:
         SettingError: If `fused` is empty, has the name "alone" or holds no pair, the photographs were made
-            square in another way than a net needs, a net has other classes than the data, or `out` has the
-            report of another run.
-        MissingExtraError: If matplotlib is not installed.
+            square in another way than a net needs, a net has other classes than the data, the images are too
+            small to be damaged, a net cannot be attacked, or `out` has the report of another run.
+        MissingExtraError: If matplotlib is not installed, or what the corruptions or attacks need.
         StorageError: If a file cannot be written.
     """
     if not fused or ALONE in fused:
@@ -275,12 +282,18 @@ def compare(
     _check_networks(run, networks)
     out = Path(out)
     check_out(run, out)
+    some = run.data.test.images[:4]
+    if corruptions is not None:
+        require_corruptions(min(some.shape[-2:]))
+    if attacks is not None:
+        require_attacks(networks, to_float(some))
     records = out / "records"
     certificates = [] if certifying is None else measure_certificates(run, networks, records, certifying)
     return publish(
         [
             *measure_networks(run, networks, records),
             *certificates,
+            *_measure_stress(run, classifier, pairs, records, corruptions=corruptions, attacks=attacks),
             *measure_costs(
                 run, networks, {name: training_seconds.get(name, 0.0) for name in networks}, records
             ),
@@ -355,6 +368,24 @@ def _check_networks(run: Run, networks: Mapping[str, nn.Module]) -> None:
         _check_fit(name, network, run)
         check_network(name, network, run)
     check_workers(run, networks)
+
+
+def _measure_stress(
+    run: Run,
+    classifier: nn.Module,
+    pairs: Mapping[str, nn.Module],
+    records: Path,
+    *,
+    corruptions: Corruptions | None,
+    attacks: Attacks | None,
+) -> list[Measurement]:
+    measured: list[Measurement] = []
+    if corruptions is not None:
+        networks = {ALONE: classifier, **pairs}
+        measured += measure_corruptions(run, networks, records, corruptions, against=ALONE)
+    if attacks is not None:
+        measured += measure_attacks(run, classifier, pairs, records, attacks, name=ALONE)
+    return measured
 
 
 def _check_fit(name: str, network: nn.Module, run: Run) -> None:

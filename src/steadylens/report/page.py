@@ -40,6 +40,12 @@ from steadylens.report.stress.certificates import (
     certificate_tables,
     certificates_lead,
 )
+from steadylens.report.stress.stress_tables import (
+    attack_lead,
+    attack_tables,
+    corruption_lead,
+    corruption_tables,
+)
 from steadylens.report.tables import (
     SIGMA,
     Table,
@@ -260,6 +266,8 @@ def write_tables(records: Sequence[Measurement], path: Path) -> None:
         stability_tables,
         difference_tables,
         certificate_tables,
+        corruption_tables,
+        attack_tables,
         cost_tables,
     )
     tables = [table for make in makers for table in make(first_run(records))] + variation_tables(records)
@@ -283,6 +291,7 @@ def _sections(records: Sequence[Measurement], variation: Sequence[Table]) -> lis
     """Returns the sections that there are records for: the summary, then the rest in the paper's order."""
     # matplotlib is optional, and tables do not need it.
     from steadylens.report import figures  # noqa: PLC0415
+    from steadylens.report.stress import stress_figures  # noqa: PLC0415
 
     sections = (
         Section(
@@ -330,6 +339,18 @@ def _sections(records: Sequence[Measurement], variation: Sequence[Table]) -> lis
             lead=certificates_lead(records),
             illustrations=certificate_illustrations(records),
             tables=certificate_tables(records),
+        ),
+        Section(
+            title="Corruptions",
+            lead=corruption_lead(records),
+            illustrations=stress_figures.corruption_illustrations(records),
+            tables=corruption_tables(records),
+        ),
+        Section(
+            title="Attacks",
+            lead=attack_lead(records),
+            illustrations=stress_figures.attack_illustrations(records),
+            tables=attack_tables(records),
         ),
         Section(
             title="Variation",

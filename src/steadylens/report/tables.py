@@ -9,6 +9,8 @@ from steadylens.records import Measurement
 
 SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 
+EPSILON = "\N{GREEK SMALL LETTER EPSILON}"
+
 DASH = "\N{EN DASH}"
 
 NU = "\N{GREEK SMALL LETTER NU}"
