@@ -18,6 +18,7 @@ from steadylens.records import (
     Confusion,
     Contraction,
     Corrupted,
+    CorruptedComparison,
     Cost,
     Curve,
     Density,
@@ -371,7 +372,32 @@ def corruptions() -> list[Measurement]:
                         kept=min(1000, correct + 4),
                     )
                 )
-    return rows
+    return rows + corrupted_comparisons([row for row in rows if isinstance(row, Corrupted)])
+
+
+def corrupted_comparisons(rows: list[Corrupted]) -> list[Measurement]:
+    """Returns image by image what the differences of the records are made of, from the original network."""
+    right = {(row.network, row.corruption, row.severity): row.correct for row in rows}
+    return [
+        CorruptedComparison(
+            provenance=PROVENANCE,
+            samples=1000,
+            seconds=6.0,
+            first=name,
+            second="original",
+            corruption=kind,
+            severities=5,
+            differences=tuple(
+                sum(
+                    (image < right[name, kind, severity]) - (image < right["original", kind, severity])
+                    for severity in range(1, 6)
+                )
+                for image in range(1000)
+            ),
+        )
+        for name in list(CLASSIFIERS)[1:]
+        for kind in list(CORRUPTIONS)[1:]
+    ]
 
 
 BOUNDS: tuple[tuple[Literal["l2", "linf"], tuple[float, ...]], ...] = (

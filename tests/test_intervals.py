@@ -15,6 +15,7 @@ from steadylens.errors import SettingError
 from steadylens.intervals import (
     clopper_pearson_lower,
     mcnemar,
+    mean_difference,
     median_interval,
     paired_difference,
     shares_difference,
@@ -138,6 +139,25 @@ def test_the_paired_interval_holds_its_value(only_first: int, only_second: int, 
     if images:
         value, lower, upper = paired_difference(only_first, only_second, images)
         assert lower <= value <= upper
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 30))
+def test_the_mean_difference_of_single_versions_is_the_paired_difference(
+    only_first: int, only_second: int, same: int
+) -> None:
+    differences = [1.0] * only_first + [-1.0] * only_second + [0.0] * same
+    expected = paired_difference(only_first, only_second, len(differences))
+    assert mean_difference(differences) == pytest.approx(expected)
+
+
+def test_the_mean_difference_approaches_the_usual_interval() -> None:
+    differences = np.random.default_rng(0).choice([-0.5, 0, 0.25, 1], size=5000)
+    value, lower, upper = mean_difference(differences.tolist())
+    half_width = 1.959964 * differences.std() / math.sqrt(5000)
+    assert value == pytest.approx(differences.mean())
+    assert (value - lower, upper - value) == pytest.approx((half_width, half_width), rel=0.02)
+    with pytest.raises(SettingError, match="needs at least one"):
+        mean_difference([])
 
 
 @pytest.mark.parametrize(("counts", "images"), [((-1, 2), 9), ((5, 5), 9), ((0, 0), 0)])

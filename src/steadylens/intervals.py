@@ -117,11 +117,42 @@ def paired_difference(
             f"{only_first} and {only_second} of {images} images: counts must not be negative, and there must "
             "be as many images"
         )
-    z = _normal_quantile(confidence)
-    first, second, total = only_first + 0.5, only_second + 0.5, images + 2
-    centre = (first - second) / total
-    spread = z / total * math.sqrt(first + second - (first - second) ** 2 / total)
-    value = (only_first - only_second) / images
+    return _moments_interval(only_first - only_second, only_first + only_second, images, confidence)
+
+
+def mean_difference(differences: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Returns the mean difference of two networks on the same images, with its interval over images.
+
+    Args:
+        differences: For each image, the share of its versions that the first network gets right less that of
+            the second, in [-1, 1]; at least one.
+        confidence: Probability that the interval should contain the true difference, between 0 and 1.
+
+    Returns:
+        The difference, and the lower and the upper end of its interval. With one version of each image it is
+        that of `paired_difference`.
+
+    Raises:
+        SettingError: If there is no difference, or the confidence is out of its range.
+    """
+    if not len(differences):
+        raise SettingError("there are no differences, and a mean needs at least one; measure some images")
+    squares = math.fsum(value * value for value in differences)
+    return _moments_interval(math.fsum(differences), squares, len(differences), confidence)
+
+
+def _moments_interval(
+    total: float, squares: float, images: int, confidence: float
+) -> tuple[float, float, float]:
+    """Returns the mean of differences with Agresti and Min's interval, from their sum and that of squares.
+
+    Two images are added, of which half an image speaks for each network and one for none. So the interval has
+    a width where no image differs.
+    """
+    z, count = _normal_quantile(confidence), images + 2
+    centre = total / count
+    spread = z / math.sqrt(count) * math.sqrt((squares + 1) / count - centre**2)
+    value = total / images
     return value, min(centre - spread, value), max(centre + spread, value)
 
 

@@ -41,6 +41,7 @@ from steadylens.records import (
     Curve,
     Density,
     Hits,
+    NoisyComparison,
     Picture,
     Restoring,
     Scatter,
@@ -372,13 +373,15 @@ def test_alone_and_pairs_are_measured_alike(
     for _ in range(2):
         page = compare(run_of(tiny_data, news), fragile(), pairs, tmp_path, training_seconds={"alone": 7.0})
     assert page == tmp_path / "report.html"
-    assert [update.state for update in news[-6:]] == 6 * ["skipped"], "accuracy, stability, cost, pictures"
+    assert [update.state for update in news[-8:]] == 8 * ["skipped"], "accuracy, noise, cost, pictures"
     rows = read_records(tmp_path / "records.jsonl")
     names = ["alone", *pairs]
     assert [row.network for row in rows if isinstance(row, Accuracy) and row.k == 1] == names
     assert list(dict.fromkeys(row.network for row in rows if isinstance(row, Stability))) == names
     assert {row.population for row in rows if isinstance(row, Stability)} == {"own", "all"}
     assert sum(isinstance(row, Comparison) for row in rows) == 3
+    compared = {(row.first, row.second) for row in rows if isinstance(row, NoisyComparison)}
+    assert compared == {("behind smoothing", "alone"), ("behind inversion", "alone")}
     costs = {row.network: row.training_seconds for row in rows if isinstance(row, Cost)}
     assert costs == {"alone": 7.0, "behind smoothing": 0.0, "behind inversion": 0.0}
     assert [fact.note.partition(";")[0] for fact in facts(rows)] == [

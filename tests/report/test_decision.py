@@ -8,13 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadylens.intervals import median_interval, paired_difference, shares_difference, wilson_interval
+from steadylens.intervals import (
+    mean_difference,
+    median_interval,
+    paired_difference,
+    shares_difference,
+    wilson_interval,
+)
 from steadylens.records import (
     Accuracy,
     Attacked,
     Certificate,
     Comparison,
     Corrupted,
+    CorruptedComparison,
     Cost,
     Measurement,
     NoisyComparison,
@@ -33,7 +40,7 @@ def renamed(names: dict[str, str]) -> list[Measurement]:
     """Returns the records of some networks of the paper's run under the names that `compare` gives."""
     rows: list[Measurement] = []
     for row in RECORDS:
-        if isinstance(row, Comparison | NoisyComparison):
+        if isinstance(row, Comparison | NoisyComparison | CorruptedComparison):
             if row.first in names and row.second in names:
                 rows.append(replace(row, first=names[row.first], second=names[row.second]))
         elif (name := getattr(row, "network", None)) in names:
@@ -150,12 +157,27 @@ def test_of_the_kinds_of_damage_the_worst_is_told_before_the_best() -> None:
     assert row_of(table, "Damage of the real world").cells[0].note == "mean of 3 kinds"
 
 
+def test_damage_is_compared_image_by_image_where_the_records_tell() -> None:
+    pairs = {row.corruption: row for row in select(COMPARED, CorruptedComparison)}
+    cells = row_of(table_of(COMPARED), "Damage of the real world").cells
+    by_kind = [[count / 5 for count in row.differences] for row in pairs.values()]
+    per_image = [sum(values) / 3 for values in zip(*by_kind, strict=True)]
+    value, lower, upper = (100 * number for number in mean_difference(per_image))
+    assert (cells[3].text, cells[3].note) == (f"{value:+.1f}", f"{lower:+.1f} to {upper:+.1f}")
+    snow = [count / 5 for count in pairs["snow"].differences]
+    value, lower, upper = (100 * number for number in mean_difference(snow, confidence=1 - 0.05 / 3))
+    cells = row_of(table_of(COMPARED), "Damage: snow").cells
+    assert (cells[3].text, cells[3].note) == (f"{value:+.1f}", f"{lower:+.1f} to {upper:+.1f}")
+    unpaired = [row for row in COMPARED if not isinstance(row, CorruptedComparison)]
+    assert row_of(table_of(unpaired), "Damage: snow").cells[3].note != cells[3].note
+
+
 def test_the_intervals_of_chosen_kinds_are_wider_than_that_of_a_single_kind() -> None:
     def width(records: Sequence[Measurement], title: str) -> float:
         lower, upper = row_of(table_of(records), title).cells[3].note.split(" to ")
         return float(upper) - float(lower)
 
-    blurred = [row for row in select(COMPARED, Corrupted) if row.corruption == "motion_blur"]
+    blurred = [row for row in COMPARED if getattr(row, "corruption", "") == "motion_blur"]
     assert width(COMPARED, "Damage: motion blur") > width(blurred, "Damage of the real world")
     assert "Damage: motion blur" not in [row.cells[0].text for row in table_of(blurred).rows]
 

@@ -1,6 +1,5 @@
 """Accuracy on clean images (Table 3) and under noise: Gaussian (Table 4), or of another kind."""
 
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from steadylens.data.datasets import ImageSet
 from steadylens.devices import forward_in_batches
 from steadylens.evaluation.dividing import BLOCK, forward_divided
 from steadylens.images.tensors import to_float
-from steadylens.intervals import mcnemar, wilson_interval
+from steadylens.intervals import mcnemar, mean_difference, wilson_interval
 from steadylens.metrics import answers, top_k
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.named import GAUSSIAN, named_degradation
@@ -169,7 +168,8 @@ def noisy_comparisons(
     """Compares one network with each other one on the same noisy images, one noisy version of each image.
 
     The interval is over images: the noisy versions of an image, of all strengths, count as one sample. So it
-    holds the variation between images, which intervals of single cells do not compare.
+    holds the variation between images, which intervals of single cells do not compare; see
+    `intervals.mean_difference`.
 
     Args:
         networks: The classifiers by name, in eval mode, on the images' device.
@@ -203,12 +203,11 @@ def noisy_comparisons(
         differences = right[against] - right[other]
         rows = [*zip(sigmas, differences, strict=True), (None, differences.mean(dim=0))]
         for strength, per_image in rows:
-            mean = float(per_image.mean())
-            half_width = NORMAL_95 * float(per_image.std()) / math.sqrt(len(images))
+            mean, lower, upper = mean_difference(per_image.tolist())
             row = NoisyComparison(
                 provenance=provenance, samples=len(images) * (len(sigmas) if strength is None else 1),
                 seconds=seconds, first=against, second=other, sigma_grey=strength, noise=mode,
-                images=len(images), difference=mean, lower=mean - half_width, upper=mean + half_width,
+                images=len(images), difference=mean, lower=lower, upper=upper,
             )  # fmt: skip
             records.append(row)
     return records
@@ -226,10 +225,6 @@ def _path(provenance: Provenance, kind: str, sigma: float) -> tuple[int, tuple[s
     """
     kinds = () if kind == GAUSSIAN else (kind,)
     return provenance.seed, ("stability", *kinds, repr(float(sigma)))
-
-
-NORMAL_95 = 1.959964
-"""The interval of 95 % reaches so many standard errors to each side."""
 
 
 class _Cell:

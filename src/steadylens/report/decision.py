@@ -5,18 +5,23 @@ of the two, and a sentence that says no more than the intervals show.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from steadylens.intervals import median_interval, paired_difference, shares_difference, wilson_interval
+from steadylens.intervals import (
+    mean_difference,
+    median_interval,
+    paired_difference,
+    wilson_interval,
+)
 from steadylens.records import (
     Accuracy,
     Attacked,
     Certificate,
     Comparison,
     Corrupted,
+    CorruptedComparison,
     Cost,
     Measurement,
     NoisyComparison,
@@ -25,6 +30,17 @@ from steadylens.records import (
 from steadylens.report.noise_names import noise_words
 from steadylens.report.paper import ALONE, AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, TOGETHER
 from steadylens.report.stress.certificates import certified_accuracy
+from steadylens.report.stress.questions import (
+    CONFIDENCE,
+    Compared,
+    Estimate,
+    Question,
+    common_conditions,
+    differences,
+    question_row,
+    shares_right,
+    subject_of,
+)
 from steadylens.report.tables import (
     DASH,
     SIGMA,
@@ -33,7 +49,6 @@ from steadylens.report.tables import (
     Table,
     TableRow,
     grouped,
-    percent,
     select,
     source,
     unique,
@@ -42,12 +57,11 @@ from steadylens.report.tables import (
 RADIUS = 0.25
 """The Euclidean radius at which certified accuracy is shown, for images in [0, 1]."""
 
-CONFIDENCE = 0.95
-
 NORMS = {"l2": "Euclidean distance", "linf": "change of each pixel"}
 """What bounds an attack, in words."""
 
 INTERVALS = "Ranges are 95 % intervals over images; noisy versions of one image count as one."
+NOISE_DIFFERENCES = " Under noise, a difference is over noisy images of its own, the same for both networks."
 KINDS_INTERVALS = (
     " Of the kinds of damage with the lowest and the highest difference, the interval of the difference "
     "holds for all kinds at once."
@@ -59,55 +73,10 @@ BLIND = "It tells nothing about an attacker who knows the restorer."
 COUNTED = Accuracy | Stability | Corrupted | Attacked
 """Records of right answers among samples."""
 
-Condition = TypeVar("Condition", bound=Hashable)
+COMPARISONS = Comparison | NoisyComparison | CorruptedComparison
+"""Records of two networks on the same images."""
+
 Paired = TypeVar("Paired", Comparison, NoisyComparison)
-
-
-class Estimate(NamedTuple):
-    """A share, a difference of shares or a radius, with the ends of its interval."""
-
-    value: float
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Compared:
-    """The networks of the table.
-
-    Attributes:
-        reference: The classifier alone.
-        others: What it is compared with, the most important first.
-        restored: Those of them that have a restorer.
-    """
-
-    reference: str
-    others: tuple[str, ...]
-    restored: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All networks, in the order of the columns."""
-        return self.reference, *self.others
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """A row about shares of images.
-
-    Attributes:
-        note: What is counted, in a few words.
-        changes: The difference of each other network from the classifier alone.
-        phrase: What holds for the images of the share, as in "94 of 100 images are right".
-        remark: A sentence to add.
-    """
-
-    title: str
-    note: str
-    shares: Mapping[str, Estimate]
-    changes: Mapping[str, Estimate]
-    phrase: str
-    remark: str = ""
 
 
 def compared(records: Iterable[Measurement]) -> Compared | None:
@@ -145,7 +114,7 @@ def decision_tables(records: Sequence[Measurement]) -> list[Table]:
         ("Cost", "", _costs),
     )
     known = [record for record in records if getattr(record, "network", None) in networks.names]
-    paired = [record for record in records if isinstance(record, Comparison | NoisyComparison)]
+    paired = [record for record in records if isinstance(record, COMPARISONS)]
     dashes = (Cell(text=DASH),) * (len(networks.names) + len(networks.others))
     rows: list[TableRow] = []
     for title, option, make in asked:
@@ -158,7 +127,9 @@ def decision_tables(records: Sequence[Measurement]) -> list[Table]:
         title="With and without the restorer",
         caption="Shares of the test images in per cent, and differences from the classifier alone in "
         "percentage points. A number is bold where a difference can be measured: its interval excludes zero.",
-        notes_caption=INTERVALS + (KINDS_INTERVALS if select(known, Corrupted) else ""),
+        notes_caption=INTERVALS
+        + (NOISE_DIFFERENCES if select(paired, NoisyComparison) else "")
+        + (KINDS_INTERVALS if select(known, Corrupted) else ""),
         source=source(
             [record for record in known if isinstance(record, COUNTED | Certificate)],
             count="images or noisy images in a number",
@@ -172,9 +143,9 @@ def decision_tables(records: Sequence[Measurement]) -> list[Table]:
 
 def _clean(records: Sequence[Measurement], networks: Compared) -> list[TableRow]:
     known = {(row.network, 1): row for row in select(records, Accuracy) if row.k == 1}
-    if not (shares := _shares(known, networks, [1])):
+    if not (shares := shares_right(known, networks, [1])):
         return []
-    changes = _differences(shares, networks)
+    changes = differences(shares, networks)
     for name, row, turned in _against_reference(select(records, Comparison), networks):
         sides = row.only_first, row.only_second
         if name in changes:
@@ -183,7 +154,7 @@ def _clean(records: Sequence[Measurement], networks: Compared) -> list[TableRow]
         title="Clean images", note=f"{known[networks.reference, 1].samples:,} images",
         shares=shares, changes=changes, phrase="clean images are classified correctly",
     )  # fmt: skip
-    return [_row(question, networks)]
+    return [question_row(question, networks)]
 
 
 def _against_reference(rows: Iterable[Paired], networks: Compared) -> Iterator[tuple[str, Paired, bool]]:
@@ -204,7 +175,7 @@ def _noise(records: Sequence[Measurement], networks: Compared) -> list[TableRow]
         noise = modes[0]  # of the ways to store noisy images, the one that was measured first
         words = noise_words(noise)
         known = {(row.network, row.sigma_grey): row for row in by_mode[noise]}
-        sigmas = sorted(_common(known))
+        sigmas = sorted(common_conditions(known))
         if not sigmas:
             continue
         low, high = (f"{SIGMA} = {sigma:g}" for sigma in (sigmas[0], sigmas[-1]))
@@ -214,9 +185,9 @@ def _noise(records: Sequence[Measurement], networks: Compared) -> list[TableRow]
         if words.gaussian:
             asked.append((sigmas[-1], "strong Gaussian noise", high, f"images with noise of {high}"))
         for sigma, title, note, images in asked:
-            if not (shares := _shares(known, networks, sigmas if sigma is None else [sigma])):
+            if not (shares := shares_right(known, networks, sigmas if sigma is None else [sigma])):
                 continue
-            changes = _differences(shares, networks)
+            changes = differences(shares, networks)
             for name, row, turned in _against_reference(select(records, NoisyComparison), networks):
                 if (row.noise, row.sigma_grey) == (noise, sigma) and name in changes:
                     sign = -1 if turned else 1
@@ -227,7 +198,7 @@ def _noise(records: Sequence[Measurement], networks: Compared) -> list[TableRow]
                 title=f"{title[0].upper()}{title[1:]}", note=f"{note} grey levels of 255; {words.storage}",
                 shares=shares, changes=changes, phrase=f"{images} are classified correctly",
             )  # fmt: skip
-            rows.append(_row(question, networks))
+            rows.append(question_row(question, networks))
     return rows
 
 
@@ -235,35 +206,59 @@ def _damage(records: Sequence[Measurement], networks: Compared) -> list[TableRow
     """Makes a row for all kinds of damage, and rows for those that lose most and gain most."""
     rows = [row for row in select(records, Corrupted) if row.severity > 0]
     known = {(row.network, (row.corruption, row.severity)): row for row in rows}
-    kinds = grouped(sorted(_common(known)), by=lambda condition: condition[0])
-    if not (overall := _shares(known, networks, [each for some in kinds.values() for each in some])):
+    kinds = grouped(sorted(common_conditions(known)), by=lambda condition: condition[0])
+    if not (overall := shares_right(known, networks, [each for some in kinds.values() for each in some])):
         return []
     count = f"{len(kinds)} kinds" if len(kinds) > 1 else "1 kind"
     questions = [
         Question(
             title="Damage of the real world", note=f"mean of {count}", shares=overall,
-            changes=_differences(overall, networks), phrase="damaged images are classified correctly",
+            changes=differences(overall, networks) | _paired_under_damage(records, networks, [*kinds]),
+            phrase="damaged images are classified correctly",
         )
     ]  # fmt: skip
     # A kind is chosen by its number, so the intervals of all kinds must hold together.
     strict = 1 - (1 - CONFIDENCE) / len(kinds)
     changes = {
-        kind: _differences(_shares(known, networks, some, confidence=strict), networks)
+        kind: differences(shares_right(known, networks, some, confidence=strict), networks)
+        | _paired_under_damage(records, networks, [kind], confidence=strict)
         for kind, some in kinds.items()
     }
     for choose, note in ((min, "lowest"), (max, "highest")):
         chosen = (choose(kinds, key=lambda kind: changes[kind][name].value) for name in networks.restored
                   if name in overall)  # fmt: skip
         for kind in unique(chosen) if len(kinds) > 1 else ():
-            title = kind.replace("_", " ")
+            title = kind.replace("_", " ").replace("jpeg", "JPEG")
             questions.append(
                 Question(
                     title=f"Damage: {title}", note=f"{note} difference of {count}",
-                    shares=_shares(known, networks, kinds[kind]), changes=changes[kind],
+                    shares=shares_right(known, networks, kinds[kind]), changes=changes[kind],
                     phrase=f"images with {title} are classified correctly",
                 )
             )  # fmt: skip
-    return [_row(question, networks) for question in questions]
+    return [question_row(question, networks) for question in questions]
+
+
+def _paired_under_damage(
+    records: Sequence[Measurement],
+    networks: Compared,
+    kinds: Sequence[str],
+    *,
+    confidence: float = CONFIDENCE,
+) -> dict[str, Estimate]:
+    """Returns the mean differences over kinds of damage that were measured image by image."""
+    pairs = {
+        (row.first, row.corruption): [count / row.severities for count in row.differences]
+        for row in select(records, CorruptedComparison)
+        if row.second == networks.reference
+    }
+    found = {}
+    for name in networks.others:
+        by_kind = [pairs[name, kind] for kind in kinds if (name, kind) in pairs]
+        if len(by_kind) == len(kinds) and len({len(each) for each in by_kind}) == 1:
+            per_image = [fmean(values) for values in zip(*by_kind, strict=True)]
+            found[name] = Estimate(*mean_difference(per_image, confidence=confidence))
+    return found
 
 
 def _proven(records: Sequence[Measurement], networks: Compared) -> list[TableRow]:
@@ -279,7 +274,7 @@ def _proven(records: Sequence[Measurement], networks: Compared) -> list[TableRow
     certificates = max(known, key=lambda some: max(_certified(row).value for row in some.values()))
     radii = {name: _radii_of_right_answers(row) for name, row in certificates.items()}
     shares = {name: _certified(row) for name, row in certificates.items()}
-    changes = _differences(shares, networks)
+    changes = differences(shares, networks)
     before = radii[networks.reference]
     for name in changes:
         if (after := radii[name]).keys() == before.keys():
@@ -294,7 +289,7 @@ def _proven(records: Sequence[Measurement], networks: Compared) -> list[TableRow
         phrase=f"images have a right answer that no change of the image below {RADIUS:g} can alter",
         remark="This holds for the vote of many noisy versions, not for a single answer.",
     )  # fmt: skip
-    return [_row(question, networks), _median_row(radii, networks)]
+    return [question_row(question, networks), _median_row(radii, networks)]
 
 
 def _certified(record: Certificate) -> Estimate:
@@ -313,7 +308,7 @@ def _median_row(radii: Mapping[str, Mapping[int, float]], networks: Compared) ->
     before = medians[networks.reference]
     told, best = [], set()
     for name in filter(medians.__contains__, networks.others):
-        after, subject = medians[name], _subject(name)
+        after, subject = medians[name], subject_of(name)
         if after.lower <= before.upper and before.lower <= after.upper:
             told.append(f"No measurable difference {subject}: the intervals overlap.")
             continue
@@ -340,20 +335,20 @@ def _attacked(records: Sequence[Measurement], networks: Compared) -> list[TableR
     for norm, some in grouped(attacks, by=lambda row: row.norm).items():
         same = grouped(some, by=lambda row: (row.network, row.epsilon))
         worst = {condition: _worst(those) for condition, those in same.items()}
-        bounds = sorted(_common(worst))
+        bounds = sorted(common_conditions(worst))
         for epsilon in unique([*bounds[:1], *bounds[-1:]]):
-            if not (shares := _shares(worst, networks, [epsilon])):
+            if not (shares := shares_right(worst, networks, [epsilon])):
                 continue
             blind = any(not worst[n, epsilon].knows_restorer for n in networks.restored if n in shares)
             names = ", ".join(unique(worst[name, epsilon].attack for name in shares))
             question = Question(
                 title=f"Attack within {_bound(norm, epsilon)}",
                 note=f"{names}; {NORMS[norm]}" + ("; does not know the restorer" if blind else ""),
-                shares=shares, changes=_differences(shares, networks),
+                shares=shares, changes=differences(shares, networks),
                 phrase="attacked images are classified correctly",
                 remark=BLIND if blind else NO_DEFENCE if epsilon == bounds[-1] else "",
             )  # fmt: skip
-            rows.append(_row(question, networks))
+            rows.append(question_row(question, networks))
     return rows
 
 
@@ -371,7 +366,7 @@ def _bound(norm: str, epsilon: float) -> str:
 
 def _costs(records: Sequence[Measurement], networks: Compared) -> list[TableRow]:
     known = {(row.network, row.samples): row for row in select(records, Cost)}
-    if not (batches := _common(known)):
+    if not (batches := common_conditions(known)):
         return []
     found = {name: row for (name, batch), row in known.items() if batch == max(batches)}
     if networks.reference not in found or len(found) < 2:
@@ -388,108 +383,9 @@ def _costs(records: Sequence[Measurement], networks: Compared) -> list[TableRow]
         texts = {name: f"{value:.3g}" if value < 100 else f"{value:,.0f}" for name, value in numbers.items()}
         factors = {name: f"{value / before:.3g}" for name, value in numbers.items() if before}
         others = [name for name in networks.others if name in factors]
-        parts = " and ".join(f"{told.format(factors[name])} {_subject(name)}" for name in others)
+        parts = " and ".join(f"{told.format(factors[name])} {subject_of(name)}" for name in others)
         cells = [Cell(text=f"{title} for an image", note=f"{note}; {size}")]
         cells += [Cell(text=texts.get(name, DASH)) for name in networks.names]
         cells += [Cell(text=f"{TIMES} {factors[n]}" if n in others else DASH) for n in networks.others]
         rows.append(TableRow(cells=(*cells, Cell(text=f"An image {parts}." if parts else ""))))
     return rows
-
-
-def _common(known: Mapping[tuple[str, Condition], Measurement]) -> set[Condition]:
-    """Returns the conditions under which every network was measured that was measured at all."""
-    by_network = grouped(known, by=lambda key: key[0]).values()
-    return (
-        set.intersection(*({condition for _, condition in some} for some in by_network)) if known else set()
-    )
-
-
-def _shares(
-    known: Mapping[tuple[str, Condition], Accuracy | Stability | Corrupted | Attacked],
-    networks: Compared,
-    conditions: Sequence[Condition],
-    *,
-    confidence: float = CONFIDENCE,
-) -> dict[str, Estimate]:
-    """Returns the mean share of right answers over some conditions, of each network that has them all.
-
-    The interval is over images. It is empty if the classifier alone or all others lack a record.
-    """
-    shares = {}
-    for name in networks.names:
-        if conditions and all((name, condition) in known for condition in conditions):
-            rows = [known[name, condition] for condition in conditions]
-            images = min(row.images if isinstance(row, Stability) else row.samples for row in rows)
-            share = fmean(row.correct / row.samples for row in rows)
-            ends = wilson_interval(share * images, images, confidence=confidence)
-            shares[name] = Estimate(share, *ends)
-    return shares if networks.reference in shares and len(shares) > 1 else {}
-
-
-def _differences(shares: Mapping[str, Estimate], networks: Compared) -> dict[str, Estimate]:
-    """Returns the differences from the classifier alone that follow from the intervals of the shares."""
-    return {
-        name: Estimate(*shares_difference(shares[name], shares[networks.reference]))
-        for name in networks.others
-        if name in shares
-    }
-
-
-def _row(question: Question, networks: Compared) -> TableRow:
-    digits = 2 if max(change.upper - change.lower for change in question.changes.values()) < 0.01 else 1
-    better = {name for name, change in question.changes.items() if change.lower > 0}
-    worse = {name for name, change in question.changes.items() if change.upper < 0}
-    best = {networks.reference} if worse == question.changes.keys() else better
-    cells = [Cell(text=question.title, note=question.note)]
-    for name in networks.names:
-        share = question.shares.get(name)
-        ends = [percent(end, digits=digits) for end in (share.lower, share.upper)] if share else []
-        text = percent(share.value if share else None, digits=digits)
-        cells.append(Cell(text=text, note=DASH.join(ends), best=name in best))
-    for name in networks.others:
-        change = question.changes.get(name)
-        points = [f"{100 * value:+z.{digits}f}" for value in change or ()]
-        cells.append(Cell(text=points[0], note=" to ".join(points[1:])) if points else Cell(text=DASH))
-    told = [*_sentences(question, better, worse, networks), question.remark]
-    return TableRow(cells=(*cells, Cell(text=" ".join(told).strip())))
-
-
-def _sentences(question: Question, better: set[str], worse: set[str], networks: Compared) -> Iterator[str]:
-    """Yields what is better and what worse, and by how much; or how much it may be, if neither is shown."""
-    before = question.shares[networks.reference].value
-    for verdict, names in (("Better", better), ("Worse", worse)):
-        if not (named := [name for name in networks.others if name in names]):
-            continue
-        values = {name: question.shares[name].value for name in named}
-        parts = (
-            of for of in (100, 1_000) if all(round(v * of) != round(before * of) for v in values.values())
-        )
-        of = next(parts, 10_000)
-        first, *further = (f"{values[name] * of:,.0f}{{}} {_subject(name)}" for name in named)
-        told = ", ".join(
-            [first.format(f" of {of:,} {question.phrase}"), *(text.format("") for text in further)]
-        )
-        yield f"{verdict}: {told}, instead of {before * of:,.0f}."
-    unclear = [name for name in question.changes if name not in better | worse]
-    if told := " and ".join(f"{_subject(name)} ({_range(question.changes[name])})" for name in unclear):
-        yield f"No measurable difference {told}."
-
-
-def _range(change: Estimate) -> str:
-    """Returns the ends of an interval that holds zero, in words."""
-    worse, better = (
-        f"{100 * end:.1f}" if end >= 0.001 or not end else f"{100 * end:.2f}"
-        for end in (-change.lower, change.upper)
-    )
-    return f"between {worse} points worse and {better} better"
-
-
-def _subject(name: str) -> str:
-    """Returns how a sentence speaks of a network."""
-    known = {
-        RESTORED: "behind the restorer",
-        TOGETHER: "behind the restorer",
-        AUGMENTED: "after training on noise",
-        FINE_TUNED: "after tuning on noise",
-    }
-    return known.get(name, name if name.startswith("behind ") else f"with {name}")

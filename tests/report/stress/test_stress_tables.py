@@ -16,7 +16,7 @@ from steadylens.report.stress.stress_tables import (
     bound_text,
     corruption_lead,
     corruption_tables,
-    mean_difference,
+    difference_over_images,
 )
 from steadylens.report.tables import DASH, Cell, Table
 from tests.sample_records import PROVENANCE
@@ -85,7 +85,7 @@ def number(text: str) -> float:
 def test_with_one_version_of_each_image_the_interval_is_that_of_agresti_and_min(
     differences: list[int],
 ) -> None:
-    found = mean_difference(differences)
+    found = difference_over_images(differences)
     value, lower, upper = paired_difference(differences.count(1), differences.count(-1), len(differences))
     assert (found.value, found.lower, found.upper) == pytest.approx((value, lower, upper), abs=1e-6)
 
@@ -96,7 +96,7 @@ def test_the_interval_of_a_mean_difference_holds_the_true_one() -> None:
     random, held = np.random.default_rng(0), 0
     for _ in range(400):
         differences = random.binomial(5, 0.8, 200) - random.binomial(5, 0.75, 200)
-        found = mean_difference((differences / 5).tolist())
+        found = difference_over_images((differences / 5).tolist())
         held += found.lower <= 0.05 <= found.upper
     assert 0.93 <= held / 400 <= 0.99
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import NormalDist, fmean
+from statistics import fmean
 
-from steadylens.intervals import shares_difference, wilson_interval
+from steadylens.intervals import mean_difference, shares_difference, wilson_interval
 from steadylens.records import Attacked, Corrupted, CorruptedComparison, Measurement, Norm
 from steadylens.report.paper import ALONE, ORIGINAL
 from steadylens.report.tables import (
@@ -60,24 +59,14 @@ def points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def mean_difference(per_image: Sequence[float]) -> Difference:
-    """Returns the mean of the differences of two networks on the same images, with its interval over images.
+def difference_over_images(per_image: Sequence[float]) -> Difference:
+    """Returns the mean of the differences of two networks on the same images, with its interval.
 
     Args:
-        per_image: For each image, the difference of the shares of versions that both get right, in [-1, 1].
-
-    References:
-        Where each image has one version, the interval is that of Agresti and Min, "Simple improved
-        confidence intervals for comparing matched proportions", 2005: Wald's, as if there were two more
-        images, of which half an image speaks for each network. So it has a width where no image differs.
+        per_image: For each image, the difference of the shares of its versions that are right, in [-1, 1].
     """
-    added, total = 2, sum(per_image)
-    count = len(per_image) + added
-    centre = total / count
-    variance = (sum(value**2 for value in per_image) + added / 2) / count - centre**2
-    spread = NormalDist().inv_cdf(0.975) * sqrt(variance / count)
-    value = total / len(per_image)
-    return Difference(value=value, lower=min(centre - spread, value), upper=max(centre + spread, value))
+    value, lower, upper = mean_difference(per_image)
+    return Difference(value=value, lower=lower, upper=upper)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +97,7 @@ class Damage:
     def difference(self, network: str, base: str) -> Difference:
         """Returns the accuracy of a network less that of the base: paired, if there are records for that."""
         if (pair := self.comparisons.get((network, base))) is not None:
-            return mean_difference([number / pair.severities for number in pair.differences])
+            return difference_over_images([number / pair.severities for number in pair.differences])
         first, second = ((self.accuracy(name), *self.interval(name)) for name in (network, base))
         value, lower, upper = shares_difference(first, second)
         return Difference(value=value, lower=lower, upper=upper)
@@ -269,7 +258,7 @@ def _overall_difference(name: str, base: str, found: Sequence[Damage]) -> Cell:
     by_image = zip(
         *([number / pair.severities for number in pair.differences] for pair in paired), strict=True
     )
-    return mean_difference([fmean(kinds) for kinds in by_image]).cell()
+    return difference_over_images([fmean(kinds) for kinds in by_image]).cell()
 
 
 def _relative(name: str, base: str, found: Sequence[Damage], *, flips: bool) -> Cell:
