@@ -149,7 +149,7 @@ class StressOptions:
     stress_images: Annotated[
         int | None,
         typer.Option(
-            help="How many random test images are damaged and attacked; by default, 200 are damaged and 100 "
+            help="How many random test images are damaged and attacked; by default, 200 are damaged and 50 "
             "attacked."
         ),
     ] = None

@@ -51,7 +51,7 @@ class Attacks:
         SettingError: If a number is too small, there is no bound, or a bound is not positive and finite.
     """
 
-    images: int | None = 100
+    images: int | None = 50
     l2: tuple[float, ...] = (0.25, 0.5, 1.0)
     linf: tuple[float, ...] = (1 / 255, 2 / 255, 4 / 255)
     steps: int = 40
