@@ -73,6 +73,7 @@ sphinx_gallery_conf = {
             "noise_types.py",
             "train_on_folder.py",
             "stress_classifier.py",
+            "steadiness.py",
             "restore_on_ray.py",
         ]
     ),

@@ -1,4 +1,4 @@
-"""Fills the tables of README.md and docs/results.md from the records in results/, one file of records a run.
+"""Fills the tables of README.md, docs/results.md and docs/steadiness.md from the records in results/.
 
 A table is between `<!-- table: NAME -->` and `<!-- end -->`. Run this after results/ has changed; a test
 fails where a page and the records disagree.
@@ -12,8 +12,11 @@ from pathlib import Path
 from steadylens.files import replacing
 from steadylens.records import (
     Accuracy,
+    Attacked,
+    Certificate,
     Comparison,
     Contraction,
+    Corrupted,
     Cost,
     Curve,
     Hits,
@@ -23,6 +26,7 @@ from steadylens.records import (
     Stability,
     read_records,
 )
+from steadylens.report.decision import decision_tables
 from steadylens.report.paper import AUGMENTED, ORIGINAL, RESTORED
 from steadylens.report.paper_tables import (
     accuracy_tables,
@@ -33,12 +37,22 @@ from steadylens.report.paper_tables import (
     training_tables,
     variation_tables,
 )
+from steadylens.report.stress import attack_tables, certificate_tables, corruption_tables
 from steadylens.report.tables import SIGMA, Table, first_run, select, source, text_row
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PAGES = {ROOT / "README.md": False, ROOT / "docs" / "results.md": True}
+README, RESULTS, STEADINESS = (
+    ROOT / "README.md",
+    ROOT / "docs" / "results.md",
+    ROOT / "docs" / "steadiness.md",
+)
+
+PAGES = {README: False, RESULTS: True, STEADINESS: True}
 """The pages with tables, and whether they show the cells' notes (intervals, gains)."""
+
+STRESS_RUN = "-stress"
+"""How the name of a run ends that is shown on docs/steadiness.md only."""
 
 FIRST_PAGE_RUN = "gtsrb-long"
 """The run that README.md shows: that of the nets in the package."""
@@ -55,6 +69,9 @@ GLANCE = {
 
 GLANCE_SIGMAS = (4, 15, 25, 40)
 """The strengths that README.md shows, in grey levels of 255."""
+
+STRESS = Certificate | Corrupted | Attacked
+"""Records of what docs/steadiness.md shows."""
 
 UNMEASURED = "No records yet. A run writes these tables to `tables.md` in its own folder.\n"
 """Replaces a table that there are no records for."""
@@ -81,6 +98,10 @@ def tables_named(records: Sequence[Measurement]) -> dict[str, list[Table]]:
         "variation": variation_tables(records),
         "cost": cost_tables(select(shown, Cost)),
         "training": training_tables(select(shown, Curve)),
+        "summary": decision_tables(shown) if any(isinstance(row, STRESS) for row in shown) else [],
+        "certificates": certificate_tables(shown),
+        "corruptions": corruption_tables(shown),
+        "attacks": attack_tables(shown),
         "glance": glance_tables(shown),
     }
 
@@ -147,19 +168,21 @@ def recorded_runs(folder: Path = ROOT / "results") -> dict[str, list[Measurement
 
 
 def runs_of_page(
-    runs: Mapping[str, Sequence[Measurement]], *, notes: bool
+    runs: Mapping[str, Sequence[Measurement]], page: Path
 ) -> Mapping[str, Sequence[Measurement]]:
-    """Returns the records that a page shows: all of them, or those of the first page."""
-    if notes:
-        return runs
-    return {FIRST_PAGE_RUN: runs[FIRST_PAGE_RUN]}
+    """Returns the records that a page shows: those of one run, of all but the stress runs, or of all."""
+    if page == README:
+        return {FIRST_PAGE_RUN: runs[FIRST_PAGE_RUN]}
+    return {
+        name: records for name, records in runs.items() if page == STEADINESS or not name.endswith(STRESS_RUN)
+    }
 
 
 def main() -> None:
-    """Updates both pages."""
+    """Updates the pages."""
     runs = recorded_runs()
     for page, notes in PAGES.items():
-        text = filled(page.read_text(encoding="utf-8"), runs_of_page(runs, notes=notes), notes=notes)
+        text = filled(page.read_text(encoding="utf-8"), runs_of_page(runs, page), notes=notes)
         with replacing(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
 

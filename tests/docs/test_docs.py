@@ -17,7 +17,9 @@ from tests.sample_records import sample_records
 
 ROOT = Path(__file__).parents[2]
 FILLER: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "tables.py"), run_name="tables")
-PAGES = {"README.md": False, "docs/results.md": True}
+PAGES = {"README.md": False, "docs/results.md": True, "docs/steadiness.md": True}
+STEADINESS = ("summary", "certificates", "corruptions", "attacks")
+"""The tables of docs/steadiness.md, in its order."""
 NAMES = sorted(FILLER["tables_named"]([]))
 RECORDS = [
     *sample_records(),
@@ -47,7 +49,7 @@ def markers(text: str) -> list[str]:
 def test_a_page_holds_the_tables_of_the_records_and_nothing_else(page: str, notes: bool) -> None:
     runs = {path.stem: read_records(path) for path in sorted((ROOT / "results").glob("*.jsonl"))}
     assert runs
-    text, shown = (ROOT / page).read_text(encoding="utf-8"), FILLER["runs_of_page"](runs, notes=notes)
+    text, shown = (ROOT / page).read_text(encoding="utf-8"), FILLER["runs_of_page"](runs, ROOT / page)
     assert text == filled(text, shown, notes=notes), "run .venv/bin/python docs/tables.py"
 
 
@@ -75,8 +77,9 @@ def test_the_numbers_of_the_first_page_are_shares_of_the_rows() -> None:
 def test_the_pages_have_the_markers_of_their_tables() -> None:
     assert markers((ROOT / "README.md").read_text(encoding="utf-8")) == ["glance"]
     assert sorted(markers((ROOT / "docs/results.md").read_text(encoding="utf-8"))) == sorted(
-        {*NAMES} - {"glance"}
+        {*NAMES} - {"glance", *STEADINESS}
     )
+    assert markers((ROOT / "docs/steadiness.md").read_text(encoding="utf-8")) == [*STEADINESS]
 
 
 def test_the_filler_knows_the_pages() -> None:
@@ -105,6 +108,19 @@ def test_runs_have_tables_of_their_own_and_several_are_told_apart_by_their_recip
     twice = filled(page_of("accuracy"), {"a": first, "b": second})
     assert re.findall(r"### (Table 3.*)", once) == ["Table 3. Accuracy on clean images"]
     assert re.findall(r"### Table 3.*: (\S+)", twice) == [first[0].provenance.recipe, "another"]
+
+
+def test_a_stress_run_is_shown_on_its_own_page_only() -> None:
+    runs = {"gtsrb-long": [], "gtsrb-stress": []}
+    shown = {page: [*FILLER["runs_of_page"](runs, ROOT / page)] for page in PAGES}
+    assert shown == {
+        "README.md": ["gtsrb-long"], "docs/results.md": ["gtsrb-long"], "docs/steadiness.md": [*runs],
+    }  # fmt: skip
+
+
+def test_a_run_without_stress_has_no_summary() -> None:
+    records = [row for row in sample_records() if isinstance(row, Accuracy | Stability)]
+    assert FILLER["UNMEASURED"] in filled(page_of("summary"), {"run": records})
 
 
 def test_without_records_a_page_says_so() -> None:

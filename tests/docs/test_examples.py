@@ -70,3 +70,14 @@ def test_a_restorer_keeps_answers_under_the_strongest_noise_of_most_types() -> N
 def test_a_degradation_of_two_types_draws_both() -> None:
     printed = printed_by("noise_types")
     assert {"Gaussian", "sparse uniform"} == set(re.findall(r"(\w[\w ]*): [\d.]+ grey levels", printed))
+
+
+def test_signs_are_certified_damaged_and_attacked() -> None:
+    printed = printed_by("steadiness")
+    radii = re.findall(r"(.*), certified radii: (.*)", printed)
+    assert [name for name, _ in radii] == ["alone", "behind unet-gtsrb"]
+    assert all(0 < max(map(float, found.split())) < 1 for _, found in radii)
+    damaged = re.findall(r"right of (\d+): (\d+) alone, (\d+) behind unet-gtsrb", printed)
+    assert len(damaged) == 4
+    attacked = re.findall(r"attacked, .*: (\d+) of (\d+) stay right", printed)
+    assert all(int(right) < int(signs) for right, signs in attacked), "the restorer is no defence"
