@@ -17,7 +17,7 @@ References:
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from math import ceil
 from statistics import NormalDist
 from typing import Literal
@@ -181,8 +181,9 @@ def certified_radius(count: int, versions: int, *, alpha: float, sigma: float) -
     if bound <= 0.5:
         return 0.0
     radius = sigma * NormalDist().inv_cdf(bound)
-    while normal_distribution(Decimal(radius) / Decimal(sigma)) + _WITHIN > Decimal(bound):
-        radius *= 1 - 2**-48
+    with localcontext(prec=60):
+        while normal_distribution(Decimal(radius) / Decimal(sigma)) + _WITHIN > Decimal(bound):
+            radius *= 1 - 2**-48
     return radius
 
 

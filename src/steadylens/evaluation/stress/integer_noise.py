@@ -56,11 +56,11 @@ def normal_distribution(x: Decimal) -> Decimal:
 
     It is 1/2 + phi(x) (x + x^3 / 3 + x^5 / (3 * 5) + ...), a series of positive terms for positive x.
     """
-    if x < 0:
-        return 1 - normal_distribution(-x)
     if x > _FARTHEST:
         return Decimal(1)
     with localcontext(prec=_DIGITS + 5):
+        if x < 0:
+            return 1 - normal_distribution(-x)
         term = total = x
         odd = 1
         while term > total.scaleb(-_DIGITS):
