@@ -114,6 +114,17 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_rows(
     assert [*folder.glob("*.unfinished.json")] == []
 
 
+def test_rows_of_other_versions_of_the_libraries_are_not_taken_over(
+    tiny_data: Dataset, networks: dict[str, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        measured(run_of(tiny_data, Notebook(limit=5)), networks, tmp_path)
+    monkeypatch.setattr("steadylens.training.run.versions", lambda: (("torch", "0.0"),))
+    news = Notebook()
+    measured(run_of(tiny_data, news), networks, tmp_path)
+    assert "resumed" not in news.states
+
+
 def test_rows_are_saved_no_more_often_than_the_run_says(
     tiny_data: Dataset, networks: dict[str, nn.Module], tmp_path: Path
 ) -> None:

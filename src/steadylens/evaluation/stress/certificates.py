@@ -112,7 +112,9 @@ def _part(
     batch = settings.batch_for(run.data.test.images[:1][0])
     counts = settings.first_versions, settings.versions, settings.alpha, settings.images, batch
     key = run.key("certificates", name, sigma, counts, settings.precision, fingerprint(network))
-    unfinished = path.with_name(f"certificates-{run.key(key, device_name(run.device))}.unfinished.json")
+    # Rows of other versions of the libraries may be those of another function, and have another origin.
+    origin = run.key(key, device_name(run.device), run.provenance.versions)
+    unfinished = path.with_name(f"certificates-{origin}.unfinished.json")
     rows, seconds = workers.by_first(lambda: _read(unfinished))
     measured = workers.by_first(lambda: keyed_path(run, path, key).exists())
     return _Part(
