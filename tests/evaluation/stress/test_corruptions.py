@@ -128,6 +128,15 @@ def test_a_small_image_that_no_drop_falls_on_stays_as_it_is() -> None:
     assert spared > 0
 
 
+def test_another_error_of_the_library_is_not_taken_for_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(image: object, **_: object) -> object:
+        raise FloatingPointError("invalid value")
+
+    monkeypatch.setattr(corruptions, "_library", lambda: failing)
+    with pytest.raises(FloatingPointError):
+        corrupted(IMAGES, "fog", 1, seed=0)
+
+
 def test_no_image_gives_none() -> None:
     assert corrupted(IMAGES[:0], "fog", 1, seed=0).shape == (0, 3, 32, 32)
 

@@ -184,9 +184,12 @@ def _corrupted(
     own = derived_seed(seed, "corruption", kind, severity, digest) % 2**32
     np.random.seed(own)  # the library draws from the global generator
     seeded: dict[str, Any] = {"seed": own} if kind in SEEDED_KINDS else {}
+    damage = partial(corrupt, image, severity=severity, corruption_name=kind, **seeded)
+    if kind != "spatter":
+        return damage()
     try:
         with np.errstate(invalid="raise"):
-            return corrupt(image, severity=severity, corruption_name=kind, **seeded)
+            return damage()
     except FloatingPointError:
         # Where no drop of spatter falls on a small image, the library divides 0 by 0: nothing is damaged.
         return image
