@@ -252,6 +252,8 @@ def test_options_that_certify_nothing_are_refused_before_images_are_read(
     ("arguments", "code", "message"),
     [
         ([*RESNET, "--restorer", "l12-gtsrb"], 2, "there is no net 'l12-gtsrb'"),
+        ([*RESNET, "--certify-n", "500"], 2, "--certify-precision need --certify"),
+        ([*RESNET, "--certify-sigma", "0.5"], 2, "--certify-precision need --certify"),
         ([*RESNET, "--fused", "absent.safetensors"], 1, r"there is no file absent\.safetensors"),
         ([*RESNET, "--fused", "smooth.safetensors"], 2, "smooth.safetensors holds a GaussianSmoothing"),
         (

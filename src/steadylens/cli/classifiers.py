@@ -103,6 +103,9 @@ class CertifyOptions:
     def settings(self) -> "Certifying | None":
         """Returns how networks are certified, or None if they are not."""
         if not self.certify:
+            if replace(self, certify_sigma=self.certify_sigma or None) != CertifyOptions():
+                others = "--certify-sigma, --certify-n, --certify-images and --certify-precision"
+                raise SettingError(f"{others} need --certify")
             return None
         from steadylens.evaluation.stress.certification import Certifying
 
