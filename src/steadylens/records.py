@@ -326,8 +326,8 @@ class Attacked(Measurement):
         norm: The norm that bounds the change of an image.
         epsilon: The bound, for images in [0, 1]; 0 for clean images.
         steps: Steps of the attack.
-        restarts: Random starts, of which the best counts, as the start at the image does; 0 if it starts at
-            the image alone.
+        restarts: Random starts, of which the best counts, as the start at the image does, and as the images
+            made against the classifier alone do; 0 if it starts at the image alone.
         knows_restorer: Whether the attack goes end to end through the restorer. If not, the images were made
             against the classifier alone.
     """

@@ -210,6 +210,27 @@ def test_an_attack_that_goes_through_the_restorer_is_stronger_than_one_that_does
     assert found["mask", far, 0, False] > 0
 
 
+def test_images_made_against_the_classifier_alone_count_where_the_gradient_of_a_pair_is_hidden() -> None:
+    net = Linear()
+    images = labelled(net, greys(20))
+    far = float(net.distances(greys(20), "l2").max()) * 1.1
+    found = accuracies(
+        net, {"hidden": FusedClassifier(Rounding(), net)}, images, Attacks(l2=(far,), linf=(), steps=10)
+    )
+    assert found["hidden", far, 0, True] == 20, "the attack has no gradient to follow"
+    assert found["hidden", far, 0, False] == 0
+    assert found["hidden", far, 1, True] == 0
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_one_step_is_taken_and_looked_at(norm: Norm) -> None:
+    net, images = Linear(), greys(10)
+    far = 1.1 * float(net.distances(images, norm).max())
+    settings = Attacks(l2=(far,), linf=(far,), steps=1, restarts=0)
+    found = accuracies(net, {}, labelled(net, images), settings, norm)
+    assert (found["alone", 0.0, 0, True], found["alone", far, 0, True]) == (10, 0)
+
+
 def curved(seed: int) -> nn.Module:
     """Returns a net with many bends, on which an attack may end in a poor maximum."""
     torch.manual_seed(seed)

@@ -68,7 +68,7 @@ def projected_gradient(
         labels: Integers (N,).
         norm: The norm that bounds the change of an image.
         epsilon: The bound.
-        steps: Number of gradients, at least 1.
+        steps: Number of steps, at least 1.
         start: The change of each image from which the attack starts, of the images' shape.
 
     References:
@@ -79,7 +79,7 @@ def projected_gradient(
     bound = L2Constraint(radius=epsilon) if norm == "l2" else LInfConstraint(radius=epsilon)
     attack = ModularEvasionAttackFixedEps(
         y_target=None,
-        num_steps=steps,
+        num_steps=steps + 1,  # the library never looks at where its last step leads
         step_size=step,
         loss_function=LOGIT_LOSS,
         optimizer_cls=OptimizerFactory.create_sgd(step),

@@ -189,7 +189,8 @@ def attacked_accuracy(
     """Measures the accuracy of a classifier and of pairs under attack, by the bound of one norm.
 
     Every network is attacked end to end: once from the image itself, and from random starts where that
-    failed. Pairs are also shown the images that were made so against the classifier alone.
+    failed. Pairs are also shown the images that were made so against the classifier alone. Who knows the
+    restorer knows these, too: they count among the random starts, and are not attacked again.
 
     Args:
         classifier: The classifier alone, on the images' device.
@@ -292,7 +293,7 @@ class _Adversary:
                     found[each, "PGD"] = self._on_rest(net, before[each, "PGD"], (images, labels, still), pgd)
                 rest = found[each, "PGD"]
                 if self.settings.restarts:
-                    rest = before[each, "PGD with restarts"] | rest
+                    rest = before[each, "PGD with restarts"] | rest | found.get((each, "transferred"), rest)
                     for restart in range(self.settings.restarts):
                         starts = random_starts(
                             images,
@@ -446,9 +447,10 @@ def longest_time(networks: Mapping[str, nn.Module], images: ImageSet, settings: 
                 started = time.perf_counter()
                 quick._pgd(net, batch, labels, torch.zeros_like(batch)).sum().item()
                 times.append(time.perf_counter() - started)
-        seconds += min(times) / quick.settings.steps / len(batch)
+        seconds += min(times) / (quick.settings.steps + 1) / len(batch)  # as many gradients, and one
     count = sum(map(len, settings.bounds().values()))
-    total = seconds * count * settings.steps * (1 + settings.restarts) * len(images) / workers.count()
+    gradients = (settings.steps + 1) * (1 + settings.restarts)
+    total = seconds * count * gradients * len(images) / workers.count()
     more = ", and many times that for AutoAttack" if settings.autoattack else ""
     return (
         f"at most {duration(total)} for {settings.steps} steps from {1 + settings.restarts} starts within "

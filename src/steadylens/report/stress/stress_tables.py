@@ -394,7 +394,8 @@ def _attack_table(norm: Norm, records: Sequence[Attacked]) -> Table:
         f"{EPSILON} ({BOUNDED[norm]}, for images in [0, 1]) that makes the answer wrong. "
         f"Attacks go end to end through the restorer, but for images made against the classifier alone: "
         f"{steps}. Images that are wrong without a change count as wrong, and a change found within a "
-        "smaller bound counts within each larger one. A better attack may find more, so true accuracy is not "
+        "smaller bound counts within each larger one. With random restarts, images made against the "
+        "classifier alone count, too. A better attack may find more, so true accuracy is not "
         "higher.",
         notes_caption="Small numbers are 95 % Wilson intervals.",
         source=source(records, count="images in each cell"),
