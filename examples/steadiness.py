@@ -27,7 +27,8 @@ levels, labels = data.test.images[::50], data.test.labels[::50]  # 8-bit, as sig
 def right(name: str, shown: Tensor) -> Tensor:
     """Returns which of the images a network answers right."""
     with torch.inference_mode():
-        return networks[name](shown).argmax(dim=1) == labels
+        answers: Tensor = networks[name](shown).argmax(dim=1)
+    return answers == labels
 
 
 both = right("alone", to_float(levels)) & right("behind unet-gtsrb", to_float(levels))
@@ -74,10 +75,10 @@ for name, network in networks.items():
 # %%
 # Two of the signs, as they are and as they were changed. The attack's changes are the smallest to the eye.
 
-shown = {"clean": images, **{kind.replace("_", " "): some for kind, some in damaged.items()}}
-shown |= {f"attacked, {name}": some for name, some in attacked.items()}
-figure, axes = plt.subplots(2, len(shown), figsize=(12, 3.8), layout="constrained")
-for column, (title, some) in zip(axes.T, shown.items(), strict=True):
+pictures = {"clean": images, **{kind.replace("_", " "): some for kind, some in damaged.items()}}
+pictures |= {f"attacked, {name}": some for name, some in attacked.items()}
+figure, axes = plt.subplots(2, len(pictures), figsize=(12, 3.8), layout="constrained")
+for column, (title, some) in zip(axes.T, pictures.items(), strict=True):
     for place, image in zip(column, some, strict=False):
         place.imshow(image.permute(1, 2, 0))
         place.axis("off")

@@ -111,7 +111,7 @@ def test_runs_have_tables_of_their_own_and_several_are_told_apart_by_their_recip
 
 
 def test_a_stress_run_is_shown_on_its_own_page_only() -> None:
-    runs = {"gtsrb-long": [], "gtsrb-stress": []}
+    runs: dict[str, list[Measurement]] = {"gtsrb-long": [], "gtsrb-stress": []}
     shown = {page: [*FILLER["runs_of_page"](runs, ROOT / page)] for page in PAGES}
     assert shown == {
         "README.md": ["gtsrb-long"], "docs/results.md": ["gtsrb-long"], "docs/steadiness.md": [*runs],

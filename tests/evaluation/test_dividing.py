@@ -53,7 +53,8 @@ def test_records_are_equal_to_those_of_one_process(alone: Path, told: dict[Path,
     expected = measured(alone)
     assert {name.partition("-")[0] for name in expected} == {
         "records.jsonl", "pictures.jsonl", "records/accuracy", "records/stability", "records/cost",
-        "records/pictures", "records/certificates", "restorers/psnr", "restorers/exploration",
+        "records/pictures", "records/certificates", "records/differences", "restorers/psnr",
+        "restorers/exploration",
         "paired/differences", "costs/cost",
     }  # fmt: skip
     assert measured(next(iter(told))) == expected
