@@ -321,11 +321,12 @@ def test_differences_under_noise_equal_a_plain_loop_with_scipys_interval(images:
         ("green", other, sigma) for other in ("red", "wrong") for sigma in (20, 60, None)
     ]
     right: dict[str, list[list[float]]] = {name: [] for name in networks}
+    order = torch.randperm(len(images), generator=derived_generator(SEED, "stability order"))
     for name, network in networks.items():
         for sigma in noise.sigmas_grey:
             hits = []
             for start in range(0, len(images), BLOCK):
-                some = images.subset(range(start, min(start + BLOCK, len(images))))
+                some = images.subset(order[start : start + BLOCK])
                 generator = derived_generator(SEED, "stability", repr(float(sigma)), 0, start)
                 noisy = gaussian_degradation(sigma)(to_float(some.images), generator=generator)
                 hits += (network(noisy).argmax(dim=1) == some.labels).double().tolist()
@@ -339,6 +340,27 @@ def test_differences_under_noise_equal_a_plain_loop_with_scipys_interval(images:
         assert (row.difference, row.lower, row.upper) == pytest.approx((per_image.mean(), *interval))
         assert (row.images, row.noise) == (len(images), "clipped, 8-bit")
         assert row.samples == len(images) * (2 if index is None else 1)
+
+
+def test_differences_under_noise_are_those_of_the_first_noisy_versions(images: ImageSet) -> None:
+    noise = GaussianNoise(sigmas_grey=(60,))
+    networks = {"red": Nearest(0), "green": Nearest(1)}
+    (row, _) = noisy_comparisons(
+        networks, images, against="green", noise=noise, provenance=PROVENANCE, progress=lambda *_: None
+    )
+    shares = {}
+    for name, network in networks.items():
+        (everything,) = (
+            record
+            for record in stability(
+                name, network, images, noise=noise, sampling=Sampling(versions=1), provenance=PROVENANCE,
+                progress=lambda *_: None,
+            )
+            if record.population == "all"
+        )  # fmt: skip
+        shares[name] = everything.correct / everything.samples
+    assert row.difference == pytest.approx(shares["green"] - shares["red"])
+    assert shares["green"] != shares["red"]
 
 
 def test_top_5_is_left_out_where_there_are_fewer_classes(images: ImageSet) -> None:

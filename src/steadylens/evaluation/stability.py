@@ -123,9 +123,7 @@ def stability(
         provenance: Origin of the records. Networks that are measured with the same seed get the same noise.
         progress: Called after each block with the number of noisy images done and the largest number of all.
     """
-    order_generator = derived_generator(provenance.seed, "stability order", device=images.images.device)
-    order = torch.randperm(len(images), generator=order_generator, device=images.images.device)
-    shuffled = images.subset(order)
+    shuffled = _shuffled(images, provenance)
     own = top_k(forward_divided(network, shuffled.images), shuffled.labels, 1).cpu()
     most = len(images) * sampling.versions
     records: list[Stability] = []
@@ -167,6 +165,8 @@ def noisy_comparisons(
 ) -> list[NoisyComparison]:
     """Compares one network with each other one on the same noisy images, one noisy version of each image.
 
+    For the same images and seed, they are the first noisy versions that `stability` counts over.
+
     The interval is over images: the noisy versions of an image, of all strengths, count as one sample. So it
     holds the variation between images, which intervals of single cells do not compare; see
     `intervals.mean_difference`.
@@ -183,7 +183,7 @@ def noisy_comparisons(
         progress: Called with the number of noisy images done and of all.
     """
     started = time.perf_counter()
-    sigmas = noise.sigmas_grey
+    sigmas, shuffled = noise.sigmas_grey, _shuffled(images, provenance)
     right: dict[str, Tensor] = {}  # by network: (strengths, images), 1 where it is right
     done = 0
     for name, network in networks.items():
@@ -191,7 +191,7 @@ def noisy_comparisons(
         for sigma in sigmas:
             degradation = named_degradation(kind, sigma, clip=noise.clip, quantize=noise.quantize)
             path = _path(provenance, kind, sigma)
-            for _, hit in _blocks(network, images, degradation, versions=1, path=path):
+            for _, hit in _blocks(network, shuffled, degradation, versions=1, path=path):
                 hits.append(hit)
                 done += len(hit)
                 progress(done, len(networks) * len(sigmas) * len(images))
@@ -211,6 +211,13 @@ def noisy_comparisons(
             )  # fmt: skip
             records.append(row)
     return records
+
+
+def _shuffled(images: ImageSet, provenance: Provenance) -> ImageSet:
+    """Returns the images in a random but fixed order, so that any number of them is a sample of all."""
+    device = images.images.device
+    generator = derived_generator(provenance.seed, "stability order", device=device)
+    return images.subset(torch.randperm(len(images), generator=generator, device=device))
 
 
 def _mode(kind: str, degradation: Degradation) -> str:

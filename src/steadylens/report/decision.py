@@ -61,7 +61,9 @@ NORMS = {"l2": "Euclidean distance", "linf": "change of each pixel"}
 """What bounds an attack, in words."""
 
 INTERVALS = "Ranges are 95 % intervals over images; noisy versions of one image count as one."
-NOISE_DIFFERENCES = " Under noise, a difference is over noisy images of its own, the same for both networks."
+NOISE_DIFFERENCES = (
+    " Under noise, a difference is over one noisy version of each image, the same for all networks."
+)
 KINDS_INTERVALS = (
     " Of the kinds of damage with the lowest and the highest difference, the interval of the difference "
     "holds for all kinds at once."

@@ -129,7 +129,7 @@ def _sentences(question: Question, better: set[str], worse: set[str], networks: 
     for verdict, names in (("Better", better), ("Worse", worse)):
         if not (named := [name for name in networks.others if name in names]):
             continue
-        values = {name: before + question.changes[name].value for name in named}
+        values = {name: _value(question, name, before) for name in named}
         parts = (
             of for of in (100, 1_000) if all(round(v * of) != round(before * of) for v in values.values())
         )
@@ -142,6 +142,12 @@ def _sentences(question: Question, better: set[str], worse: set[str], networks: 
     unclear = [name for name in question.changes if name not in better | worse]
     if told := " and ".join(f"{subject_of(name)} ({_range(question.changes[name])})" for name in unclear):
         yield f"No measurable difference {told}."
+
+
+def _value(question: Question, name: str, before: float) -> float:
+    """Returns a share; or what follows from the difference, if that was measured on other noise."""
+    value, change = question.shares[name].value, question.changes[name].value
+    return value if (value - before) * change > 0 else before + change
 
 
 def _range(change: Estimate) -> str:
