@@ -1,6 +1,7 @@
 """A trained net has the moving average of its weights and statistics, as a plain loop computes it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from steadylens.checkpoints.checkpoint import load_state, save_state
-from steadylens.errors import CheckpointError, SettingError
+from steadylens.errors import CheckpointError, ImageError, SettingError
+from steadylens.images.tensors import to_float
+from steadylens.nets.classification import SignNet
+from steadylens.noise.degradation import gaussian_degradation
 from steadylens.training.loop import MomentumSgd, OneCycleAdam, Optimization, Training
+from steadylens.training.objectives import classifying_objective
 
 STEPS = 6
 AVERAGING = 0.3
@@ -33,7 +38,11 @@ def small_net() -> nn.Sequential:
 
 
 def training_of(
-    *, averaging: float | None = AVERAGING, optimization: Optimization = ADAM, steps: int = STEPS
+    *,
+    averaging: float | None = AVERAGING,
+    optimization: Optimization = ADAM,
+    steps: int = STEPS,
+    start_share: float = 0.0,
 ) -> Training:
     net = small_net()
 
@@ -42,7 +51,13 @@ def training_of(
         yield (net(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean()
 
     return Training(
-        net, draw, optimization=optimization, steps=steps, generator=seeded(2), averaging=averaging
+        net,
+        draw,
+        optimization=optimization,
+        steps=steps,
+        generator=seeded(2),
+        averaging=averaging,
+        start_share=start_share,
     )
 
 
@@ -150,3 +165,46 @@ def test_a_state_without_averages_is_refused() -> None:
 def test_an_average_that_is_none_is_refused(averaging: float) -> None:
     with pytest.raises(SettingError, match=rf"averaging is {averaging}, it must lie in \(0, 1\), or be None"):
         training_of(averaging=averaging)
+
+
+@pytest.mark.parametrize("averaging", [None, AVERAGING])
+def test_the_share_of_the_start_lies_on_the_line_from_start_to_end(averaging: float | None) -> None:
+    trained = training_of(averaging=averaging)
+    start = state(trained)
+    advance(trained)
+    moved = training_of(averaging=averaging, start_share=0.6)
+    advance(moved)
+    expected = {
+        name: 0.6 * start[name] + 0.4 * value if value.is_floating_point() else value
+        for name, value in state(trained).items()
+    }
+    torch.testing.assert_close(state(moved), expected)
+
+
+def test_a_training_that_was_interrupted_goes_back_the_same_way() -> None:
+    whole = training_of(start_share=0.3)
+    advance(whole)
+    begun = training_of(start_share=0.3)
+    advance(begun, 2)
+    resumed = training_of(start_share=0.3)
+    resumed.resume(*begun.state())
+    advance(resumed)
+    torch.testing.assert_close(state(resumed), state(whole), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, 1.5, float("nan")])
+def test_a_share_of_the_start_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(SettingError, match=rf"start_share is {share}, it must lie in \[0, 1\)"):
+        training_of(start_share=share)
+
+
+def test_noise_of_any_strength_may_be_learned_but_not_measured_unawares() -> None:
+    net = SignNet(classes=3)
+    images = torch.randint(0, 256, (8, 3, 48, 48), generator=seeded(3), dtype=torch.uint8)
+    strong = replace(gaussian_degradation(200), clip=False, quantize=False)
+    objective = classifying_objective(net, images, torch.arange(8) % 3, batch=4, degradation=strong)
+    training = Training(net, objective, optimization=ADAM, steps=1, generator=seeded(4))
+    advance(training, 1)
+    assert training.step == 1
+    with pytest.raises(ImageError, match="must lie in"):
+        net(strong(to_float(images), generator=seeded(5)))

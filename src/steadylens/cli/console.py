@@ -41,6 +41,7 @@ class RecipeName(StrEnum):
     paper = "paper"
     paper_quarter = "paper-quarter"
     unet = "unet"
+    smoothing = "smoothing"
     long = "long"
     thorough = "thorough"
     fast = "fast"
@@ -130,7 +131,8 @@ class RunOptions:
         RecipeName,
         typer.Option(
             help="How much to train and to measure. smoke: seconds. quick: minutes. fast: half an hour. "
-            "thorough and unet: hours on 2 CPU cores. paper-quarter, paper and long: on a GPU."
+            "thorough and unet: hours on 2 CPU cores; smoothing: as unet, for certificates. paper-quarter, "
+            "paper and long: on a GPU."
         ),
     ] = RecipeName.quick
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0

@@ -169,6 +169,7 @@ def tune_together(
         run.recipe.fine_tuning,
         optimization=replace(optimization, part_factors=(("restorer", tuning.restorer_factor),)),
         consistency=tuning.consistency,
+        start_share=run.recipe.fine_tuning.joint_start_share,
     )
     pair = FusedClassifier(given_restorer.module, given_classifier.module, frozen=False).to(run.device)
     describe(pair)  # raises before the training if the pair cannot be saved afterwards

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from steadylens import workers
 from steadylens.devices import has_fast_bfloat16, keep_to_float32
 from steadylens.errors import CheckpointError, DivergenceError, SettingError
+from steadylens.images.tensors import accepting_any_range
 from steadylens.nets.weights import copy_weights
 from steadylens.training.places import DividedObjective, Objective
 
@@ -156,6 +157,12 @@ def _check_rate(rate: float) -> None:
         raise SettingError(f"learning_rate is {rate}, it must be a positive number")
 
 
+def check_start_share(share: float) -> None:
+    """Refuses a share of the weights at the start outside [0, 1): with 1 nothing would be trained."""
+    if not 0 <= share < 1:
+        raise SettingError(f"start_share is {share}, it must lie in [0, 1)")
+
+
 RANDOMNESS = 2
 """The way in which random numbers are drawn. An unfinished training cannot go on in another way."""
 
@@ -198,10 +205,13 @@ class Training:
         averaging: Decay of the exponential moving average of the weights, for example 0.999: the average of
             about the last 1,000 steps. At the end the net has the averaged weights; averaged nets generalise
             better than those of the last step. None for the weights of the last step.
+        start_share: Share of the weights at the start in those at the end, which are moved back on a straight
+            line. A tuned net so keeps more of what it could before (Wortsman et al., *Robust fine-tuning of
+            zero-shot models*, CVPR 2022). A training that is resumed needs the module as it was at the start.
 
     Raises:
-        SettingError: If `steps` is below 1, no parameter requires a gradient, or `averaging` lies outside
-            (0, 1).
+        SettingError: If `steps` is below 1, no parameter requires a gradient, `averaging` lies outside
+            (0, 1), or `start_share` outside [0, 1).
     """
 
     def __init__(
@@ -214,6 +224,7 @@ class Training:
         generator: torch.Generator,
         clip_norm: float | None = None,
         averaging: float | None = None,
+        start_share: float = 0.0,
     ) -> None:
         self.module = module
         self.trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -221,11 +232,14 @@ class Training:
             raise SettingError(f"training needs at least 1 step and 1 trainable parameter, not {steps} steps")
         if averaging is not None and not 0 < averaging < 1:
             raise SettingError(f"averaging is {averaging}, it must lie in (0, 1), or be None for none")
+        check_start_share(start_share)
         self.objective, self.optimization, self.steps = objective, optimization, steps
         self.generator, self.clip_norm = generator, clip_norm
         self.optimizer = optimization.optimizer(module)
         self.averaging = averaging
         self.averages = _changing_values(module) if averaging else {}
+        self.start_share = start_share
+        self.start = _changing_values(module) if start_share else {}
         self.step = 0
         self.seconds = 0.0
         self.curve: list[tuple[int, float, float]] = []
@@ -256,6 +270,7 @@ class Training:
                 buffers = []
             if self.step == self.steps:
                 _copy_values(self.averages, self.module)
+                _copy_values(self.start, self.module, share=self.start_share)
                 self._copy_from_first()  # processors may round differently
             yield progress
 
@@ -344,7 +359,8 @@ class Training:
         # An objective of one's own may draw from PyTorch's global generator: seed it from ours, and restore
         # its state afterwards.
         forked = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=forked):
+        # Noise that is not clipped may be of any strength.
+        with torch.random.fork_rng(devices=forked), accepting_any_range():
             torch.manual_seed(_draw_integer(2**31, self.generator))
             for part in self.objective(self.generator):
                 part.backward()  # type: ignore[no-untyped-call]
@@ -470,10 +486,11 @@ def _changing_values(module: nn.Module, *, copied: bool = True) -> dict[str, Ten
     return {name: value.detach().clone() if copied else value.detach() for name, value in values.items()}
 
 
-def _copy_values(values: dict[str, Tensor], module: nn.Module) -> None:
+def _copy_values(values: dict[str, Tensor], module: nn.Module, *, share: float = 1.0) -> None:
+    """Moves a module's values towards those given, all the way with a share of 1."""
     for name, value in _changing_values(module, copied=False).items():
         if name in values:
-            value.copy_(values[name])
+            value.lerp_(values[name], share)
 
 
 def _draw_integer(high: int, generator: torch.Generator) -> int:

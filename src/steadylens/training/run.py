@@ -19,7 +19,7 @@ from steadylens.noise.named import GAUSSIAN, check_noise
 from steadylens.progress import Observer, ignore_progress
 from steadylens.records import Provenance
 from steadylens.training.augmentation import Augmenting
-from steadylens.training.loop import Optimization
+from steadylens.training.loop import Optimization, check_start_share
 from steadylens.training.objectives import RestorationLoss
 
 
@@ -152,6 +152,8 @@ class ClassifierRecipe:
         label_smoothing: Share of a label that is spread evenly over all classes.
         consistency: In fine-tuning, the weight of KL(p(x) || q(x + nu)), where p are the probabilities of the
             classifier before the fine-tuning for a clean image, and q those of the tuned net for a noisy one.
+        start_share: In fine-tuning, the share of the weights before it in the tuned net: see `Training`.
+        joint_start_share: The same where a restorer is trained together with the classifier.
         gain: Gain of the Xavier initialisation; not used in fine-tuning.
         standardize: Whether a new sign net standardizes each image to mean 0 and standard deviation 1
             instead of subtracting the mean image; not used in fine-tuning.
@@ -166,15 +168,19 @@ class ClassifierRecipe:
     averaging: float | None = None
     label_smoothing: float = 0.0
     consistency: float = 0.0
+    start_share: float = 0.0
+    joint_start_share: float = 0.0
     gain: float = 1.0
     standardize: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses a share of smoothing outside [0, 1) and a negative weight of consistency."""
+        """Refuses shares outside [0, 1) and a negative weight of consistency."""
         if not 0 <= self.label_smoothing < 1:
             raise SettingError(f"label_smoothing is {self.label_smoothing}, it must lie in [0, 1)")
         if not 0 <= self.consistency < math.inf:
             raise SettingError(f"consistency is {self.consistency}, it must be a number of at least 0")
+        check_start_share(self.start_share)
+        check_start_share(self.joint_start_share)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,7 +28,7 @@ from steadylens.checkpoints.loading import LoadedNet
 from steadylens.data.datasets import ImageSet
 from steadylens.devices import fast_memory_format, forward_in_batches
 from steadylens.errors import SettingError, StorageError
-from steadylens.images.tensors import SQUASHED, to_float
+from steadylens.images.tensors import SQUASHED, accepting_any_range, to_float
 from steadylens.metrics import psnr, top_k
 from steadylens.nets.architecture import describe, restorer_named
 from steadylens.nets.classification import FusedClassifier, SignNet
@@ -81,6 +81,7 @@ def new_training(
         steps=settings.steps,
         clip_norm=settings.clip_norm,
         averaging=settings.averaging,
+        start_share=settings.start_share if isinstance(settings, ClassifierRecipe) else 0.0,
         generator=derived_generator(run.seed, stage, device=run.device),
     )
 
@@ -151,6 +152,8 @@ def run_stage(
 
     def finish() -> dict[str, Any]:
         earlier, before = stage.before or TrainingInfo(), stage.seconds_before
+        with accepting_any_range():
+            validation = validate()
         curve = [*earlier.curve, *((earlier.steps + step, loss, rate) for step, loss, rate in training.curve)]
         about = {
             **provenance_of(run, stage),
@@ -159,7 +162,7 @@ def run_stage(
             "seconds": (earlier.seconds or 0.0) + training.seconds,
             **({"seconds_before": before} if before else {}),
             "curve": [list(point) for point in curve],
-            "validation": validate(),
+            "validation": validation,
         }
         save_model(path, module, about=about)
         unfinished.unlink(missing_ok=True)
