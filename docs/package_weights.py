@@ -30,7 +30,7 @@ from steadylens.records import (
     encode,
     read_records,
 )
-from steadylens.report.paper import ORIGINAL, RESTORED
+from steadylens.report.paper import ORIGINAL, TOGETHER
 from steadylens.report.tables import first_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,7 @@ SOURCES = {
     "l3-gtsrb": ("restorer-L3", "L3"),
     "dong-gtsrb": ("restorer-Dong", "Dong"),
     "sign-gtsrb": ("original", ORIGINAL),
-    "fused-gtsrb": ("restored", RESTORED),
+    "fused-gtsrb": ("together", TOGETHER),
 }
 """By the name of a packaged net: its file in the run, and what the records call it."""
 

@@ -27,7 +27,7 @@ from steadylens.records import (
     read_records,
 )
 from steadylens.report.decision import decision_tables
-from steadylens.report.paper import AUGMENTED, ORIGINAL, RESTORED
+from steadylens.report.paper import FINE_TUNED, ORIGINAL, TOGETHER
 from steadylens.report.paper_tables import (
     accuracy_tables,
     cost_tables,
@@ -54,16 +54,16 @@ PAGES = {README: False, RESULTS: True, STEADINESS: True}
 STRESS_RUN = "-stress"
 """How the name of a run ends that is shown on docs/steadiness.md only."""
 
-FIRST_PAGE_RUN = "gtsrb-long"
-"""The run that README.md shows: that of the nets in the package."""
+FIRST_PAGE_RUN = "gtsrb-unet"
+"""The run that README.md shows: that of the classifiers in the package."""
 
 FIRST_PAGE_NOISE = "clipped, 8-bit"
 """The noise that README.md shows: on images as they are stored."""
 
 GLANCE = {
     ORIGINAL: "classifier alone",
-    RESTORED: "restorer in front, classifier tuned behind it",
-    AUGMENTED: "baseline: classifier trained on noise, no restorer",
+    TOGETHER: "restorer in front, both tuned together",
+    FINE_TUNED: "baseline: classifier tuned on the same noise, no restorer",
 }
 """The networks that README.md shows, in words."""
 

@@ -207,13 +207,8 @@ def test_the_code_of_a_card_runs(name: str, tmp_path: Path, monkeypatch: pytest.
         assert known["label"].shape == (1,)
 
 
-@pytest.mark.parametrize(
-    ("name", "in_table_3", "in_table_4"),
-    [("sign-gtsrb", "single", "original"), ("fused-gtsrb", "restoration + single", "restoration + original")],
-)
-def test_a_classifiers_card_gives_its_figures_with_intervals_beside_the_papers(
-    name: str, in_table_3: str, in_table_4: str
-) -> None:
+@pytest.mark.parametrize("name", ["sign-gtsrb", "fused-gtsrb"])
+def test_a_classifiers_card_gives_its_figures_with_intervals(name: str) -> None:
     card = steadylens.card(name)
     text = card.markdown()
     for row in card.info.figures:
@@ -223,9 +218,13 @@ def test_a_classifiers_card_gives_its_figures_with_intervals_beside_the_papers(
                 f"{100 * value:.{digits}f}" for value in (row.correct / row.samples, row.lower, row.upper)
             )
             assert f" {share} ({low}\N{EN DASH}{high}) |" in text
-    assert f"| in the paper | {TABLE_3[in_table_3].top1_percent} |" in text
-    assert f"{TABLE_4[in_table_4].overall_percent} |" in text
     assert "million multiply-adds" in text
+
+
+def test_the_card_of_the_papers_classifier_gives_the_papers_figures_too() -> None:
+    text = steadylens.card("sign-gtsrb").markdown()
+    assert f"| in the paper | {TABLE_3['single'].top1_percent} |" in text
+    assert f"{TABLE_4['original'].overall_percent} |" in text
 
 
 def test_a_restorers_card_gives_its_psnrs_and_its_cost() -> None:

@@ -41,7 +41,7 @@ from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationN
 from steadylens.nets.restoration_unet import RestorationUNet
 from steadylens.records import Accuracy, Measurement, read_records
 from steadylens.report.tables import first_run
-from tests.paper import CLASSIFIER_PARAMETERS, FUSED_PARAMETERS, TABLE_1
+from tests.paper import CLASSIFIER_PARAMETERS, TABLE_1
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +68,7 @@ PARAMETERS = {
     **{f"{name.lower()}-gtsrb": row.parameters for name, row in TABLE_1.items()},
     "unet-gtsrb": 449_216,
     "sign-gtsrb": CLASSIFIER_PARAMETERS,
-    "fused-gtsrb": FUSED_PARAMETERS,
+    "fused-gtsrb": 449_216 + CLASSIFIER_PARAMETERS,
 }
 
 
