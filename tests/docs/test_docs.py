@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from steadylens.records import Accuracy, Measurement, Stability, read_records
-from steadylens.report.paper import ORIGINAL
+from steadylens.report.paper import ORIGINAL, RESTORED, TOGETHER
 from steadylens.report.paper_tables import stability_tables
 from tests.sample_records import sample_records
 
@@ -21,8 +21,20 @@ PAGES = {"README.md": False, "docs/results.md": True, "docs/steadiness.md": True
 STEADINESS = ("summary", "certificates", "corruptions", "attacks")
 """The tables of docs/steadiness.md, in its order."""
 NAMES = sorted(FILLER["tables_named"]([]))
+
+
+def with_a_pair_trained_together() -> list[Measurement]:
+    """Returns the sample records, with those of the pair once more as if both nets were trained together."""
+    rows = sample_records()
+    return rows + [
+        replace(row, network=TOGETHER)
+        for row in rows
+        if isinstance(row, Accuracy | Stability) and row.network == RESTORED
+    ]
+
+
 RECORDS = [
-    *sample_records(),
+    *with_a_pair_trained_together(),
     *(
         replace(row, provenance=replace(row.provenance, seed=99))
         for row in sample_records()
@@ -58,11 +70,14 @@ def test_the_first_page_shows_the_baseline_beside_the_restorer() -> None:
     alone, restored, baseline = ([cell.text for cell in row.cells] for row in table.rows)
     assert baseline[0].startswith("baseline")
     assert table.header[-1].endswith("40")
-    assert alone[-1] < restored[-1] < baseline[-1], "the page says so in words, too"
+    assert alone[-1] < min(restored[-1], baseline[-1]), (
+        "the page says in words that both gain at strong noise"
+    )
+    assert baseline[1] < restored[1] <= alone[1], "and that the restorer costs fewer answers on clean images"
 
 
 def test_the_numbers_of_the_first_page_are_shares_of_the_rows() -> None:
-    rows = sample_records()
+    rows = with_a_pair_trained_together()
     (table,) = FILLER["glance_tables"](rows)
     (cell,) = (
         row
@@ -111,10 +126,10 @@ def test_runs_have_tables_of_their_own_and_several_are_told_apart_by_their_recip
 
 
 def test_a_stress_run_is_shown_on_its_own_page_only() -> None:
-    runs: dict[str, list[Measurement]] = {"gtsrb-long": [], "gtsrb-stress": []}
+    runs: dict[str, list[Measurement]] = {"gtsrb-unet": [], "gtsrb-stress": []}
     shown = {page: [*FILLER["runs_of_page"](runs, ROOT / page)] for page in PAGES}
     assert shown == {
-        "README.md": ["gtsrb-long"], "docs/results.md": ["gtsrb-long"], "docs/steadiness.md": [*runs],
+        "README.md": ["gtsrb-unet"], "docs/results.md": ["gtsrb-unet"], "docs/steadiness.md": [*runs],
     }  # fmt: skip
 
 

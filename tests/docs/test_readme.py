@@ -36,7 +36,8 @@ def test_the_page_is_short() -> None:
 def test_the_first_screen_tells_how_much_it_helps_how_to_install_it_and_how_to_use_it() -> None:
     screen = "\n".join(TEXT.splitlines()[:45])
     places = [
-        screen.index(text) for text in ("baseline: classifier trained on noise", "pip install", "```python")
+        screen.index(text)
+        for text in ("baseline: classifier tuned on the same noise", "pip install", "```python")
     ]
     assert places == sorted(places)
     assert len(BLOCKS[0].strip().splitlines()) <= 6
