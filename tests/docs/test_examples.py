@@ -74,7 +74,7 @@ def test_a_degradation_of_two_types_draws_both() -> None:
 
 def test_signs_are_certified_damaged_and_attacked() -> None:
     printed = printed_by("steadiness")
-    radii = re.findall(r"(.*), certified radii: (.*)", printed)
+    radii = re.findall(r"(\S.*), certified radii: (.*)", printed)
     assert [name for name, _ in radii] == ["alone", "behind unet-gtsrb"]
     assert all(0 < max(map(float, found.split())) < 1 for _, found in radii)
     damaged = re.findall(r"right of (\d+): (\d+) alone, (\d+) behind unet-gtsrb", printed)
