@@ -139,7 +139,9 @@ def test_a_classifier_without_gradients_is_not_attacked(workplace: Path) -> None
     torch.onnx.export(net, (torch.rand(1, 3, SIZE, SIZE),), "net.onnx", dynamo=True, verbose=False)
     code, _, error = compare("net.onnx", "--restorer", "smooth.safetensors", "--attacks")
     assert code == 2
-    assert "alone cannot be attacked by its gradient: it cannot be differentiated: an ONNX model" in error
+    assert (
+        "alone cannot be attacked (--attacks): the attacks follow its gradient, which does not exist" in error
+    )
 
 
 def test_photographs_are_fitted_as_the_classifier_tells_or_as_is_said(workplace: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_resumed_stage_says_where_it_continues() -> None:
     def tell(some: Display) -> None:
         some.show(Update(stage="classifier", state="resumed", done=1_500, total=2_000))
 
-    assert shown(tell) == "  classifier: continues from step 1,500 of 2,000\n"
+    assert shown(tell) == "  classifier: continues after step 1,500 of 2,000\n"
 
 
 def test_the_time_left_rests_on_what_was_done_since_the_start(clock: Clock) -> None:

@@ -148,7 +148,7 @@ def test_a_training_whose_worker_is_killed_ends_and_is_finished_by_one_process(
     assert len(re.findall(r"^steadylens: ", errors, flags=re.MULTILINE)) == 1
     assert "run the same command again to continue" in errors
     assert not out.exists()
-    assert re.search(r"restorer L3: continues from step \d+ of 100\n", in_one_process(*arguments))
+    assert re.search(r"restorer L3: continues after step \d+ of 100\n", in_one_process(*arguments))
     assert out.exists()
 
 

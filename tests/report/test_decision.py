@@ -254,14 +254,13 @@ def test_cost_is_told_as_a_factor() -> None:
         (Cost, "Cost", ""),
     ],
 )
-def test_what_was_not_measured_is_told_with_the_option_that_measures_it(
+def test_what_was_not_measured_is_told_with_the_command_that_measures_it(
     kind: type[Measurement], title: str, option: str
 ) -> None:
     row = row_of(table_of([each for each in COMPARED if not isinstance(each, kind)]), title)
     assert {cell.text for cell in row.cells[1:-1]} == {DASH}
-    assert row.cells[-1].text == "Not measured." + (
-        f" steadylens compare does it with {option}." if option else ""
-    )
+    with_option = f" with {option}" if option else ""
+    assert row.cells[-1].text == f"Not measured. steadylens compare measures it{with_option}."
 
 
 def test_several_pairs_have_columns_of_their_own_and_share_a_sentence() -> None:

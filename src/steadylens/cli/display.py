@@ -70,7 +70,7 @@ class Display:
             case "resumed":
                 self._begin(update)
                 unit = update.note or "step"
-                self._say(update.stage, f"continues from {unit} {update.done:,} of {update.total:,}")
+                self._say(update.stage, f"continues after {unit} {update.done:,} of {update.total:,}")
             case "advanced":
                 self._advance(update)
             case "skipped":

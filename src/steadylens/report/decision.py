@@ -103,7 +103,7 @@ def compared(records: Iterable[Measurement]) -> Compared | None:
 def decision_tables(records: Sequence[Measurement]) -> list[Table]:
     """Makes the table, if a classifier was measured alone and behind a restorer.
 
-    A question that was not measured has a row that says so, and with which option it would be.
+    A question that was not measured has a row that says so, and which command and option measure it.
     """
     if not (networks := compared(records)):
         return []
@@ -120,7 +120,7 @@ def decision_tables(records: Sequence[Measurement]) -> list[Table]:
     dashes = (Cell(text=DASH),) * (len(networks.names) + len(networks.others))
     rows: list[TableRow] = []
     for title, option, make in asked:
-        way = f"Not measured. steadylens compare does it with {option}." if option else "Not measured."
+        way = f"Not measured. steadylens compare measures it{f' with {option}' if option else ''}."
         rows += make([*known, *paired], networks) or [
             TableRow(cells=(Cell(text=title), *dashes, Cell(text=way)))
         ]

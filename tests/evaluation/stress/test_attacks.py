@@ -316,10 +316,12 @@ class Detached(nn.Module):
 def test_a_net_that_lets_no_gradient_through_is_refused() -> None:
     net = Linear()
     require_attacks({"alone": net, "half": FusedClassifier(Halving(), net)}, greys(2))
-    with pytest.raises(SettingError, match=r"round cannot be attacked by its gradient: its gradient is 0"):
+    with pytest.raises(
+        SettingError, match=r"round cannot be attacked .* its gradient, which is 0 or no number"
+    ):
         require_attacks({"alone": net, "round": FusedClassifier(Rounding(), net)}, greys(2))
     with pytest.raises(
-        SettingError, match="outside cannot be attacked by its gradient: it cannot be differen"
+        SettingError, match=r"outside cannot be attacked .* its gradient, which does not exist"
     ):
         require_attacks({"outside": Detached()}, greys(2))
 

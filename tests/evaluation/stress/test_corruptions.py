@@ -153,7 +153,9 @@ def test_what_cannot_be_damaged_is_refused() -> None:
         SettingError, match=r"kinds is \('rain',\); give at least one, each once, of gaussian"
     ):
         corrupted(IMAGES, "rain", 1, seed=0)
-    with pytest.raises(SettingError, match="of 16 pixels, and the corruptions need at least 32"):
+    with pytest.raises(
+        SettingError, match=r"of 16 pixels, and corruptions \(--corruptions\) need at least 32; .* \(--size\)"
+    ):
         require_corruptions(16)
 
 

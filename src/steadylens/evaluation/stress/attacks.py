@@ -94,19 +94,19 @@ def require_attacks(networks: Mapping[str, nn.Module], images: Tensor) -> None:
     require_libraries()
     for name, network in networks.items():
         some = images.detach().clone().requires_grad_()
-        why = "its gradient is 0 or no number, as where values are rounded"
+        why, cause = "is 0 or no number, as where values are rounded", None
         with _attackable(network) as net, torch.enable_grad():
             try:
                 logits = net(some)
                 margin = logits.amax(dim=1) - logits.mean(dim=1)
                 (gradient,) = torch.autograd.grad(margin.sum(), some)
             except (RuntimeError, SettingError) as error:
-                gradient, why = torch.zeros_like(some), f"it cannot be differentiated: {error}"
+                gradient, why, cause = torch.zeros_like(some), "does not exist, as in an ONNX model", error
         if not gradient.isfinite().all() or not gradient.any():
             raise SettingError(
-                f"{name} cannot be attacked by its gradient: {why}. Accuracy under such an attack would be "
-                "that of no attack at all; leave the attacks out, and give the PyTorch net to measure them"
-            )
+                f"{name} cannot be attacked (--attacks): the attacks follow its gradient, which {why}; give "
+                "the PyTorch net, or leave the attacks out"
+            ) from cause
 
 
 def require_libraries() -> None:

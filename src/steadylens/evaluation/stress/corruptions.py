@@ -101,8 +101,8 @@ def require_corruptions(size: int) -> None:
     require_library()
     if size < SMALLEST_SIDE:
         raise SettingError(
-            f"the images are of {size} pixels, and the corruptions need at least {SMALLEST_SIDE}; leave them "
-            "out for this classifier"
+            f"the images are of {size} pixels, and corruptions (--corruptions) need at least "
+            f"{SMALLEST_SIDE}; give a larger size (--size) if the classifier takes it, or leave the corruptions out"
         )
 
 
