@@ -234,11 +234,11 @@ def test_a_comparison_certifies_if_it_is_asked_to() -> None:
     ("arguments", "message"),
     [
         (["--sigma", "64"], "sigma is 64.0, .* divide grey levels by 255"),
-        (["--n", "5"], "versions is 5, too few"),
-        (["--alpha", "1"], "alpha is 1.0"),
-        (["--n0", "0"], "first_versions is 0"),
-        (["--images", "0"], "images is 0"),
-        (["--batch", "0"], "batch is 0"),
+        (["--n", "5"], r"versions \(--n, --certify-n\) is 5, too few"),
+        (["--alpha", "1"], r"alpha \(--alpha\) is 1\.0"),
+        (["--n0", "0"], r"first_versions \(--n0\) is 0"),
+        (["--images", "0"], r"images \(--images, --certify-images\) is 0"),
+        (["--batch", "0"], r"batch \(--batch\) is 0"),
     ],
 )
 @pytest.mark.usefixtures("workplace")

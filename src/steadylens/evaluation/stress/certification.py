@@ -44,6 +44,16 @@ _CACHED_SIDE = 48
 PRECISIONS = ("float32", "bfloat16")
 """The number formats in which networks can be certified."""
 
+OPTIONS = {
+    "sigmas": "--sigma, --certify-sigma",
+    "first_versions": "--n0",
+    "versions": "--n, --certify-n",
+    "alpha": "--alpha",
+    "images": "--images, --certify-images",
+    "batch": "--batch",
+}
+"""How the commands call the settings: messages name both."""
+
 _WITHIN = Decimal("1e-45")
 """How exact `normal_distribution` is."""
 
@@ -77,22 +87,29 @@ class Certifying:
     def __post_init__(self) -> None:
         """Refuses settings with which nothing could be certified."""
         if not self.sigmas or len(set(self.sigmas)) < len(self.sigmas):
-            raise SettingError(f"sigmas are {self.sigmas}; give at least one, and each once")
+            raise SettingError(
+                f"sigmas ({OPTIONS['sigmas']}) are {self.sigmas}; give at least one, and each once"
+            )
         for sigma in self.sigmas:
             integer_noise(sigma)
         counts = {"first_versions": self.first_versions, "versions": self.versions}
         counts |= {name: value for name in ("images", "batch") if (value := getattr(self, name)) is not None}
         for name, count in counts.items():
             if type(count) is not int or count < 1:
-                raise SettingError(f"{name} is {count}, it must be a whole number of at least 1")
+                raise SettingError(
+                    f"{name} ({OPTIONS[name]}) is {count}, it must be a whole number of at least 1"
+                )
         if self.precision not in PRECISIONS:
             raise SettingError(f"precision is {self.precision}, it must be one of {', '.join(PRECISIONS)}")
         if not 0 < self.alpha < 0.5:
-            raise SettingError(f"alpha is {self.alpha}, it must be between 0 and 0.5, 0.001 for example")
+            raise SettingError(
+                f"alpha ({OPTIONS['alpha']}) is {self.alpha}, it must be between 0 and 0.5, 0.001 for example"
+            )
         if 0.5**self.versions > self.alpha:
             raise SettingError(
-                f"versions is {self.versions}, too few to certify anything at alpha {self.alpha}: even if "
-                "all of them get one answer, its probability may be one half; give more, such as 1,000"
+                f"versions ({OPTIONS['versions']}) is {self.versions}, too few to certify anything at alpha "
+                f"{self.alpha}: even if all of them get one answer, its probability may be one half; give "
+                "more, such as 1,000"
             )
 
     def batch_for(self, image: Tensor) -> int:
