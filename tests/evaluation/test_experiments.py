@@ -21,6 +21,7 @@ from steadylens.evaluation.experiments import (
     curve_of,
     example_densities,
     measure,
+    measure_differences,
     measure_networks,
     measure_restorers,
     multiplications,
@@ -271,6 +272,29 @@ def test_a_further_kind_of_noise_is_measured_beside_what_there_is(
     added = [row for row in after if row not in before]
     assert {row.noise for row in added if isinstance(row, Stability)} == {"banded, clipped, 8-bit"}
     assert [row for row in after if row not in added] == before
+
+
+def test_a_noise_with_other_constants_is_measured_anew_and_gaussian_is_not(
+    run: Run, news: list[Update], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = replace(SMOKE.evaluation, noises=("gaussian", "sparse"), paired_images=4)
+    run = replace(run, recipe=replace(SMOKE, evaluation=evaluation))
+    networks: dict[str, nn.Module] = {"one": Linear(1), "two": Linear(2)}
+
+    def measured_anew() -> list[str]:
+        news.clear()
+        measure_networks(run, networks, tmp_path)
+        measure_differences(run, networks, tmp_path, against="one")
+        return [update.stage for update in news if update.state == "started"]
+
+    measured_anew()
+    assert measured_anew() == []
+    monkeypatch.setattr("steadylens.noise.named.SPARSE_DENSITY", 0.3)
+    assert measured_anew() == [
+        "sparse noise, stability of: one",
+        "sparse noise, stability of: two",
+        "differences under sparse noise",
+    ]
 
 
 def test_what_was_measured_is_not_measured_again(run: Run, news: list[Update], tmp_path: Path) -> None:

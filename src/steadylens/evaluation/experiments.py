@@ -24,7 +24,7 @@ from steadylens.evaluation.stability import clean_accuracy, noisy_comparisons, s
 from steadylens.nets.classification import FusedClassifier
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
-from steadylens.noise.named import GAUSSIAN
+from steadylens.noise.named import GAUSSIAN, family_named
 from steadylens.progress import ProgressCallback, Update
 from steadylens.randomness import derived_generator
 from steadylens.records import Cost, Curve, Measurement, Provenance, read_records, write_records
@@ -293,8 +293,16 @@ def _measure_stability(
             provenance=run.provenance,
             progress=progress_callback(run, stage),
         ),
-        key=run.key(stage, images, sigmas, sampling, quantize, fingerprint(network)),
+        key=run.key(stage, images, sigmas, sampling, quantize, *noise_key(kind), fingerprint(network)),
     )
+
+
+def noise_key(kind: str) -> tuple[str, ...]:
+    """Returns what the key of a stage says about a kind of noise: all of its settings, at strength 1.
+
+    It is empty for Gaussian noise, which has none but its strength.
+    """
+    return () if kind == GAUSSIAN else (repr(family_named(kind, 1)),)
 
 
 def measure_differences(
@@ -331,7 +339,9 @@ def measure_differences(
                 provenance=run.provenance,
                 progress=progress_callback(run, stage),
             ),
-            key=run.key(stage, recipe.paired_images, noise, against, fingerprints(networks)),
+            key=run.key(
+                stage, recipe.paired_images, noise, against, *noise_key(kind), fingerprints(networks)
+            ),
         )
     return records
 

@@ -22,6 +22,7 @@ from steadylens.evaluation.experiments import (
     measure_differences,
     measure_networks,
     measure_restorers,
+    noise_key,
     random_test_images,
     take_samples,
 )
@@ -418,7 +419,7 @@ def _take_samples(
     run: Run, classifier: nn.Module, fused: Mapping[str, FusedClassifier], folder: Path
 ) -> list[Measurement]:
     images, kind = run.recipe.evaluation.stability_images, run.recipe.evaluation.noises[0]
-    kinds = () if kind == GAUSSIAN else (kind,)
+    kinds = () if kind == GAUSSIAN else (kind, *noise_key(kind))
     return measure(
         run,
         "changed answers",

@@ -261,7 +261,9 @@ def test_the_order_of_the_work_does_not_matter(tiny_data: Dataset, monkeypatch: 
     assert [replace(row, seconds=0.0) for row in measured(data, "frost")] == usual
 
 
-def test_each_kind_is_a_stage_that_is_not_measured_twice(tiny_data: Dataset, tmp_path: Path) -> None:
+def test_each_kind_is_a_stage_that_is_not_measured_twice(
+    tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     notes, net = Notebook(), SignNet(classes=4)
     initialize_xavier(net, generator=torch.Generator().manual_seed(0))
     networks = {"alone": net, "smooth": FusedClassifier(GaussianSmoothing(), net)}
@@ -273,6 +275,11 @@ def test_each_kind_is_a_stage_that_is_not_measured_twice(tiny_data: Dataset, tmp
     first = measure(replace(settings, kinds=("fog",)))
     (told,) = [update.note for update in notes.updates if update.state == "noted"]
     assert told.endswith("for 1 kinds of damage at 3 severities, on 6 images and 2 networks")
+    notes.updates.clear()
+    with monkeypatch.context() as newer:
+        newer.setattr(corruptions, "METHOD", corruptions.METHOD + 1)
+        measure(replace(settings, kinds=("fog",)))
+    assert "skipped" not in notes.states, "an older method is not reused"
     notes.updates.clear()
     both = measure(settings)
     states = {update.stage: update.state for update in notes.updates}

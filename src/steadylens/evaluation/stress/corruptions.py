@@ -275,6 +275,13 @@ def _record(
     )  # fmt: skip
 
 
+METHOD = 1
+"""Version of how images are damaged and counted: raise it with every change of the numbers that come out.
+
+It enters the key of the records, so that those of an older method are not reused.
+"""
+
+
 def measure_corruptions(
     run: Run, networks: Mapping[str, nn.Module], folder: Path, settings: Corruptions, *, against: str
 ) -> list[Measurement]:
@@ -297,7 +304,7 @@ def measure_corruptions(
     require_corruptions(min(images.images.shape[-2:]))
     library = ("imagecorruptions-imaug", version("imagecorruptions-imaug"))
     provenance = replace(run.provenance, versions=(*run.provenance.versions, library))
-    keys = (settings.images, settings.severities, library, against, fingerprints(networks))
+    keys = (METHOD, settings.images, settings.severities, library, against, fingerprints(networks))
 
     @cache
     def clean() -> dict[str, Tensor]:
