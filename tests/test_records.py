@@ -16,10 +16,13 @@ from steadylens.errors import RecordError, StorageError
 from steadylens.records import (
     RECORD_TYPES,
     Accuracy,
+    Attacked,
     Cost,
     Measurement,
     Provenance,
     Restoring,
+    decode,
+    encode,
     read_records,
     write_records,
 )
@@ -189,6 +192,16 @@ def test_a_line_that_is_no_record_is_refused_by_number_with_the_reason(
     path.write_text(f"{path.read_text(encoding='utf-8')}{line}\n", encoding="utf-8")
     with pytest.raises(RecordError, match=rf"records\.jsonl, line 2 .*{reason}.*; measure again"):
         read_records(path)
+
+
+def test_a_field_that_came_later_may_be_missing_in_an_older_file() -> None:
+    record = Attacked(
+        provenance=PROVENANCE, samples=100, seconds=0.5, network="pair", attack="PGD", norm="l2",
+        epsilon=0.5, steps=40, restarts=0, knows_restorer=True, correct=9, lower=0.0, upper=1.0,
+    )  # fmt: skip
+    plain = encode(record)
+    assert plain.pop("only_transferred", "not written") is None
+    assert decode(plain) == record
 
 
 # Files appear whole or not at all

@@ -7,7 +7,7 @@ Norms are Euclidean, over all the pixels and channels of one image in [0, 1].
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -326,10 +326,12 @@ class Attacked(Measurement):
         norm: The norm that bounds the change of an image.
         epsilon: The bound, for images in [0, 1]; 0 for clean images.
         steps: Steps of the attack.
-        restarts: Random starts, of which the best counts, as the start at the image does, and as the images
-            made against the classifier alone do; 0 if it starts at the image alone.
-        knows_restorer: Whether the attack goes end to end through the restorer. If not, the images were made
-            against the classifier alone.
+        restarts: Random starts, of which the best counts, as the start at the image does; 0 if it starts at
+            the image alone.
+        knows_restorer: Whether the attack goes end to end through the restorer. Then images made against the
+            classifier alone count, too. If not, it has only these.
+        only_transferred: How many answers of an attack end to end are wrong only on images made against the
+            classifier alone; None where that was not counted.
     """
 
     network: str
@@ -342,6 +344,7 @@ class Attacked(Measurement):
     correct: int
     lower: float
     upper: float
+    only_transferred: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -436,7 +439,8 @@ def decode(data: dict[str, Any]) -> Measurement:
     record_type = RECORD_TYPES[data["kind"]]
     values = {name: _frozen(value) for name, value in data.items() if name not in {"kind", "provenance"}}
     provenance = Provenance(**{name: _frozen(value) for name, value in data["provenance"].items()})
-    missing = {field.name for field in fields(record_type)} - values.keys() - {"provenance"}
+    needed = {field.name for field in fields(record_type) if field.default is MISSING}
+    missing = needed - values.keys() - {"provenance"}  # what came later has a default
     if missing:
         raise KeyError(f"missing {', '.join(sorted(missing))}")
     if not (isinstance(values["samples"], int) and values["samples"] > 0):

@@ -201,6 +201,13 @@ def test_certified_accuracy_is_that_of_a_plain_loop_and_paired() -> None:
     assert (medians[1].text, medians[1].note) == (f"{middle:.2f}", f"{low:.2f}{DASH}{high:.2f}")
 
 
+def test_it_is_said_that_the_noise_of_the_proofs_was_chosen_by_its_result() -> None:
+    said = "of 2 that at which a network scores best on these images"
+    assert said in row_of(table_of(COMPARED), "Proven answers within 0.25").cells[0].note
+    one = [row for row in COMPARED if not isinstance(row, Certificate) or row.sigma == 0.25]
+    assert "scores best" not in row_of(table_of(one), "Proven answers within 0.25").cells[0].note
+
+
 def test_wrong_answers_prove_nothing() -> None:
     (record,) = (row for row in select(COMPARED, Certificate) if (row.network, row.sigma) == (BEHIND, 0.25))
     wrong = replace(

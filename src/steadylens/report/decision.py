@@ -37,6 +37,7 @@ from steadylens.report.stress.questions import (
     Question,
     common_conditions,
     differences,
+    joint_confidence,
     question_row,
     shares_right,
     subject_of,
@@ -220,7 +221,7 @@ def _damage(records: Sequence[Measurement], networks: Compared) -> list[TableRow
         )
     ]  # fmt: skip
     # A kind is chosen by its number, so the intervals of all kinds must hold together.
-    strict = 1 - (1 - CONFIDENCE) / len(kinds)
+    strict = joint_confidence(len(kinds))
     changes = {
         kind: differences(shares_right(known, networks, some, confidence=strict), networks)
         | _paired_under_damage(records, networks, [kind], confidence=strict)
@@ -284,9 +285,11 @@ def _proven(records: Sequence[Measurement], networks: Compared) -> list[TableRow
             only_before = sum(before[index] >= RADIUS > after[index] for index in after)
             changes[name] = Estimate(*paired_difference(only_after, only_before, len(after)))
     sigma, alpha = certificates[networks.reference].sigma, certificates[networks.reference].alpha
+    chosen = f", of {len(known)} that at which a network scores best on these images"
+    chosen = chosen if len(known) > 1 else ""
     question = Question(
         title=f"Proven answers within {RADIUS:g}",
-        note=f"vote of noisy versions, {SIGMA} = {sigma:g}; a proof errs with probability {alpha:g}",
+        note=f"vote of noisy versions, {SIGMA} = {sigma:g}{chosen}; a proof errs with probability {alpha:g}",
         shares=shares, changes=changes,
         phrase=f"images have a right answer that no change of the image below {RADIUS:g} can alter",
         remark="This holds for the vote of many noisy versions, not for a single answer.",

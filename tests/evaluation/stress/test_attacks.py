@@ -34,6 +34,7 @@ from steadylens.images.tensors import to_float, to_uint8
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import GaussianSmoothing, initialize_xavier
 from steadylens.records import Attacked, Measurement, Norm
+from steadylens.report.stress.stress_tables import attack_lead
 from steadylens.report.tables import select
 from tests.tiny_runs import Notebook, run_of
 
@@ -210,16 +211,37 @@ def test_an_attack_that_goes_through_the_restorer_is_stronger_than_one_that_does
     assert found["mask", far, 0, False] > 0
 
 
-def test_images_made_against_the_classifier_alone_count_where_the_gradient_of_a_pair_is_hidden() -> None:
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_images_made_against_the_classifier_alone_count_where_the_gradient_of_a_pair_is_hidden(
+    restarts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adversaries, "autoattack", lambda net, images, labels, **_: images)  # finds nothing
     net = Linear()
     images = labelled(net, greys(20))
     far = float(net.distances(greys(20), "l2").max()) * 1.1
-    found = accuracies(
-        net, {"hidden": FusedClassifier(Rounding(), net)}, images, Attacks(l2=(far,), linf=(), steps=10)
+    data = Dataset(train=images, validation=images, test=images, class_names=("a", "b"), source="greys")
+    rows = attacked_accuracy(
+        net, {"hidden": FusedClassifier(Rounding(), net)}, images, name="alone", norm="l2",
+        settings=Attacks(l2=(far / 100, far), linf=(), steps=10, restarts=restarts, autoattack=True),
+        provenance=run_of(data, Notebook()).provenance, progress=lambda done, total: None,
+    )  # fmt: skip
+    hidden = [row for row in rows if row.network == "hidden"]
+    ways = [(row.attack, row.restarts, row.knows_restorer) for row in hidden if row.epsilon == far]
+    assert len(ways) == (4 if restarts else 3)
+    assert {row.correct for row in hidden if row.epsilon == far} == {0}
+    only = {row.epsilon: row.only_transferred for row in rows if row.only_transferred is not None}
+    assert only == {0.0: 0, far / 100: 20 - at_first(rows, far / 100), far: 20}, (
+        "it has no gradient to follow"
     )
-    assert found["hidden", far, 0, True] == 20, "the attack has no gradient to follow"
-    assert found["hidden", far, 0, False] == 0
-    assert found["hidden", far, 1, True] == 0
+    assert "the restorer hides its gradient" in attack_lead(rows)
+    seen = [replace(row, only_transferred=0) for row in rows]
+    assert "hides" not in attack_lead(seen)
+
+
+def at_first(rows: list[Attacked], epsilon: float) -> int:
+    """Returns how many answers of the pair are right on images made against the classifier alone."""
+    (row,) = (row for row in rows if row.epsilon == epsilon and not row.knows_restorer)
+    return row.correct
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -354,7 +376,9 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, int], messa
         Attacks(**settings)  # type: ignore[arg-type]
 
 
-def test_each_norm_is_a_stage_that_is_not_measured_twice(tiny_data: Dataset, tmp_path: Path) -> None:
+def test_each_norm_is_a_stage_that_is_not_measured_twice(
+    tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net, notes = SignNet(classes=4), Notebook()
     initialize_xavier(net, generator=torch.Generator().manual_seed(0))
     pairs = {"smooth": FusedClassifier(GaussianSmoothing(), net)}
@@ -373,6 +397,12 @@ def test_each_norm_is_a_stage_that_is_not_measured_twice(tiny_data: Dataset, tmp
     assert [row.epsilon for row in alone] == [0.0, 0.25, 0.5]
     assert {row.knows_restorer for row in rows if row.network == "alone"} == {True}
     assert "secml-torch" in dict(rows[0].provenance.versions)
+    notes.updates.clear()
+    with monkeypatch.context() as newer:
+        newer.setattr(attacks, "METHOD", attacks.METHOD + 1)
+        newer.setattr(attacks, "longest_time", lambda *_: "")
+        newer.setattr(attacks, "attacked_accuracy", lambda *_, **__: [])
+        assert measure() == [], "records of an older method are not reused"
     notes.updates.clear()
     assert measure() == records
     assert {update.stage: update.state for update in notes.updates} == {

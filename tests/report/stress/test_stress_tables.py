@@ -174,6 +174,26 @@ def test_the_lead_tells_first_what_gets_worse() -> None:
     )
 
 
+def test_a_kind_is_clear_only_where_it_would_be_among_all_kinds_that_are_looked_at() -> None:
+    def kind(name: str, lost: int) -> list[Measurement]:
+        pair = CorruptedComparison(
+            provenance=PROVENANCE, samples=IMAGES, seconds=1.0, first="pair", second="alone",
+            corruption=name, severities=1, differences=(-1,) * lost + (0,) * (IMAGES - lost),
+        )  # fmt: skip
+        alone = corrupted("alone", name, 1, 150, 150)
+        return [alone, corrupted("pair", name, 1, 150 - lost, 150 - lost), pair]
+
+    upper = paired_difference(0, 6, IMAGES)[2]
+    assert upper < 0 < paired_difference(0, 6, IMAGES, confidence=1 - 0.05 / 19)[2]
+    one = kind("fog", 6)
+    assert "clearly worse than alone under 1 of 1" in corruption_lead(one)
+    many = [*one, *(row for number in range(18) for row in kind(f"kind {number}", 0))]
+    assert "clearly worse than alone under none of 19" in corruption_lead(many)
+    table = corruption_tables(many)[0]
+    assert row_of(table, "fog")["difference"].note.endswith(f"{MINUS}{-100 * upper:.1f}")
+    assert "holds for all 19 kinds at once" in table.notes_caption
+
+
 def test_a_network_alone_has_tables_and_no_difference() -> None:
     alone = [row for row in RECORDS if isinstance(row, Corrupted) and row.network == "alone"]
     overall, by_severity = corruption_tables(alone)
@@ -237,6 +257,18 @@ def test_the_lead_calls_a_restorer_no_defence_and_tells_by_how_much() -> None:
         "33 % (74 % on images made against the classifier alone)." in text
     )
     assert attack_tables([]) == []
+
+
+def test_the_lead_says_where_images_made_against_the_classifier_alone_beat_the_attack_end_to_end() -> None:
+    pair = attacked("pair", "l2", 0.5, 30)
+    shown = attacked("pair", "l2", 0.5, 40, knows=False)
+    alone = attacked("alone", "l2", 0.5, 20)
+    for only, told in ((0, False), (10, False), (11, True)):
+        text = attack_lead([alone, replace(pair, only_transferred=only), shown])
+        assert (
+            "would have left 41 % for pair, more than those images do: the restorer hides" in text
+        ) == told
+    assert "hides" not in attack_lead([alone, pair, shown]), "older records do not tell"
 
 
 def test_images_made_against_the_classifier_alone_are_no_attack_of_their_own_on_it() -> None:

@@ -190,7 +190,8 @@ def attacked_accuracy(
 
     Every network is attacked end to end: once from the image itself, and from random starts where that
     failed. Pairs are also shown the images that were made so against the classifier alone. Who knows the
-    restorer knows these, too: they count among the random starts, and are not attacked again.
+    restorer knows these, too: they count in every way of attack, and are not attacked again from random
+    starts or by AutoAttack.
 
     Args:
         classifier: The classifier alone, on the images' device.
@@ -215,11 +216,7 @@ def attacked_accuracy(
     ways += ["AutoAttack"] if settings.autoattack else []
     fooled: dict[tuple[str, Way], Tensor] = {(each, way): wrong[each] for each in networks for way in ways}
     fooled |= {(each, "transferred"): wrong[each] for each in pairs}
-    records = [
-        _record(each, way, 0.0, fooled[each, way], norm=norm, settings=settings, seconds=0.0,
-                provenance=provenance)
-        for each, way in fooled
-    ]  # fmt: skip
+    records = _records(fooled, 0.0, norm=norm, settings=settings, seconds=0.0, provenance=provenance)
     for number, epsilon in enumerate(epsilons):
         started = time.perf_counter()
         adversary = _Adversary(norm=norm, epsilon=epsilon, settings=settings, seed=provenance.seed)
@@ -242,11 +239,9 @@ def attacked_accuracy(
             progress(done, len(epsilons) * len(images))
         fooled = {key: torch.cat(some) for key, some in parts.items()}
         seconds = time.perf_counter() - started
-        records += [
-            _record(each, way, epsilon, value, norm=norm, settings=settings, seconds=seconds,
-                    provenance=provenance)
-            for (each, way), value in fooled.items()
-        ]  # fmt: skip
+        records += _records(
+            fooled, epsilon, norm=norm, settings=settings, seconds=seconds, provenance=provenance
+        )
     return records
 
 
@@ -271,6 +266,9 @@ class _Adversary:
     ) -> dict[tuple[str, Way], Tensor]:
         """Returns which images each network gets wrong after each way of attack, (N,) bool by name and way.
 
+        What transferred images do is in all ways but "PGD", which is the attack end to end alone; see
+        `_records`.
+
         Args:
             networks: The classifier alone, called `name`, and the pairs.
             images: Float (N, C, H, W) in [0, 1].
@@ -291,9 +289,9 @@ class _Adversary:
                         found[pair, way] = before[pair, way] | _wrong(networks[pair], changed, labels)
                 else:
                     found[each, "PGD"] = self._on_rest(net, before[each, "PGD"], (images, labels, still), pgd)
-                rest = found[each, "PGD"]
+                rest = found[each, "PGD"] | found.get((each, "transferred"), found[each, "PGD"])
                 if self.settings.restarts:
-                    rest = before[each, "PGD with restarts"] | rest | found.get((each, "transferred"), rest)
+                    rest = before[each, "PGD with restarts"] | rest
                     for restart in range(self.settings.restarts):
                         starts = random_starts(
                             images,
@@ -356,6 +354,29 @@ def _wrong(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return ~top_k(forward_in_batches(network, images), labels, 1)
 
 
+def _records(
+    fooled: Mapping[tuple[str, Way], Tensor],
+    epsilon: float,
+    *,
+    norm: Norm,
+    settings: Attacks,
+    seconds: float,
+    provenance: Provenance,
+) -> list[Attacked]:
+    """Returns the records of all networks and ways; transferred images count in PGD, too, and are told."""
+    records = []
+    for (name, way), found in fooled.items():
+        wrong, only_transferred = found, None
+        if way == "PGD" and (shown := fooled.get((name, "transferred"))) is not None:
+            wrong, only_transferred = found | shown, int((shown & ~found).sum())
+        record = _record(
+            name, way, epsilon, wrong, norm=norm, settings=settings, seconds=seconds, provenance=provenance,
+            only_transferred=only_transferred,
+        )  # fmt: skip
+        records.append(record)
+    return records
+
+
 def _record(
     name: str,
     way: Way,
@@ -366,6 +387,7 @@ def _record(
     settings: Attacks,
     seconds: float,
     provenance: Provenance,
+    only_transferred: int | None,
 ) -> Attacked:
     correct, samples = int((~wrong).sum()), len(wrong)
     lower, upper = wilson_interval(correct, samples)
@@ -375,8 +397,16 @@ def _record(
         steps=AUTOATTACK_STEPS if way == "AutoAttack" else settings.steps,
         restarts=settings.restarts if way in ("PGD with restarts", "AutoAttack") else 0,
         knows_restorer=way != "transferred", correct=correct, lower=lower, upper=upper,
+        only_transferred=only_transferred,
     )  # fmt: skip
 
+
+METHOD = 2
+"""Version of how networks are attacked and errors counted: raise it with every change of the numbers.
+
+It enters the key of the records, so that those of an older method are not reused. Since 2, images made
+against the classifier alone count for every attacker who knows the restorer.
+"""
 
 AUTOATTACK_STEPS = 100
 """Steps of each gradient attack in the standard version of AutoAttack."""
@@ -428,7 +458,7 @@ def measure_attacks(
             )  # fmt: skip
 
         key = run.key(
-            "attacks", norm, settings, name, libraries, fingerprint(classifier), fingerprints(pairs)
+            "attacks", METHOD, norm, settings, name, libraries, fingerprint(classifier), fingerprints(pairs)
         )
         records += measure(run, stage, folder / "attacks.jsonl", attacked, key=key)
     return records

@@ -15,6 +15,12 @@ from steadylens.report.tables import DASH, Cell, TableRow, grouped, percent
 
 CONFIDENCE = 0.95
 
+
+def joint_confidence(count: int) -> float:
+    """Returns the confidence of each of several intervals that hold together with 95 % (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / count
+
+
 Condition = TypeVar("Condition", bound=Hashable)
 
 

@@ -1,12 +1,13 @@
 """Tables of accuracy on images with the damage of the real world, and under attack."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from steadylens.intervals import mean_difference, shares_difference, wilson_interval
 from steadylens.records import Attacked, Corrupted, CorruptedComparison, Measurement, Norm
 from steadylens.report.paper import ALONE, ORIGINAL
+from steadylens.report.stress.questions import CONFIDENCE, joint_confidence
 from steadylens.report.tables import (
     DASH,
     EPSILON,
@@ -33,7 +34,7 @@ BOUNDED: dict[Norm, str] = {"l2": "Euclidean norm of the change", "linf": "large
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """The accuracy of one network less that of another, as shares, with the ends of its 95 % interval."""
+    """The accuracy of one network less that of another, as shares, with the ends of its interval."""
 
     value: float
     lower: float
@@ -59,13 +60,14 @@ def points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
-def difference_over_images(per_image: Sequence[float]) -> Difference:
+def difference_over_images(per_image: Sequence[float], *, confidence: float = CONFIDENCE) -> Difference:
     """Returns the mean of the differences of two networks on the same images, with its interval.
 
     Args:
         per_image: For each image, the difference of the shares of its versions that are right, in [-1, 1].
+        confidence: That of the interval.
     """
-    value, lower, upper = mean_difference(per_image)
+    value, lower, upper = mean_difference(per_image, confidence=confidence)
     return Difference(value=value, lower=lower, upper=upper)
 
 
@@ -90,23 +92,27 @@ class Damage:
         """Returns the mean share of answers that differ from the answer to the image without damage."""
         return fmean(1 - record.kept / record.samples for record in self.networks[network])
 
-    def interval(self, network: str) -> tuple[float, float]:
+    def interval(self, network: str, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
         """Returns Wilson's interval of the mean accuracy, over images."""
-        return _interval(self.networks[network])
+        return _interval(self.networks[network], confidence=confidence)
 
-    def difference(self, network: str, base: str) -> Difference:
+    def difference(self, network: str, base: str, *, confidence: float = CONFIDENCE) -> Difference:
         """Returns the accuracy of a network less that of the base: paired, if there are records for that."""
         if (pair := self.comparisons.get((network, base))) is not None:
-            return difference_over_images([number / pair.severities for number in pair.differences])
-        first, second = ((self.accuracy(name), *self.interval(name)) for name in (network, base))
+            per_image = [number / pair.severities for number in pair.differences]
+            return difference_over_images(per_image, confidence=confidence)
+        first, second = (
+            (self.accuracy(name), *self.interval(name, confidence=confidence)) for name in (network, base)
+        )
         value, lower, upper = shares_difference(first, second)
         return Difference(value=value, lower=lower, upper=upper)
 
 
-def _interval(records: Sequence[Corrupted]) -> tuple[float, float]:
+def _interval(records: Sequence[Corrupted], *, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Returns Wilson's interval of the mean accuracy of several versions of the same images."""
     images = min(record.samples for record in records)
-    return wilson_interval(images * fmean(record.correct / record.samples for record in records), images)
+    share = fmean(record.correct / record.samples for record in records)
+    return wilson_interval(images * share, images, confidence=confidence)
 
 
 def damages(records: Sequence[Measurement]) -> list[Damage]:
@@ -142,7 +148,9 @@ def corruption_lead(records: Sequence[Measurement]) -> str:
 
 
 def _told(name: str, base: str, found: Sequence[Damage]) -> str:
-    differences = {damage.name: damage.difference(name, base) for damage in found}
+    """Tells which kinds get worse and which better, with intervals that hold for all kinds at once."""
+    strict = joint_confidence(len(found))
+    differences = {damage.name: damage.difference(name, base, confidence=strict) for damage in found}
     losses = {kind: each.value for kind, each in differences.items() if each.is_loss}
     gains = {kind: each.value for kind, each in differences.items() if each.is_gain}
     text = f"{name}: clearly worse than {base} under {len(losses) or 'none'} of {len(found)} kinds of damage"
@@ -191,8 +199,9 @@ def _by_kind(name: str, base: str, found: Sequence[Damage], measured: Sequence[C
         caption="Accuracy on images with each kind of damage in per cent, the mean over severities "
         f"{_severities(measured)}, and the difference in percentage points: losses first. Flips are answers "
         "that differ from the answer to the image without damage, in per cent.",
-        notes_caption="Small numbers are 95 % intervals over images; that of the difference is paired where "
-        "the records tell image by image.",
+        notes_caption="Small numbers are 95 % intervals over images, each for itself; that of the difference "
+        "is paired where the records tell image by image. The text calls a kind clearly better or worse where "
+        f"an interval that holds for all {len(found)} kinds at once (Bonferroni) excludes 0.",
         source=source(_of(found), count="images at each severity"),
         header=("damage", base, name, "difference", f"flips, {base}", f"flips, {name}"),
         rows=tuple(rows),
@@ -328,7 +337,22 @@ def attack_lead(records: Sequence[Measurement]) -> str:
             f" Where the {BOUNDED[norm]} is at most {bound_text(norm, epsilon)}, right answers remain for "
             f"{', '.join(told)}."
         )
+        text += "".join(_hidden_gradient(record, shown) for record in here)
     return text
+
+
+def _hidden_gradient(record: Attacked, shown: Mapping[str, float]) -> str:
+    """Says so if images made against the classifier alone beat the attack through the restorer."""
+    if record.only_transferred is None or record.network not in shown:
+        return ""
+    share = (record.correct + record.only_transferred) / record.samples
+    if share <= shown[record.network]:
+        return ""
+    return (
+        f" The attack through the restorer alone would have left {percent(share, digits=0)} % for "
+        f"{record.network}, more than those images do: the restorer hides its gradient, and better attacks "
+        "may find more."
+    )
 
 
 def _worst(records: Sequence[Attacked]) -> dict[str, float]:
@@ -394,9 +418,8 @@ def _attack_table(norm: Norm, records: Sequence[Attacked]) -> Table:
         f"{EPSILON} ({BOUNDED[norm]}, for images in [0, 1]) that makes the answer wrong. "
         f"Attacks go end to end through the restorer, but for images made against the classifier alone: "
         f"{steps}. Images that are wrong without a change count as wrong, and a change found within a "
-        "smaller bound counts within each larger one. With random restarts, images made against the "
-        "classifier alone count, too. A better attack may find more, so true accuracy is not "
-        "higher.",
+        "smaller bound counts within each larger one. In attacks through the restorer, images made against "
+        "the classifier alone count, too. A better attack may find more, so true accuracy is not higher.",
         notes_caption="Small numbers are 95 % Wilson intervals.",
         source=source(records, count="images in each cell"),
         header=(
