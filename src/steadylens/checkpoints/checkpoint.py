@@ -165,12 +165,8 @@ def fingerprint(net: nn.Module) -> str:
     time: nothing describes what it computes, so earlier results cannot be reused. Register the class with
     `steadylens.nets.register_net` to change that.
     """
-    try:
-        text = json.dumps(describe(net), sort_keys=True, default=str)
-    except SettingError:
-        if any(type(part).__module__.partition(".")[0] not in _DESCRIBED_BY_REPR for part in net.modules()):
-            return uuid4().hex[:16]
-        text = repr(net)
+    if (text := _description(net)) is None:
+        return uuid4().hex[:16]
     digest = hashlib.sha256(text.encode())
     for part in net.modules():
         if isinstance(part, GraphModule):  # an exported program: its generated code and its constants
@@ -179,6 +175,19 @@ def fingerprint(net: nn.Module) -> str:
             _digest(digest, constants | dict(part.named_buffers(recurse=False)))
     _digest(digest, net.state_dict())
     return digest.hexdigest()[:16]
+
+
+def has_fingerprint(net: nn.Module) -> bool:
+    """Whether a net has the same fingerprint each time, so that what was measured of it is found again."""
+    return _description(net) is not None
+
+
+def _description(net: nn.Module) -> str | None:
+    try:
+        return json.dumps(describe(net), sort_keys=True, default=str)
+    except SettingError:
+        libraries = {type(part).__module__.partition(".")[0] for part in net.modules()}
+        return repr(net) if libraries <= _DESCRIBED_BY_REPR else None
 
 
 def fingerprints(nets: Mapping[str, nn.Module]) -> list[tuple[str, str]]:

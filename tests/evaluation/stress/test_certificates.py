@@ -114,6 +114,21 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_rows(
     assert [*folder.glob("*.unfinished.json")] == []
 
 
+def test_of_a_net_that_cannot_be_known_again_nothing_unfinished_is_left_and_that_is_said_first(
+    tiny_data: Dataset, networks: dict[str, nn.Module], tmp_path: Path
+) -> None:
+    class Own(nn.Sequential):
+        """A class of which nothing is known elsewhere."""
+
+    news = Notebook(limit=5)
+    with pytest.raises(KeyboardInterrupt):
+        measured(run_of(tiny_data, news), {"own": Own(network(4)), **networks}, tmp_path)
+    assert [*tmp_path.glob("*.unfinished.json")] == []
+    notes = [each.note for each in news.updates if "register_net" in each.note]
+    assert [note.partition(" has")[0] for note in notes] == ["own"]
+    assert news.updates[0].note == notes[0]
+
+
 def test_rows_of_other_versions_of_the_libraries_are_not_taken_over(
     tiny_data: Dataset, networks: dict[str, nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from statistics import fmean
 from torch import nn
 
 from steadylens import workers
-from steadylens.checkpoints.checkpoint import fingerprint
+from steadylens.checkpoints.checkpoint import fingerprint, has_fingerprint
 from steadylens.errors import RecordError
 from steadylens.evaluation.experiments import keyed_path, measure, random_test_indices
 from steadylens.evaluation.stress.certification import Certifying, answers_to_versions, certify_image
@@ -47,6 +47,7 @@ class _Part:
         rows: The rows that an interrupted run has left.
         seconds: The time that they took.
         measured: Whether all is done, and its record is written.
+        resumable: Whether the network is known again by another run, so that unfinished rows are of use.
     """
 
     network: str
@@ -56,6 +57,7 @@ class _Part:
     rows: tuple[Row, ...]
     seconds: float
     measured: bool
+    resumable: bool
 
     @property
     def stage(self) -> str:
@@ -69,7 +71,8 @@ def measure_certificates(
     """Certifies networks on a random sample of the test images; says first how long it will take.
 
     All networks get the same noisy images. The rows of the images that are done are saved every
-    `run.checkpoint_seconds`, and an interrupted run goes on with them. Several workers share the images.
+    `run.checkpoint_seconds`, and an interrupted run goes on with them. Several workers share the images. Of a
+    network that has no fingerprint, nothing is found again; the observer is told so.
 
     Args:
         run: Data, recipe and seed.
@@ -87,6 +90,13 @@ def measure_certificates(
         _part(run, name, networks[name], path, sigma=sigma, settings=settings)
         for sigma, name in product(settings.sigmas, networks)
     ]
+    for name, network in networks.items():
+        if not has_fingerprint(network):
+            note = (
+                f"{name} has a class that no other run knows again: it is certified anew each time, also "
+                "after an interruption. Register the class with steadylens.nets.register_net to change that"
+            )
+            run.observe(Update(stage="certificates", state="noted", note=note))
     if not all(part.measured for part in parts):
         _tell_time(run, networks, parts, len(indices), settings)
     records: list[Measurement] = []
@@ -119,7 +129,7 @@ def _part(
     measured = workers.by_first(lambda: keyed_path(run, path, key).exists())
     return _Part(
         network=name, sigma=sigma, key=key, unfinished=unfinished, rows=rows, seconds=seconds,
-        measured=measured,
+        measured=measured, resumable=has_fingerprint(network),
     )  # fmt: skip
 
 
@@ -146,7 +156,7 @@ def _certified(
         for row in workers.divided(left[first : first + at_once], row_of, at_once=_IMAGES_AT_ONCE):
             rows.append(row)
             run.observe(Update(stage=part.stage, state="advanced", done=len(rows), total=len(indices)))
-        if len(rows) < len(indices):
+        if part.resumable and len(rows) < len(indices):
             seconds = part.seconds + time.perf_counter() - started
             saved = workers.by_first(
                 partial(_saved, part.unfinished, rows, seconds, saved, run.checkpoint_seconds)
