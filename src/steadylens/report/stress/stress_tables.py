@@ -200,8 +200,8 @@ def _by_kind(name: str, base: str, found: Sequence[Damage], measured: Sequence[C
         f"{_severities(measured)}, and the difference in percentage points: losses first. Flips are answers "
         "that differ from the answer to the image without damage, in per cent.",
         notes_caption="Small numbers are 95 % intervals over images, each for itself; that of the difference "
-        "is paired where the records tell image by image. The text calls a kind clearly better or worse where "
-        f"an interval that holds for all {len(found)} kinds at once (Bonferroni) excludes 0.",
+        "is paired where the records tell image by image. The text calls a kind clearly better or worse "
+        f"where an interval that holds for all {len(found)} kinds at once (Bonferroni) excludes 0.",
         source=source(_of(found), count="images at each severity"),
         header=("damage", base, name, "difference", f"flips, {base}", f"flips, {name}"),
         rows=tuple(rows),
