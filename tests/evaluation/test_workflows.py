@@ -19,7 +19,6 @@ from steadylens.checkpoints.loading import load_net
 from steadylens.data.datasets import Dataset, ImageSet
 from steadylens.errors import SettingError
 from steadylens.evaluation import experiments
-from steadylens.evaluation.checks import check_out
 from steadylens.evaluation.experiments import measure_networks
 from steadylens.evaluation.samples import changed_answers
 from steadylens.evaluation.workflows import compare, evaluate_nets, reproduce
@@ -47,7 +46,6 @@ from steadylens.records import (
     Scatter,
     Stability,
     read_records,
-    write_records,
 )
 from steadylens.report.page import facts
 from steadylens.report.paper import (
@@ -471,22 +469,3 @@ def test_other_classes_are_refused_before_anything_is_measured(tiny_data: Datase
     with pytest.raises(SettingError, match="coloured has no test images"):
         compare(run_of(untested, []), fragile(), {"pair": FusedClassifier(Inversion(), fragile())}, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("change", ["seed", "data", "recipe"])
-def test_a_report_of_another_run_is_not_replaced(change: str, tiny_data: Dataset, tmp_path: Path) -> None:
-    run = run_of(tiny_data, [])
-    row = Cost(
-        provenance=run.provenance, samples=1, seconds=0.0, network="alone", size=48, parameters=1,
-        multiplications=1, milliseconds=1.0, training_seconds=0.0,
-    )  # fmt: skip
-    write_records(tmp_path / "records.jsonl", [row])
-    check_out(run, tmp_path)
-    check_out(replace(run, data=replace(tiny_data, source="moved")), tmp_path)
-    other = {
-        "seed": replace(run, seed=1),
-        "data": replace(run, data=replace(tiny_data, test=tiny_data.test.subset([0, 1]))),
-        "recipe": replace(run, recipe=replace(run.recipe, name="other")),
-    }[change]
-    with pytest.raises(SettingError, match=r"records\.jsonl was made with other data, settings or seed"):
-        check_out(other, tmp_path)

@@ -1,13 +1,12 @@
-"""Checks before hours of measuring: nets and data have the same classes, and no other report is replaced."""
+"""Checks before hours of measuring: nets and data have the same classes, on every worker."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from steadylens import workers
-from steadylens.checkpoints.checkpoint import fingerprint
+from steadylens.checkpoints.checkpoint import fingerprint, has_fingerprint
 from steadylens.checkpoints.loading import LoadedNet, check_classes, check_order
 from steadylens.devices import evaluating
 from steadylens.errors import SettingError
@@ -15,7 +14,6 @@ from steadylens.images.tensors import to_float
 from steadylens.nets.classification import check_logits
 from steadylens.nets.facts import facts_of
 from steadylens.progress import Update
-from steadylens.records import read_records
 from steadylens.training.run import Run
 
 
@@ -82,33 +80,9 @@ def check_workers(run: Run, nets: Mapping[str, nn.Module]) -> None:
 def _known_of(named: tuple[str, nn.Module]) -> tuple[object, ...]:
     """Returns what identifies a net in every process; if nothing describes it, the sums of its weights."""
     name, net = named
-    found = fingerprint(net)
-    if fingerprint(net) == found:
-        return name, found
+    if has_fingerprint(net):
+        return name, fingerprint(net)
     return name, *(
         (key, tuple(value.shape), float(value.detach().cpu().double().sum()))
         for key, value in net.state_dict().items()
-    )
-
-
-def check_out(run: Run, out: Path) -> None:
-    """Refuses a folder with the report of another run, which would be replaced; worker 0 looks.
-
-    Raises:
-        SettingError: If its records have another recipe, seed or data.
-        RecordError: If its records cannot be read.
-    """
-    path = out / "records.jsonl"
-    records = workers.by_first(lambda: read_records(path) if path.exists() else [])
-    if not records:
-        return
-    before, now = records[0].provenance, run.provenance
-    if (before.recipe, before.seed) == (now.recipe, now.seed) and before.data.endswith(
-        f"({run.data.fingerprint})"
-    ):
-        return
-    raise SettingError(
-        f"{path} was made with other data, settings or seed (recipe {before.recipe}, seed {before.seed}, "
-        f"data {before.data}; now recipe {now.recipe}, seed {now.seed}, data {now.data}); choose another "
-        "place, or remove it. To join reports of several seeds, give their records to: steadylens report"
     )

@@ -9,12 +9,11 @@ from typing import Literal
 
 from torch import nn
 
-from steadylens import workers
 from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import moved
 from steadylens.errors import SettingError
-from steadylens.evaluation.checks import check_against, check_network, check_out, check_workers
+from steadylens.evaluation.checks import check_against, check_network, check_workers
 from steadylens.evaluation.experiments import (
     curve_of,
     measure,
@@ -26,6 +25,7 @@ from steadylens.evaluation.experiments import (
     random_test_images,
     take_samples,
 )
+from steadylens.evaluation.publishing import check_out, publish
 from steadylens.evaluation.samples import changed_answers
 from steadylens.evaluation.stress.attacks import Attacks, measure_attacks, require_attacks
 from steadylens.evaluation.stress.certificates import measure_certificates
@@ -36,8 +36,20 @@ from steadylens.nets.classification import FusedClassifier, as_pair
 from steadylens.nets.facts import RESTORING, facts_of
 from steadylens.nets.restoration import GaussianSmoothing
 from steadylens.noise.named import GAUSSIAN
-from steadylens.records import Measurement, Picture, write_records
-from steadylens.report.page import require_drawing, write_report, write_tables
+from steadylens.records import (
+    Accuracy,
+    Attacked,
+    Certificate,
+    Comparison,
+    Confusion,
+    Corrupted,
+    CorruptedComparison,
+    Cost,
+    Measurement,
+    NoisyComparison,
+    Stability,
+)
+from steadylens.report.page import require_drawing
 from steadylens.report.paper import (
     ALONE,
     AUGMENTED,
@@ -168,24 +180,6 @@ def _networks_of_seed(run: Run, front: LoadedNet, models: Path) -> dict[str, Loa
     }
 
 
-def publish(records: Sequence[Measurement], out: Path) -> Path:
-    """Writes records.jsonl, pictures.jsonl, tables.md and report.html into `out`; returns the report's path.
-
-    The sample images are in a file of their own, because the licence of the data may forbid sharing them.
-    Of several workers, only worker 0 writes.
-    """
-
-    def written() -> Path:
-        shown = [each for each in records if isinstance(each, Picture)]
-        write_records(out / "records.jsonl", [each for each in records if not isinstance(each, Picture)])
-        write_records(out / "pictures.jsonl", shown)
-        write_tables(records, out / "tables.md")
-        write_report(records, out / "report.html")
-        return out / "report.html"
-
-    return workers.by_first(written)
-
-
 def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:
     """Measures trained restorers and classifiers, and writes a report.
 
@@ -239,6 +233,10 @@ MAX_SAMPLES = 6
 """Largest number of saved, and of lost, predictions that are shown for each pair."""
 
 
+COMPARED = (Accuracy, Confusion, Comparison, Stability, NoisyComparison, Cost)
+"""The types of records of every comparison, but for sample images."""
+
+
 def compare(
     run: Run,
     classifier: nn.Module,
@@ -258,7 +256,8 @@ def compare(
         fused: The classifier behind restorers, by name, on the same device, each a `FusedClassifier` or an
             `nn.Sequential` of the two. The report shows the first one first. All nets are measured in eval
             mode, and keep their own.
-        out: Folder for records and report.
+        out: Folder for records and report. What `certify` has measured there of the same nets is kept, and so
+            are corruptions and attacks.
         training_seconds: Seconds that training took, by name, as far as they are known; "alone" for the
             classifier.
         certifying: How all of them are certified, as by `certify`; None for no certificates.
@@ -271,7 +270,8 @@ def compare(
     Raises:
         SettingError: If `fused` is empty, has the name "alone" or holds no pair, the photographs were made
             square in another way than a net needs, a net has other classes than the data, the images are too
-            small to be damaged, a net cannot be attacked, or `out` has the report of another run.
+            small to be damaged, a net cannot be attacked, or `out` has the report of another run or, with
+            what is not measured now, of other nets.
         MissingExtraError: If matplotlib is not installed, or what the corruptions or attacks need.
         StorageError: If a file cannot be written.
     """
@@ -282,7 +282,13 @@ def compare(
     networks: dict[str, nn.Module] = {ALONE: classifier, **pairs}
     _check_networks(run, networks)
     out = Path(out)
-    check_out(run, out)
+    known = dict(fingerprints(networks))
+    asked = [
+        *([Certificate] if certifying else []),
+        *([Corrupted, CorruptedComparison] if corruptions else []),
+        *([Attacked] if attacks else []),
+    ]
+    check_out(run, out, networks=known, measured=[*COMPARED, *asked])
     some = run.data.test.images[:4]
     if corruptions is not None:
         require_corruptions(min(some.shape[-2:]))
@@ -302,6 +308,7 @@ def compare(
             *_take_samples(run, classifier, pairs, records),
         ],
         out,
+        networks=known,
     )
 
 
@@ -345,7 +352,7 @@ def certify(
         run: Data, recipe and seed. The data must have the networks' input size and be on the run's device.
         networks: Classifiers by name, alone or behind restorers, on the same device. They get images outside
             [0, 1], as the noise is not clipped, and keep their mode.
-        out: Folder for records and report.
+        out: Folder for records and report. What `compare` has measured there of the same nets is kept.
         sigmas: Standard deviations of the smoothing noise, for images in [0, 1].
         first_versions: Noisy versions of each image that choose the answer, n0.
         versions: Noisy versions of each image that bound its probability, n.
@@ -360,7 +367,8 @@ def certify(
 
     Raises:
         SettingError: If there is no network, a setting is out of its range, a network has other classes or
-            needs other images than the data, or `out` has the report of another run.
+            needs other images than the data, or `out` has the report of another run
+            or, with what is not measured now, of other nets.
         MissingExtraError: If matplotlib is not installed.
         RecordError: If what an interrupted run has left cannot be read.
         StorageError: If a file cannot be written.
@@ -377,8 +385,10 @@ def certify(
     require_drawing()
     _check_networks(run, networks)
     out = Path(out)
-    check_out(run, out)
-    return publish(measure_certificates(run, networks, out / "records", settings), out)
+    known = dict(fingerprints(networks))
+    check_out(run, out, networks=known, measured=[Certificate])
+    records = measure_certificates(run, networks, out / "records", settings)
+    return publish(records, out, networks=known)
 
 
 def _check_networks(run: Run, networks: Mapping[str, nn.Module]) -> None:
