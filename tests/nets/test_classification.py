@@ -599,3 +599,36 @@ def test_an_empty_batch_has_no_answers() -> None:
         for frozen in (True, False):
             pair = FusedClassifier(restorer, SignNet(classes=5), frozen=frozen).eval()
             assert pair(drawn_images(3)[:0]).shape == (0, 5)
+
+
+class Overshooting(nn.Module):
+    """A restorer that leaves [0, 1] by much."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 10 * images - 5
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_what_a_restorer_makes_reaches_the_classifier_whatever_its_range(frozen: bool) -> None:
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)).round()
+    behind = PreparedClassifier(body(), Preprocessing(size=8, mean=MEAN, std=STD)).eval()
+    with pytest.raises(ImageError, match=r"reach from -5 to 5"):
+        behind(Overshooting()(images))
+    pair = FusedClassifier(Overshooting(), behind, frozen=frozen).eval()
+    with torch.inference_mode():
+        restored = 10 * images - 5
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+        assert torch.equal(pair(images), behind.body((restored - mean) / std))
+    with pytest.raises(ImageError, match="reach from -5 to 5"):
+        pair(restored)
+    with pytest.raises(ImageError, match="reach from -5 to 5"):
+        behind(restored)
+
+
+def test_an_exported_pair_hands_on_what_overshoots_as_the_pair_does() -> None:
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    behind = PreparedClassifier(body(), Preprocessing(size=8, mean=MEAN, std=STD))
+    pair = FusedClassifier(Overshooting(), behind).eval()
+    expected = pair(images)
+    exported = torch.export.export(pair, (images,)).module()
+    torch.testing.assert_close(exported(images), expected)

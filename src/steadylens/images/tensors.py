@@ -149,7 +149,8 @@ def accepting_any_range() -> Iterator[None]:
     """Lets nets accept images of any range inside the block, in this thread.
 
     It is for noise that is neither weak nor clipped, as that of certificates: a net that refuses some noisy
-    images would be another function than the one that is certified.
+    images would be another function than the one that is certified. It is also for what a restorer hands to
+    the classifier behind it.
     """
     token = _accepts_any_range.set(True)
     try:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from steadylens.devices import evaluating
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.preprocessing import Fit, Preprocessing, PreprocessingOptions, check_normalization
-from steadylens.images.tensors import GREY_LEVELS, SQUASHED, check_images
+from steadylens.images.tensors import GREY_LEVELS, SQUASHED, accepting_any_range, check_images
 from steadylens.nets.facts import CLASSIFYING, RESTORING, facts_of
 
 
@@ -111,10 +111,19 @@ class FusedClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, classes) for images (N, C, H, W) in [0, 1].
 
+        The classifier gets the restored images whatever their range: on odd images a restorer may leave
+        [0, 1] by much, and its answer to them is what the pair is measured by.
+
         Raises:
+            ImageError: If the images are no float batch (N, C, H, W), or lie far outside [0, 1].
             SettingError: If the classifier does not return logits of at least two classes.
         """
-        return check_logits(self.classifier(self.restored(images)))
+        if torch.compiler.is_compiling():  # ranges are not looked at there
+            return check_logits(self.classifier(self.restored(images)))
+        check_images(images)  # not every restorer does
+        restored = self.restored(images)
+        with accepting_any_range():
+            return check_logits(self.classifier(restored))
 
     def restored(self, images: Tensor) -> Tensor:
         """Returns the restored images, (N, C, H, W), that the classifier reads."""
