@@ -99,7 +99,7 @@ def publish(records: Sequence[Measurement], out: Path, *, networks: Fingerprints
 
     def written() -> Path:
         kept: list[Measurement] = []
-        known = _networks_in(out)
+        known: Fingerprints = _networks_in(out)
         if networks is not None and are_the_same(networks, known):
             kept = _not_measured_again(
                 [*_read(out / "records.jsonl"), *_read(out / "pictures.jsonl")], records
@@ -110,8 +110,11 @@ def publish(records: Sequence[Measurement], out: Path, *, networks: Fingerprints
         both = [*kept, *records]
         write_records(out / "records.jsonl", [each for each in both if not isinstance(each, Picture)])
         write_records(out / "pictures.jsonl", [each for each in both if isinstance(each, Picture)])
-        with replacing(out / NETWORKS) as temporary:
-            temporary.write_text(json.dumps(dict(known), indent=1), encoding="utf-8")
+        if known:
+            with replacing(out / NETWORKS) as temporary:
+                temporary.write_text(json.dumps(dict(known), indent=1), encoding="utf-8")
+        else:
+            (out / NETWORKS).unlink(missing_ok=True)
         write_tables(both, out / "tables.md")
         write_report(both, out / "report.html")
         return out / "report.html"
