@@ -1,6 +1,7 @@
 """Damage depends on the seed and the image alone, grows with severity, and is counted as in a plain loop."""
 
 import random
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -274,6 +275,7 @@ def test_each_kind_is_a_stage_that_is_not_measured_twice(
 
     first = measure(replace(settings, kinds=("fog",)))
     (told,) = [update.note for update in notes.updates if update.state == "noted"]
+    assert re.match(r"about [\d.]+ s more, after [\d.]+ s to load and try all, for 1", told)
     assert told.endswith("for 1 kinds of damage at 3 severities, on 6 images and 2 networks")
     notes.updates.clear()
     with monkeypatch.context() as newer:

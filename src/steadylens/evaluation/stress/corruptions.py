@@ -102,7 +102,7 @@ def require_corruptions(size: int) -> None:
     if size < SMALLEST_SIDE:
         raise SettingError(
             f"the images are of {size} pixels, and corruptions (--corruptions) need at least "
-            f"{SMALLEST_SIDE}; give a larger size (--size) if the classifier takes it, or leave the corruptions out"
+            f"{SMALLEST_SIDE}; give a larger size (--size) if the classifier takes it, or leave them out"
         )
 
 
@@ -340,26 +340,27 @@ def measure_corruptions(
     return records
 
 
-SEVERAL = 4
-"""How many images are damaged to know how long one takes."""
-
-
 def expected_time(networks: Mapping[str, nn.Module], images: ImageSet, settings: Corruptions) -> str:
-    """Tells how long measuring will take, after a few images of each kind and one batch of each network."""
-    some = to_float(images.images[:SEVERAL])
-    seconds = 0.0
+    """Tells how long measuring will take, after an image of each kind and severity and a batch of each net.
+
+    It tells, too, how long that took: the first image of a kind may load a library or compile.
+    """
+    started = time.perf_counter()
+    one = to_float(images.images[:1])
+    seconds = 0.0  # for an image at all severities
     for kind in settings.kinds:
-        corrupted(some[:1], kind, 4, seed=0)  # a first call may compile
-        seconds += _seconds(partial(corrupted, some, kind, 4, seed=0)) / len(some)
-    batch = to_float(images.images[: cache_batch(images.images.device)])
-    forward = sum(
-        min(_seconds(partial(forward_in_batches, net, batch)) for _ in range(2)) for net in networks.values()
-    )
-    seconds += len(settings.kinds) * forward / len(batch)
-    total = seconds * len(settings.severities) * len(images) / workers.count()
+        corrupted(one, kind, settings.severities[0], seed=0)  # a first call may compile
+        seconds += sum(_seconds(partial(corrupted, one, kind, each, seed=0)) for each in settings.severities)
+    batch = to_float(images.images[: min(BLOCK, cache_batch(images.images.device))])
+    for net in networks.values():
+        forward_in_batches(net, batch)
+        each = _seconds(partial(forward_in_batches, net, batch)) / len(batch)
+        seconds += len(settings.kinds) * len(settings.severities) * each
+    total = seconds * len(images) / workers.count()
+    spent = duration(time.perf_counter() - started)
     return (
-        f"about {duration(total)} for {len(settings.kinds)} kinds of damage at {len(settings.severities)} "
-        f"severities, on {len(images):,} images and {len(networks)} networks"
+        f"about {duration(total)} more, after {spent} to load and try all, for {len(settings.kinds)} kinds of "
+        f"damage at {len(settings.severities)} severities, on {len(images):,} images and {len(networks)} networks"
     )
 
 
