@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import lru_cache
-from statistics import NormalDist, median
+from statistics import NormalDist
 
 from steadylens.errors import SettingError
 
@@ -154,31 +154,6 @@ def _moments_interval(
     spread = z / math.sqrt(count) * math.sqrt((squares + 1) / count - centre**2)
     value = total / images
     return value, min(centre - spread, value), max(centre + spread, value)
-
-
-def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Returns the median of a sample, with an interval for that of the population, whatever its distribution.
-
-    Args:
-        values: At least one.
-        confidence: Probability that the interval should contain the true median, between 0 and 1.
-
-    Returns:
-        The median, and two values of the sample, the lower and the upper end.
-
-    Raises:
-        SettingError: If there are no values, or the confidence is out of its range.
-
-    References:
-        David and Nagaraja, "Order Statistics", 2003, Sec. 7.1. The ranks of the ends come from the normal
-        approximation of the binomial distribution, and are rounded outwards.
-    """
-    if not values:
-        raise SettingError("there are no values, and a median needs at least one; measure some first")
-    ordered, count = sorted(values), len(values)
-    half = _normal_quantile(confidence) * math.sqrt(count) / 2
-    low, high = math.floor(count / 2 - half) - 1, math.ceil(count / 2 + half)
-    return median(ordered), ordered[max(0, low)], ordered[min(count - 1, high)]
 
 
 def _normal_quantile(confidence: float) -> float:

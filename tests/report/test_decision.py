@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 
 from steadylens.intervals import (
     mean_difference,
-    median_interval,
     paired_difference,
     shares_difference,
     wilson_interval,
@@ -28,6 +28,7 @@ from steadylens.records import (
     Stability,
 )
 from steadylens.report.decision import compared, decision_tables
+from steadylens.report.stress.certificates import certificate_tables, largest_radius
 from steadylens.report.tables import DASH, Cell, Table, TableRow, select
 from tests.sample_records import PROVENANCE, sample_records
 
@@ -78,7 +79,7 @@ def test_each_question_has_a_row() -> None:
     assert table.header == ("", "alone", BEHIND, "difference", "what it means")
     assert [row.cells[0].text for row in table.rows] == [
         "Clean images", "Gaussian noise", "Strong Gaussian noise", "Damage of the real world",
-        "Damage: motion blur", "Damage: snow", "Proven answers within 0.25", "Median radius of the proofs",
+        "Damage: motion blur", "Damage: snow", "Proven answers within 0.25", "Mean radius of the proofs",
         "Attack within 0.25", "Attack within 1", "Attack within 2/255", "Attack within 8/255",
         "Time for an image", "Computation for an image",
     ]  # fmt: skip
@@ -154,7 +155,7 @@ def test_of_the_kinds_of_damage_the_worst_is_told_before_the_best() -> None:
     assert worst.cells[-1].text.startswith("Worse: ")
     assert [cell.best for cell in worst.cells[1:3]] == [True, False]
     assert best.cells[-1].text.startswith("Better: ")
-    assert row_of(table, "Damage of the real world").cells[0].note == "mean of 3 kinds"
+    assert row_of(table, "Damage of the real world").cells[0].note == "1,000 images; mean of 3 kinds"
 
 
 def test_damage_is_compared_image_by_image_where_the_records_tell() -> None:
@@ -196,9 +197,6 @@ def test_certified_accuracy_is_that_of_a_plain_loop_and_paired() -> None:
     counts = sum(a >= 0.25 > b for a, b in pairs), sum(b >= 0.25 > a for a, b in pairs)
     value, lower, upper = (100 * number for number in paired_difference(*counts, 300))
     assert (cells[3].text, cells[3].note) == (f"{value:+.1f}", f"{lower:+.1f} to {upper:+.1f}")
-    medians = row_of(table, "Median radius of the proofs").cells
-    middle, low, high = median_interval(radii["alone"])
-    assert (medians[1].text, medians[1].note) == (f"{middle:.2f}", f"{low:.2f}{DASH}{high:.2f}")
 
 
 def test_it_is_said_that_the_noise_of_the_proofs_was_chosen_by_its_result() -> None:
@@ -216,7 +214,86 @@ def test_wrong_answers_prove_nothing() -> None:
     rows = [row for row in COMPARED if not isinstance(row, Certificate) or row.sigma == 0.25]
     table = table_of([wrong if row is record else row for row in rows])
     assert row_of(table, "Proven answers within 0.25").cells[2].text == "0.0"
-    assert row_of(table, "Median radius of the proofs").cells[2].text == "0.00"
+    assert row_of(table, "Mean radius of the proofs").cells[2].text == "0.00"
+
+
+def test_the_mean_radius_is_compared_on_the_same_images_and_is_that_of_the_certificates() -> None:
+    pair = {row.network: row for row in select(COMPARED, Certificate) if row.sigma == 0.25}
+    radii = {
+        name: [radius if answer == label else 0.0 for _, label, answer, _, radius in row.images]
+        for name, row in pair.items()
+    }
+    largest = max(largest_radius(row) for row in pair.values())
+    cells = row_of(table_of([*pair.values()]), "Mean radius of the proofs").cells
+    for cell, name in zip(cells[1:3], ("alone", BEHIND), strict=True):
+        mean = fmean(radii[name])
+        low, high = (largest * end for end in wilson_interval(mean / largest * 300, 300))
+        assert (cell.text, cell.note) == (f"{mean:.2f}", f"{low:.2f}{DASH}{high:.2f}")
+    shares = [(a - b) / largest for a, b in zip(radii[BEHIND], radii["alone"], strict=True)]
+    value, lower, upper = (largest * number for number in mean_difference(shares))
+    assert (cells[3].text, cells[3].note) == (f"{value:+.2f}", f"{lower:+.2f} to {upper:+.2f}")
+    (certified,) = certificate_tables([*pair.values()])
+    assert {row.cells[-1].text for row in certified.rows} == {f"{fmean(some):.3f}" for some in radii.values()}
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.6), st.floats(0, 0.6)), min_size=2, max_size=40))
+def test_radii_are_called_better_or_worse_only_if_the_interval_excludes_zero(
+    pairs: list[tuple[float, float]],
+) -> None:
+    (some,) = (row for row in select(COMPARED, Certificate) if (row.network, row.sigma) == (BEHIND, 0.25))
+    before, after = (
+        replace(
+            some, network=name, samples=len(pairs),
+            images=tuple((index, 1, 1, 900, pair[place]) for index, pair in enumerate(pairs)),
+        )
+        for place, name in enumerate(("alone", BEHIND))
+    )  # fmt: skip
+    cells = row_of(table_of([before, after]), "Mean radius of the proofs").cells
+    lower, upper = (float(end) for end in cells[3].note.split(" to "))
+    if cells[4].text.startswith("No measurable difference"):
+        assert lower <= 0 <= upper
+    else:
+        assert lower >= 0 if cells[4].text.startswith("Better") else upper <= 0
+        mean = fmean(second - first for first, second in pairs)
+        assert cells[4].text.startswith("Better" if mean > 0 else "Worse")
+
+
+def test_each_row_of_shares_tells_on_how_many_images_it_rests() -> None:
+    notes = {row.cells[0].text: row.cells[0].note for row in table_of(COMPARED).rows}
+    assert notes["Clean images"] == "12,630 images"
+    assert notes["Strong Gaussian noise"].startswith("12,630 images; ")
+    assert notes["Damage: snow"].startswith("1,000 images; ")
+    assert notes["Proven answers within 0.25"].startswith("300 images; ")
+    assert notes["Mean radius of the proofs"].startswith("300 images; ")
+    attacked = {row.samples for row in select(COMPARED, Attacked)}
+    assert notes["Attack within 1"].startswith(f"{min(attacked):,} images; ")
+
+
+def damaged(kinds: dict[str, int]) -> list[Measurement]:
+    """Returns records of two networks under some kinds of damage, by how many answers more are right."""
+    rows: list[Measurement] = []
+    for kind, more in kinds.items():
+        for name, correct in (("alone", 50), (BEHIND, 50 + more)):
+            lower, upper = wilson_interval(correct, 100)
+            rows.append(
+                Corrupted(
+                    provenance=PROVENANCE, samples=100, seconds=1.0, network=name, corruption=kind,
+                    severity=3, correct=correct, lower=lower, upper=upper, kept=40,
+                )
+            )  # fmt: skip
+    return rows
+
+
+def test_kinds_of_damage_with_the_same_difference_share_a_row() -> None:
+    many = [f"kind{number}" for number in range(4)]
+    table = table_of(damaged({"fog": 20} | dict.fromkeys(many, 0) | {"snow": 20}))
+    titles = [row.cells[0].text for row in table.rows if row.cells[0].text.startswith("Damage:")]
+    assert titles == ["Damage: 4 kinds", "Damage: fog, snow"]
+    cells = row_of(table, "Damage: 4 kinds").cells
+    assert cells[0].note == "100 images; lowest difference of 6 kinds, the same for each"
+    assert cells[3].text == "+0.0"
+    alike = table_of(damaged(dict.fromkeys(many, 5)))
+    assert not [row for row in alike.rows if row.cells[0].text.startswith("Damage:")]
 
 
 def test_a_proof_is_of_the_vote() -> None:

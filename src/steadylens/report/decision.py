@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from steadylens.intervals import (
     mean_difference,
-    median_interval,
     paired_difference,
+    shares_difference,
     wilson_interval,
 )
 from steadylens.records import (
@@ -29,7 +29,7 @@ from steadylens.records import (
 )
 from steadylens.report.noise_names import noise_words
 from steadylens.report.paper import ALONE, AUGMENTED, FINE_TUNED, ORIGINAL, RESTORED, TOGETHER
-from steadylens.report.stress.certificates import certified_accuracy
+from steadylens.report.stress.certificates import certified_accuracy, largest_radius, proven_radii
 from steadylens.report.stress.questions import (
     CONFIDENCE,
     Compared,
@@ -37,6 +37,7 @@ from steadylens.report.stress.questions import (
     Question,
     common_conditions,
     differences,
+    images_of,
     joint_confidence,
     question_row,
     shares_right,
@@ -57,6 +58,9 @@ from steadylens.report.tables import (
 
 RADIUS = 0.25
 """The Euclidean radius at which certified accuracy is shown, for images in [0, 1]."""
+
+MOST_NAMED = 3
+"""How many kinds of damage with the same difference are named; of more, the number is told."""
 
 NORMS = {"l2": "Euclidean distance", "linf": "change of each pixel"}
 """What bounds an attack, in words."""
@@ -154,7 +158,7 @@ def _clean(records: Sequence[Measurement], networks: Compared) -> list[TableRow]
         if name in changes:
             changes[name] = Estimate(*paired_difference(*(sides[::-1] if turned else sides), row.samples))
     question = Question(
-        title="Clean images", note=f"{known[networks.reference, 1].samples:,} images",
+        title="Clean images", note="", images=images_of(known[name, 1] for name in shares),
         shares=shares, changes=changes, phrase="clean images are classified correctly",
     )  # fmt: skip
     return [question_row(question, networks)]
@@ -188,7 +192,8 @@ def _noise(records: Sequence[Measurement], networks: Compared) -> list[TableRow]
         if words.gaussian:
             asked.append((sigmas[-1], "strong Gaussian noise", high, f"images with noise of {high}"))
         for sigma, title, note, images in asked:
-            if not (shares := shares_right(known, networks, sigmas if sigma is None else [sigma])):
+            chosen = sigmas if sigma is None else [sigma]
+            if not (shares := shares_right(known, networks, chosen)):
                 continue
             changes = differences(shares, networks)
             for name, row, turned in _against_reference(select(records, NoisyComparison), networks):
@@ -199,6 +204,7 @@ def _noise(records: Sequence[Measurement], networks: Compared) -> list[TableRow]
                     )
             question = Question(
                 title=f"{title[0].upper()}{title[1:]}", note=f"{note} grey levels of 255; {words.storage}",
+                images=images_of(known[name, each] for name in shares for each in chosen),
                 shares=shares, changes=changes, phrase=f"{images} are classified correctly",
             )  # fmt: skip
             rows.append(question_row(question, networks))
@@ -213,9 +219,10 @@ def _damage(records: Sequence[Measurement], networks: Compared) -> list[TableRow
     if not (overall := shares_right(known, networks, [each for some in kinds.values() for each in some])):
         return []
     count = f"{len(kinds)} kinds" if len(kinds) > 1 else "1 kind"
+    images = images_of(known[name, each] for name in overall for some in kinds.values() for each in some)
     questions = [
         Question(
-            title="Damage of the real world", note=f"mean of {count}", shares=overall,
+            title="Damage of the real world", note=f"mean of {count}", images=images, shares=overall,
             changes=differences(overall, networks) | _paired_under_damage(records, networks, [*kinds]),
             phrase="damaged images are classified correctly",
         )
@@ -228,18 +235,38 @@ def _damage(records: Sequence[Measurement], networks: Compared) -> list[TableRow
         for kind, some in kinds.items()
     }
     for choose, note in ((min, "lowest"), (max, "highest")):
-        chosen = (choose(kinds, key=lambda kind: changes[kind][name].value) for name in networks.restored
-                  if name in overall)  # fmt: skip
-        for kind in unique(chosen) if len(kinds) > 1 else ():
-            title = kind.replace("_", " ").replace("jpeg", "JPEG")
+        chosen = [_tied(changes, name, choose) for name in networks.restored if name in overall]
+        for tied in unique(each for each in chosen if len(each) < len(kinds)):
+            title = ", ".join(kind.replace("_", " ").replace("jpeg", "JPEG") for kind in tied)
+            many = len(tied) > MOST_NAMED
             questions.append(
                 Question(
-                    title=f"Damage: {title}", note=f"{note} difference of {count}",
-                    shares=shares_right(known, networks, kinds[kind]), changes=changes[kind],
-                    phrase=f"images with {title} are classified correctly",
+                    title=f"Damage: {f'{len(tied)} kinds' if many else title}", images=images,
+                    note=f"{note} difference of {count}" + (", the same for each" if len(tied) > 1 else ""),
+                    shares=shares_right(known, networks, [each for kind in tied for each in kinds[kind]]),
+                    changes=_mean_changes([changes[kind] for kind in tied]),
+                    phrase=f"images with {'such damage' if many else title} are classified correctly",
                 )
             )  # fmt: skip
     return [question_row(question, networks) for question in questions]
+
+
+def _tied(
+    changes: Mapping[str, Mapping[str, Estimate]], name: str, choose: Callable[[Iterable[float]], float]
+) -> tuple[str, ...]:
+    """Returns the kinds of damage with the lowest, or the highest, difference of a network."""
+    extreme = choose(found[name].value for found in changes.values())
+    return tuple(
+        kind for kind, found in changes.items() if math.isclose(found[name].value, extreme, abs_tol=1e-9)
+    )
+
+
+def _mean_changes(changes: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
+    """Returns the means of differences and of their ends: where all intervals hold, the mean lies within."""
+    return {
+        name: Estimate(*(fmean(values) for values in zip(*(each[name] for each in changes), strict=True)))
+        for name in changes[0]
+    }
 
 
 def _paired_under_damage(
@@ -265,7 +292,7 @@ def _paired_under_damage(
 
 
 def _proven(records: Sequence[Measurement], networks: Compared) -> list[TableRow]:
-    """Makes a row for certified accuracy and one for the median radius, with the noise that serves best.
+    """Makes a row for certified accuracy and one for the mean radius, with the noise that serves best.
 
     That is where one of the networks has the highest certified accuracy; all are shown with that noise.
     """
@@ -275,7 +302,7 @@ def _proven(records: Sequence[Measurement], networks: Compared) -> list[TableRow
     if not known:
         return []
     certificates = max(known, key=lambda some: max(_certified(row).value for row in some.values()))
-    radii = {name: _radii_of_right_answers(row) for name, row in certificates.items()}
+    radii = {name: proven_radii(row) for name, row in certificates.items()}
     shares = {name: _certified(row) for name, row in certificates.items()}
     changes = differences(shares, networks)
     before = radii[networks.reference]
@@ -290,11 +317,12 @@ def _proven(records: Sequence[Measurement], networks: Compared) -> list[TableRow
     question = Question(
         title=f"Proven answers within {RADIUS:g}",
         note=f"vote of noisy versions, {SIGMA} = {sigma:g}{chosen}; a proof errs with probability {alpha:g}",
-        shares=shares, changes=changes,
+        images=min(len(certificates[name].images) for name in shares), shares=shares, changes=changes,
         phrase=f"images have a right answer that no change of the image below {RADIUS:g} can alter",
         remark="This holds for the vote of many noisy versions, not for a single answer.",
     )  # fmt: skip
-    return [question_row(question, networks), _median_row(radii, networks)]
+    largest = max(largest_radius(row) for row in certificates.values())
+    return [question_row(question, networks), _radius_row(radii, networks, largest=largest)]
 
 
 def _certified(record: Certificate) -> Estimate:
@@ -303,34 +331,65 @@ def _certified(record: Certificate) -> Estimate:
     return Estimate(right / images, *wilson_interval(right, images))
 
 
-def _radii_of_right_answers(record: Certificate) -> dict[int, float]:
-    """Returns the certified radius of each image, 0 where the answer is wrong."""
-    return {index: radius if answer == label else 0.0 for index, label, answer, _, radius in record.images}
+def _radius_row(radii: Mapping[str, Mapping[int, float]], networks: Compared, *, largest: float) -> TableRow:
+    """Makes the row of the mean radius, and of its difference on the same images.
 
-
-def _median_row(radii: Mapping[str, Mapping[int, float]], networks: Compared) -> TableRow:
-    medians = {name: Estimate(*median_interval([*some.values()])) for name, some in radii.items()}
-    before = medians[networks.reference]
+    As shares of the largest radius, radii lie in [0, 1], where the intervals of shares hold.
+    """
+    largest = max(largest, *(radius for some in radii.values() for radius in some.values()))
+    means = {name: _scaled(_mean_share(some, largest), largest) for name, some in radii.items()}
+    before = radii[networks.reference]
+    changes = {}
+    for name in (name for name in networks.others if name in radii):
+        after = radii[name]
+        if after.keys() == before.keys():
+            shares = [(after[index] - before[index]) / largest for index in after]
+            changes[name] = _scaled(mean_difference(shares), largest)
+        else:
+            apart = _mean_share(after, largest), _mean_share(before, largest)
+            changes[name] = _scaled(shares_difference(*apart), largest)
     told, best = [], set()
-    for name in filter(medians.__contains__, networks.others):
-        after, subject = medians[name], subject_of(name)
-        if after.lower <= before.upper and before.lower <= after.upper:
-            told.append(f"No measurable difference {subject}: the intervals overlap.")
+    for name, change in changes.items():
+        subject, ends = subject_of(name), f"{change.lower:+.2f} to {change.upper:+.2f}"
+        if change.lower <= 0 <= change.upper:
+            told.append(f"No measurable difference {subject} ({ends}).")
             continue
-        best.add(name if after > before else networks.reference)
+        best.add(name if change.value > 0 else networks.reference)
         told.append(
-            f"{'Better' if after > before else 'Worse'}: half of the images have a right answer that is "
-            f"proven within {after.value:.2f} {subject}, instead of {before.value:.2f}."
+            f"{'Better' if change.value > 0 else 'Worse'}: right answers are proven within "
+            f"{means[name].value:.2f} on average {subject}, instead of {means[networks.reference].value:.2f}."
         )
-    cells = (
+    cells = [
         Cell(text=f"{found.value:.2f}", note=f"{found.lower:.2f}{DASH}{found.upper:.2f}", best=name in best)
-        if (found := medians.get(name))
+        if (found := means.get(name))
         else Cell(text=DASH)
         for name in networks.names
+    ]
+    cells += [
+        Cell(text=f"{found.value:+.2f}", note=f"{found.lower:+.2f} to {found.upper:+.2f}")
+        if (found := changes.get(name))
+        else Cell(text=DASH)
+        for name in networks.others
+    ]
+    images = f"{min(map(len, radii.values())):,} images"
+    title = Cell(
+        text="Mean radius of the proofs",
+        note=f"{images}; Euclidean, images in [0, 1]; 0 for wrong and for no answers",
     )
-    title = Cell(text="Median radius of the proofs", note="Euclidean, images in [0, 1]; 0 for wrong answers")
-    dashes = (Cell(text=DASH),) * len(networks.others)
-    return TableRow(cells=(title, *cells, *dashes, Cell(text=" ".join(told))))
+    return TableRow(cells=(title, *cells, Cell(text=" ".join(told))))
+
+
+def _mean_share(radii: Mapping[int, float], largest: float) -> Estimate:
+    """Returns the mean of radii as a share of the largest.
+
+    Wilson's interval is that of right and wrong answers, which vary the most of all values in [0, 1].
+    """
+    share = fmean(radii.values()) / largest
+    return Estimate(share, *wilson_interval(share * len(radii), len(radii)))
+
+
+def _scaled(shares: Iterable[float], largest: float) -> Estimate:
+    return Estimate(*(largest * share for share in shares))
 
 
 def _attacked(records: Sequence[Measurement], networks: Compared) -> list[TableRow]:
@@ -349,6 +408,7 @@ def _attacked(records: Sequence[Measurement], networks: Compared) -> list[TableR
             question = Question(
                 title=f"Attack within {_bound(norm, epsilon)}",
                 note=f"{names}; {NORMS[norm]}" + ("; does not know the restorer" if blind else ""),
+                images=images_of(worst[name, epsilon] for name in shares),
                 shares=shares, changes=differences(shares, networks),
                 phrase="attacked images are classified correctly",
                 remark=BLIND if blind else NO_DEFENCE if epsilon == bounds[-1] else "",

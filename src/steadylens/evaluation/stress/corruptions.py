@@ -359,8 +359,9 @@ def expected_time(networks: Mapping[str, nn.Module], images: ImageSet, settings:
     total = seconds * len(images) / workers.count()
     spent = duration(time.perf_counter() - started)
     return (
-        f"about {duration(total)} more, after {spent} to load and try all, for {len(settings.kinds)} kinds of "
-        f"damage at {len(settings.severities)} severities, on {len(images):,} images and {len(networks)} networks"
+        f"about {duration(total)} more, after {spent} to load and try all, for {len(settings.kinds)} kinds "
+        f"of damage at {len(settings.severities)} severities, on {len(images):,} images and "
+        f"{len(networks)} networks"
     )
 
 

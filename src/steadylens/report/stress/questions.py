@@ -3,7 +3,7 @@
 A sentence says no more than the intervals show.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple, TypeVar
@@ -58,6 +58,7 @@ class Question:
 
     Attributes:
         note: What is counted, in a few words.
+        images: How many images each number rests on.
         changes: The difference of each other network from the classifier alone.
         phrase: What holds for the images of the share, as in "94 of 100 images are right".
         remark: A sentence to add.
@@ -65,6 +66,7 @@ class Question:
 
     title: str
     note: str
+    images: int
     shares: Mapping[str, Estimate]
     changes: Mapping[str, Estimate]
     phrase: str
@@ -93,11 +95,16 @@ def shares_right(
     for name in networks.names:
         if conditions and all((name, condition) in known for condition in conditions):
             rows = [known[name, condition] for condition in conditions]
-            images = min(row.images if isinstance(row, Stability) else row.samples for row in rows)
+            images = images_of(rows)
             share = fmean(row.correct / row.samples for row in rows)
             ends = wilson_interval(share * images, images, confidence=confidence)
             shares[name] = Estimate(share, *ends)
     return shares if networks.reference in shares and len(shares) > 1 else {}
+
+
+def images_of(rows: Iterable[Accuracy | Stability | Corrupted | Attacked]) -> int:
+    """Returns how many images a number from some records rests on: the fewest of one record."""
+    return min(row.images if isinstance(row, Stability) else row.samples for row in rows)
 
 
 def differences(shares: Mapping[str, Estimate], networks: Compared) -> dict[str, Estimate]:
@@ -115,7 +122,7 @@ def question_row(question: Question, networks: Compared) -> TableRow:
     better = {name for name, change in question.changes.items() if change.lower > 0}
     worse = {name for name, change in question.changes.items() if change.upper < 0}
     best = {networks.reference} if worse == question.changes.keys() else better
-    cells = [Cell(text=question.title, note=question.note)]
+    cells = [Cell(text=question.title, note=f"{question.images:,} images; {question.note}".rstrip("; "))]
     for name in networks.names:
         share = question.shares.get(name)
         ends = [percent(end, digits=digits) for end in (share.lower, share.upper)] if share else []
