@@ -17,6 +17,7 @@ from importlib.metadata import version
 from io import StringIO
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -340,21 +341,26 @@ def measure_corruptions(
     return records
 
 
+SEVERAL = 4
+"""How many images are damaged at once to know how long one takes; each call takes a while besides."""
+
+
 def expected_time(networks: Mapping[str, nn.Module], images: ImageSet, settings: Corruptions) -> str:
-    """Tells how long measuring will take, after an image of each kind and severity and a batch of each net.
+    """Tells how long measuring will take, after a few images of each kind and severity.
 
     It tells, too, how long that took: the first image of a kind may load a library or compile.
     """
     started = time.perf_counter()
-    one = to_float(images.images[:1])
+    some = to_float(images.images[:SEVERAL])
     seconds = 0.0  # for an image at all severities
     for kind in settings.kinds:
-        corrupted(one, kind, settings.severities[0], seed=0)  # a first call may compile
-        seconds += sum(_seconds(partial(corrupted, one, kind, each, seed=0)) for each in settings.severities)
+        corrupted(some[:1], kind, settings.severities[0], seed=0)  # a first call may compile
+        for severity in settings.severities:
+            seconds += _seconds(partial(corrupted, some, kind, severity, seed=0)) / len(some)
     batch = to_float(images.images[: min(BLOCK, cache_batch(images.images.device))])
     for net in networks.values():
         forward_in_batches(net, batch)
-        each = _seconds(partial(forward_in_batches, net, batch)) / len(batch)
+        each = fmean(_seconds(partial(forward_in_batches, net, batch)) for _ in range(2)) / len(batch)
         seconds += len(settings.kinds) * len(settings.severities) * each
     total = seconds * len(images) / workers.count()
     spent = duration(time.perf_counter() - started)
