@@ -45,7 +45,8 @@ COMMANDS = {
     "compare": COMMON
     | CLASSIFIER
     | {"--restorer", "--fused", "--out", "--half-width", "--noise", "--versions"}
-    | {"--certify", "--certify-sigma", "--certify-n", "--certify-images", "--certify-precision"},
+    | {"--certify", "--certify-sigma", "--certify-n", "--certify-images", "--certify-precision"}
+    | {"--corruptions", "--attacks", "--autoattack", "--stress-images"},
     "certify": COMMON
     | CLASSIFIER
     | {"--restorer", "--fused", "--out", "--sigma", "--n0", "--n", "--alpha", "--images", "--batch"}

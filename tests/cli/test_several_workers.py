@@ -80,6 +80,7 @@ NUMBER = re.compile(r"\d[\d,]*\.?\d*")
 def untimed(tables: Path) -> str:
     """Returns the tables without the costs, and without the time of each training."""
     text = re.sub(r"### Cost .*?(?=\n###|\Z)", "", tables.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(r"\| Time for an image .*", "", text)
     text = re.sub(r"; commit \S+", "", text)  # others may work on the source meanwhile
     return re.sub(r"\| [\d.]+ s \|", "|", text)
 

@@ -276,7 +276,9 @@ def test_half_precision_halves_a_file_and_is_compared(suffix: str, tmp_path: Pat
     found = open_engine(path)(images)
     assert (found - wanted).abs().max() < 1e-2 * wanted.abs().max()
     assert torch.equal(found.argmax(dim=1), wanted.argmax(dim=1))
-    assert 1e-6 < exported.parity.rms_difference < exported.parity.allowed_difference
+    assert exported.parity.rms_difference < exported.parity.allowed_difference
+    if suffix == ".onnx":  # OpenVINO computes in float32, with weights that fit into float16 as they are
+        assert exported.parity.rms_difference > 1e-6
 
 
 def test_int8_is_chosen_on_half_of_the_images_and_compared_on_the_other_half(tmp_path: Path) -> None:

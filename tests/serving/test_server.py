@@ -36,7 +36,6 @@ from steadylens.checkpoints.checkpoint import save_model
 from steadylens.cli.deploy import _loaded, serve
 from steadylens.cli.main import app
 from steadylens.errors import SettingError
-from steadylens.nets.restoration import RestorationNet
 from steadylens.nets.third_party import timm_classifier
 from steadylens.serving.server import address_of, listening
 from tests.serving.servers import (
@@ -518,7 +517,7 @@ def test_a_served_restorer_lies_in_memory_as_convolutions_run_fastest(
     loaded = loading.load_net(name)
     monkeypatch.setattr(loading, "load_net", {name: loaded}.__getitem__)
     _loaded(name, torch.device("cpu"))
-    (restorer,) = [part for part in loaded.module.modules() if isinstance(part, RestorationNet)]
+    restorer = getattr(loaded.module, "restorer", loaded.module)
     large = [weight for weight in restorer.parameters() if weight.ndim == 4 and weight.shape[-1] > 1]
     assert large
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in large)

@@ -87,7 +87,7 @@ class Choice(NamedTuple):
     """
 
     file: str | None = None
-    sign: int = 18
+    sign: int = 36
     drawing: int = 0
     noise_type: str = "Gaussian"
     strength_grey: float = 30
