@@ -276,10 +276,34 @@ class Laplacian(_Dense):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Masked:
-    """Noise of which only a random part of the values is kept in full."""
+class WrappedNoise:
+    """A family that does something to the noise of another, and has its strength.
+
+    Attributes:
+        noise: The family whose noise it is.
+    """
 
     noise: Family
+
+    @property
+    def distribution(self) -> Distribution:
+        """The distribution of the wrapped noise."""
+        return self.noise.distribution
+
+    @property
+    def strength(self) -> Strength:
+        """The strength of the wrapped noise, before what is done to it."""
+        return self.noise.strength
+
+    @property
+    def shared(self) -> float:
+        """The probability that all channels share one pattern, and one mask if there is any."""
+        return self.noise.shared
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Masked(WrappedNoise):
+    """Noise of which only a random part of the values is kept in full."""
 
     def __post_init__(self) -> None:
         if not is_family(self.noise):
@@ -289,21 +313,6 @@ class _Masked:
                 f"{self.noise.name} noise is masked already, replaces pixels or depends on the image; "
                 "wrap Gaussian, Uniform or Laplacian noise"
             )
-
-    @property
-    def distribution(self) -> Distribution:
-        """The distribution of the wrapped noise."""
-        return self.noise.distribution
-
-    @property
-    def strength(self) -> Strength:
-        """The strength of the wrapped noise before the mask."""
-        return self.noise.strength
-
-    @property
-    def shared(self) -> float:
-        """The probability that all channels share one pattern and one mask."""
-        return self.noise.shared
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.tensors import to_float, to_uint8
-from steadylens.noise.families import Distribution, Family, LossyFamily, Range, Strength, is_family
+from steadylens.noise.families import LossyFamily, Range, WrappedNoise, is_family
 
 BEST_QUALITY = 100
 """The highest quality of a JPEG; libjpeg's scale begins at 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Jpeg:
+class Jpeg(WrappedNoise):
     """Noise of another family, and then the image is stored as JPEG and read again.
 
     The noisy image is clipped and rounded to 8 bits, as an encoder gets it, whatever the degradation says.
@@ -31,7 +31,6 @@ class Jpeg:
         quality: The range of the quality, from 1 to 100; a whole number of it is drawn for each sample.
     """
 
-    noise: Family
     quality: Range = (30, 95)
 
     def __post_init__(self) -> None:
@@ -52,21 +51,6 @@ class Jpeg:
     def name(self) -> str:
         """The name of the noise before the word JPEG."""
         return f"{self.noise.name} and JPEG"
-
-    @property
-    def distribution(self) -> Distribution:
-        """The distribution of the noise."""
-        return self.noise.distribution
-
-    @property
-    def strength(self) -> Strength:
-        """The strength of the noise before storing."""
-        return self.noise.strength
-
-    @property
-    def shared(self) -> float:
-        """The probability that all channels share the noise."""
-        return self.noise.shared
 
     @property
     def density(self) -> Range:
