@@ -43,6 +43,7 @@ from steadylens.report.stress.questions import (
     shares_right,
     subject_of,
 )
+from steadylens.report.stress.stress_tables import damage_name, paired_differences
 from steadylens.report.tables import (
     DASH,
     SIGMA,
@@ -237,7 +238,7 @@ def _damage(records: Sequence[Measurement], networks: Compared) -> list[TableRow
     for choose, note in ((min, "lowest"), (max, "highest")):
         chosen = [_tied(changes, name, choose) for name in networks.restored if name in overall]
         for tied in unique(each for each in chosen if len(each) < len(kinds)):
-            title = ", ".join(kind.replace("_", " ").replace("jpeg", "JPEG") for kind in tied)
+            title = ", ".join(map(damage_name, tied))
             many = len(tied) > MOST_NAMED
             questions.append(
                 Question(
@@ -278,15 +279,14 @@ def _paired_under_damage(
 ) -> dict[str, Estimate]:
     """Returns the mean differences over kinds of damage that were measured image by image."""
     pairs = {
-        (row.first, row.corruption): [count / row.severities for count in row.differences]
+        (row.first, row.corruption): row
         for row in select(records, CorruptedComparison)
         if row.second == networks.reference
     }
     found = {}
     for name in networks.others:
-        by_kind = [pairs[name, kind] for kind in kinds if (name, kind) in pairs]
-        if len(by_kind) == len(kinds) and len({len(each) for each in by_kind}) == 1:
-            per_image = [fmean(values) for values in zip(*by_kind, strict=True)]
+        per_image = paired_differences([pairs.get((name, kind)) for kind in kinds])
+        if per_image is not None:
             found[name] = Estimate(*mean_difference(per_image, confidence=confidence))
     return found
 

@@ -110,12 +110,8 @@ def _certified_table(records: Sequence[Certificate]) -> Table:
         ]
         radii = [*proven_radii(record).values()]
         abstained = sum(answer < 0 for _, _, answer, _, _ in record.images)
-        lower, upper = wilson_interval(abstained, len(radii))
         cells += [
-            Cell(
-                text=percent(abstained / len(radii), digits=1),
-                note=f"{percent(lower, digits=1)}{DASH}{percent(upper, digits=1)}",
-            ),
+            _share_cell(abstained, len(radii)),
             Cell(text=f"{median(radii):.3f}"),
             Cell(text=f"{fmean(radii):.3f}"),
         ]
@@ -140,12 +136,13 @@ def _accuracy_cell(record: Certificate, radius: float, *, best: int) -> Cell:
     if radius > largest_radius(record):
         return Cell(text=DASH)
     right, images = certified_accuracy(record, radius)
-    lower, upper = wilson_interval(right, images)
-    return Cell(
-        text=percent(right / images, digits=1),
-        note=f"{percent(lower, digits=1)}{DASH}{percent(upper, digits=1)}",
-        best=right == best,
-    )
+    return _share_cell(right, images, best=right == best)
+
+
+def _share_cell(count: int, images: int, *, best: bool = False) -> Cell:
+    """Returns a share of the images in per cent, with its Wilson interval."""
+    lower, upper = (percent(end, digits=1) for end in wilson_interval(count, images))
+    return Cell(text=percent(count / images, digits=1), note=f"{lower}{DASH}{upper}", best=best)
 
 
 def _samples(records: Sequence[Certificate]) -> str:

@@ -71,6 +71,28 @@ def difference_over_images(per_image: Sequence[float], *, confidence: float = CO
     return Difference(value=value, lower=lower, upper=upper)
 
 
+def damage_name(kind: str) -> str:
+    """Returns a kind of damage in words."""
+    return kind.replace("_", " ").replace("jpeg", "JPEG")
+
+
+def paired_differences(pairs: Sequence[CorruptedComparison | None]) -> list[float] | None:
+    """Returns the differences of two networks image by image, each the mean over kinds of damage.
+
+    Args:
+        pairs: The record of each kind, None where there is none.
+
+    Returns:
+        For each image, the mean difference of the shares of its versions that are right; None if a kind has
+        no record, or other images.
+    """
+    known = [pair for pair in pairs if pair is not None]
+    if len(known) < len(pairs) or len({len(pair.differences) for pair in known}) != 1:
+        return None
+    by_kind = [[count / pair.severities for count in pair.differences] for pair in known]
+    return [fmean(kinds) for kinds in zip(*by_kind, strict=True)]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Damage:
     """What was measured of one kind of damage: the records of each network, by name, over all severities."""
@@ -82,7 +104,7 @@ class Damage:
     @property
     def name(self) -> str:
         """The kind, in words."""
-        return self.kind.replace("_", " ").replace("jpeg", "JPEG")
+        return damage_name(self.kind)
 
     def accuracy(self, network: str) -> float:
         """Returns the mean accuracy over the severities, as a share."""
@@ -98,8 +120,7 @@ class Damage:
 
     def difference(self, network: str, base: str, *, confidence: float = CONFIDENCE) -> Difference:
         """Returns the accuracy of a network less that of the base: paired, if there are records for that."""
-        if (pair := self.comparisons.get((network, base))) is not None:
-            per_image = [number / pair.severities for number in pair.differences]
+        if (per_image := paired_differences([self.comparisons.get((network, base))])) is not None:
             return difference_over_images(per_image, confidence=confidence)
         first, second = (
             (self.accuracy(name), *self.interval(name, confidence=confidence)) for name in (network, base)
@@ -259,15 +280,10 @@ def _overall(
 
 
 def _overall_difference(name: str, base: str, found: Sequence[Damage]) -> Cell:
-    pairs = [damage.comparisons.get((name, base)) for damage in found]
-    paired = [pair for pair in pairs if pair is not None]
-    counts = {len(pair.differences) for pair in paired}
-    if len(paired) < len(found) or len(counts) > 1:
+    per_image = paired_differences([damage.comparisons.get((name, base)) for damage in found])
+    if per_image is None:
         return Cell(text=points(fmean(damage.accuracy(name) - damage.accuracy(base) for damage in found)))
-    by_image = zip(
-        *([number / pair.severities for number in pair.differences] for pair in paired), strict=True
-    )
-    return difference_over_images([fmean(kinds) for kinds in by_image]).cell()
+    return difference_over_images(per_image).cell()
 
 
 def _relative(name: str, base: str, found: Sequence[Damage], *, flips: bool) -> Cell:
