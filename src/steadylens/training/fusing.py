@@ -316,7 +316,7 @@ def tune_restorer(
         return run_stage(
             run,
             Stage(name=stage, path=Path(path), key=key, made_from={"restorer": given_restorer}),
-            new_training(run, stage, tuned, objective, settings),
+            new_training(run, stage, tuned, objective, settings, start_share=settings.start_share),
             images_per_step=settings.batch * degradation.versions,
             validate=lambda: _validate_pair(run, before, tuned, unchanged, degradation),
         )

@@ -71,7 +71,13 @@ class Stage:
 
 
 def new_training(
-    run: Run, stage: str, module: nn.Module, objective: Objective, settings: RestorerRecipe | ClassifierRecipe
+    run: Run,
+    stage: str,
+    module: nn.Module,
+    objective: Objective,
+    settings: RestorerRecipe | ClassifierRecipe,
+    *,
+    start_share: float = 0.0,
 ) -> Training:
     """Returns a new training, with random numbers that depend on the run's seed and the stage's name."""
     return Training(
@@ -81,7 +87,7 @@ def new_training(
         steps=settings.steps,
         clip_norm=settings.clip_norm,
         averaging=settings.averaging,
-        start_share=settings.start_share if isinstance(settings, ClassifierRecipe) else 0.0,
+        start_share=start_share,
         generator=derived_generator(run.seed, stage, device=run.device),
     )
 
@@ -377,7 +383,7 @@ def run_labelled(
     return run_stage(
         run,
         stage,
-        new_training(run, stage.name, module, objective, settings),
+        new_training(run, stage.name, module, objective, settings, start_share=settings.start_share),
         images_per_step=settings.batch * versions_per_image,
         validate=lambda: _validate_classifier(run, module, settings.degradation),
     )
