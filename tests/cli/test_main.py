@@ -284,7 +284,8 @@ BAD_INPUT: list[tuple[Callable[[Path], list[str | Path]], int, str]] = [
     (
         unknown_source,
         1,
-        r"source is 'imagenet', it must be signs, signs:N, gtsrb:DIR, folder:DIR or shards:DIR",
+        r"source is 'imagenet', it must be signs, signs:N, gtsrb:DIR, folder:DIR, shards:DIR or "
+        "photographs:DIR",
     ),
     (missing_image, 1, r"Train\.csv, line 2 names Train/1/00001_00000_00000\.png, which is not there"),
     (truncated_image, 1, r"class 1/2\.ppm cannot be read: .*; replace the file"),

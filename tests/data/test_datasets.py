@@ -330,7 +330,7 @@ def test_an_old_cache_is_not_used_after_the_drawing_code_changed(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("mnist", "source is 'mnist', it must be signs, signs:N, gtsrb:DIR, folder:DIR or shards:DIR"),
+        ("mnist", "source is 'mnist', it must be signs, signs:N, gtsrb:DIR, folder:DIR, shards:DIR or"),
         ("some/folder", "source is 'some/folder', it must be"),
         ("", "source is '', it must be"),
         ("folder:", "source is 'folder:', it must be"),
@@ -350,7 +350,8 @@ def test_an_unknown_source_is_refused(tmp_path: Path, source: str, message: str)
 def test_a_folder_without_its_kind_is_understood_and_told(tmp_path: Path) -> None:
     given: Any = tmp_path
     with pytest.raises(
-        DatasetError, match=f"gtsrb:DIR, folder:DIR or shards:DIR; did you mean folder:{tmp_path}\\?$"
+        DatasetError,
+        match=f"gtsrb:DIR, folder:DIR, shards:DIR or photographs:DIR; did you mean folder:{tmp_path}\\?$",
     ):
         load_dataset(str(tmp_path), cache=tmp_path)
     with pytest.raises(DatasetError, match=f"it must be a text .* give 'folder:{tmp_path}'"):

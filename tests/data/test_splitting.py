@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from steadylens.data.splitting import ImageIndex, Part, hold_out, split
+from steadylens.data.splitting import ImageIndex, Part, hold_out, split, split_unlabelled
 from steadylens.errors import DatasetError, SettingError
 
 classes_of_tracks = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=12), min_size=1, max_size=5)
@@ -170,3 +170,16 @@ def test_what_cannot_be_split_is_refused(
 ) -> None:
     with pytest.raises(DatasetError, match=message):
         split(index_of(marks, labels, digests=digests), validation_share=0.5, seed=0)
+
+
+def test_unlabelled_images_are_for_training_and_validation_by_whole_tracks() -> None:
+    tracks = [0, 0, 0, 1, 2, 2, 3, 4]
+    index = index_of([Part.TRAIN] * 8, [0] * 8, tracks=tracks)
+    parts = split_unlabelled(index, share=0.4, seed=3)
+    assert set(parts.tolist()) == {Part.TRAIN, Part.VALIDATION}
+    held = {track for track, part in zip(tracks, parts.tolist(), strict=True) if part == Part.VALIDATION}
+    assert len(held) == 2
+    assert all(
+        (track in held) == (part == Part.VALIDATION)
+        for track, part in zip(tracks, parts.tolist(), strict=True)
+    )

@@ -5,7 +5,7 @@ Tolerances are five standard errors of the measured number, so that correct code
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -398,3 +398,33 @@ def test_any_batch_keeps_its_type_and_size_and_its_own_values(
     assert torch.equal(noisy, degrade(images, generator=seeded(seed)))
     if degrade.clean_share == 1 and not degrade.quantize:
         assert torch.equal(noisy, images.repeat_interleave(degrade.versions, dim=0))
+
+
+# A share of unclipped samples.
+
+
+def test_a_share_of_the_samples_is_neither_clipped_nor_rounded() -> None:
+    images = torch.full((400, 3, 8, 8), 0.02)
+    strong = Degradation(families=(Gaussian(strength=SIGMA, shared=0),), unclipped_share=0.25)
+    noisy = strong(images, generator=seeded())
+    stored = (noisy == strong.stored(noisy)).all(dim=(1, 2, 3))
+    below = (noisy < 0).any(dim=(1, 2, 3))
+    assert torch.equal(stored, ~below)
+    assert below.double().mean().item() == pytest.approx(0.25, abs=5 * math.sqrt(0.25 * 0.75 / 400))
+    assert noisy[stored].min() == 0
+
+
+def test_the_description_names_that_share_only_if_there_is_one() -> None:
+    family = Gaussian(strength=SIGMA)
+    plain = Degradation(families=(family,))
+    assert repr(plain) == (
+        f"Degradation(families=({family!r},), weights=(), versions=1, clean_share=0.0, clip=True, "
+        "quantize=True)"
+    )
+    assert repr(replace(plain, unclipped_share=0.5)) == f"{repr(plain)[:-1]}, unclipped_share=0.5)"
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_that_is_no_probability_is_refused(share: float) -> None:
+    with pytest.raises(SettingError, match="unclipped_share"):
+        Degradation(unclipped_share=share)

@@ -24,6 +24,7 @@ from steadylens.training.recipes import (
     LONG,
     PAPER,
     PAPER_QUARTER,
+    PHOTOGRAPHS,
     QUICK,
     SMOKE,
     SMOOTHING,
@@ -34,7 +35,7 @@ from steadylens.training.recipes import (
 from steadylens.training.run import ClassifierRecipe, Recipe, RestorerRecipe, Sampling
 from tests.paper import EXPLORATORY_IMAGES, NOISY_VERSIONS, TABLE_1
 
-RECIPES = (PAPER, PAPER_QUARTER, UNET, SMOOTHING, LONG, THOROUGH, FAST, QUICK, SMOKE)
+RECIPES = (PAPER, PAPER_QUARTER, UNET, SMOOTHING, PHOTOGRAPHS, LONG, THOROUGH, FAST, QUICK, SMOKE)
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 
 
@@ -147,6 +148,7 @@ def test_names_are_unique_and_find_their_recipe() -> None:
         "paper-quarter",
         "unet",
         "smoothing",
+        "photographs",
         "long",
         "thorough",
         "fast",

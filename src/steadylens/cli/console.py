@@ -42,6 +42,7 @@ class RecipeName(StrEnum):
     paper_quarter = "paper-quarter"
     unet = "unet"
     smoothing = "smoothing"
+    photographs = "photographs"
     long = "long"
     thorough = "thorough"
     fast = "fast"
@@ -123,16 +124,17 @@ class RunOptions:
             help="Images to use: signs (synthetic traffic signs, 43 classes), gtsrb:DIR (the GTSRB data "
             "set: its official archives, or the layout with CSV files), folder:DIR (one subfolder per class, "
             "or train and test, or train and val, with one in each; only test or val will do where nothing "
-            "is trained) or shards:PLACE (tar files of the webdataset layout: a folder, or a pattern such as "
-            "'DIR/train-{0000..0099}.tar')."
+            "is trained), shards:PLACE (tar files of the webdataset layout: a folder, or a pattern such as "
+            "'DIR/train-{0000..0099}.tar') or photographs:DIR (photographs without labels, in tiles, to "
+            "train a restorer on)."
         ),
     ] = "signs"
     recipe: Annotated[
         RecipeName,
         typer.Option(
             help="How much to train and to measure. smoke: seconds. quick: minutes. fast: half an hour. "
-            "thorough and unet: hours on 2 CPU cores; smoothing: as unet, for certificates. paper-quarter, "
-            "paper and long: on a GPU."
+            "thorough and unet: hours on 2 CPU cores; smoothing: as unet, for certificates; photographs: "
+            "restorers of photographs. paper-quarter, paper and long: on a GPU."
         ),
     ] = RecipeName.quick
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0
@@ -372,11 +374,13 @@ def open_run(
     out: Path,
     *,
     sampling: SamplingOptions | None = None,
-    size: int = 48,
+    size: int | None = None,
     fit: "Fit | None" = None,
     training: bool = True,
 ) -> Iterator["Run"]:
     """Loads the images, squashed or fitted to `size` pixels, and yields a run whose progress is shown.
+
+    Without a size it is that of `load_dataset`.
 
     All options are checked before an image is decoded, `out` too: the file of weights or the folder to write.
     SIGTERM ends the run as Ctrl+C does. Unless `training`, a folder with test images alone will do.
@@ -419,7 +423,8 @@ def open_run(
         sizes = f"{len(images.train):,} for training, {len(images.validation):,} for validation, "
         note = f"{sizes}{len(images.test):,} for testing"
         display.show(Update(stage=stage, state="finished", note=note))
-        for line in (_described(images.counts()), *(f"note: {line}" for line in images.notes)):
+        described = [_described(images.counts())] if images.class_names else []
+        for line in (*described, *(f"note: {line}" for line in images.notes)):
             say(f"  {line}", display.console)
         yield Run(
             data=images.to(device),

@@ -1,4 +1,4 @@
-"""Loads data sets: synthetic signs, the German benchmark, any folder of classes, or tar files of images.
+"""Loads data sets: synthetic signs, the German benchmark, folders of classes, tar files, or photographs.
 
 Images are decoded, or drawn, once and kept in a cache that is checked before it is used. The split into
 training, validation and test images depends on the seed and is not cached.
@@ -20,14 +20,18 @@ from torch import Tensor
 from steadylens.data.class_folders import list_folder, order_notes, shown
 from steadylens.data.image_cache import Job, load_or_make
 from steadylens.data.mapped_images import MOST_IN_MEMORY, MappedImages, blocks, subset
+from steadylens.data.photographs import TILE_SIZE, decode_tile, list_tiles
 from steadylens.data.shards import decode_member, list_shards
 from steadylens.data.signs import synthetic_signs as signs
 from steadylens.data.sources import CLASS_NAMES, EVERYTHING, Listing, Photograph, Selection, list_gtsrb
-from steadylens.data.splitting import ImageIndex, Part, split
+from steadylens.data.splitting import ImageIndex, Part, split, split_unlabelled
 from steadylens.errors import DatasetError, ImageError, SettingError
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED, read_image
 from steadylens.progress import ProgressCallback
+
+IMAGE_SIZE = 48
+"""Height and width of the images in pixels, unless another size is asked for; not of photographs."""
 
 SIGNS_PER_CLASS = 60
 """Training images of each class in the source `signs` without a number."""
@@ -200,7 +204,12 @@ class Dataset:
         return numbered
 
     def counts(self) -> list[tuple[str, int, int, int]]:
-        """Returns for each class its name and the number of its training, validation and test images."""
+        """Returns for each class its name and the number of its training, validation and test images.
+
+        Of images without labels there are no classes.
+        """
+        if not self.class_names:
+            return []
         columns = [part.labels.bincount(minlength=len(self.class_names)).tolist() for part in self._parts()]
         return list(zip(self.class_names, *columns, strict=True))
 
@@ -249,7 +258,7 @@ class _Plan:
 def load_dataset(
     source: str,
     *,
-    size: int = 48,
+    size: int | None = None,
     fit: Fit = SQUASHED,
     seed: int = 0,
     selection: Selection = EVERYTHING,
@@ -267,8 +276,10 @@ def load_dataset(
         source: `signs` or `signs:N` for synthetic signs, about N training images per class (the images are
             always the same, only their split depends on the seed); `gtsrb:DIR` for the German Traffic Sign
             Recognition Benchmark; `folder:DIR` for a folder with one folder per class; `shards:PLACE` for tar
-            files of the webdataset layout, in a folder or named by a pattern such as train-{0000..0099}.tar.
-        size: Height and width of the images in pixels.
+            files of the webdataset layout, in a folder or named by a pattern such as train-{0000..0099}.tar;
+            `photographs:DIR` for photographs without labels, cut into square tiles, to train restorers on:
+            whole photographs are for validation, and there are no test images.
+        size: Height and width of the images in pixels; None for 48, of the tiles of photographs for 256.
         fit: How photographs become squares of that size, as `PreparedClassifier.fit` says; synthetic signs
             are square.
         seed: Seed of the split.
@@ -287,6 +298,8 @@ def load_dataset(
         SettingError: If the size is out of range, or the fit gives images below the size.
         StorageError: If a data set that must stay in its cache file cannot be written there.
     """
+    if size is None:
+        size = TILE_SIZE if str(source).startswith("photographs:") else IMAGE_SIZE
     if size < 1:
         raise SettingError(f"size is {size}, it must be at least 1 pixel")
     fit.check_size(size)
@@ -324,9 +337,12 @@ def load_dataset(
         class_names=plan.class_names,
         track_names=tuple(numbers),
     )
-    parts, split_notes = split(
-        index, validation_share=selection.validation_share, seed=seed, training=selection.training
-    )
+    if plan.class_names:
+        parts, split_notes = split(
+            index, validation_share=selection.validation_share, seed=seed, training=selection.training
+        )
+    else:
+        parts, split_notes = split_unlabelled(index, share=selection.validation_share, seed=seed), ()
 
     def chosen(part: Part) -> ImageSet:
         own = parts == part
@@ -385,9 +401,12 @@ def _plan(source: str, size: int, fit: Fit, selection: Selection) -> _Plan:
             return replace(plan, order_notes=order_notes(plan.class_names))
         case "shards" if place:
             return _plan_shards(place, size, fit, selection)
+        case "photographs" if place:
+            return _plan_tiles(Path(place).expanduser(), size, selection)
     meant = f"; did you mean folder:{source}?" if os.path.isdir(os.path.expanduser(source)) else ""  # noqa: PTH111, PTH112 - never raise
     raise DatasetError(
-        f"source is {source!r}, it must be signs, signs:N, gtsrb:DIR, folder:DIR or shards:DIR{meant}"
+        f"source is {source!r}, it must be signs, signs:N, gtsrb:DIR, folder:DIR, shards:DIR or "
+        f"photographs:DIR{meant}"
     )
 
 
@@ -427,6 +446,12 @@ def _plan_shards(place: str, size: int, fit: Fit, selection: Selection) -> _Plan
         for photograph, member in zip(listing.photographs, members, strict=True)
     ]
     return replace(_plan_photographs(listing, size, fit), jobs=jobs)
+
+
+def _plan_tiles(folder: Path, size: int, selection: Selection) -> _Plan:
+    listing = list_tiles(folder, size, skip_damaged=selection.skip_damaged)
+    jobs: list[Job] = [partial(decode_tile, listing.root, tile, size) for tile in listing.photographs]
+    return replace(_plan_photographs(listing, size, SQUASHED), jobs=jobs)
 
 
 def _plan_signs(count: str, size: int) -> _Plan:

@@ -87,6 +87,24 @@ def split(
     return parts, (*chosen, *_note_left_out(index, parts, duplicates))
 
 
+def split_unlabelled(index: ImageIndex, *, share: float, seed: int) -> Tensor:
+    """Assigns images without classes to training and validation; there are no test images.
+
+    Args:
+        index: The images; all have the same label.
+        share: The share of the tracks for validation.
+        seed: Seed of the choice.
+
+    Returns:
+        Values of `Part`, int64 (N,).
+
+    Raises:
+        SettingError: If the share is not between 0 and 1.
+    """
+    held = hold_out(index.labels, index.tracks, share=share, seed=seed, purpose="validation")
+    return torch.where(held, Part.VALIDATION.value, Part.TRAIN.value)
+
+
 def hold_out(labels: Tensor, tracks: Tensor, *, share: float, seed: int, purpose: str) -> Tensor:
     """Chooses about a share of every class, by whole tracks.
 

@@ -78,6 +78,7 @@ class Degradation:
         clean_share: Probability that a sample stays as it is (but for clipping and quantizing).
         clip: Whether the result is saturated to [0, 1].
         quantize: Whether the result is rounded to the nearest of the 256 grey levels, after clipping.
+        unclipped_share: Probability that a sample is neither clipped nor rounded, whatever the others are.
     """
 
     families: tuple[Family, ...] = PAPER_FAMILIES
@@ -86,6 +87,7 @@ class Degradation:
     clean_share: float = 0.0
     clip: bool = True
     quantize: bool = True
+    unclipped_share: float = 0.0
 
     def __post_init__(self) -> None:
         _check_families(self.families)
@@ -102,8 +104,17 @@ class Degradation:
             raise SettingError(f"weights are {self.weights}; finite ones >= 0, not all 0, are needed")
         if self.versions < 1:
             raise SettingError(f"versions is {self.versions}, at least 1 is needed")
-        if not 0 <= self.clean_share <= 1:
-            raise SettingError(f"clean_share is {self.clean_share}, a probability from 0 to 1 is needed")
+        for name, share in (("clean_share", self.clean_share), ("unclipped_share", self.unclipped_share)):
+            if not 0 <= share <= 1:
+                raise SettingError(f"{name} is {share}, a probability from 0 to 1 is needed")
+
+    def __repr__(self) -> str:
+        """Returns all settings, but `unclipped_share` only if there is one: older trainings knew none.
+
+        The text is a part of what identifies a training, which so stays valid.
+        """
+        names = [each.name for each in fields(self) if each.name != "unclipped_share" or self.unclipped_share]
+        return f"Degradation({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @property
     def noise_mode(self) -> str:
@@ -138,7 +149,10 @@ class Degradation:
         return Drawn(images=noisy, **drawn)
 
     def stored(self, images: Tensor) -> Tensor:
-        """Returns images, restored ones for example, clipped and rounded as the noisy images are."""
+        """Returns images, restored ones for example, clipped and rounded as the noisy images are.
+
+        Without regard to `unclipped_share`.
+        """
         return self._store(images.clone())
 
     def _degrade(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, "_SampleSettings"]:
@@ -177,7 +191,7 @@ class Degradation:
             if len(rows):
                 taken = settings.take(order[rows])
                 self._add_special_noise(noisy, rows, self.families[index], taken, generator)
-        noisy = self._store(noisy)
+        noisy = self._store_each(noisy, settings.unclipped[order])
         if (np.diff(order) > 0).all():
             return noisy, settings
         return noisy.index_select(0, torch.from_numpy(np.argsort(order)).to(images.device)), settings
@@ -211,6 +225,13 @@ class Degradation:
             images.clamp_(0, 1)
         return quantize(images) if self.quantize else images
 
+    def _store_each(self, images: Tensor, unclipped: NDArray[np.bool_]) -> Tensor:
+        """Returns the images stored, but for those that are to stay unclipped."""
+        if not unclipped.any():
+            return self._store(images)
+        kept = torch.from_numpy(unclipped).to(images.device).view(-1, 1, 1, 1)
+        return torch.where(kept, images, self.stored(images))
+
     def _draw_settings(self, count: int, host: np.random.Generator) -> "_SampleSettings":
         pick, stay, position, share, density, factor = host.random((6, count), dtype=np.float32)
         weights = np.cumsum(self.weights or [1.0] * len(self.families))
@@ -229,9 +250,15 @@ class Degradation:
             density=density_low + density * (density_high - density_low),
             factor=factor_low + factor * (factor_high - factor_low),
             quality=self._draw_qualities(family, host),
+            unclipped=self._draw_unclipped(count, host),
         )
         settings.keep_clean(stay < self.clean_share)
         return settings
+
+    def _draw_unclipped(self, count: int, host: np.random.Generator) -> NDArray[np.bool_]:
+        if not self.unclipped_share:  # nothing is drawn, so that random numbers stay what they were
+            return np.zeros(count, np.bool_)
+        return host.random(count, dtype=np.float32) < self.unclipped_share
 
     def _draw_qualities(self, family: NDArray[np.int64], host: np.random.Generator) -> NDArray[np.int64]:
         """Returns the quality at which each sample is stored; without lossy families nothing is drawn."""
@@ -292,6 +319,7 @@ class _SampleSettings:
     density: NDArray[np.float32]
     factor: NDArray[np.float32]
     quality: NDArray[np.int64]
+    unclipped: NDArray[np.bool_]
 
     @property
     def masked(self) -> NDArray[np.bool_]:

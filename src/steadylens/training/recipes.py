@@ -2,9 +2,10 @@
 
 PAPER has the settings of the paper, PAPER_QUARTER a quarter of its iterations. UNET is what we recommend: it
 trains the U-Net, and then the U-Net and the classifier together, in some hours on two CPU cores. SMOOTHING
-tunes classifiers for certificates. LONG trains the nets of the paper for twenty minutes on a GPU, which would
-take days on two CPU cores. There, THOROUGH takes some hours and FAST half an hour. QUICK runs the whole
-pipeline in under five minutes, SMOKE in seconds, with nets that have learned next to nothing.
+tunes classifiers for certificates, and PHOTOGRAPHS trains the U-Net on photographs. LONG trains the nets of
+the paper for twenty minutes on a GPU, which would take days on two CPU cores. There, THOROUGH takes some
+hours and FAST half an hour. QUICK runs the whole pipeline in under five minutes, SMOKE in seconds, with nets
+that have learned next to nothing.
 """
 
 import math
@@ -361,6 +362,44 @@ SMOOTHING = replace(
 )
 """As UNET, but classifiers are tuned for certificates: on Gaussian noise of any strength, not clipped."""
 
+# All usual strengths, as files have noise and, unclipped, as papers measure it.
+PHOTOGRAPH_NOISE = Degradation(
+    families=(
+        Gaussian(strength=Strength(low_grey=0.5, high_grey=75, logarithmic=True), shared=0.05),
+        Gaussian(strength=Strength(low_grey=1, high_grey=75), shared=0.05),
+        SLIGHT,
+    ),
+    weights=(1, 3, 0),
+    clean_share=0.02,
+    unclipped_share=0.5,
+)
+
+PHOTOGRAPH_RESTORER = replace(
+    FAST_UNET,
+    steps=24_000,
+    batch=16,
+    patch=128,
+    averaging=0.999,
+    loss=LogSquaredError(floor=1e-4),  # 40 dB
+    degradation=PHOTOGRAPH_NOISE,
+    refinements=(
+        Refinement(
+            steps=14_000,
+            loss=LogSquaredError(floor=5e-6),  # 53 dB
+            optimization=OneCycleAdam(learning_rate=7e-4),
+            degradation=replace(PHOTOGRAPH_NOISE, weights=(2, 3, 0.7), clean_share=0.05),
+        ),
+    ),
+)
+
+PHOTOGRAPHS = replace(
+    UNET,
+    name="photographs",
+    unet=PHOTOGRAPH_RESTORER,
+    evaluation=replace(UNET.evaluation, degradation=PHOTOGRAPH_NOISE),
+)
+"""Trains the U-Net on photographs: Gaussian noise up to a strength of 75, half of it as in 8-bit files."""
+
 QUICK = replace(
     FAST,
     name="quick",
@@ -417,7 +456,7 @@ def recipe_named(name: str) -> Recipe:
     """
     recipes = {
         recipe.name: recipe
-        for recipe in (PAPER, PAPER_QUARTER, UNET, SMOOTHING, LONG, THOROUGH, FAST, QUICK, SMOKE)
+        for recipe in (PAPER, PAPER_QUARTER, UNET, SMOOTHING, PHOTOGRAPHS, LONG, THOROUGH, FAST, QUICK, SMOKE)
     }
     if name not in recipes:
         raise SettingError(f"there is no recipe {name!r}; choose one of {', '.join(recipes)}")

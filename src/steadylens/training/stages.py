@@ -316,10 +316,15 @@ def train_classifier(run: Run, path: str | Path, *, noisy: bool = False, width: 
         The trained classifier in eval mode, on the run's device.
 
     Raises:
-        SettingError: If the file belongs to another run.
+        SettingError: If the file belongs to another run, or the images have no labels.
         CheckpointError: If an existing file cannot be read.
         DivergenceError: If the training diverges.
     """
+    if not run.data.class_names:
+        raise SettingError(
+            f"{run.data.source} has images without labels, from which no classifier learns; give labelled "
+            "ones, such as folder:DIR"
+        )
     settings = run.recipe.noise_training if noisy else run.recipe.classifier
     name = "classifier, noise-augmented" if noisy else "classifier"
     if width != 1:
