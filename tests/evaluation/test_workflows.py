@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steadylens.checkpoints.checkpoint import load_model, save_model
-from steadylens.checkpoints.loading import load_net
+from steadylens.checkpoints.loading import LoadedNet, load_net
 from steadylens.data.datasets import Dataset, ImageSet
 from steadylens.errors import SettingError
 from steadylens.evaluation import experiments
+from steadylens.evaluation.checks import check_against
 from steadylens.evaluation.experiments import measure_networks
 from steadylens.evaluation.samples import changed_answers
 from steadylens.evaluation.workflows import compare, evaluate_nets, reproduce
@@ -468,4 +469,10 @@ def test_other_classes_are_refused_before_anything_is_measured(tiny_data: Datase
     untested = replace(tiny_data, test=tiny_data.test.subset([]))
     with pytest.raises(SettingError, match="coloured has no test images"):
         compare(run_of(untested, []), fragile(), {"pair": FusedClassifier(Inversion(), fragile())}, tmp_path)
+    with pytest.raises(SettingError, match="coloured has no test images"):
+        evaluate_nets(run_of(untested, []), [LoadedNet(name="inversion", module=Inversion())], tmp_path)
+    with pytest.raises(SettingError, match="coloured has no test images"):
+        reproduce(run_of(untested, []), tmp_path)
+    with pytest.raises(SettingError, match=r"images without labels; give labelled ones to net"):
+        check_against(LoadedNet(name="net", module=three), run_of(tiny_data.unlabelled(), []))
     assert list(tmp_path.iterdir()) == []

@@ -17,14 +17,28 @@ from steadylens.progress import Update
 from steadylens.training.run import Run
 
 
+def check_test_images(run: Run) -> None:
+    """Refuses data without test images, such as photographs without labels: nothing can be measured on them.
+
+    Raises:
+        SettingError: If there are none.
+    """
+    if not len(run.data.test):
+        raise SettingError(f"{run.data.source} has no test images; give some to measure on")
+
+
 def check_against(classifier: LoadedNet, run: Run) -> None:
     """Refuses a classifier that does not have the classes of the data in the same order, as far as is known.
 
     The run's observer is told if the order cannot be known from the names.
 
     Raises:
-        SettingError: If the number of classes or their order differs.
+        SettingError: If the images have no labels, or the number of classes or their order differs.
     """
+    if not run.data.class_names:
+        raise SettingError(
+            f"{run.data.source} has images without labels; give labelled ones to {classifier.name}"
+        )
     check_classes(classifier, run.data.class_names, run.data.source)
     if note := check_order(classifier, run.data.class_names, run.data.source):
         run.observe(Update(stage=classifier.name, state="noted", note=note))
@@ -43,8 +57,7 @@ def check_network(name: str, network: nn.Module, run: Run) -> None:
             class, or it names the classes in another order.
     """
     names, source = run.data.class_names, run.data.source
-    if not len(run.data.test):
-        raise SettingError(f"{source} has no test images; give some to measure on")
+    check_test_images(run)
     device = next((each.device for each in (*network.parameters(), *network.buffers())), run.device)
     with torch.inference_mode(), evaluating(network):
         output = network(to_float(run.data.test.images[:1]).to(device))

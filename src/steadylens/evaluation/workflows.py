@@ -13,7 +13,7 @@ from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import moved
 from steadylens.errors import SettingError
-from steadylens.evaluation.checks import check_against, check_network, check_workers
+from steadylens.evaluation.checks import check_against, check_network, check_test_images, check_workers
 from steadylens.evaluation.experiments import (
     curve_of,
     measure,
@@ -81,6 +81,7 @@ def reproduce(run: Run, out: Path) -> Path:
         SteadylensError: If an error occurs that a user can fix. Finished stages are kept.
     """
     require_drawing()
+    check_test_images(run)
     check_out(run, out)
     models = out / "models"
     paths = {net: models / f"restorer-{net}.safetensors" for net in run.recipe.nets}
@@ -192,14 +193,15 @@ def evaluate_nets(run: Run, nets: Sequence[LoadedNet], out: Path) -> Path:
         Path of the report, an HTML page.
 
     Raises:
-        SettingError: If there is no net, two have the same name, the images or the classes of the data do not
-            fit a classifier, or `out` has the report of another run.
+        SettingError: If there is no net, two have the same name, there are no test images, the images or the
+            classes of the data do not fit a classifier, or `out` has the report of another run.
     """
     by_name = {net.name: net for net in nets}
     if not nets or len(by_name) < len(nets):
         names = ", ".join(net.name for net in nets) or "none"
         raise SettingError(f"the nets are {names}; give at least one, each with a different name")
     require_drawing()
+    check_test_images(run)
     modules = {net.name: moved(net.module, run.device) for net in nets}
     seconds = {net.name: net.seconds for net in nets}
     restorers = {name: net for name, net in modules.items() if by_name[name].task == RESTORING}
