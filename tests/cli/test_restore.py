@@ -1,5 +1,6 @@
 """The command restores what can be restored, says what it did, and leaves whole files only."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -13,7 +14,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from steadylens.checkpoints.checkpoint import PRETRAINED
+from steadylens.checkpoints.packaged import DEFAULT_RESTORER
+from steadylens.cli.deploy import serve_page
 from steadylens.cli.main import app
+from steadylens.cli.restore import restore as command
 from steadylens.images.reading import read_image_file
 from steadylens.inference import batch, image_files
 from steadylens.inference.jobs import RestoreJob
@@ -59,6 +64,22 @@ def test_a_packaged_net_gives_what_python_gives(folder: Path, tmp_path: Path) ->
     assert run(folder / "a.png", "--out", tmp_path / "out", "--net", "l3-gtsrb", "--tile", "16").code == 0
     expected = restore(PIXELS[..., :3], "l3-gtsrb").astype(int)
     assert abs(read_image_file(tmp_path / "out" / "a.png").pixels - expected).max() <= 1
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_strength_gives_what_python_gives(folder: Path, tmp_path: Path, smoothing: Path, jobs: str) -> None:
+    call = (folder / "a.png", folder / "d.bmp", "--out", tmp_path / "out", "--net", smoothing)
+    assert run(*call, "--strength", "0.4", "--jobs", jobs).code == 0
+    expected = restore(PIXELS[..., :3], GaussianSmoothing(sigma_pixels=1.0), strength=0.4)
+    assert np.array_equal(read_image_file(tmp_path / "out" / "a.png").pixels, expected)
+
+
+def test_the_default_net_is_that_of_python() -> None:
+    defaults = [
+        inspect.signature(function).parameters["net"].default for function in (restore, command, serve_page)
+    ]
+    assert defaults == [DEFAULT_RESTORER] * 3
+    assert DEFAULT_RESTORER in PRETRAINED
 
 
 def test_the_fastest_engine_is_named_and_gives_what_pytorch_gives(folder: Path, tmp_path: Path) -> None:
@@ -215,6 +236,7 @@ def test_an_image_above_the_limit_is_refused_and_the_option_is_named(
         (["a.png", "--out", "out", "--max-megapixels", "0"], "is 0.0, it must be positive and finite"),
         (["a.png", "--out", "out", "--max-megapixels", "nan"], "is nan, it must be positive and finite"),
         (["a.png", "--out", "out", "--max-megapixels", "inf"], "is inf, it must be positive and finite"),
+        (["a.png", "--out", "out", "--strength", "1.5"], "the strength is 1.5; it must be from 0, which"),
         (["a.png", "--out", "out", "--tile", "12"], "a tile of 12 pixels is too small"),
         (
             ["a.png", "--out", "out", "--net", "l12"],

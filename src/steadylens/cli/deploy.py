@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steadylens.checkpoints.packaged import DEFAULT_RESTORER, RESTORERS_HELP
 from steadylens.cli.console import Debug, Device, Weights, device_named, explaining
 from steadylens.cli.display import say
 from steadylens.errors import SettingError
@@ -39,8 +40,8 @@ Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one."
 
 def serve_page(
     net: Annotated[
-        str, typer.Option(help="Restorer whose output is shown: a packaged net or a .safetensors file.")
-    ] = "unet-gtsrb",
+        str, typer.Option(help=f"Restorer whose output is shown: {RESTORERS_HELP}.")
+    ] = DEFAULT_RESTORER,
     fused: Annotated[
         str, typer.Option(help="Fused classifier: a packaged net or a .safetensors file.")
     ] = "fused-gtsrb",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from steadylens.checkpoints.packaged import DEFAULT_RESTORER, RESTORERS_HELP
 from steadylens.cli.console import Debug, Device, device_named, explaining, terminated_as_interrupted
 from steadylens.cli.display import Display, complain, say
 from steadylens.errors import SettingError
@@ -69,12 +70,14 @@ def restore(
             "a single input file also a file, such as new.png, or - for standard output."
         ),
     ] = None,
-    net: Annotated[
-        str,
+    net: Annotated[str, typer.Option(help=f"The restorer: {RESTORERS_HELP}.")] = DEFAULT_RESTORER,
+    strength: Annotated[
+        float,
         typer.Option(
-            help="The restorer: a packaged net (unet-gtsrb, l11-gtsrb, l3-gtsrb) or a .safetensors file."
+            help="How much of the net's change is made, from 0 (the image stays) to 1 (all of it); for "
+            "example 0.7 leaves some grain."
         ),
-    ] = "unet-gtsrb",
+    ] = 1.0,
     pattern: Annotated[
         bool,
         typer.Option("--pattern", help="Also write an image of what was removed, as NAME.pattern.png."),
@@ -178,7 +181,9 @@ def restore(
         with _planned(paths, out, files.format, pattern=pattern, shard=share) as (plan, console):
             if share.count > 1 or origin:
                 say(f"shard {share}{origin}: {len(plan.jobs):,} of {plan.found:,} images", console)
-            opening = partial(_opened, net, tile, device_named(device), fastest=engine is EngineName.fastest)
+            opening = partial(
+                _opened, net, tile, device_named(device), strength, fastest=engine is EngineName.fastest
+            )
             restorer = opening(tell=partial(say, console=console))
             if in_place:
                 history = InPlaceHistory.opened(log=log, forget=overwrite, shard=share)
@@ -280,6 +285,7 @@ def _opened(
     net: str,
     tile: int | None,
     device: "torch.device",
+    strength: float,
     *,
     fastest: bool,
     tell: "Callable[[str], None]" = lambda line: None,
@@ -288,7 +294,7 @@ def _opened(
     from steadylens.inference.engines import fastest_engine
     from steadylens.inference.restorer import restorer_of
 
-    restorer = restorer_of(net, tile=tile, device=device)
+    restorer = restorer_of(net, tile=tile, device=device, strength=strength)
     if not fastest:
         return restorer
     timing = fastest_engine(restorer.engine)  # type: ignore[arg-type]  # a net, since it was loaded by name

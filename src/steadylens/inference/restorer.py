@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steadylens.checkpoints.loading import load
+from steadylens.checkpoints.packaged import DEFAULT_RESTORER
 from steadylens.devices import device_named, evaluating
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.metadata.exif import with_thumbnail_of, without_thumbnails
@@ -38,12 +39,25 @@ class Restorer:
         channels: How many channels the net reads.
         tiling: How images are cut into tiles.
         device: The device that the net computes on.
+        strength: How much of the net's change is made, from 0 (the image stays) to 1 (all of it): the result
+            is the image plus this times what the net would add, and only then rounded.
+
+    Raises:
+        SettingError: If the strength is below 0 or above 1.
     """
 
     engine: ImageToImage
     channels: int
     tiling: Tiling
     device: torch.device
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses a strength that is no share."""
+        if not 0 <= self.strength <= 1:
+            raise SettingError(
+                f"the strength is {self.strength}; it must be from 0, which keeps the image, to 1"
+            )
 
     def __call__(self, images: Tensor, progress: ProgressCallback = lambda done, total: None) -> Tensor:
         """Returns the restored images, in the type and on the device of the given ones.
@@ -60,6 +74,9 @@ class Restorer:
         """
         _check(images)
         images = images.detach()
+        if self.strength == 0:
+            progress(1, 1)
+            return images.clone(memory_format=torch.preserve_format)
         colours = images.shape[1] - (images.shape[1] in (2, 4))
         seen, alpha = images[:, :colours], images[:, colours:]
         if alpha.shape[1]:
@@ -75,6 +92,7 @@ class Restorer:
                 device=self.device,
                 progress=progress,
                 at_once=getattr(self.engine, "streams", 1),
+                strength=self.strength,
             )
         if alpha.shape[1]:
             put_back_hidden(restored[:, :colours], images[:, :colours], alpha)
@@ -87,12 +105,13 @@ def restorer_of(
     margin: int | None = None,
     tile: int | None = None,
     device: torch.device | str | None = None,
+    strength: float = 1.0,
 ) -> Restorer:
     """Prepares a net for images of any size; the arguments are those of `restore`.
 
     Raises:
-        SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, or the
-            tile is too small.
+        SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, the
+            tile is too small, or the strength is no number from 0 to 1.
         CheckpointError: If a file cannot be used.
     """
     device = device_named(device) if isinstance(device, str) else device
@@ -114,16 +133,19 @@ def restorer_of(
         alignment=facts.alignment,
         surround=None if unpadded is None else unpadded.surround,
     )
-    return Restorer(engine=unpadded or net, channels=facts.channels, tiling=tiling, device=place)
+    return Restorer(
+        engine=unpadded or net, channels=facts.channels, tiling=tiling, device=place, strength=strength
+    )
 
 
 def restore(
     image: Any,
-    net: str | Path | ImageToImage = "unet-gtsrb",
+    net: str | Path | ImageToImage = DEFAULT_RESTORER,
     *,
     margin: int | None = None,
     tile: int | None = None,
     device: torch.device | str | None = None,
+    strength: float = 1.0,
 ) -> Any:
     """Returns an image restored by a net, as the same kind of object.
 
@@ -146,11 +168,13 @@ def restore(
         margin: How many pixels around it a pixel of the result depends on; None asks a net of this package.
         tile: Height and width of a tile in pixels, overlap included; None chooses by the device.
         device: Where to compute. A net given by name is moved there; None means where the net is.
+        strength: How much of the net's change is made, from 0 (the image stays as it is) to 1 (all of it).
+            The blend is made before rounding.
 
     Raises:
         ImageError: If the image is of another kind, is empty, or leaves [0, 1] by far.
-        SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, or the
-            tile is too small.
+        SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, the
+            tile is too small, or the strength is no number from 0 to 1.
         CheckpointError: If a file cannot be used.
 
     Example:
@@ -164,7 +188,7 @@ def restore(
             f"{str(image)!r} is a path, not an image; read it first, as in "
             f"restore(steadylens.read_image({str(image)!r}))"
         )
-    restorer = restorer_of(net, margin=margin, tile=tile, device=device)
+    restorer = restorer_of(net, margin=margin, tile=tile, device=device, strength=strength)
     match image:
         case Tensor():
             if image.ndim not in (3, 4):

@@ -144,6 +144,7 @@ def in_tiles(
     device: torch.device,
     progress: ProgressCallback,
     at_once: int = 1,
+    strength: float = 1.0,
 ) -> None:
     """Runs a net on `images`, one tile at a time, and writes the result to `restored`.
 
@@ -157,6 +158,8 @@ def in_tiles(
         device: The device that the net computes on.
         progress: Called after each tile with the number of tiles done and their total.
         at_once: How many tiles are given to the net at the same time, each from its own thread.
+        strength: How much of the net's change is made: 0 keeps the images, 1 gives the output of the net. It
+            counts before the result is clipped and rounded.
 
     Raises:
         SettingError: If the net returns no tensor, or one of the wrong shape.
@@ -169,6 +172,9 @@ def in_tiles(
             seen = to_unit(images[group, :, row.present(height), column.present(width)].to(device))
             lacking = (*column.lacking(width), *row.lacking(height))
             tile = _run(net, seen, lacking, tiling)[..., row.kept_of_made, column.kept_of_made]
+            if strength != 1:
+                before = to_unit(images[group, :, row.kept, column.kept].to(device))
+                tile = _blended(before, tile, strength)
             _copy(from_unit(tile, images.dtype), restored[group, :, row.kept, column.kept])
 
     work = list(product(_groups(images, tiling), spans(height, tiling), spans(width, tiling)))
@@ -201,6 +207,14 @@ def from_unit(images: Tensor, dtype: torch.dtype) -> Tensor:
         with np.errstate(invalid="ignore"):  # NaN may become any value
             return torch.from_numpy(np.rint(levels, out=levels).astype(NUMPY_DTYPES[dtype]))
     return images.clamp(0, 1).mul_(top).round_().to(dtype)
+
+
+def _blended(before: Tensor, after: Tensor, strength: float) -> Tensor:
+    """Returns images between two: 0 is before, 1 is after."""
+    if before.device.type == "cpu":
+        first, second = before.detach().numpy(), after.detach().float().numpy()
+        return torch.from_numpy(first + np.float32(strength) * (second - first))
+    return torch.lerp(before, after.float(), strength)
 
 
 def _copy(source: Tensor, target: Tensor) -> None:
