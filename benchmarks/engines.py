@@ -135,7 +135,7 @@ def speeds(ours: nn.Module, *, side: int, matrix: int, rounds: int) -> dict[str,
 
 def classical_speeds(side: int, rounds: int) -> dict[str, float]:
     """Measures the classical methods in megapixels per second, on a random picture."""
-    picture = torch.randint(256, (side, side, 3), dtype=torch.uint8).numpy()
+    picture = torch.rand(side, side, 3).numpy()
     calls = {name: partial(method.restore, picture, 25.0, 1.0) for name, method in CLASSICAL.items()}
     return {name: 1e-6 * side**2 / taken for name, taken in quickest(calls, rounds).items()}
 
@@ -148,13 +148,12 @@ def qualities(ours: nn.Module, data: str, count: int) -> list[dict[str, object]]
     columns: dict[str, dict[str, object]] = {"noisy": {}, "L11": {}, **{name: {} for name in CLASSICAL}}
     for sigma_grey in SIGMAS_GREY:
         noise = torch.randn(clean.shape, generator=generator) * (sigma_grey / 255)
-        stored = to_uint8(clean + noise)
-        noisy = steadylens.to_float(stored)
+        noisy = steadylens.to_float(to_uint8(clean + noise))
         restored = steadylens.to_float(to_uint8(forward_in_batches(ours, noisy)))
         column = f"sigma_{sigma_grey:g}"
         columns["noisy"][column] = float(psnr(noisy, clean).mean())
         columns["L11"][column] = float(psnr(restored, clean).mean())
-        pictures = [image.permute(1, 2, 0).contiguous().numpy() for image in stored]
+        pictures = [image.permute(1, 2, 0).contiguous().numpy() for image in noisy]
         for name, method in CLASSICAL.items():
             columns[name][column] = max(
                 mean_psnr(method.restore, pictures, clean, sigma_grey, setting) for setting in method.settings
@@ -171,7 +170,7 @@ def mean_psnr(
 ) -> float:
     """Returns the mean PSNR in dB of a classical method with one setting."""
     found = [torch.from_numpy(restore(picture, sigma_grey, setting)).permute(2, 0, 1) for picture in pictures]
-    return float(psnr(steadylens.to_float(torch.stack(found)), clean).mean())
+    return float(psnr(steadylens.to_float(to_uint8(torch.stack(found))), clean).mean())
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
