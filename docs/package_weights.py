@@ -1,7 +1,8 @@
 """Packages the nets of a run under src/steadylens/weights, with what was measured of them.
 
 Usage: python docs/package_weights.py RUN RECORDS
-RUN is a folder that `steadylens reproduce` wrote, RECORDS the run's file of records, under results/. The
+RUN is a folder that `steadylens reproduce` wrote, RECORDS the run's file of records, under results/. A net
+for photographs is RUN/models/restorer-photographs.safetensors, its records are of other photographs. The
 weights are rounded to float16. What the packaged nets make of a fixed image is written to
 tests/pretrained_outputs.json, so that a test can hold any machine to it.
 """
@@ -48,8 +49,17 @@ SOURCES = {
     "dong-gtsrb": ("restorer-Dong", "Dong"),
     "sign-gtsrb": ("original", ORIGINAL),
     "fused-gtsrb": ("together", TOGETHER),
+    "unet-photos": ("restorer-photographs", "unet-photos"),
 }
 """By the name of a packaged net: its file in the run, and what the records call it."""
+
+ATTRIBUTIONS = {
+    "unet-photos": "The photographs are the 250 of CID22, the Compression Image Dataset 2022 of Cloudinary, "
+    "under CC BY-SA 4.0, and 41 in the public domain: wallpapers of the Budgie desktop (CC0), photographs of "
+    "NASA and SpaceX, and wallpapers of Pop!_OS and elementary OS that were on Unsplash before June 2017 "
+    "(CC0)."
+}
+"""Whose the training images are, by the name of a packaged net."""
 
 
 def main(run: Path, records: Path) -> None:
@@ -57,24 +67,30 @@ def main(run: Path, records: Path) -> None:
     rows = first_run(read_records(records))  # the nets that ship are those of the run's own seed
     for name, (stem, network) in SOURCES.items():
         if (source := run / "models" / f"{stem}{SUFFIX}").exists():
-            package(source, WEIGHTS / f"{name}{SUFFIX}", figures_of(network, rows))
+            package(
+                source, WEIGHTS / f"{name}{SUFFIX}", figures_of(network, rows), ATTRIBUTIONS.get(name, "")
+            )
     with replacing(OUTPUTS) as temporary:
         found = {name: outputs(load_model(WEIGHTS / f"{name}{SUFFIX}")[0]) for name in SOURCES}
         temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def package(source: Path, target: Path, figures: Sequence[Measurement]) -> None:
+def package(source: Path, target: Path, figures: Sequence[Measurement], attribution: str = "") -> None:
     """Writes one net of a run as it is shipped.
 
     Raises:
-        SettingError: If a figure is of another recipe, seed or data than the net.
+        SettingError: If a figure is of another recipe, seed or, unless the images are photographs without a
+            test part, of other data than the net.
     """
     module, about = load_model(source)
     for row in figures:
         origin = row.provenance
-        found = (origin.recipe, origin.seed, origin.data.rpartition(" (")[0])
+        data = about["data"] if about["data"].startswith("photographs") else origin.data.rpartition(" (")[0]
+        found = (origin.recipe, origin.seed, data)
         if found != (about["recipe"], about["seed"], about["data"]):
             raise SettingError(f"{source} is of another run than the records {found}; give those of its run")
+    if attribution:
+        about["attribution"] = attribution
     about["figures"] = [encode(row) for row in figures]
     about["stored_as"] = f"float16, which {rounding(module)}"
     save_model(target, module, about=about, dtype=torch.float16)

@@ -177,7 +177,7 @@ def test_a_hub_reads_the_header_of_a_card(name: str) -> None:
     card = steadylens.card(name)
     data: Any = ModelCard(readme_of(card)).data
     assert (data.license, data.library_name, data.pipeline_tag) == ("mit", "steadylens", card.task)
-    assert "traffic-signs" in data.tags
+    assert ("traffic-signs" in data.tags) == name.endswith("-gtsrb")
     assert data.model_name == name
     found = {(result.metric_type, result.metric_value) for result in data.eval_results}
     tops = [row for row in card.info.figures if isinstance(row, Accuracy) and row.k == 1]
@@ -301,12 +301,16 @@ def test_only_a_net_that_learned_on_signs_is_said_to_know_them(data: str) -> Non
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_every_packaged_net_defends_against_no_adversary_and_knows_traffic_signs_only(
+def test_every_packaged_net_defends_against_no_adversary_and_knows_the_images_of_its_name_only(
     name: str,
 ) -> None:
     limits = section(steadylens.card(name), "Limits")
     assert "no defence against attacks" in limits
-    assert "It was trained on German traffic signs, cut out and resized to 48x48 pixels." in limits
+    learned = {
+        "gtsrb": "It was trained on German traffic signs, cut out and resized to 48x48 pixels.",
+        "photos": "It was trained on photographs.",
+    }
+    assert learned[name.rpartition("-")[2]] in limits
     assert ("No safety function should rely on it alone" in limits) == (name in {"sign-gtsrb", "fused-gtsrb"})
 
 
@@ -422,3 +426,15 @@ def test_a_net_of_ones_own_has_a_card_too() -> None:
     assert (found.name, found.purpose, found.info.data) == ("DongNet", DongNet.purpose, "")
     loaded = steadylens.load_net("l3-gtsrb")
     assert steadylens.card(loaded) == steadylens.card("l3-gtsrb")
+
+
+def test_those_whose_photographs_a_net_learned_from_are_named_by_all_that_is_made_from_it() -> None:
+    credit = "Photographs by A, under the B licence."
+    about = {"data": "photographs:DIR", "attribution": credit}
+    restorer = loaded(RestorationNet(depth=3), about)
+    assert credit in card_of(restorer).markdown()
+    assert any(limit.startswith("It was trained on photographs.") for limit in limitations(restorer))
+    tuned = loaded(PAIR, {"data": "folder:DIR", "origins": {"restorer": dict(restorer.origin)}})
+    assert card_of(tuned).markdown().count(credit) == 1
+    again = loaded(PAIR, {"data": "folder:DIR", "origins": {"restorer": dict(tuned.origin)}})
+    assert card_of(again).markdown().count(credit) == 1

@@ -48,6 +48,11 @@ def limitations(net: LoadedNet) -> Iterator[str]:
             f"{subject} trained on German traffic signs, cut out and resized to 48x48 pixels. Other motifs, "
             "cameras and resolutions were not measured."
         )
+    if any(source.startswith("photographs") for source in info.sources):
+        yield (
+            "It was trained on photographs. Drawings, text, screenshots and scientific pictures were not "
+            "measured. Where noise is strong, it removes fine texture with it."
+        )
     if info.training_kind == "clean classifier":
         yield "It was trained only on clean images: noise changes its answers, as the figures show."
     elif info.data:
@@ -187,7 +192,7 @@ def _data(card: Card) -> str:
         for part, known in card.info.origins.items()
     ]
     terms = [TERMS] if any(source.startswith("gtsrb") for source in card.info.sources) else []
-    return " ".join([how, *began, *terms])
+    return " ".join([how, *began, *terms, *card.info.attributions])
 
 
 def _origin(known: Mapping[str, str]) -> str:

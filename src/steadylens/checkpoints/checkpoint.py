@@ -31,7 +31,7 @@ from steadylens.nets.weights import check_header, copy_weights, other_kind, raw_
 from steadylens.records import Measurement, decode
 
 Origins = Mapping[str, Mapping[str, str]]
-"""Name, data and licence of the nets that a net was made from, by their role: "restorer", "classifier"."""
+"""Name, data, licence and attribution of the nets that a net was made from, by role, such as "restorer"."""
 
 TrainingKind = Literal[
     "unknown",
@@ -59,7 +59,7 @@ class TrainingInfo:
         fit: How photographs were made square.
         commit: Git commit of the code.
         versions: Pairs of library and version.
-        origins: Name, data and licence of the nets that it was made from.
+        origins: Name, data, licence and attribution of the nets that it was made from.
         steps: Steps of the training, over all phases.
         samples: Noisy images that its last stage was trained on; an image counts each time.
         seconds: Time that its last stage took.
@@ -67,6 +67,7 @@ class TrainingInfo:
         curve: Points of the loss curve: step, mean loss since the previous point, learning rate.
         validation: Results on validation images by name, for example "accuracy".
         licence: Licence of the weights, for example "MIT".
+        attribution: Whose the training images are, and under which licences.
         figures: Results on test images.
         stored_as: Number format of the weights in the file.
         plain: All information in the file, unchanged.
@@ -89,6 +90,7 @@ class TrainingInfo:
     curve: tuple[tuple[int, float, float], ...] = field(default=(), repr=False)
     validation: Mapping[str, float] = field(default_factory=dict)
     licence: str = ""
+    attribution: str = ""
     figures: tuple[Measurement, ...] = field(default=(), repr=False)
     stored_as: str = ""
     plain: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -135,6 +137,12 @@ class TrainingInfo:
         return tuple(dict.fromkeys(source for text in known for source in text.split(", ") if source))
 
     @property
+    def attributions(self) -> tuple[str, ...]:
+        """Whose all training images are, also those of the nets that it was made from."""
+        known = [self.attribution, *(origin.get("attribution", "") for origin in self.origins.values())]
+        return tuple(dict.fromkeys(filter(None, known)))
+
+    @property
     def training_kind(self) -> TrainingKind:
         """How the net was made, derived from its stage and its data."""
         if self.stage == "classifier":
@@ -148,7 +156,7 @@ class TrainingInfo:
         return "restorer tuned without labels" if self.stage.startswith("label-free") else "other"
 
 
-_TEXTS = ("stage", "key", "recipe", "data", "commit", "licence", "stored_as")
+_TEXTS = ("stage", "key", "recipe", "data", "commit", "licence", "attribution", "stored_as")
 
 
 def _number(plain: Mapping[str, Any], name: str) -> Any:
@@ -200,9 +208,9 @@ LICENCE = "MIT"
 
 PRETRAINED = (
     "l11-gtsrb", "l9-gtsrb", "l7-gtsrb", "l5-gtsrb", "l3-gtsrb", "dong-gtsrb", "sign-gtsrb", "fused-gtsrb",
-    "unet-gtsrb",
+    "unet-gtsrb", "unet-photos",
 )  # fmt: skip
-"""Names of the packaged nets: the restorers of Table 1, the sign net, L11 in front of it, and a U-Net."""
+"""Names of the packaged nets: the restorers of Table 1, the sign net, a fused classifier, and two U-Nets."""
 
 
 def packaged_file(name: str) -> AbstractContextManager[Path]:

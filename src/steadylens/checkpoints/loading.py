@@ -75,13 +75,14 @@ class LoadedNet:
 
     @property
     def origin(self) -> Mapping[str, str]:
-        """Name, data and licence, to be written into the files of nets that are made from this one."""
+        """Name, data, licence and attribution, for the files of nets that are made from this one."""
         if not self.name:
             return {}
         origin = {
             "name": self.known_as or self.name,
             "data": ", ".join(self.info.sources),
             "licence": self.info.licence,
+            "attribution": " ".join(self.info.attributions),
         }
         return {key: text for key, text in origin.items() if text}
 
