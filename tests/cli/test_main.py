@@ -39,7 +39,7 @@ COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--memory", "--
 CLASSIFIER = {"classifier", "--weights", "--size", "--mean", "--std", "--fit", "--ema"}
 COMMANDS = {
     "reproduce": COMMON | {"--out", "--half-width", "--noise", "--versions"},
-    "train restorer": COMMON | {"net", "--out"},
+    "train restorer": COMMON | {"net", "--out", "--start"},
     "train classifier": COMMON | {"--out", "--noisy", "--fit"},
     "fuse": COMMON | CLASSIFIER | {"restorer", "--out", "--tune", "--restorer-only"},
     "compare": COMMON
@@ -446,7 +446,7 @@ def test_nets_are_trained_fused_evaluated_and_reported(
     common = ("--recipe", "smoke", "--data", f"folder:{images}", "--cache", tmp_path / "cache")
     front, alone, fused = (tmp_path / f"{name}.safetensors" for name in ("front", "alone", "fused"))
     calls: tuple[tuple[str | Path, ...], ...] = (
-        ("train", "restorer", "L3", "--out", front, *common),
+        ("train", "restorer", "L3", "--start", "l3-gtsrb", "--out", front, *common),
         ("train", "classifier", "--noisy", "--out", alone, *common),
         ("fuse", front, alone, "--out", fused, *common),
         (
@@ -498,3 +498,13 @@ def test_a_call_without_a_command_gets_the_help(arguments: list[str]) -> None:
     outcome = finish(start(*arguments))
     assert (outcome.code, outcome.err) == (2, "")
     assert "Usage" in outcome.out
+
+
+def test_a_training_does_not_go_on_from_a_net_of_another_architecture(images: Path, tmp_path: Path) -> None:
+    outcome = steadylens(
+        "train", "restorer", "UNet", "--start", "l3-gtsrb", "--data", f"folder:{images}",
+        "--out", tmp_path / "net.safetensors",
+    )  # fmt: skip
+    assert outcome.code == 2
+    assert "l3-gtsrb is no UNet, so it cannot be its start" in outcome.err
+    assert not (tmp_path / "net.safetensors").exists()

@@ -1,5 +1,6 @@
 """A stage that was cut off, even killed, ends with the same file; a finished one is not made again."""
 
+import copy
 import signal
 import subprocess
 import sys
@@ -334,6 +335,21 @@ def test_a_restorer_is_trained_with_validation_numbers(
     assert 10 < validation["noisy_db"] < 60
     assert 0 < validation["restored_db"] < 60
     assert 1 <= validation["images"] <= len(tiny_data.validation)
+
+
+def test_a_training_that_goes_on_from_a_loaded_net_tells_what_it_began_as(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    first = train_restorer(run_of(tiny_data, Notebook()), "L3", tmp_path / "first.safetensors")
+    weights = copy.deepcopy(first.module.state_dict())
+    still = replace(TINY.restorer, optimization=MomentumSgd(learning_rate=1e-12))
+    run = run_of(tiny_data, Notebook(), recipe=replace(TINY, restorer=still))
+    again = train_restorer(run, first, tmp_path / "again.safetensors")
+    assert again.info.origins["restorer"]["name"] == "first"
+    assert again.info.origins["restorer"]["data"] == tiny_data.source
+    assert again.info.seconds_before == first.seconds
+    for name, value in again.module.state_dict().items():
+        assert torch.allclose(value, weights[name], atol=1e-6)
 
 
 def test_a_net_whose_last_layer_is_zero_starts_as_the_identity(tiny_data: Dataset, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class RecipeName(StrEnum):
     unet = "unet"
     smoothing = "smoothing"
     photographs = "photographs"
+    camera = "camera"
     long = "long"
     thorough = "thorough"
     fast = "fast"
@@ -133,8 +134,8 @@ class RunOptions:
         RecipeName,
         typer.Option(
             help="How much to train and to measure. smoke: seconds. quick: minutes. fast: half an hour. "
-            "thorough and unet: hours on 2 CPU cores; smoothing: as unet, for certificates; photographs: "
-            "restorers of photographs. paper-quarter, paper and long: on a GPU."
+            "thorough and unet: hours on 2 CPU cores; smoothing: as unet, for certificates; photographs and "
+            "camera: restorers of photographs. paper-quarter, paper and long: on a GPU."
         ),
     ] = RecipeName.quick
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0

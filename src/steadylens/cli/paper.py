@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,10 @@ from steadylens.cli.console import (
     with_option_groups,
 )
 from steadylens.cli.display import say
+from steadylens.errors import SettingError
+
+if TYPE_CHECKING:
+    from steadylens.checkpoints.loading import LoadedNet
 
 
 class NetName(StrEnum):
@@ -53,6 +57,13 @@ def train_one_restorer(
     net: Annotated[NetName, typer.Argument(help="A net of the paper's Table 1, or UNet.")],
     out: File,
     options: RunOptions,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="A restorer of the same architecture whose training goes on with these images and this "
+            "recipe: a .safetensors file or a packaged net. By default, the net is a new one."
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Train a restoration net on noisy training images."""
@@ -60,9 +71,25 @@ def train_one_restorer(
         from steadylens.training.stages import check_suffix, train_restorer
 
         check_suffix(out)
+        began = None if start is None else _restorer_like(net, start)
         with open_run(options, out) as run:
-            train_restorer(run, net.value, out)
+            train_restorer(run, began or net.value, out)
     say(f"net: {out.resolve()}")
+
+
+def _restorer_like(net: NetName, source: str) -> "LoadedNet":
+    """Returns a trained restorer if it has the architecture of the named net."""
+    from steadylens.checkpoints.loading import load_net
+    from steadylens.nets.architecture import describe, restorer_named
+    from steadylens.nets.facts import RESTORING
+
+    found = load_net(source, task=RESTORING)
+    wanted = restorer_named(net.value, padding=getattr(found.module, "padding", "zeros"))
+    if describe(found.module) != describe(wanted):
+        raise SettingError(
+            f"{source} is no {net.value}, so it cannot be its start; give one of the same architecture"
+        )
+    return found
 
 
 @with_option_groups

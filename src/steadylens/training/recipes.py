@@ -2,18 +2,20 @@
 
 PAPER has the settings of the paper, PAPER_QUARTER a quarter of its iterations. UNET is what we recommend: it
 trains the U-Net, and then the U-Net and the classifier together, in some hours on two CPU cores. SMOOTHING
-tunes classifiers for certificates, and PHOTOGRAPHS trains the U-Net on photographs. LONG trains the nets of
-the paper for twenty minutes on a GPU, which would take days on two CPU cores. There, THOROUGH takes some
-hours and FAST half an hour. QUICK runs the whole pipeline in under five minutes, SMOKE in seconds, with nets
-that have learned next to nothing.
+tunes classifiers for certificates. PHOTOGRAPHS trains the U-Net on photographs, and CAMERA goes on with the
+noise of cameras. LONG trains the nets of the paper for twenty minutes on a GPU, which would take days on two
+CPU cores. There, THOROUGH takes some hours and FAST half an hour. QUICK runs the whole pipeline in under five
+minutes, SMOKE in seconds, with nets that have learned next to nothing.
 """
 
 import math
 from dataclasses import replace
 
 from steadylens.errors import SettingError
+from steadylens.noise.camera import Demosaiced, PoissonGaussian, Resized
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
+from steadylens.noise.jpeg import Jpeg
 from steadylens.training.augmentation import Augmentation, StrongAugmentation
 from steadylens.training.loop import MomentumSgd, OneCycleAdam
 from steadylens.training.objectives import LogSquaredError, SquaredError
@@ -392,13 +394,41 @@ PHOTOGRAPH_RESTORER = replace(
     ),
 )
 
-PHOTOGRAPHS = replace(
-    UNET,
-    name="photographs",
-    unet=PHOTOGRAPH_RESTORER,
-    evaluation=replace(UNET.evaluation, degradation=PHOTOGRAPH_NOISE),
-)
+PHOTOGRAPHS = replace(UNET, name="photographs", unet=PHOTOGRAPH_RESTORER)
 """Trains the U-Net on photographs: Gaussian noise up to a strength of 75, half of it as in 8-bit files."""
+
+CAMERA_STRENGTH = Strength(low_grey=0.5, high_grey=50, logarithmic=True)
+
+CAMERA_FAMILIES = (
+    PoissonGaussian(strength=CAMERA_STRENGTH),
+    Demosaiced(strength=CAMERA_STRENGTH),
+    Resized(strength=CAMERA_STRENGTH),
+)
+
+# Files of cameras: neighbouring pixels share the noise of most of them, and half are stored as JPEG.
+CAMERA_NOISE = Degradation(
+    families=(
+        *CAMERA_FAMILIES,
+        *(Jpeg(noise=noise, quality=(50, 98)) for noise in CAMERA_FAMILIES),
+        Gaussian(strength=CAMERA_STRENGTH, shared=0.1),
+    ),
+    weights=(1, 2, 1, 1, 2, 1, 1),
+    clean_share=0.04,
+)
+
+CAMERA = replace(
+    PHOTOGRAPHS,
+    name="camera",
+    unet=replace(
+        PHOTOGRAPH_RESTORER,
+        steps=8_000,
+        loss=LogSquaredError(floor=1e-5),  # 50 dB
+        optimization=OneCycleAdam(learning_rate=7e-4),
+        degradation=CAMERA_NOISE,
+        refinements=(),
+    ),
+)
+"""Goes on from a U-Net for photographs: noise as cameras make it, before and after JPEG."""
 
 QUICK = replace(
     FAST,
@@ -454,10 +484,10 @@ def recipe_named(name: str) -> Recipe:
     Raises:
         SettingError: If there is no recipe of that name.
     """
-    recipes = {
-        recipe.name: recipe
-        for recipe in (PAPER, PAPER_QUARTER, UNET, SMOOTHING, PHOTOGRAPHS, LONG, THOROUGH, FAST, QUICK, SMOKE)
-    }
-    if name not in recipes:
-        raise SettingError(f"there is no recipe {name!r}; choose one of {', '.join(recipes)}")
-    return recipes[name]
+    recipes = (
+        PAPER, PAPER_QUARTER, UNET, SMOOTHING, PHOTOGRAPHS, CAMERA, LONG, THOROUGH, FAST, QUICK, SMOKE,
+    )  # fmt: skip
+    by_name = {recipe.name: recipe for recipe in recipes}
+    if name not in by_name:
+        raise SettingError(f"there is no recipe {name!r}; choose one of {', '.join(by_name)}")
+    return by_name[name]

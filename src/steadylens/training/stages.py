@@ -253,13 +253,14 @@ VALIDATION_IMAGES = 500
 """Number of validation images on which a trained net is measured."""
 
 
-def train_restorer(run: Run, net: str | nn.Module, path: str | Path) -> LoadedNet:
+def train_restorer(run: Run, net: str | nn.Module | LoadedNet, path: str | Path) -> LoadedNet:
     """Trains a restorer on noisy versions of the training images.
 
     Args:
         run: Data, recipe and seed.
         net: The name of a net: L11, L9, L7, L5, L3 or Dong of Table 1, or UNet. Or any restorer, which is
-            trained in place with the same settings, starting from its present weights.
+            trained in place with the same settings, starting from its present weights. Of a loaded net the
+            file also tells what it began as.
         path: The .safetensors file to write. If it exists and belongs to this run, it is loaded instead.
 
     Returns:
@@ -270,7 +271,10 @@ def train_restorer(run: Run, net: str | nn.Module, path: str | Path) -> LoadedNe
         CheckpointError: If an existing file cannot be read.
         DivergenceError: If the training diverges.
     """
-    path, name = Path(path), net if isinstance(net, str) else type(net).__name__
+    path, made_from = Path(path), {"restorer": net} if isinstance(net, LoadedNet) else {}
+    if isinstance(net, LoadedNet):
+        net = net.module
+    name = net if isinstance(net, str) else type(net).__name__
     settings = run.recipe.restorer_recipe(name)
     module = _new_restorer(run, net, settings) if isinstance(net, str) else net
     start = () if isinstance(net, str) else (describe(module), fingerprint(module))
@@ -284,6 +288,7 @@ def train_restorer(run: Run, net: str | nn.Module, path: str | Path) -> LoadedNe
                 name=_stage_of(name, number),
                 path=path if last else path.with_stem(f"{path.stem}-part-{number}"),
                 key=run.key(_stage_of(name, number), parts[:number], *start),
+                made_from=made_from,
                 before=info,
             )
             trained = _train_restorer(run, stage, module, parts[number - 1])
