@@ -1,4 +1,4 @@
-"""Fills the tables of README.md, docs/results.md and docs/steadiness.md from the records in results/.
+"""Fills the tables of README.md and of the pages with results in docs/ from the records in results/.
 
 A table is between `<!-- table: NAME -->` and `<!-- end -->`. Run this after results/ has changed; a test
 fails where a page and the records disagree.
@@ -42,17 +42,21 @@ from steadylens.report.tables import SIGMA, Table, first_run, select, source, te
 
 ROOT = Path(__file__).resolve().parent.parent
 
-README, RESULTS, STEADINESS = (
+README, RESULTS, STEADINESS, PHOTOGRAPHS = (
     ROOT / "README.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "steadiness.md",
+    ROOT / "docs" / "photographs.md",
 )
 
-PAGES = {README: False, RESULTS: True, STEADINESS: True}
+PAGES = {README: False, RESULTS: True, STEADINESS: True, PHOTOGRAPHS: True}
 """The pages with tables, and whether they show the cells' notes (intervals, gains)."""
 
 STRESS_RUN = "-stress"
 """How the name of a run ends that is shown on docs/steadiness.md only."""
+
+PHOTOGRAPH_RUN = "photographs"
+"""The run that is shown on docs/photographs.md only."""
 
 FIRST_PAGE_RUN = "gtsrb-unet"
 """The run that README.md shows: that of the classifiers in the package."""
@@ -170,11 +174,14 @@ def recorded_runs(folder: Path = ROOT / "results") -> dict[str, list[Measurement
 def runs_of_page(
     runs: Mapping[str, Sequence[Measurement]], page: Path
 ) -> Mapping[str, Sequence[Measurement]]:
-    """Returns the records that a page shows: those of one run, of all but the stress runs, or of all."""
-    if page == README:
-        return {FIRST_PAGE_RUN: runs[FIRST_PAGE_RUN]}
+    """Returns the records that a page shows: those of one run, or all of signs, with or without stress."""
+    if page in (README, PHOTOGRAPHS):
+        shown = FIRST_PAGE_RUN if page == README else PHOTOGRAPH_RUN
+        return {shown: runs[shown]}
     return {
-        name: records for name, records in runs.items() if page == STEADINESS or not name.endswith(STRESS_RUN)
+        name: records
+        for name, records in runs.items()
+        if name != PHOTOGRAPH_RUN and (page == STEADINESS or not name.endswith(STRESS_RUN))
     }
 
 

@@ -17,7 +17,7 @@ from tests.sample_records import sample_records
 
 ROOT = Path(__file__).parents[2]
 FILLER: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "tables.py"), run_name="tables")
-PAGES = {"README.md": False, "docs/results.md": True, "docs/steadiness.md": True}
+PAGES = {"README.md": False, "docs/results.md": True, "docs/steadiness.md": True, "docs/photographs.md": True}
 STEADINESS = ("summary", "certificates", "corruptions", "attacks")
 """The tables of docs/steadiness.md, in its order."""
 NAMES = sorted(FILLER["tables_named"]([]))
@@ -125,11 +125,14 @@ def test_runs_have_tables_of_their_own_and_several_are_told_apart_by_their_recip
     assert re.findall(r"### Table 3.*: (\S+)", twice) == [first[0].provenance.recipe, "another"]
 
 
-def test_a_stress_run_is_shown_on_its_own_page_only() -> None:
-    runs: dict[str, list[Measurement]] = {"gtsrb-unet": [], "gtsrb-stress": []}
+def test_runs_of_stress_and_of_photographs_are_shown_on_their_own_pages_only() -> None:
+    runs: dict[str, list[Measurement]] = {"gtsrb-unet": [], "gtsrb-stress": [], "photographs": []}
     shown = {page: [*FILLER["runs_of_page"](runs, ROOT / page)] for page in PAGES}
     assert shown == {
-        "README.md": ["gtsrb-unet"], "docs/results.md": ["gtsrb-unet"], "docs/steadiness.md": [*runs],
+        "README.md": ["gtsrb-unet"],
+        "docs/results.md": ["gtsrb-unet"],
+        "docs/steadiness.md": ["gtsrb-unet", "gtsrb-stress"],
+        "docs/photographs.md": ["photographs"],
     }  # fmt: skip
 
 

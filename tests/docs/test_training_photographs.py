@@ -22,7 +22,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Returns a repository with two files, which the table of the script lists; a later commit removes one."""
+    """Returns a repository with the two files of the table; a later commit removes one."""
     folder = tmp_path / "host" / "some" / "one"
     folder.mkdir(parents=True)
     git(folder, "init", "--quiet")
