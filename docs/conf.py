@@ -65,7 +65,7 @@ html_theme_options: dict[str, list[str]] = {"top_of_page_buttons": []}
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"/(?!restore_on_ray)\w+\.py$",  # run every example but that which needs a cluster
+    "filename_pattern": r"/(?!restore_on_ray|imagenet_classifier)\w+\.py$",  # these need images of yours
     "within_subsection_order": ExplicitOrder(
         [
             "restore_photograph.py",
@@ -74,6 +74,7 @@ sphinx_gallery_conf = {
             "train_on_folder.py",
             "stress_classifier.py",
             "steadiness.py",
+            "imagenet_classifier.py",
             "restore_on_ray.py",
         ]
     ),

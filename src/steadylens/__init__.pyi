@@ -2,6 +2,7 @@ from .checkpoints.card import Card as Card
 from .checkpoints.card import card as card
 from .checkpoints.checkpoint import load_model as load_model
 from .checkpoints.checkpoint import save_model as save_model
+from .checkpoints.choosing import default_restorer as default_restorer
 from .checkpoints.hub import from_pretrained as from_pretrained
 from .checkpoints.hub import push_to_hub as push_to_hub
 from .checkpoints.hub import save_pretrained as save_pretrained
@@ -117,6 +118,7 @@ __all__ = [
     "classifying_objective",
     "compare",
     "dataset_from",
+    "default_restorer",
     "estimate_noise",
     "export_net",
     "exported_classifier",

@@ -15,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from steadylens.checkpoints.checkpoint import load_model, save_model
-from steadylens.cli import classifiers
+from steadylens.checkpoints.packaged import RESTORERS
 from steadylens.cli.main import app
 from steadylens.evaluation import experiments
 from steadylens.evaluation.stress import attacks, corruptions
@@ -170,18 +170,34 @@ def test_a_folder_of_test_images_is_compared_whole(workplace: Path) -> None:
     assert "15 for testing" in said
 
 
-def test_a_packaged_restorer_is_tried_when_none_is_named(
+def test_the_packaged_restorer_of_such_images_is_tried_when_none_is_named(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert classifiers.DEFAULT_RESTORER == "unet-gtsrb"
-    monkeypatch.setattr(classifiers, "DEFAULT_RESTORER", "l3-gtsrb")  # it is quicker
+    monkeypatch.setitem(RESTORERS, "traffic signs", "dong-gtsrb")
+    monkeypatch.setitem(RESTORERS, "photographs", "l3-gtsrb")
     code, said, _ = compare(*RESNET)
     assert code == 0
-    said = " ".join(said.split())
-    assert "l3-gtsrb is compared; it learned from traffic signs of 48 pixels" in said
-    assert "may help little on images of 32" in said
+    assert "note: no --restorer is given, so l3-gtsrb is compared" in said
     rows = read_records(workplace / "out" / "records.jsonl")
     assert {row.network for row in rows if isinstance(row, Cost)} == {"alone", "behind l3-gtsrb"}
+
+
+def test_without_a_suitable_restorer_one_must_be_named(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RESTORERS, "photographs", "unet-of-the-future")
+    code, _, error = compare(*RESNET)
+    assert code == 2
+    assert "no packaged restorer is known to help classifiers of photographs" in error
+
+
+SIGN_NOTE = "l3-gtsrb learned from traffic signs of 48 pixels, and these images are of 32"
+
+
+def test_a_restorer_of_signs_before_a_classifier_of_photographs_is_noted(workplace: Path) -> None:
+    code, said, _ = compare(*RESNET, "--restorer", "l3-gtsrb", "--restorer", "smooth.safetensors")
+    assert code == 0
+    assert " ".join(said.split()).count(SIGN_NOTE) == 1
 
 
 def certify(*arguments: str) -> tuple[int, str, str]:
@@ -404,9 +420,12 @@ def test_the_pair_remembers_how_photographs_are_fitted(parts: Path, tmp_path: Pa
         assert str(classifier.fit) == fit
 
 
-def test_a_packaged_restorer_is_fused_by_its_name(parts: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["nothing", "classifier", "both", "restorer"])
+def test_a_packaged_restorer_is_fused_by_its_name(part: str, parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "pair.safetensors"
-    assert fuse(parts, out, *resnet(parts), "--tune", "nothing", front="l3-gtsrb")[0] == 0
+    code, said, _ = fuse(parts, out, *resnet(parts), "--tune", part, front="l3-gtsrb")
+    assert code == 0
+    assert " ".join(said.split()).count(SIGN_NOTE) == 1
     pair, about = load_model(out)
     assert isinstance(pair.restorer, RestorationNet)
     assert about["seconds"] > 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NOT_RUN = {"restore_on_ray"}  # it needs images, and has tests of its own
+NOT_RUN = {"imagenet_classifier", "restore_on_ray"}  # they need images, and have tests of their own
 EXAMPLES = sorted({path.stem for path in (ROOT / "examples").glob("*.py")} - NOT_RUN)
 GALLERY = ROOT / "docs" / "gallery"
 

@@ -3,6 +3,7 @@ from .card import card as card
 from .checkpoint import TrainingInfo as TrainingInfo
 from .checkpoint import load_model as load_model
 from .checkpoint import save_model as save_model
+from .choosing import default_restorer as default_restorer
 from .hub import from_pretrained as from_pretrained
 from .hub import push_to_hub as push_to_hub
 from .hub import save_pretrained as save_pretrained
@@ -16,6 +17,7 @@ __all__ = [
     "LoadedNet",
     "TrainingInfo",
     "card",
+    "default_restorer",
     "from_pretrained",
     "load",
     "load_classifier",

@@ -1,9 +1,15 @@
 """Which packaged net restores images if nobody names one, and what the packaged restorers are for.
 
-This module imports nothing, so that commands can print their help at once.
+This module imports nothing of the package, so that commands can print their help at once.
 """
 
-from typing import Final
+from typing import Final, Literal
+
+ImageKind = Literal["traffic signs", "photographs"]
+"""The kinds of images that packaged restorers learned from."""
+
+RESTORERS: Final[dict[ImageKind, str]] = {"traffic signs": "unet-gtsrb", "photographs": "unet-photos"}
+"""The packaged restorer that goes in front of a classifier of images of each kind."""
 
 DEFAULT_RESTORER: Final = "unet-gtsrb"
 """The packaged net of `steadylens.restore`, of `steadylens restore` and of the demo page."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steadylens.checkpoints.packaged import RESTORERS
 from steadylens.cli.console import (
     ClassifierName,
     ClassifierOptions,
@@ -34,12 +35,6 @@ if TYPE_CHECKING:
 
 PAIR = "pair"
 """The name of every pair in its training, where it is part of the random seed; the file's name is not."""
-
-DEFAULT_RESTORER = "unet-gtsrb"
-"""The packaged restorer that is compared if the user names none."""
-
-LEARNED_SIZE = 48
-"""Height and width in pixels of the images that the packaged restorers learned from."""
 
 
 RestorersInFront = Annotated[
@@ -197,7 +192,8 @@ def compare(
         list[str] | None,
         typer.Option(
             help="A restorer to put in front of the classifier, unchanged: a .safetensors file or the name "
-            f"of a packaged net. May be repeated. {DEFAULT_RESTORER} if neither this nor --fused is given."
+            "of a packaged net. May be repeated. If neither this nor --fused is given, the packaged one for "
+            f"images of the same kind: {' and '.join(f'{name} for {kind}' for kind, name in RESTORERS.items())}."
         ),
     ] = None,
     fused: FusedFiles = None,
@@ -214,15 +210,9 @@ def compare(
     with sharing_work(debug):
         stress.check()
         settings = certifying.settings()
-        alone, pairs = _opened(
-            classifier, described, restorer or ([] if fused else [DEFAULT_RESTORER]), fused or []
-        )
-        if not restorer and not fused and alone.size != LEARNED_SIZE:
-            say(
-                f"note: no --restorer is given, so {DEFAULT_RESTORER} is compared; it learned from traffic "
-                f"signs of {LEARNED_SIZE} pixels, and may help little on images of {alone.size}: train one "
-                "on yours with steadylens train restorer"
-            )
+        alone, pairs = _opened(classifier, described, restorer or [], fused or [])
+        if not pairs:
+            pairs = [_default_pair(alone, options.data)]
         with open_run(options, out, sampling=sampling, size=alone.size, fit=alone.fit, training=False) as run:
             from steadylens.evaluation.workflows import compare as compare_all
             from steadylens.report.paper import ALONE
@@ -327,6 +317,16 @@ def _opened(
     pairs = _pairs(alone, restorers, fused)
     say(_preparation(alone))
     return alone, pairs
+
+
+def _default_pair(alone: "LoadedNet", data: str) -> "LoadedNet":
+    """Returns a classifier behind the packaged restorer for the data, and says which it is."""
+    from steadylens.checkpoints.choosing import default_restorer
+
+    name = default_restorer(data, size=alone.size)
+    say(f"note: no --restorer is given, so {name} is compared")
+    (pair,) = _pairs(alone, [name], [])
+    return pair
 
 
 def _networks(run: "Run", alone: "LoadedNet", pairs: "list[LoadedNet]") -> "dict[str, nn.Module]":

@@ -13,7 +13,13 @@ from steadylens.checkpoints.checkpoint import fingerprint, fingerprints
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import moved
 from steadylens.errors import SettingError
-from steadylens.evaluation.checks import check_against, check_network, check_test_images, check_workers
+from steadylens.evaluation.checks import (
+    check_against,
+    check_network,
+    check_test_images,
+    check_workers,
+    tell_of_mismatch,
+)
 from steadylens.evaluation.experiments import (
     curve_of,
     measure,
@@ -397,6 +403,7 @@ def _check_networks(run: Run, networks: Mapping[str, nn.Module]) -> None:
     for name, network in networks.items():
         _check_fit(name, network, run)
         check_network(name, network, run)
+        tell_of_mismatch(name, network, run)
     check_workers(run, networks)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from steadylens import workers
 from steadylens.checkpoints.checkpoint import TrainingInfo, fingerprint, load_model, save_model
+from steadylens.checkpoints.choosing import mismatch
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import evaluating, forward_in_batches, moved
 from steadylens.errors import SettingError
@@ -77,6 +78,7 @@ def fine_tune(run: Run, restorer: Net, classifier: Net, path: str | Path, *, nam
     """
     settings = run.recipe.fine_tuning
     given_restorer, given_classifier = _loaded(restorer), _loaded(classifier)
+    _tell_of_mismatch(run, name, given_restorer)
     fused = FusedClassifier(copy.deepcopy(given_restorer.module), given_classifier.module).to(run.device)
     describe(fused)  # raises before the training if the pair cannot be saved afterwards
     stage = f"fine-tuning {name}"
@@ -174,6 +176,7 @@ def tune_together(
     pair = FusedClassifier(given_restorer.module, given_classifier.module, frozen=False).to(run.device)
     describe(pair)  # raises before the training if the pair cannot be saved afterwards
     _noise_of(run, settings)  # raises before the restorer is changed
+    _tell_of_mismatch(run, name, given_restorer)
     given_restorer.module.requires_grad_(True)
     key = run.key(stage, settings, tuning, fingerprint(pair))
     made_from = {"restorer": given_restorer, "classifier": given_classifier}
@@ -299,6 +302,7 @@ def tune_restorer(
     settings = replace(settings, optimization=tuning.optimization)
     noise = tuning.noise(degradation)
     given_restorer = _loaded(restorer)
+    _tell_of_mismatch(run, name, given_restorer)
     tuned = given_restorer.module.to(run.device).requires_grad_(True)
     unchanged = moved(_loaded(classifier).module, run.device)
     key = run.key(stage, settings, tuning, fingerprint(tuned), fingerprint(unchanged))
@@ -329,6 +333,13 @@ def _loaded(net: Net) -> LoadedNet:
             "first, with steadylens.load(...)"
         )
     return net if isinstance(net, LoadedNet) else LoadedNet(name="", module=net)
+
+
+def _tell_of_mismatch(run: Run, name: str, restorer: LoadedNet) -> None:
+    """Tells the run's observer if a restorer of signs is put in front of a classifier of photographs."""
+    size = run.data.train.images.shape[-1]
+    if note := mismatch(restorer.module, run.data.source, size=size):
+        run.observe(Update(stage=f"fusing {name}", state="noted", note=note))
 
 
 @contextmanager
@@ -384,6 +395,7 @@ def fuse_as_they_are(run: Run, restorer: Net, classifier: Net, path: str | Path,
         StorageError: If the file cannot be written.
     """
     made_from = {"restorer": _loaded(restorer), "classifier": _loaded(classifier)}
+    _tell_of_mismatch(run, name, made_from["restorer"])
     # Nothing was trained, so the file must not name data, recipe and seed of a training.
     return _save_pair(run, name, Path(path), made_from, omitted=("data", "recipe", "seed"))
 
