@@ -32,7 +32,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 from steadylens import (
@@ -100,7 +100,8 @@ def squares(paths: Sequence[Path], classifier: PreparedClassifier) -> Tensor:
 
 def right_answers(paths: Sequence[Path]) -> Tensor:
     """Returns the class of each photograph by its name, int64 (N,); -1 where it does not tell."""
-    classes = {number: label for label, number in enumerate(ImageNetInfo().label_names())}
+    info = ImageNetInfo()
+    classes = {info.index_to_label_name(label): label for label in range(1000)}
     found = []
     for path in paths:
         numbers = (re.match(r"n\d{8}", name) for name in (path.name, path.parent.name))
@@ -212,7 +213,7 @@ def draw(found: Mapping[str, list[Tensor]], images: Tensor, path: Path) -> None:
     """Draws the share of kept answers at each strength, and some answers that were saved."""
     clean = found[ALONE][0]
     figure = plt.figure(figsize=(10, 8), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(3, 2))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(3, 2)).flat
     axes = above.subplots()
     for name, rows in found.items():
         axes.plot(SIGMAS, [100 * (each == clean).double().mean() for each in rows], marker="o", label=name)

@@ -19,8 +19,8 @@ _SIGN_SOURCES = ("gtsrb", "signs")
 """How the sources of images of traffic signs begin."""
 
 MEASURED = (
-    "l11-gtsrb lowered the share of answers that an ImageNet classifier keeps under noise of 5 grey levels "
-    "from 94.0 to 88.0 %"
+    "unet-gtsrb lowered the share of answers that an ImageNet classifier keeps under noise of 5 grey levels "
+    "from 94.3 to 88.7 %, of 10 from 86.7 to 81.7 %"
 )
 """What a packaged restorer of signs did to a classifier of photographs; docs/classifiers.md has the rest."""
 

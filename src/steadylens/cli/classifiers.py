@@ -192,8 +192,8 @@ def compare(
         list[str] | None,
         typer.Option(
             help="A restorer to put in front of the classifier, unchanged: a .safetensors file or the name "
-            "of a packaged net. May be repeated. If neither this nor --fused is given, the packaged one for "
-            f"images of the same kind: {' and '.join(f'{name} for {kind}' for kind, name in RESTORERS.items())}."
+            "of a packaged net. May be repeated. If neither this nor --fused is given, the packaged one "
+            f"for such images: {', '.join(f'{name} for {kind}' for kind, name in RESTORERS.items())}."
         ),
     ] = None,
     fused: FusedFiles = None,
