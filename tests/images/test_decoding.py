@@ -32,7 +32,7 @@ from steadylens.images.decoding import (
 )
 from steadylens.images.reading import ImageContent, read_image_file
 from steadylens.images.tensors import read_image
-from steadylens.serving.demo import read_upload
+from steadylens.serving.pages.demo import read_upload
 from steadylens.serving.payloads import HttpError, decode_image
 
 

@@ -57,8 +57,8 @@ def serve_page(
 ) -> None:
     """Serve a demo page: add noise to an image, see it restored, and compare the classifiers' answers."""
     with explaining(debug):
-        from steadylens.serving.demo import DemoNets
-        from steadylens.serving.demo_page import application, serve
+        from steadylens.serving.pages.demo import DemoNets
+        from steadylens.serving.pages.site import application, serve
         from steadylens.serving.server import address_of, listening
 
         with listening(host, port) as listeners:

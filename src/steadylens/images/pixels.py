@@ -138,6 +138,23 @@ def flattened(pixels: Pixels, colour: tuple[int, int, int]) -> Pixels:
     return flat
 
 
+def blended(before: Pixels, after: Pixels, strength: float) -> Pixels:
+    """Returns an image between two: before + strength x (after - before), rounded to nearest.
+
+    Args:
+        before: (H, W, C), uint8 or uint16.
+        after: The restored image, of the same shape and type.
+        strength: From 0, which gives `before`, to 1, which gives `after`.
+    """
+    if strength in (0, 1):
+        return after if strength else before
+    mixed = np.empty_like(before)
+    for rows in strips(before):
+        first = before[rows].astype(np.float32)
+        mixed[rows] = np.rint(first + np.float32(strength) * (after[rows] - first))
+    return mixed
+
+
 def _read_8_bits(path: ImageSource, image: ImageFile) -> tuple[Pixels, list[str]]:
     if (plain := plain_mode(image)) is None:
         raise unknown_range(str(path), image)

@@ -4,15 +4,9 @@ In a real browser, every input has its effect, nothing overflows, and nothing is
 """
 
 import io
-import os
 import re
-import select
-import signal
-import subprocess
-import sys
-import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +15,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
-from typer.testing import CliRunner
 
-from steadylens.cli.main import app
-from steadylens.serving.demo import DemoNets, run_demo
-from steadylens.serving.demo_page import Choice, answer
-from tests.browsers import chromium
+from steadylens.serving.pages.demo import DemoNets, run_demo
+from steadylens.serving.pages.demo_page import Choice, answer
+from tests.serving.pages.sites import Site
 
 
 @pytest.fixture(scope="module")
@@ -115,72 +105,19 @@ def test_the_name_of_a_file_is_escaped(nets: DemoNets, tmp_path: Path) -> None:
     assert "&lt;b onload=x&gt;.png" in html
 
 
-# The command itself, without a network.
-ALONE = """
-import socket, sys
-
-def local(connect):
-    def connect_locally(self, address, *rest):
-        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
-            print("ASKED", address, flush=True)
-            raise OSError("there is no network")
-        return connect(self, address, *rest)
-    return connect_locally
-
-for name in ("connect", "connect_ex"):
-    setattr(socket.socket, name, local(getattr(socket.socket, name)))
-resolve = socket.getaddrinfo
-
-def resolve_locally(host, *rest, **options):
-    if host not in (None, "", "127.0.0.1", "::1", "localhost"):
-        print("ASKED", host, flush=True)
-        raise socket.gaierror("there is no network")
-    return resolve(host, *rest, **options)
-
-socket.getaddrinfo = resolve_locally
-from steadylens.cli.main import main
-main()
-"""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Page:
-    """The page in a browser, and the server behind it."""
-
-    browser: Chrome
-    address: str
-    process: subprocess.Popen[str]
+class Page(Site):
+    """The page for classifiers in a browser."""
 
     def open(self, width: int = 1280, height: int = 900, *, mobile: bool = False) -> None:
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
-        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        self.browser.get(self.address)
+        self.visit("/classifiers/", width, height, mobile=mobile)
         self.wait_for(lambda: len(self.images()) == 4)
-
-    def find(self, selector: str) -> WebElement:
-        return self.browser.find_element(By.CSS_SELECTOR, selector)
-
-    def text(self, selector: str = "#result") -> str:
-        """Returns the text of a part of the page, read at once, so that no element can vanish meanwhile."""
-        found: str = self.browser.execute_script(
-            "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText).join('|')", selector
-        )
-        return found
 
     def images(self) -> list[str]:
         found: list[str] = self.browser.execute_script(
             "return [...document.querySelectorAll('#result img')].map(image => image.src)"
         )
         return found
-
-    def shown(self, selector: str) -> bool:
-        return any(each.is_displayed() for each in self.browser.find_elements(By.CSS_SELECTOR, selector))
-
-    def wait_for(self, done: Callable[[], Any], seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while not done():
-            assert time.monotonic() < deadline, self.text("body")
-            time.sleep(0.05)
 
     def renewed(self, act: Callable[[], Any]) -> tuple[list[str], list[str]]:
         """Does something, and returns the images before it and those after it."""
@@ -201,34 +138,10 @@ class Page:
             self.wait_for(lambda: self.browser.find_elements(By.CSS_SELECTOR, "#file input[type=file]"))
         self.find("#file input[type=file]").send_keys(str(path))
 
-    def overflow(self) -> int:
-        found: int = self.browser.execute_script("return document.documentElement.scrollWidth - innerWidth")
-        return found
-
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    folder = tmp_path_factory.mktemp("app")
-    with chromium(folder) as browser, started(folder) as process:
-        try:
-            assert process.stdout is not None
-            assert select.select([process.stdout], [], [], 120)[0], "the server does not start"
-            found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-            assert found
-            yield Page(browser=browser, address=found[0], process=process)
-        finally:
-            process.kill()
-
-
-def started(folder: Path) -> subprocess.Popen[str]:
-    """Starts the command; its first line is the address."""
-    return subprocess.Popen(
-        (sys.executable, "-c", ALONE, "app", "--net", "l3-gtsrb", "--port", "0"),
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def page(site: Site) -> Page:
+    return Page(browser=site.browser, address=site.address, folder=site.folder)
 
 
 def photograph(path: Path, width: int, height: int) -> Path:
@@ -253,7 +166,7 @@ def test_the_slider_changes_noise_restored_image_and_answers(page: Page) -> None
     before, after = page.renewed(lambda: slider.send_keys(Keys.HOME))
     assert before[0] == after[0]
     assert before[3] != after[3]
-    page.wait_for(lambda: "identical to the clean image" in page.text())
+    page.wait_for(lambda: "identical to the clean image" in page.text("#result"))
     assert page.text("#result .verdict") == "Unchanged by the noise|Unchanged by the noise"
     page.renewed(lambda: slider.send_keys(Keys.ARROW_RIGHT * 10))
     page.wait_for(lambda: "28." in page.text("#result figure:nth-child(2)"))
@@ -285,14 +198,14 @@ def test_noise_is_drawn_again_with_the_next_seed(page: Page) -> None:
 def test_a_file_is_taken_and_a_broken_one_explained(page: Page, tmp_path: Path) -> None:
     page.open()
     page.renewed(lambda: page.upload(photograph(tmp_path / "street.png", 120, 80)))
-    page.wait_for(lambda: "street.png, 48x48" in page.text())
+    page.wait_for(lambda: "street.png, 48x48" in page.text("#result"))
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
     page.upload(tmp_path / "broken.png")
     page.wait_for(lambda: "broken.png is damaged or cut off" in page.text("#result [role=alert]"))
     assert "Traceback" not in page.text("body")
     assert not page.images()
     page.choose("#sign", "Stop")
-    page.wait_for(lambda: len(page.images()) == 4 and "synthetic sign" in page.text())
+    page.wait_for(lambda: len(page.images()) == 4 and "synthetic sign" in page.text("#result"))
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -303,72 +216,9 @@ def test_nothing_overflows(width: int, page: Page, tmp_path: Path) -> None:
     name = "a_very_long_name_of_a_file_that_somebody_has_dropped_on_the_page_to_see_what_it_does.png"
     page.renewed(lambda: page.upload(photograph(tmp_path / name, 700, 500)))
     page.renewed(page.find("#size label:last-child input").click)
-    page.wait_for(lambda: "The image has 700x500 pixels" in page.text())
+    page.wait_for(lambda: "The image has 700x500 pixels" in page.text("#result"))
     assert page.overflow() <= 0
     stacked = page.browser.execute_script(
         "const [a, b] = document.querySelectorAll('#result .card'); return a.offsetTop < b.offsetTop"
     )
     assert stacked == (width < 800)
-
-
-def test_everything_is_loaded_from_this_machine(page: Page) -> None:
-    page.open()
-    page.renewed(page.find("#again").click)
-    asked: list[str] = page.browser.execute_script(
-        "return performance.getEntriesByType('resource').map(resource => resource.name)"
-    )
-    assert len(asked) > 10
-    assert [url for url in asked if not url.startswith((page.address, "data:", "blob:"))] == []
-    # The browser's log would hold what the policy has blocked.
-    entries: list[dict[str, Any]] = page.browser.get_log("browser")  # type: ignore[no-untyped-call]
-    assert [entry for entry in entries if "Content Security Policy" in entry["message"]] == []
-
-
-def test_it_stops_at_a_signal_and_has_asked_no_other_machine(page: Page) -> None:
-    page.process.send_signal(signal.SIGINT)
-    out, _ = page.process.communicate(timeout=60)
-    assert page.process.returncode == 0
-    assert out == "stopped\n"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_right_after_the_address_stops_it_too(number: signal.Signals, tmp_path: Path) -> None:
-    with started(tmp_path) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("open http://127.0.0.1:")
-        process.send_signal(number)
-        out, _ = process.communicate(timeout=60)
-    assert (process.returncode, out) == (0, "stopped\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("--net", "l12-gtsrb"), "there is no net 'l12-gtsrb'"),
-        (("--fused", "sign-gtsrb"), "no fused classifier"),
-        (("--port", "70000"), "choose another --port"),
-    ],
-)
-def test_what_cannot_be_loaded_is_told_in_one_line(arguments: tuple[str, str], told: str) -> None:
-    result = CliRunner().invoke(app, ["app", "--port", "0", *arguments])
-    assert result.exit_code == 2
-    assert told in result.stderr
-    assert result.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("module", ["gradio", "fastapi", "starlette.datastructures", "uvicorn"])
-def test_without_the_extra_the_command_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, module: str
-) -> None:
-    monkeypatch.delitem(sys.modules, "steadylens.serving.demo_page", raising=False)
-    monkeypatch.setitem(sys.modules, module, None)
-    result = CliRunner().invoke(app, ["app"])
-    assert result.exit_code == 2
-    library = module.partition(".")[0]
-    told = f"{library} is not installed; install it with: pip install 'steadylens[app]'"
-    assert told in result.stderr
-
-
-def test_the_page_needs_no_library_of_the_service_alone() -> None:
-    code = "import sys; sys.modules['prometheus_client'] = None; import steadylens.serving.demo_page"
-    subprocess.run((sys.executable, "-c", code), timeout=120, check=True)

@@ -5,10 +5,8 @@ from elsewhere.
 """
 
 import math
-import socket
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -19,7 +17,7 @@ from torch import Tensor
 from steadylens.checkpoints.checkpoint import PRETRAINED
 from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import MissingExtraError, SettingError, SteadylensError
-from steadylens.serving.demo import (
+from steadylens.serving.pages.demo import (
     HIGHEST_SEED,
     MOST_SIDE,
     NOISE_TYPES,
@@ -33,14 +31,9 @@ from steadylens.serving.demo import (
     run_demo,
 )
 from steadylens.serving.payloads import encode_png
-from steadylens.serving.server import run_until_stopped
 
 try:
     import gradio as gr
-    import uvicorn
-    from fastapi import FastAPI
-    from starlette.datastructures import MutableHeaders
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError as error:
     raise MissingExtraError((error.name or "gradio").partition(".")[0], "app") from error
 
@@ -183,59 +176,25 @@ def _render(**content: Any) -> str:
     return environment.get_template("demo.html").render(content)
 
 
-MOST_BYTES = 2**25
-"""The largest image file that the page accepts."""
-
 STRONGEST_GREY = 80
 """The end of the slider for the strength, in grey levels."""
 
-POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
-"""The content security policy: browsers may load only what comes from this server."""
-
 _INTRO = """
 <h1>Steadylens</h1>
+<nav><a href="../photographs">Photographs</a> <a href="" aria-current="page">Classifiers</a></nav>
 <p>Noise in an image can change the answer of a classifier. Add noise to a traffic sign, see how a small
 network restores it, and compare a classifier alone with a fused one, which has such a network in front.</p>
 """
 
 _FIRST = Choice()
 
-_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
-
-
-def application(nets: DemoNets) -> FastAPI:
-    """Returns the page as an ASGI application."""
-    application = FastAPI(openapi_url=None)
-    application.add_middleware(_ContentPolicy)
-    mounted: FastAPI = gr.mount_gradio_app(
-        application,
-        page(nets),
-        path="",
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        max_file_size=MOST_BYTES,
-        theme=gr.themes.Base(font=_FONTS, font_mono=("ui-monospace", "monospace"), radius_size="lg"),
-        css=(files("steadylens.serving") / "templates" / "demo.css").read_text(),
-    )
-    return mounted
-
-
-def serve(application: FastAPI, listeners: Sequence[socket.socket], *, ready: Callable[[], None]) -> None:
-    """Serves the page until SIGINT or SIGTERM.
-
-    Args:
-        application: The page, from `application`.
-        listeners: Bound sockets, from `listening`.
-        ready: Called as soon as browsers can connect.
-    """
-    config = uvicorn.Config(application, log_config=None, log_level="critical", timeout_graceful_shutdown=1)
-    run_until_stopped(uvicorn.Server(config), listeners, ready=ready)
+_KEPT_SECONDS = (300, 3600)
+"""How often gradio looks for uploaded files, which it keeps on disk, and the age at which it removes them."""
 
 
 def page(nets: DemoNets) -> gr.Blocks:
     """Returns the page: its inputs, its result, and how they are connected."""
-    blocks: gr.Blocks = gr.Blocks(title="Steadylens", analytics_enabled=False, delete_cache=(3600, 86400))
+    blocks: gr.Blocks = gr.Blocks(title="Steadylens", analytics_enabled=False, delete_cache=_KEPT_SECONDS)
     with blocks:
         gr.HTML(_INTRO, elem_id="intro")
         with gr.Row():
@@ -345,20 +304,3 @@ def _nothing() -> None:
 def _visible(name: str) -> list[dict[str, Any]]:
     chosen = NOISE_TYPES[name]
     return [gr.update(visible=chosen.has_strength), gr.update(visible=chosen.has_share)]
-
-
-class _ContentPolicy:
-    """Adds the content security policy to every response."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles a request as ASGI prescribes."""
-
-        async def send_confined(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["content-security-policy"] = POLICY
-            await send(message)
-
-        await self._app(scope, receive, send_confined)

@@ -23,7 +23,7 @@ from steadylens.nets.classification import FusedClassifier
 from steadylens.nets.restoration import RestorationNet
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Laplacian, Strength
-from steadylens.serving.demo import (
+from steadylens.serving.pages.demo import (
     HIGHEST_SEED,
     MOST_PIXELS,
     MOST_SIDE,

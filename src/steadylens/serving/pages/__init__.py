@@ -1,0 +1,5 @@
+"""The pages of `steadylens app`: restore a photograph of yours, and see what noise does to classifiers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,4 @@
+from .site import application as application
+from .site import serve as serve
+
+__all__ = ["application", "serve"]
