@@ -67,7 +67,8 @@ def test_each_task_has_its_own_response() -> None:
     )
     assert list(of_classifier["responses"]["200"]["content"]) == ["application/json"]
     assert list(of_restorer["responses"]["200"]["content"]) == ["image/png", "application/zip"]
-    assert "parameters" not in of_restorer
+    assert [each["name"] for each in of_classifier["parameters"]] == ["top"]
+    assert [each["name"] for each in of_restorer["parameters"]] == ["strength"]
 
 
 def test_whatever_is_made_from_the_description_is_answered_as_it_says(

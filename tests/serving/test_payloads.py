@@ -296,6 +296,26 @@ def test_a_restored_image_is_what_the_command_writes(name: str, tmp_path: Path) 
     assert content == target.read_bytes()
 
 
+@pytest.mark.parametrize("name", ["alpha.png", "deep.png"])
+def test_a_strength_makes_so_much_of_the_change(name: str) -> None:
+    predictor = Restoring(identity, Signature())
+    upload = predictor.decode(COLOURS[name], most_pixels=PIXELS)
+    before = upload.pixels.double()
+    after = (before / 2).to(upload.pixels.dtype)
+    for text, strength in (("0", 0), ("0.25", 0.25), ("1e0", 1)):
+        content, *_ = predictor.encoder({"strength": text})([after], [upload.file])
+        found = predictor.decode(content, most_pixels=PIXELS).pixels
+        assert found.dtype == upload.pixels.dtype
+        assert (found.double() - (before + strength * (after.double() - before))).abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("text", ["", "much", "-0.1", "1.01", "nan", "inf", " 1", "1_0", "1e999", "\u0661"])
+def test_a_strength_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(HttpError, match=r"strength is .* it must be a number from 0 to 1") as caught:
+        Restoring(identity, Signature()).encoder({"strength": text})
+    assert caught.value.status == 422
+
+
 def test_the_metadata_of_a_file_are_kept() -> None:
     predictor = Restoring(identity, Signature())
     for name, mode in (("profile.webp", "RGBA"), ("profile.jpg", "RGB"), ("grey-alpha.png", "LA")):

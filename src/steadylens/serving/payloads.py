@@ -6,6 +6,7 @@ decoder are read, because one written in Python could block all other requests. 
 
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from torch import Tensor
 from steadylens.devices import evaluating
 from steadylens.errors import ImageError, ImageSizeError, SettingError
 from steadylens.images.decoding import ImageBytes, opened_stream
+from steadylens.images.pixels import blended
 from steadylens.images.preprocessing import Fit
 from steadylens.images.reading import ImageContent, Metadata, read_image_content
 from steadylens.images.tensors import (
@@ -43,6 +45,8 @@ OTHER_NAMES = ("image/jpg", "image/pjpeg", "image/tif", "image/x-png")
 
 FORM_TYPE = "multipart/form-data"
 """The content type of a body that is a form with images as its files."""
+
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 MOST_TIMES_A_SQUARE = 16
 """An image may always be resized if its sides have at most this ratio, even to more pixels than the limit."""
@@ -391,8 +395,9 @@ class Restoring:
         """A description of the responses, for people."""
         return (
             "image/png: the restored image, of the same size, with its bits, alpha, colour profile and other "
-            "metadata; for several images application/zip with 1.png, 2.png and so on; what was converted or "
-            "left out is said in the header Steadylens-Notes, as a JSON list"
+            "metadata; for several images application/zip with 1.png, 2.png and so on; with ?strength=S, "
+            "from 0 to 1, only so much of the change is made; what was converted or left out is said in the "
+            "header Steadylens-Notes, as a JSON list"
         )
 
     def decode(self, content: bytes, *, most_pixels: int) -> Upload:
@@ -405,11 +410,18 @@ class Restoring:
             return self._restore(images)
 
     def encoder(self, query: Mapping[str, str]) -> Encoder:
-        """Returns a function that writes PNG; the query must be empty."""
-        _check_names(query, set())
+        """Returns a function that writes PNG, with `strength` times the change of the net, 1 by default."""
+        _check_names(query, {"strength"})
+        text = query.get("strength", "1")
+        if not (_NUMBER.fullmatch(text) and 0 <= float(text) <= 1):
+            raise HttpError(422, f"strength is {text[:20]!r}, it must be a number from 0 to 1")
+        strength = float(text)
 
         def encode(results: Sequence[Tensor], files: Sequence[ImageContent | None]) -> Reply:
-            encoded = [encode_png(image, file) for image, file in zip(results, files, strict=True)]
+            encoded = [
+                encode_png(_blended(image, file, strength), file)
+                for image, file in zip(results, files, strict=True)
+            ]
             if len(encoded) == 1:
                 return encoded[0]
             notes = [
@@ -418,6 +430,13 @@ class Restoring:
             return Reply(_zipped([each.content for each in encoded]), "application/zip", tuple(notes))
 
         return encode
+
+
+def _blended(image: Tensor, file: ImageContent | None, strength: float) -> Tensor:
+    """Returns a restored image with less of the change, where the image that was sent is known."""
+    if strength == 1 or file is None:
+        return image
+    return array_to_tensor(blended(file.pixels, tensor_to_array(image), strength))
 
 
 def _zipped(files: Sequence[bytes]) -> bytes:

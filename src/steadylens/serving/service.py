@@ -431,8 +431,10 @@ class Service:
         predict, responses = paths["/predict"]["post"], schema["components"]["responses"]
         found = {task: responses.pop(task) for task in (CLASSIFYING, RESTORING)}
         predict["responses"] = {"200": found[self._card.task], **predict["responses"]}
+        option = "strength" if self._card.task == RESTORING else "top"
+        predict["parameters"] = [each for each in predict["parameters"] if each["name"] == option]
         if self._card.task == RESTORING:
-            del predict["parameters"], schema["components"]["schemas"]["Predictions"]
+            del schema["components"]["schemas"]["Predictions"]
         return schema
 
     def description(self) -> dict[str, Any]:

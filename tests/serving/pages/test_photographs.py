@@ -1,4 +1,4 @@
-"""A photograph comes out as `steadylens restore` writes it, and is held no longer and no larger than allowed."""
+"""A photograph comes out as `steadylens restore` writes it, and is held no longer than allowed."""
 
 import io
 from pathlib import Path

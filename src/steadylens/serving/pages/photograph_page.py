@@ -49,8 +49,8 @@ LIMITS = UploadLimits(bytes=2**27, pixels=64_000_000, seconds=300)
 PATH = "/photographs"
 
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """What browsers may load for the page: only what comes from this server."""
 
@@ -98,7 +98,7 @@ class PhotographPage:
         net: str,
         learned_photographs: bool,
         limits: UploadLimits = LIMITS,
-        holding: HoldingLimits = HoldingLimits(),  # noqa: B008 - frozen
+        holding: HoldingLimits = HoldingLimits(),
     ) -> None:
         self._restorer, self._net, self._learned = restorer, net, learned_photographs
         self.limits, self.holding = limits, holding

@@ -98,7 +98,7 @@ class Photograph:
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """The formats in which it can be had: its own first, and none that would lose alpha or is too small."""
+        """The formats in which it can be had: its own first, and none that cannot hold it."""
         height, width, channels = self.source.pixels.shape
         possible = [
             name
@@ -120,7 +120,7 @@ class Photograph:
         return f"{stem}{ENDING}{suffix}"
 
     def view(self, *, restored: bool) -> Encoded:
-        """Returns the photograph, or the restored one, as browsers show it: 8 bits, on white, of full size."""
+        """Returns the photograph, or the restored one, as browsers show it: full size, 8 bits, on white."""
         pixels = self.restored if restored else self.source.pixels
         pixels = in_8_bits(pixels) if pixels.itemsize == 2 else pixels
         if pixels.shape[-1] in (2, 4):
