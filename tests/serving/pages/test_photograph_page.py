@@ -161,7 +161,7 @@ def test_an_upload_that_is_too_large_or_of_another_type_is_refused() -> None:
 
     with clients(page_of(limits=UploadLimits(bytes=100, pixels=100, seconds=5))) as send:
         for content in (bytes(101), in_parts()):
-            response = upload(send, content)  # type: ignore[arg-type]
+            response = upload(send, content)
             assert response.status_code == 413
             assert "choose a smaller one" in response.json()["error"]
         # What a form of another site could send without asking.
@@ -177,7 +177,7 @@ def test_a_slow_upload_ends() -> None:
         await asyncio.sleep(60)
 
     with clients(page_of(limits=UploadLimits(bytes=100, pixels=100, seconds=0.05))) as send:
-        assert upload(send, slowly()).status_code == 408  # type: ignore[arg-type]
+        assert upload(send, slowly()).status_code == 408
 
 
 def scope() -> dict[str, Any]:
@@ -231,7 +231,6 @@ def test_a_photograph_too_many_is_refused_and_one_that_nobody_waits_for_is_stopp
             leave.set()
             await visiting
             assert await asyncio.to_thread(stopped.wait, 30)
-            entered.clear()
         with page.slot():  # it is free again
             assert len(page.held) == 0
 

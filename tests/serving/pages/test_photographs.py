@@ -133,8 +133,9 @@ def test_strength_0_is_the_photograph_and_strength_1_what_the_net_returns(restor
 
 @pytest.mark.parametrize("wrong", [{"strength": 1.01}, {"strength": float("nan")}, {"format_name": "GIF"}])
 def test_what_cannot_be_had_is_refused(wrong: dict[str, Any]) -> None:
+    settings: dict[str, Any] = {"strength": 1.0, "format_name": "PNG"}
     with pytest.raises(SettingError, match="choose"):
-        held(noisy()).encoded(**({"strength": 1.0, "format_name": "PNG"} | wrong))
+        held(noisy()).encoded(**settings | wrong)
 
 
 def held(pixels: NDArray[Any], name: str = "a.png") -> Photograph:
