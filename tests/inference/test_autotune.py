@@ -70,6 +70,14 @@ def test_every_engine_runs_the_valid_form_of_a_net(net: nn.Module) -> None:
     torch.testing.assert_close(found, net(images).detach(), rtol=0, atol=1e-5)
 
 
+def test_in_bfloat16_each_engine_that_knows_it_takes_part_and_computes_in_it(net: nn.Module) -> None:
+    timing = fastest_engine(net, seconds=0.01, dtype=torch.bfloat16)
+    assert timing.milliseconds.keys() == EVERY - {"ONNX Runtime"}
+    assert timing.left_out == {"ONNX Runtime": "it computes in float32 alone"}
+    images = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(timing.engine(images), net(images).detach(), rtol=0, atol=0.05)
+
+
 def test_an_engine_that_is_not_installed_is_left_out_with_the_way_to_get_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

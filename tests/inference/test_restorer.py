@@ -21,6 +21,7 @@ from steadylens.inference.restorer import Restorer, restore, restorer_of
 from steadylens.inference.tiling import Tiling
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet
+from steadylens.nets.restoration_unet import RestorationUNet
 
 SMOOTHING = GaussianSmoothing(sigma_pixels=1.0)
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
@@ -50,6 +51,35 @@ def test_tiles_do_not_show() -> None:
     image = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(0))
     whole = restore(image, "l5-gtsrb", tile=200)
     torch.testing.assert_close(restore(image, "l5-gtsrb", tile=16), whole, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("net", "tile"),
+    [
+        (RestorationNet(depth=11), 272),  # a margin of 6 costs little in any tile
+        (RestorationUNet(), 16 * 56),
+        (GaussianSmoothing(sigma_pixels=20), 1024),  # a margin of 80
+        (GaussianSmoothing(sigma_pixels=80), 4 * 320 + 1),
+    ],
+)
+def test_tiles_are_larger_where_nets_look_further(net: nn.Module, tile: int) -> None:
+    assert restorer_of(net).tiling.tile == tile
+
+
+def test_bfloat16_changes_the_result_slightly_and_spares_what_the_net_does_not_touch() -> None:
+    image = torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(0))
+    plain = restore(image, "unet-gtsrb")
+    lower = restore(image, "unet-gtsrb", dtype=torch.bfloat16)
+    assert lower.dtype == torch.float32
+    assert 0 < float((lower - plain).abs().max()) < 0.03
+    unchanged = RestorationUNet()
+    unchanged.initialize(generator=torch.Generator().manual_seed(0))  # it starts as the identity
+    assert torch.equal(restore(image, unchanged, dtype=torch.bfloat16), image)
+
+
+def test_a_function_takes_no_number_format() -> None:
+    with pytest.raises(SettingError, match="a function decides itself in which numbers"):
+        restorer_of(inverted, margin=0, dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize(

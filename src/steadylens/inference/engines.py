@@ -27,7 +27,15 @@ from torch.export import Dim, ExportedProgram
 from steadylens.devices import evaluating
 from steadylens.errors import ExportError, MissingExtraError, reason_of
 from steadylens.images.tensors import check_images
-from steadylens.inference.signature import INPUT, Signature, Size, check_parity, example_images, signature_of
+from steadylens.inference.signature import (
+    INPUT,
+    TOLERANCES,
+    Signature,
+    Size,
+    check_parity,
+    example_images,
+    signature_of,
+)
 from steadylens.nets.facts import facts_of
 
 if TYPE_CHECKING:
@@ -291,8 +299,8 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors only
-        content = model if isinstance(model, bytes) else model.SerializeToString()
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        model = model if isinstance(model, bytes) else model.SerializeToString()
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._signature = signature
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -309,8 +317,7 @@ class OpenVinoEngine:
         model: An OpenVINO model.
         signature: What the model reads and writes.
         dtype: float32 or bfloat16. Without this, OpenVINO would choose bfloat16 wherever it is faster.
-        streams: How many calls run at the same time. More streams give more throughput over many calls, but
-            each call takes longer.
+        streams: How many calls run at a time: many of them are done sooner with more, one of them later.
 
     Raises:
         MissingExtraError: If openvino is not installed.
@@ -346,10 +353,9 @@ class OpenVinoEngine:
         self._signature.check(images)
         if len(images) == 0:  # OpenVINO refuses an empty batch
             return images.new_zeros(self._signature.result_shape(images), dtype=torch.float32)
-        array = _as_array(images)
         request = self._idle.get()
         try:
-            result = request.infer(array, share_inputs=True)[0]
+            result = request.infer(_as_array(images), share_inputs=True)[0]
         finally:
             self._idle.put(request)
         return torch.from_numpy(result).to(images.device)
@@ -366,11 +372,7 @@ def openvino_name(streams: int) -> str:
 
 
 def onnxruntime_module() -> Any:
-    """Imports ONNX Runtime.
-
-    Raises:
-        MissingExtraError: If onnxruntime is not installed.
-    """
+    """Imports ONNX Runtime, or raises a `MissingExtraError`."""
     try:
         import onnxruntime  # noqa: PLC0415
     except ImportError as error:
@@ -379,11 +381,7 @@ def onnxruntime_module() -> Any:
 
 
 def openvino_core() -> "openvino.Core":
-    """Imports OpenVINO and returns its entry object.
-
-    Raises:
-        MissingExtraError: If openvino is not installed.
-    """
+    """Imports OpenVINO and returns its entry object, or raises a `MissingExtraError`."""
     try:
         import openvino  # noqa: PLC0415
     except ImportError as error:
@@ -419,10 +417,12 @@ class EngineTiming:
         return f"{self.engine.name} is the fastest on {self.size[0]}x{self.size[1]} pixels ({times}){others}"
 
 
-def fastest_engine(net: nn.Module, *, seconds: float = 0.5) -> EngineTiming:
+def fastest_engine(
+    net: nn.Module, *, seconds: float = 0.5, dtype: torch.dtype = torch.float32
+) -> EngineTiming:
     """Returns the engine that runs a net fastest on this machine, with the times of all engines.
 
-    The engines run the net on one image in float32. They take turns, and the quickest turn of each counts.
+    The engines run the net on one image. They take turns, and the quickest turn of each counts.
     If PyTorch uses several threads, OpenVINO is also timed on as many images at a time, since `restore` can
     feed it that many tiles. An engine is left out if it is not installed, cannot run the net, or gives
     another result than the net itself. A net on a GPU stays in PyTorch, untimed. Converting the net takes
@@ -431,47 +431,50 @@ def fastest_engine(net: nn.Module, *, seconds: float = 0.5) -> EngineTiming:
     Args:
         net: A restorer or a classifier. It is run in eval mode, and keeps its own.
         seconds: How long each engine runs, about; every engine has at least three turns.
+        dtype: Number format of the net's products, float32 or bfloat16. ONNX Runtime knows float32 alone.
 
     Raises:
         SettingError: If the net is neither a restorer nor a classifier.
     """
     if any(parameter.device.type != "cpu" for parameter in net.parameters()):
-        reason = "the net is not on the CPU"
-        left_out = dict.fromkeys((OnnxEngine.name, openvino_name(1)), reason)
-        return EngineTiming(engine=TorchEngine(net), milliseconds={}, left_out=left_out, size=TIMED_SIZE)
+        left_out = dict.fromkeys((OnnxEngine.name, openvino_name(1)), "the net is not on the CPU")
+        engine = TorchEngine(net, dtype=dtype)
+        return EngineTiming(engine=engine, milliseconds={}, left_out=left_out, size=TIMED_SIZE)
     signature = signature_of(net)
     least = signature.minimum_size
     height, width = size = signature.size or (max(TIMED_SIZE[0], least), max(TIMED_SIZE[1], least))
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, signature.channels, height, width, generator=generator)
-    engines, left_out = _usable_engines(net, signature, image)
+    image = torch.rand(1, signature.channels, height, width, generator=torch.Generator().manual_seed(0))
+    engines, left_out = _usable_engines(net, signature, image, dtype)
     milliseconds = _time_in_turns(engines, image, seconds)
     fastest = min(engines, key=lambda engine: milliseconds[engine.name])
     return EngineTiming(engine=fastest, milliseconds=milliseconds, left_out=left_out, size=size)
 
 
 def _usable_engines(
-    net: nn.Module, signature: Signature, image: Tensor
+    net: nn.Module, signature: Signature, image: Tensor, dtype: torch.dtype
 ) -> tuple[list[Engine], dict[str, str]]:
     """Returns the engines whose results agree with the net, and why each other engine is left out."""
-    engines: list[Engine] = [TorchEngine(net)]
+    engines: list[Engine] = [TorchEngine(net, dtype=dtype)]
     left_out: dict[str, str] = {}
     others: dict[str, Callable[[onnx.ModelProto], Engine]] = {
-        OnnxEngine.name: lambda model: OnnxEngine(model, signature),
-        openvino_name(1): lambda model: OpenVinoEngine(to_openvino(model, signature), signature),
-    }
-    if signature.classes is None and (threads := torch.get_num_threads()) > 1:
-        others[openvino_name(threads)] = lambda model: OpenVinoEngine(
-            to_openvino(model, signature), signature, streams=threads
+        openvino_name(count): lambda model, count=count: OpenVinoEngine(  # type: ignore[misc]
+            to_openvino(model, signature), signature, dtype=dtype, streams=count
         )
+        for count in sorted({1, torch.get_num_threads() if signature.classes is None else 1})
+    }
+    if dtype == torch.float32:
+        others = {OnnxEngine.name: lambda model: OnnxEngine(model, signature), **others}
+    else:
+        left_out[OnnxEngine.name] = "it computes in float32 alone"
+    tolerance = TOLERANCES["float32" if dtype == torch.float32 else "int8"]  # bfloat16 has 8 bits, too
     try:
         model = to_onnx(to_program(net, signature), signature)
     except (ExportError, MissingExtraError) as error:
-        return engines, dict.fromkeys(others, str(error))
+        return engines, left_out | dict.fromkeys(others, str(error))
     for name, make in others.items():
         try:
             engine = make(model)
-            check_parity(net, engine, [image])
+            check_parity(net, engine, [image], tolerance)
         except Exception as error:  # a runtime may raise anything if it cannot run the net
             left_out[name] = reason_of(error)
         else:

@@ -29,6 +29,12 @@ TILE_ON_CPU = 272
 
 TILE_ON_GPU = 512
 
+MARGINS_IN_TILE = 16
+"""A tile is at least so many margins wide, so that its overlap costs at most a third of the computation."""
+
+LARGEST_TILE = 1024
+"""The largest tile that is chosen for that reason; feature maps of larger ones take much memory."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Restorer:
@@ -106,12 +112,14 @@ def restorer_of(
     tile: int | None = None,
     device: torch.device | str | None = None,
     strength: float = 1.0,
+    dtype: torch.dtype = torch.float32,
 ) -> Restorer:
     """Prepares a net for images of any size; the arguments are those of `restore`.
 
     Raises:
         SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, the
-            tile is too small, or the strength is no number from 0 to 1.
+            tile is too small, the strength is no number from 0 to 1, or a number format is given for
+            something that is no `torch.nn.Module`.
         CheckpointError: If a file cannot be used.
     """
     device = device_named(device) if isinstance(device, str) else device
@@ -123,8 +131,7 @@ def restorer_of(
     facts = facts_of(net)
     if margin is None or facts.task == CLASSIFYING:
         margin = _margin_of(net, facts)
-    usual = max(TILE_ON_CPU if place.type == "cpu" else TILE_ON_GPU, 4 * margin + facts.alignment)
-    side = usual if tile is None else tile
+    side = _usual_tile(margin, facts.alignment, place) if tile is None else tile
     unpadded = UnpaddedNet(net) if is_padded(net) and margin == facts.margin == net.valid_margin else None
     tiling = Tiling(
         tile=side,
@@ -133,9 +140,20 @@ def restorer_of(
         alignment=facts.alignment,
         surround=None if unpadded is None else unpadded.surround,
     )
-    return Restorer(
-        engine=unpadded or net, channels=facts.channels, tiling=tiling, device=place, strength=strength
-    )
+    engine = unpadded or net
+    if dtype != torch.float32:
+        engine = _in_lower_precision(engine, dtype)
+    return Restorer(engine=engine, channels=facts.channels, tiling=tiling, device=place, strength=strength)
+
+
+def _in_lower_precision(engine: ImageToImage, dtype: torch.dtype) -> ImageToImage:
+    if not isinstance(engine, nn.Module):
+        raise SettingError(
+            f"a {type(engine).__name__} decides itself in which numbers it computes; leave out dtype"
+        )
+    from steadylens.inference.engines import TorchEngine  # noqa: PLC0415 - it takes a while to import
+
+    return TorchEngine(engine, dtype=dtype)
 
 
 def restore(
@@ -146,6 +164,7 @@ def restore(
     tile: int | None = None,
     device: torch.device | str | None = None,
     strength: float = 1.0,
+    dtype: torch.dtype = torch.float32,
 ) -> Any:
     """Returns an image restored by a net, as the same kind of object.
 
@@ -169,6 +188,8 @@ def restore(
         tile: Height and width of a tile in pixels, overlap included; None chooses by the device.
         device: Where to compute. A net given by name is moved there; None means where the net is.
         strength: How much of the net's change is made, from 0 (the image stays as it is) to 1 (all of it).
+        dtype: Number format of the net's products: float32, or bfloat16, which processors and GPUs with
+            instructions for it compute several times as fast. The image itself stays exact.
             The blend is made before rounding.
 
     Raises:
@@ -188,7 +209,7 @@ def restore(
             f"{str(image)!r} is a path, not an image; read it first, as in "
             f"restore(steadylens.read_image({str(image)!r}))"
         )
-    restorer = restorer_of(net, margin=margin, tile=tile, device=device, strength=strength)
+    restorer = restorer_of(net, margin=margin, tile=tile, device=device, strength=strength, dtype=dtype)
     match image:
         case Tensor():
             if image.ndim not in (3, 4):
@@ -263,6 +284,12 @@ def _plain(image: Image.Image) -> Image.Image:
         image.load()
         image.info["transparency"] *= scale  # in the image itself, so that it is scaled only once
     return image.convert(mode)
+
+
+def _usual_tile(margin: int, alignment: int, device: torch.device) -> int:
+    """Returns the height and width of a tile that costs little time and memory on a device."""
+    least = TILE_ON_CPU if device.type == "cpu" else TILE_ON_GPU
+    return max(least, min(MARGINS_IN_TILE * margin, LARGEST_TILE), 4 * margin + alignment)
 
 
 def _margin_of(net: ImageToImage, facts: NetFacts) -> int:
