@@ -85,11 +85,11 @@ class Restoring:
             job = RestoreJob(source=before, target=Path(folder, f"after{before.suffix}"))
             try:
                 self.source.get_file(f"{self.source_folder}/{name}", str(before))
-                restore_file(job, self.restorer, settings=self.settings)
+                made = restore_file(job, self.restorer, settings=self.settings)
                 self.publish(job.target, f"{self.out_folder}/{name}")
             except (SteadylensError, OSError) as error:  # one bad image stops no other
                 return "failed", str(error).replace(str(before), name)
-        return "restored", ""
+        return "clean" if made.clean else "restored", ""
 
     def publish(self, made: Path, target: str) -> None:
         """Copies a result to its place, where it appears complete."""

@@ -30,6 +30,8 @@ from .images.tensors import write_image as write_image
 from .inference.engines import fastest_engine as fastest_engine
 from .inference.export import export_net as export_net
 from .inference.export import open_engine as open_engine
+from .inference.inspecting.noise_level import NoiseLevel as NoiseLevel
+from .inference.inspecting.noise_level import noise_level as noise_level
 from .inference.restorer import restore as restore
 from .inference.restorer import restorer_of as restorer_of
 from .inference.signature import ExportOptions as ExportOptions
@@ -96,6 +98,7 @@ __all__ = [
     "ImageSet",
     "Jpeg",
     "Laplacian",
+    "NoiseLevel",
     "NoisePool",
     "PoissonGaussian",
     "PreparedClassifier",
@@ -132,6 +135,7 @@ __all__ = [
     "load_dataset",
     "load_model",
     "load_net",
+    "noise_level",
     "normalize_pattern",
     "onnx_classifier",
     "open_engine",

@@ -55,7 +55,8 @@ COMMANDS = {
     "report": {"records", "--out", "--debug"},
     "restore": {"paths", "--out", "--net", "--pattern", "--format", "--overwrite", "--in-place"}
     | {"--max-megapixels", "--tile", "--engine", "--device", "--debug", "--quality", "--flatten"}
-    | {"--keep-times", "--log", "--jobs", "--shard", "--strength"},
+    | {"--keep-times", "--log", "--jobs", "--shard", "--strength"}
+    | {"--always", "--preview"},
     "merge-logs": {"log", "--debug"},
     "export": {"model", "--format", "--out", "--static", "--batch", "--triton", "--debug"}
     | {"--precision", "--images", "--opset"},

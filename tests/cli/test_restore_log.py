@@ -185,5 +185,5 @@ def test_it_ends_quietly_if_nobody_reads_its_output(
     ended = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False)
     os.close(writing)
     assert ended.returncode == 1
-    said = [line for line in ended.stderr.splitlines() if not line.startswith("  restoring")]
+    said = [line for line in ended.stderr.splitlines() if not line.startswith("  ")]
     assert said == (["restored 1 of 1 images"] if "-" in arguments else [])

@@ -13,7 +13,7 @@ from tests.docs.test_readme import parse
 
 TEXT = (Path(__file__).parents[2] / "docs" / "restoring.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
-(SESSION,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+SESSION = "".join(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -33,3 +33,5 @@ def test_the_session_runs_as_it_is_printed(tmp_path: Path, monkeypatch: pytest.M
     assert (known["array"].shape, known["array"].dtype) == ((20, 30, 3), np.uint8)
     assert known["tensor"].shape == (3, 20, 30)
     assert [image.shape for image in known["images"]] == [(3, 20, 30)] * 2
+    assert not known["level"].clean
+    assert known["kept"].shape == (3, 20, 30)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.reading import FIRST_OF_SEVERAL, LAYOUT_LEFT_OUT, read_image_file
-from steadylens.inference.image_files import RestoreSettings, noise_of, restore_file
+from steadylens.inference.image_files import RestoreSettings, restore_file
 from steadylens.inference.jobs import RestoreJob
 from steadylens.inference.restorer import restorer_of
 from steadylens.nets.restoration import GaussianSmoothing
@@ -232,28 +232,3 @@ def test_a_file_whose_restoring_ends_at_the_last_moment_is_as_it_was(
         restore_file(job, restorer_of(GaussianSmoothing()), settings=RestoreSettings(), announce=announce)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-def noisy(height: int, width: int, sigma_grey: float, scale: int = 1) -> Any:
-    noise = np.random.default_rng(0).normal(128, sigma_grey, (height, width, 3)).clip(0, 255)
-    return np.rint(noise * scale).astype(np.uint8 if scale == 1 else np.uint16)
-
-
-@pytest.mark.parametrize("sigma_grey", [2, 10, 30])
-@pytest.mark.parametrize("scale", [1, 257])
-def test_the_noise_of_a_file_is_estimated_in_grey_levels_of_255(sigma_grey: float, scale: int) -> None:
-    assert noise_of(noisy(90, 80, sigma_grey, scale)) == pytest.approx(sigma_grey, rel=0.06)
-
-
-def test_alpha_has_no_influence_on_the_noise() -> None:
-    pixels = noisy(90, 80, 10)
-    alpha = np.random.default_rng(1).integers(0, 256, (90, 80, 1), dtype=np.uint8)
-    assert noise_of(np.concatenate([pixels, alpha], axis=2)) == noise_of(pixels)
-
-
-def test_of_a_large_image_a_sample_tells_the_noise() -> None:
-    assert noise_of(noisy(5000, 1000, 12)[..., :1]) == pytest.approx(12, rel=0.05)
-
-
-def test_an_image_of_few_pixels_does_not_tell_its_noise() -> None:
-    assert noise_of(noisy(3, 90, 10)) is None

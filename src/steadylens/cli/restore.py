@@ -19,7 +19,7 @@ from rich.console import Console
 from steadylens.checkpoints.packaged import DEFAULT_RESTORER, RESTORERS_HELP
 from steadylens.cli.console import Debug, Device, device_named, explaining, terminated_as_interrupted
 from steadylens.cli.display import Display, complain, say
-from steadylens.errors import SettingError
+from steadylens.errors import ImageError, SettingError
 from steadylens.files import describe_suffixes
 from steadylens.progress import Update
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from steadylens.inference.batch import BatchSettings
+    from steadylens.inference.image_files import RestoreSettings
     from steadylens.inference.jobs import RestoreJob, RestorePlan, Shard
     from steadylens.inference.restorer import Restorer
     from steadylens.inference.results import FileResult, ResultLog
@@ -41,6 +42,10 @@ STANDARD_OUTPUT = Path("-")
 
 MOST_LINKS = 5
 """How many links to folders are named."""
+
+
+MOST_PREVIEWS = 4
+"""How many of several files get a preview."""
 
 
 class ImageFormatName(StrEnum):
@@ -78,6 +83,20 @@ def restore(
             "example 0.7 leaves some grain."
         ),
     ] = 1.0,
+    always: Annotated[
+        bool,
+        typer.Option(
+            "--always", help="Also restore images that are judged clean. By default, they stay as they are."
+        ),
+    ] = False,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview",
+            help="Only write a picture of a part before and after, as NAME.preview.png where the output "
+            "would be, and tell the estimated noise; of several files, for up to four.",
+        ),
+    ] = False,
     pattern: Annotated[
         bool,
         typer.Option("--pattern", help="Also write an image of what was removed, as NAME.pattern.png."),
@@ -157,8 +176,10 @@ def restore(
 ) -> None:
     """Restore image files of any size, keeping their bit depth, alpha channel and metadata."""
     with explaining(debug), terminated_as_interrupted():
-        if (out is None) is not in_place:
+        if (out is None) is not in_place and not (preview and out is None):
             raise SettingError("give either --out with a folder or a file, or --in-place")
+        if preview and out == STANDARD_OUTPUT:
+            raise SettingError("--preview writes a file, not to standard output; name a folder by --out")
         if in_place and format_name is not None:
             raise SettingError("--format writes new files, but --in-place replaces the old ones; use --out")
         if not 0 < max_megapixels < float("inf"):
@@ -176,6 +197,7 @@ def restore(
             background=None if flatten is None else _colour(flatten),
             keep_times=keep_times,
             most_pixels=int(max_megapixels * 1e6),
+            always=always,
         )
         settings = BatchSettings(files=files, processes=jobs, overwrite=overwrite)
         with _planned(paths, out, files.format, pattern=pattern, shard=share) as (plan, console):
@@ -184,6 +206,10 @@ def restore(
             opening = partial(
                 _opened, net, tile, device_named(device), strength, fastest=engine is EngineName.fastest
             )
+            if preview:
+                targets = _preview_targets(plan, overwrite=overwrite)
+                _write_previews(plan, targets, opening(tell=partial(say, console=console)), files, console)
+                return
             restorer = opening(tell=partial(say, console=console))
             if in_place:
                 history = InPlaceHistory.opened(log=log, forget=overwrite, shard=share)
@@ -206,7 +232,8 @@ def merge_logs(
 
         merged = merged_logs(log)
         states = Counter(result.state for result in merged.results)
-        counts = ", ".join(f"{states[state]:,} {state}" for state in ("restored", "skipped", "failed"))
+        names = ("restored", *(("clean",) if states["clean"] else ()), "skipped", "failed")
+        counts = ", ".join(f"{states[state]:,} {state}" for state in names)
         number = f"{len(merged.results):,} images"
         say(f"merged the logs of all {len(merged.logs)} shards into {log}: {number}, {counts}")
 
@@ -302,6 +329,58 @@ def _opened(
     return replace(restorer, engine=timing.engine)
 
 
+def _preview_targets(plan: "RestorePlan", *, overwrite: bool) -> "dict[RestoreJob, Path]":
+    """Returns where the previews of a few files go, which are evenly spread over all."""
+    count = min(MOST_PREVIEWS, len(plan.jobs))
+    chosen = [plan.jobs[number * len(plan.jobs) // count] for number in range(count)]
+    sources = {job.source.resolve() for job in plan.jobs}
+    for job in chosen:
+        if job.preview.resolve() in sources:
+            raise SettingError(
+                f"{job.preview} would be written over an input file; rename that, or use --out"
+            )
+        if job.preview.exists() and not overwrite:
+            raise SettingError(f"{job.preview} exists; --overwrite replaces it")
+    return {job: job.preview for job in chosen}
+
+
+def _write_previews(
+    plan: "RestorePlan",
+    targets: "dict[RestoreJob, Path]",
+    restorer: "Restorer",
+    settings: "RestoreSettings",
+    console: Console,
+) -> None:
+    """Writes previews and tells the noise of their files; no other file is written.
+
+    Raises:
+        typer.Exit: If a file cannot be read.
+    """
+    from steadylens.inference.inspecting.preview import WHITE, write_preview
+
+    failed = 0
+    for job, target in targets.items():
+        try:
+            found = write_preview(
+                job.source, target, restorer,
+                background=settings.background or WHITE, most_pixels=settings.most_pixels,
+            )  # fmt: skip
+        except ImageError as error:
+            failed += 1
+            complain(f"{error}" if str(job.source) in f"{error}" else f"{job.source}: {error}")
+            continue
+        stays = found.level.clean and not settings.always
+        judged = f"clean ({found.level}), it would stay as it is" if stays else f"{found.level}"
+        say(f"{job.source}: {judged}", console)
+        place = f"{found.width}x{found.height} pixels at left {found.left}, top {found.top}"
+        say(f"  {target} shows {place}, before and after", console)
+    others = len(plan.jobs) - len(targets)
+    more = f"; {others:,} other images are not shown, name some to see them" if others else ""
+    say(f"wrote {len(targets) - failed} previews, and no other file{more}", console)
+    if failed:
+        raise typer.Exit(1)
+
+
 @dataclass(kw_only=True)
 class _Task:
     """Restores files and tells what becomes of them.
@@ -310,8 +389,8 @@ class _Task:
         settings: How they are restored.
         console: Where messages go that are no errors.
         log: The log of results, or None.
-        states: How many files were restored, failed, were skipped, had an output that exists ("taken"), or
-            had one that lacks its pattern, or the other way round ("half").
+        states: How many files were restored, were clean, failed, were skipped, had an output that exists
+            ("taken"), or had one that lacks its pattern, or the other way round ("half").
     """
 
     settings: "BatchSettings"
@@ -356,10 +435,15 @@ class _Task:
 
     def _tell(self, result: "FileResult") -> None:
         from steadylens.inference.batch import DONE_BEFORE, OUTPUT_EXISTS
+        from steadylens.inference.inspecting.noise_level import NoiseLevel
 
         kinds = {"": result.state, DONE_BEFORE: "skipped", OUTPUT_EXISTS: "taken"}
         self.states[kinds.get(result.reason if result.state == "skipped" else "", "half")] += 1
         self._write(result)
+        if result.state in ("restored", "clean") and result.noise_grey is not None:
+            level = NoiseLevel(grey=result.noise_grey, coarse_grey=result.coarse_noise_grey)
+            said = f"clean ({level}), not restored" if result.state == "clean" else f"{level}"
+            say(f"  {result.file}: {said}", self.console)
         for note in result.notes:
             say(f"  {result.file}: {note}", self.console)
         if result.state == "failed":
@@ -372,10 +456,11 @@ class _Task:
 
     def _interrupted(self, count: int) -> None:
         left = count - self.states.total()
+        clean = f"{self.states['clean']} clean, " if self.states["clean"] else ""
         again = self.settings.overwrite
         same = "the same command without --overwrite" if again else "the same command"
         complain(
-            f"interrupted; {self.states['restored']} restored, {self.states['failed']} failed, {left} "
+            f"interrupted; {self.states['restored']} restored, {clean}{self.states['failed']} failed, {left} "
             f"unchanged; {same} goes on with those that are left"
         )
 
@@ -387,6 +472,9 @@ class _Task:
         """
         tell = partial(say, console=self.console)
         tell(f"restored {self.states['restored']} of {len(plan.jobs)} images")
+        if clean := self.states["clean"]:
+            options = "--always" if self.settings.history is not None else "--always with --overwrite"
+            tell(f"left {clean} as they are, judged clean; {options} restores them")
         if taken := self.states["taken"]:
             tell(f"skipped {taken} whose output already exists; --overwrite replaces it")
         if half := self.states["half"]:

@@ -7,6 +7,11 @@ from .export import read_metadata as read_metadata
 from .image_files import RestoredFile as RestoredFile
 from .image_files import RestoreSettings as RestoreSettings
 from .image_files import restore_file as restore_file
+from .inspecting.noise_level import NoiseLevel as NoiseLevel
+from .inspecting.noise_level import noise_level as noise_level
+from .inspecting.noise_level import noise_level_of as noise_level_of
+from .inspecting.preview import Preview as Preview
+from .inspecting.preview import write_preview as write_preview
 from .jobs import RestoreJob as RestoreJob
 from .jobs import RestorePlan as RestorePlan
 from .jobs import Shard as Shard
@@ -25,6 +30,8 @@ __all__ = [
     "ExportOptions",
     "FileResult",
     "InPlaceHistory",
+    "NoiseLevel",
+    "Preview",
     "RestoreJob",
     "RestorePlan",
     "RestoreSettings",
@@ -34,6 +41,8 @@ __all__ = [
     "export_net",
     "fastest_engine",
     "merge_logs",
+    "noise_level",
+    "noise_level_of",
     "open_engine",
     "plan_jobs",
     "read_metadata",
@@ -42,4 +51,5 @@ __all__ = [
     "restore_file",
     "restore_files",
     "restorer_of",
+    "write_preview",
 ]

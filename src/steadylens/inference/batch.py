@@ -37,6 +37,8 @@ DONE_BEFORE = "it was restored in place before; --overwrite restores it once mor
 
 OUTPUT_EXISTS = "its output exists; --overwrite replaces it"
 
+CLEAN = "it is clean, so it was not restored; --always restores it"
+
 PROCESS_DIED = "the process that restored it died, most likely since memory ran out; give a smaller --tile"
 
 SECONDS_BETWEEN_LOOKS = 0.25
@@ -170,7 +172,9 @@ def _restored(
         fewer = " or fewer --jobs" if settings.processes > 1 else ""
         reason = f"memory ran out; give a smaller --tile{fewer}"
         return result(state="failed", reason=reason, seconds=_since(begin))
-    return result(state="restored", seconds=_since(begin), **asdict(restored))
+    found = asdict(restored)
+    state = {"state": "clean", "reason": CLEAN} if found.pop("clean") else {"state": "restored"}
+    return result(seconds=_since(begin), **state, **found)
 
 
 def _since(begin: float) -> float:

@@ -23,6 +23,9 @@ from steadylens.images.writing import WRITABLE_FORMATS
 VIEW_ENDING = ".pattern.png"
 """Appended to the name of a file, it names the image of what was removed from it."""
 
+PREVIEW_ENDING = ".preview.png"
+"""Appended to the name of a file, it names the picture of a part of it before and after."""
+
 FORMATS_BY_SUFFIX = {
     **{known.suffix: name for name, known in WRITABLE_FORMATS.items()},
     ".jpeg": "JPEG",
@@ -50,6 +53,11 @@ class RestoreJob:
     def written(self) -> tuple[Path, ...]:
         """The files that are written."""
         return (self.target,) if self.view is None else (self.target, self.view)
+
+    @property
+    def preview(self) -> Path:
+        """Where a picture of a part before and after is written, if it is asked for."""
+        return self.target.with_name(f"{self.target.name}{PREVIEW_ENDING}")
 
     @property
     def in_place(self) -> bool:
@@ -189,8 +197,9 @@ def plan_jobs(
     A file is written under its own name into `out`, or as `out` if that ends like an image file. A folder is
     searched with its subfolders for image files, which keep their place within it below `out`. Several
     folders keep their names, too, and of folders with one name as much of what stands before as tells them
-    apart. The search leaves out hidden files, `out` itself, and the views that an earlier call wrote beside
-    its files; it does not follow links to folders. A file that is given by name may have any ending.
+    apart. The search leaves out hidden files, `out` itself, and the views and previews that an earlier call
+    wrote beside its files; it does not follow links to folders. A file that is given by name may have any
+    ending.
 
     Args:
         paths: Files and folders.
@@ -289,8 +298,11 @@ class _Search:
             here = Path(folder)
             subfolders[:] = sorted(name for name in subfolders if self._is_searched(here / name))
             for name in sorted(names):
-                is_view = name.endswith(VIEW_ENDING) and name.removesuffix(VIEW_ENDING) in names
-                if name.startswith(".") or is_view:
+                is_ours = any(
+                    name.endswith(ending) and name.removesuffix(ending) in names
+                    for ending in (VIEW_ENDING, PREVIEW_ENDING)
+                )
+                if name.startswith(".") or is_ours:
                     continue
                 if (here / name).suffix.lower() in IMAGE_SUFFIXES:
                     yield here / name, (here / name).relative_to(path)

@@ -205,10 +205,7 @@ def restore(
         (60, 80, 3)
     """
     if isinstance(image, str | Path):
-        raise ImageError(
-            f"{str(image)!r} is a path, not an image; read it first, as in "
-            f"restore(steadylens.read_image({str(image)!r}))"
-        )
+        raise _no_image(image)
     restorer = restorer_of(net, margin=margin, tile=tile, device=device, strength=strength, dtype=dtype)
     match image:
         case Tensor():
@@ -221,9 +218,25 @@ def restore(
             return restore_array(image, restorer)
         case Image.Image():
             return _restored_picture(image, restorer)
-    raise ImageError(
-        f"a {type(image).__name__} is no image here; give a PIL image, a NumPy array or a tensor"
-    )
+    raise _no_image(image)
+
+
+def tensor_of(image: Any) -> Tensor:
+    """Returns one image, of the kinds that `restore` takes, as a tensor (C, H, W) with the levels it has.
+
+    Raises:
+        ImageError: If it is of another kind or shape, or several images.
+    """
+    match image:
+        case Tensor() if image.ndim == 3:
+            return image.detach()
+        case Tensor():
+            raise ImageError(f"the tensor has shape {tuple(image.shape)}; one image is (C, H, W)")
+        case np.ndarray():
+            return _tensor_of_array(image)
+        case Image.Image():
+            return _tensor_of_array(np.array(_plain(image)))
+    raise _no_image(image)
 
 
 def restore_array(
@@ -236,6 +249,11 @@ def restore_array(
     Raises:
         ImageError: If the array is of another shape or type, is empty, or leaves [0, 1] by far.
     """
+    restored = tensor_to_array(restorer(_tensor_of_array(array)[None], progress)[0])
+    return restored.reshape(array.shape).astype(array.dtype, copy=False)
+
+
+def _tensor_of_array(array: NDArray[Any]) -> Tensor:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in range(1, 5)):
         raise ImageError(
             f"the array has shape {array.shape}; an image is (H, W) or (H, W, C), where C, which comes last, "
@@ -245,11 +263,20 @@ def restore_array(
         raise ImageError("the array is bool; give uint8, uint16 or float in [0, 1]")
     try:
         image = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
-        pixels = array_to_tensor(image if image.ndim == 3 else image[..., None])
+        return array_to_tensor(image if image.ndim == 3 else image[..., None])
     except TypeError as error:
         raise ImageError(f"the array is {array.dtype}; give uint8, uint16 or float in [0, 1]") from error
-    restored = tensor_to_array(restorer(pixels[None], progress)[0])
-    return restored.reshape(array.shape).astype(array.dtype, copy=False)
+
+
+def _no_image(image: object) -> ImageError:
+    if isinstance(image, str | Path):
+        return ImageError(
+            f"{str(image)!r} is a path, not an image; read it first, as in "
+            f"restore(steadylens.read_image({str(image)!r}))"
+        )
+    return ImageError(
+        f"a {type(image).__name__} is no image here; give a PIL image, a NumPy array or a tensor"
+    )
 
 
 def _restored_picture(image: Image.Image, restorer: Restorer) -> Image.Image:

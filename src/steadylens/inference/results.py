@@ -28,21 +28,24 @@ class FileResult:
     Attributes:
         file: The file that was to be restored.
         target: The file to write.
-        state: Whether it was restored, failed, or was skipped since its result was there.
-        reason: Why it failed or was skipped; empty if it was restored.
+        state: Whether it was restored, was left as it is since it is clean, failed, or was skipped since its
+            result was there.
+        reason: Why it was left, failed or was skipped; empty if it was restored.
         notes: What was converted, a phrase each.
         seconds: How long it took.
         noise_grey: The estimated noise of the source in grey levels of 255, or None if it is not known.
+        coarse_noise_grey: The same by the flattest parts, where noise that neighbours share shows as well.
         sha256: SHA-256 of the result, in hexadecimal; empty if there is none.
     """
 
     file: str
     target: str
-    state: Literal["restored", "failed", "skipped"]
+    state: Literal["restored", "clean", "failed", "skipped"]
     reason: str = ""
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     noise_grey: float | None = None
+    coarse_noise_grey: float | None = None
     sha256: str = ""
 
     @classmethod
@@ -270,7 +273,7 @@ def _without_repeats(results: Iterable[FileResult]) -> Iterable[FileResult]:
     last: dict[str, FileResult] = {}
     for each in results:
         before = last.get(each.target)
-        if each.state != "skipped" or before is None or before.state != "restored":
+        if each.state != "skipped" or before is None or before.state not in ("restored", "clean"):
             last[each.target] = each
     return last.values()
 
@@ -326,7 +329,8 @@ class InPlaceHistory:
                 raise StorageError(f"cannot read {noted}: {error.strerror}; remove it") from error
             hashes |= {*text.split()}
         for each in () if log is None else (log, *Shard.files_of(log).values()):
-            hashes |= {result.sha256 for result in read_results(each) if result.sha256}
+            # A clean file is the same before and after, so it is no sign that something was restored.
+            hashes |= {result.sha256 for result in read_results(each) if result.state == "restored"}
         return cls(own, frozenset() if forget else frozenset(hashes))
 
     def add(self, sha256: str) -> None:

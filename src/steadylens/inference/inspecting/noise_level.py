@@ -1,0 +1,230 @@
+"""How strong the noise of an image is, mostly by what a restorer would remove, and whether it is clean.
+
+A net that restores tells noise from texture better than a filter does: what it would remove from a clean
+photograph is small. So it runs on some parts that are evenly spread over the image, and the typical change of
+a small block there is the noise. Half of the blocks may hold texture without an influence on that.
+
+A net knows the kinds of noise that it learned from. One that learned from white noise hardly touches noise
+that neighbouring pixels share, as after demosaicing, enlarging or JPEG. So the flattest blocks are looked at,
+too, whatever the net says: noise of any kind is in them, and of detail least.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from steadylens.checkpoints.packaged import DEFAULT_RESTORER
+from steadylens.images.tensors import GREY_LEVELS
+from steadylens.inference.restorer import Restorer, restorer_of, tensor_of
+from steadylens.inference.tiling import ImageToImage, to_unit
+from steadylens.metrics import estimate_noise
+from steadylens.progress import ProgressCallback
+
+PART = 128
+"""Height and width in pixels of the parts that are looked at; smaller images are not judged."""
+
+MOST_PARTS = 64
+"""How many parts of a large image are looked at: a twelfth of one with 12 megapixels."""
+
+COVERED = 2
+"""Of a small image, at most one in this many pixels belongs to a part."""
+
+CENTRE = 80
+"""Height and width of the middle of a part, which the net sees in its own size."""
+
+BORDER = 8
+"""Pixels at the border of what the net sees that do not count: the net knows little of what lies beyond."""
+
+BLOCK = 8
+"""Height and width of the blocks whose change is measured."""
+
+MOST_SATURATED = 0.2
+"""A block does not count if a larger share of its values is black or full: noise is cut off there."""
+
+FEWEST_BLOCKS = 16
+"""With fewer blocks that count, nothing is said."""
+
+MEDIAN_SHARE = 0.945
+"""The median of the blocks is this share of white noise of 2 to 25 grey levels."""
+
+FLATTEST = 0.05
+"""The share of the blocks that are the flattest."""
+
+FLAT_SHARE = 0.8
+"""The flattest blocks deviate by this share of the noise: 0.85 of white noise, 0.75 of demosaiced."""
+
+# An image is clean only if all three are below their limits. These were chosen on photographs of CID22, as
+# they are and with noise of known strength: none with white, demosaiced or enlarged noise of 2 grey levels or
+# more may pass, nor a photograph of a camera at ISO 1600 to 6400 (CC15), and most clean ones should. The
+# flattest blocks decide nearly all of that. `benchmarks/noise_level.py` measures it.
+
+CLEAN_COARSE_GREY = 1.6
+"""The noise by the flattest blocks."""
+
+CLEAN_GREY = 1.0
+"""The noise by the net. Where bright parts are noisy and dark ones are not, the flattest blocks are dark."""
+
+CLEAN_CHANGE_GREY = 3.0
+"""What the net would change, as a root mean square: a few pixels may be far off, and no other."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoiseLevel:
+    """How strong the noise of an image is, in grey levels of 255.
+
+    Attributes:
+        grey: The standard deviation of the noise; None if the image is too small to tell.
+        coarse_grey: The same by the flattest twentieth of the blocks of 8x8 pixels, from how far they deviate
+            from a plane. Noise that neighbouring pixels share shows there as well; texture does if it is
+            everywhere. None if the image is too small to tell.
+        change_grey: The root mean square of what the net would change. None if the image is too small.
+    """
+
+    grey: float | None = None
+    coarse_grey: float | None = None
+    change_grey: float | None = None
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is so little noise that the image had better stay as it is; False if nobody knows."""
+        limits = (
+            (self.grey, CLEAN_GREY),
+            (self.coarse_grey, CLEAN_COARSE_GREY),
+            (self.change_grey, CLEAN_CHANGE_GREY),
+        )
+        return all(found is not None and found < limit for found, limit in limits)
+
+    def __str__(self) -> str:
+        """Returns a phrase, such as "noise about 12 grey levels"."""
+        if self.grey is None:
+            return "noise that cannot be estimated"
+        coarse = self.coarse_grey or 0.0
+        more = coarse >= max(CLEAN_COARSE_GREY, 2 * self.grey)
+        return f"noise about {_digits(self.grey)} grey levels" + (
+            f", or {_digits(coarse)} if it is coarse" if more else ""
+        )
+
+
+def noise_level(
+    image: Any,
+    net: str | Path | ImageToImage = DEFAULT_RESTORER,
+    *,
+    margin: int | None = None,
+    tile: int | None = None,
+    device: torch.device | str | None = None,
+) -> NoiseLevel:
+    """Returns how strong the noise of an image is, and whether it is clean; see `NoiseLevel`.
+
+    Args:
+        image: One image, of the kinds that `restore` takes.
+        net: A restorer, as for `restore`; likewise the other arguments.
+        margin: How many pixels around it a pixel of the result depends on; None asks a net of this package.
+        tile: Height and width of a tile in pixels, overlap included; None chooses by the device.
+        device: Where to compute. A net given by name is moved there; None means where the net is.
+
+    Raises:
+        ImageError: If the image is of another kind, is empty, or leaves [0, 1] by far.
+        SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, or the
+            tile is too small.
+        CheckpointError: If a file cannot be used.
+
+    Example:
+        >>> import numpy as np
+        >>> import steadylens
+        >>> noisy = np.random.default_rng(0).normal(0.5, 0.1, (200, 300, 3)).clip(0, 1)
+        >>> steadylens.noise_level(noisy, "l3-gtsrb").clean
+        False
+    """
+    restorer = restorer_of(net, margin=margin, tile=tile, device=device)
+    return noise_level_of(tensor_of(image), restorer)
+
+
+def noise_level_of(image: Tensor, restorer: Callable[[Tensor, ProgressCallback], Tensor]) -> NoiseLevel:
+    """Returns how strong the noise of an image is by a restorer, whatever the strength of that.
+
+    An image of less than 128 pixels in height or width is judged by `estimate_noise` alone, and is never
+    called clean.
+
+    Args:
+        image: (C, H, W), uint8, uint16 or float in [0, 1], with one to four channels; alpha last.
+        restorer: A `Restorer`.
+    """
+    if isinstance(restorer, Restorer):
+        restorer = replace(restorer, strength=1.0)
+    parts = _parts(image)
+    if not len(parts):
+        return NoiseLevel(grey=_of_small(image))
+    inner = slice((PART - CENTRE) // 2, (PART + CENTRE) // 2)
+    changes, deviations = _changes(parts[..., inner, inner].contiguous(), restorer), _deviations(parts)
+    if min(len(changes), len(deviations)) < FEWEST_BLOCKS:
+        return NoiseLevel()
+    return NoiseLevel(
+        grey=round(float(changes.median()) / MEDIAN_SHARE, 2),
+        coarse_grey=round(float(deviations.quantile(FLATTEST)) / FLAT_SHARE, 2),
+        change_grey=round(float(changes.square().mean().sqrt()), 2),
+    )
+
+
+def places(height: int, width: int) -> list[tuple[int, int]]:
+    """Returns the top and left of the parts of an image that are looked at, evenly spread."""
+    count = min(MOST_PARTS, max(1, height * width // (COVERED * PART**2)))
+    rows = min(max(1, round(math.sqrt(count * height / width))), count, height // PART)
+    columns = min(max(1, count // max(1, rows)), width // PART)
+    tops = [height * (2 * row + 1) // (2 * rows) - PART // 2 for row in range(rows)]
+    lefts = [width * (2 * column + 1) // (2 * columns) - PART // 2 for column in range(columns)]
+    return [*product(tops, lefts)]
+
+
+def _digits(grey: float) -> str:
+    return f"{grey:.1f}" if grey < 10 else f"{grey:.0f}"
+
+
+def _parts(image: Tensor) -> Tensor:
+    """Returns parts of an image without alpha, (N, C, 128, 128), float32; none with hidden colours."""
+    channels, height, width = image.shape
+    colours = channels - (channels in (2, 4))
+    found = []
+    for top, left in places(height, width):
+        part = image[:, top : top + PART, left : left + PART]
+        if colours == channels or bool((part[colours:].float() > 0).all()):
+            found.append(to_unit(part[:colours]))
+    return torch.stack(found) if found else torch.empty(0)
+
+
+def _changes(images: Tensor, restorer: Callable[[Tensor, ProgressCallback], Tensor]) -> Tensor:
+    """Returns the root mean square of the change in each block that counts, in grey levels."""
+    change = restorer(images, lambda done, total: None) - images
+    inner = (..., slice(BORDER, -BORDER), slice(BORDER, -BORDER))
+    blocks: Tensor = avg_pool2d(change[inner].square().mean(1, keepdim=True), BLOCK).sqrt() * GREY_LEVELS
+    return blocks[_counting(images[inner])]
+
+
+def _deviations(images: Tensor) -> Tensor:
+    """Returns the standard deviation from a plane in each block that counts, in grey levels."""
+    blocks = images.unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK).flatten(-2)
+    rows, columns = torch.meshgrid(torch.arange(BLOCK), torch.arange(BLOCK), indexing="ij")
+    planes = torch.stack([torch.ones_like(rows), rows, columns], dim=-1).flatten(0, 1).to(images)
+    basis = torch.linalg.qr(planes).Q
+    rest = blocks - (blocks @ basis) @ basis.T
+    deviations: Tensor = rest.square().mean(dim=(1, -1)).sqrt() * GREY_LEVELS
+    return deviations[_counting(images)[:, 0]]
+
+
+def _counting(images: Tensor) -> Tensor:
+    """Returns which blocks are not saturated, (N, 1, rows, columns)."""
+    level = 0.5 / GREY_LEVELS
+    saturated = ((images <= level) | (images >= 1 - level)).float().mean(1, keepdim=True)
+    return avg_pool2d(saturated, BLOCK) <= MOST_SATURATED
+
+
+def _of_small(image: Tensor) -> float | None:
+    colours = image.shape[0] - (image.shape[0] in (2, 4))
+    noise = estimate_noise(to_unit(image[:colours])[None]).item()
+    return None if math.isnan(noise) else round(noise, 2)
