@@ -81,6 +81,7 @@ def test_an_upload_gives_lines_and_then_views_and_a_file() -> None:
         assert {each["state"] for each in middle} == {"restoring"}
         key = last.pop("key")
         assert last.pop("noise") > 20
+        assert last.pop("estimate").startswith("noise about ")
         assert last == {
             "state": "restored",
             "name": "säge.png",
@@ -88,6 +89,7 @@ def test_an_upload_gives_lines_and_then_views_and_a_file() -> None:
             "height": 20,
             "bits": 8,
             "grey": False,
+            "clean": False,
             "notes": [],
             "formats": [
                 {"format": "PNG", "name": "säge-restored.png"},

@@ -315,7 +315,9 @@ def _described(photograph: Photograph) -> dict[str, Any]:
         "height": height,
         "bits": 8 * pixels.itemsize,
         "grey": channels < 3,
-        "noise": photograph.noise_grey,
+        "noise": photograph.noise.grey,
+        "estimate": str(photograph.noise),
+        "clean": photograph.noise.clean,
         "notes": list(photograph.source.notes),
         "formats": [{"format": name, "name": photograph.file_name(name)} for name in photograph.formats],
     }

@@ -23,8 +23,9 @@ from steadylens.errors import SettingError, SteadylensError
 from steadylens.images.decoding import ImageBytes
 from steadylens.images.pixels import Pixels, blended, flattened, in_8_bits
 from steadylens.images.reading import ImageContent, read_image_content
+from steadylens.images.tensors import array_to_tensor
 from steadylens.images.writing import WRITABLE_FORMATS, encode_single
-from steadylens.inference.image_files import noise_of
+from steadylens.inference.inspecting.noise_level import NoiseLevel, noise_level_of
 from steadylens.inference.jobs import FORMATS_BY_SUFFIX
 from steadylens.inference.restorer import restore_array
 from steadylens.progress import ProgressCallback
@@ -83,13 +84,13 @@ class Photograph:
         name: The name of its file, without folders.
         source: What the file holds.
         restored: The pixels that the net made of it, (H, W, C), of the same type.
-        noise_grey: Its estimated noise in grey levels of 255, or None if it is too small to tell.
+        noise: Its estimated noise, and whether it is clean.
     """
 
     name: str
     source: ImageContent
     restored: Pixels
-    noise_grey: float | None
+    noise: NoiseLevel
 
     @property
     def bytes(self) -> int:
@@ -192,9 +193,10 @@ def restored_photograph(
     source = replace(source, relaid=source.relaid or len(source.pages) > 1, pages=source.pages[:1])
     admit(2 * source.pixels.nbytes)
     progress(0, 1)
-    noise = noise_of(source.pixels)
+    noise = noise_level_of(array_to_tensor(source.pixels), restorer)
+    progress(0, 1)
     restored = restore_array(source.pixels, restorer, progress)
-    return Photograph(name=name, source=source, restored=np.asarray(restored), noise_grey=noise)
+    return Photograph(name=name, source=source, restored=np.asarray(restored), noise=noise)
 
 
 def plain_name(name: str) -> str:

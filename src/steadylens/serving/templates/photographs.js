@@ -147,7 +147,7 @@ async function present(file, done) {
     item.textContent = sentence(note);
     return item;
   }));
-  setStrength(1);
+  setStrength(done.clean ? 0 : 1);
   named();
   show("result");
 }
@@ -160,7 +160,8 @@ function estimate(done) {
   noise.append(unit);
   part("noise-hint").textContent = done.noise === null
     ? "The photograph is too small to tell."
-    : "Standard deviation in grey levels. Fine texture counts as one or two.";
+    : done.estimate.includes(" if ") ? sentence(done.estimate) : "Standard deviation in grey levels.";
+  part("clean").hidden = !done.clean;
 }
 
 async function fetched(address) {
