@@ -1,0 +1,395 @@
+"""Times restoring 12 megapixels by our nets, CDnCNN-B and FFDNet, in each engine and precision.
+
+Every combination restores the same picture in tiles of its usual size, in a process of its own, and the
+quickest round counts. The image and its result are 8-bit arrays; then files are restored, reading and
+writing included. Peak memory is the largest resident memory of the process while it restores, libraries
+included. A combination that would take long gets a part of the picture, which the column of megapixels
+tells, and its time is scaled.
+
+Two limits of the machine are measured: the rate of a product of large matrices in the same precision, and
+the rate at which memory is copied. The share of the first counts the multiplications of all tiles, overlap
+included; that of the second counts what all convolutions read and write once. The rivals have random
+weights, which say nothing of quality. What bfloat16 and int8 cost is measured on images with float noise,
+where a folder is given.
+
+    python benchmarks/megapixels.py --images CBSD68 --out results/benchmarks/megapixels.json
+"""
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from engines import operations, quickest
+from largeimages import run
+from photographs import evenly_spaced
+from PIL import Image
+from rivals import ColourDnCNN, ColourFFDNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from writing import publish
+
+import steadylens
+from steadylens.devices import evaluating, has_fast_bfloat16
+from steadylens.images.tensors import read_image, tensor_to_pil, to_float, to_uint8
+from steadylens.inference.engines import (
+    Engine,
+    OnnxEngine,
+    OpenVinoEngine,
+    TorchEngine,
+    to_int8,
+    to_onnx,
+    to_openvino,
+    to_program,
+)
+from steadylens.inference.image_files import RestoreSettings, restore_file
+from steadylens.inference.jobs import RestoreJob
+from steadylens.inference.restorer import Restorer, restorer_of
+from steadylens.inference.signature import signature_of
+from steadylens.inference.tiling import spans
+from steadylens.metrics import psnr
+from steadylens.randomness import derived_generator
+from steadylens.training.run import device_name
+
+CPU = torch.device("cpu")
+HEIGHT, WIDTH = 3000, 4000
+
+RIVALS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "CDnCNN-B": (ColourDnCNN, 20),
+    "FFDNet": (ColourFFDNet, 24),
+}
+"""The rivals, and their margins in pixels."""
+
+TILE_OF_RIVALS = 640
+"""Height and width of their tiles in pixels, large enough that the overlap costs a seventh at most."""
+
+ENGINES = ("PyTorch", "ONNX Runtime", "OpenVINO", "OpenVINO, a tile a thread")
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+SIGMAS_GREY = (0, 5, 15, 25, 50)
+"""At which strengths of noise the cost of a precision is measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Combination:
+    """A net in an engine and a precision.
+
+    Attributes:
+        net: A packaged net or a file, or one of `RIVALS`.
+        engine: One of `ENGINES`.
+        precision: One of `PRECISIONS`.
+        height: How many rows of the picture are restored.
+        rounds: How many rounds are timed.
+        threads: How many threads the engine may use.
+    """
+
+    net: str
+    engine: str
+    precision: str
+    height: int
+    rounds: int
+    threads: int
+
+
+def picture(height: int) -> Tensor:
+    """Returns the upper rows of the picture, uint8 (1, 3, H, 4000): smooth colours with noise of 8 levels."""
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.rand(1, 3, 30, 40, generator=generator)
+    smooth = F.interpolate(colours, (HEIGHT, WIDTH), mode="bilinear", align_corners=True)[..., :height, :]
+    return to_uint8(smooth + torch.randn(smooth.shape, generator=generator) * (8 / 255))
+
+
+# One combination, in a process of its own.
+
+
+def in_tiles(net: str) -> Restorer:
+    """Returns one of our nets, or a rival, with what cuts the picture into tiles."""
+    if net not in RIVALS:
+        return restorer_of(net)
+    make, margin = RIVALS[net]
+    return restorer_of(make().eval().requires_grad_(False), margin=margin, tile=TILE_OF_RIVALS)
+
+
+def opened(asked: Combination) -> Restorer:
+    """Returns a net in tiles, in an engine."""
+    torch.set_num_threads(asked.threads)
+    restorer = in_tiles(asked.net)
+    assert isinstance(restorer.engine, nn.Module)
+    engine = engine_of(restorer.engine, asked, size_of_tiles(restorer, asked.height))
+    return replace(restorer, engine=engine)
+
+
+def size_of_tiles(restorer: Restorer, height: int) -> tuple[int, int] | None:
+    """Returns the height and width of all tiles of the picture, or None where they differ."""
+    sides = [
+        {span.stop - span.start for span in spans(length, restorer.tiling)} for length in (height, WIDTH)
+    ]
+    return None if any(len(each) > 1 for each in sides) else (sides[0].pop(), sides[1].pop())
+
+
+def engine_of(net: nn.Module, asked: Combination, size: tuple[int, int] | None) -> Engine:
+    """Returns a net in an engine, for tiles of one size or of any."""
+    dtype = PRECISIONS[asked.precision]
+    if asked.engine == "PyTorch":
+        return TorchEngine(net, dtype=dtype)
+    signature = signature_of(net, size=size, batch=1)
+    model = to_onnx(to_program(net, signature), signature)
+    if asked.engine == "ONNX Runtime":
+        return OnnxEngine(model, signature)
+    streams = asked.threads if asked.engine == ENGINES[-1] else 1
+    return OpenVinoEngine(to_openvino(model, signature), signature, dtype=dtype, streams=streams)
+
+
+def timed(asked: Combination) -> dict[str, float]:
+    """Returns the seconds for the picture, or that part of it, and the peak of memory in megabytes."""
+    restorer, image = opened(asked), picture(asked.height)
+    run(restorer, image[..., : min(asked.height, 1000), :1000])
+    rounds = [run(restorer, image) for _ in range(asked.rounds)]
+    return {"seconds": min(seconds for seconds, _ in rounds), "peak": max(peak for _, peak in rounds)}
+
+
+def timed_files(asked: Combination, folder: Path) -> list[dict[str, object]]:
+    """Returns how long restoring a file takes, in a process that has opened the net."""
+    restorer = opened(asked)
+    found: list[dict[str, object]] = []
+    for ending, name in (("jpg", "JPEG"), ("png", "PNG")):
+        source = folder / f"picture.{ending}"
+        tensor_to_pil(picture(asked.height)[0]).save(source)
+        job = RestoreJob(source=source, target=folder / f"restored.{ending}")
+        rounds = []
+        for _ in range(asked.rounds):
+            begin = time.perf_counter()
+            restore_file(job, restorer, settings=RestoreSettings())
+            rounds.append(time.perf_counter() - begin)
+        with Image.open(job.target) as restored:
+            assert restored.size == (WIDTH, asked.height)
+        found.append({"file": name, "seconds": min(rounds)})
+    return found
+
+
+def alone(call: Callable[..., Any], *arguments: object) -> Any:
+    """Calls a function in a new process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(call, *arguments).result()
+
+
+# The machine's limits, and what the nets ask of it.
+
+
+def limits(threads: int, matrix: int = 4096) -> dict[str, float]:
+    """Returns the rates of matrix products in GFLOP/s, by precision, and of copying memory in GB/s."""
+    torch.set_num_threads(threads)
+    calls: dict[str, Callable[[], object]] = {}
+    for name, dtype in PRECISIONS.items():
+        square = torch.randn(matrix, matrix).to(dtype)
+        calls[name] = partial(torch.mm, square, square)
+    source = torch.zeros(2**26)
+    calls["memory"] = partial(torch.empty_like(source).copy_, source)
+    taken = quickest(calls, 5)
+    rates = {name: 2e-9 * matrix**3 / taken[name] for name in PRECISIONS}
+    return {**rates, "memory": 2e-9 * source.numel() * source.element_size() / taken["memory"]}
+
+
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the values that convolutions read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operation and counts it."""
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default:
+            self.values += args[0].numel() + result.numel()
+        return result
+
+
+def work_of(asked: Combination) -> tuple[float, float]:
+    """Returns GFLOP and billions of values that convolutions read and write, for all tiles of the picture."""
+    restorer = in_tiles(asked.net)
+    net = restorer.engine
+    assert isinstance(net, nn.Module)
+    rows, columns = (spans(length, restorer.tiling) for length in (asked.height, WIDTH))
+    height, width = (max(span.stop - span.start for span in each) for each in (rows, columns))
+    tile = torch.empty(1, 3, height, width, device="meta")
+    with torch.no_grad(), evaluating(net.to("meta")), Traffic() as traffic:
+        flops = operations(net, tile)
+    tiles = len(rows) * len(columns)
+    return 1e-9 * flops * tiles, 1e-9 * traffic.values * tiles
+
+
+# Tables.
+
+
+def combinations(nets: Sequence[str], given: argparse.Namespace) -> Iterator[Combination]:
+    """Yields all combinations; those with equal engine and precision follow each other."""
+    precisions = PRECISIONS if has_fast_bfloat16(CPU) else ["float32"]
+    for precision in precisions:
+        for engine in ENGINES:
+            if engine == "ONNX Runtime" and precision != "float32":
+                continue
+            for net in nets:
+                slow = net != nets[0]
+                yield Combination(
+                    net=net,
+                    engine=engine,
+                    precision=precision,
+                    height=HEIGHT // (given.slow_part if slow else given.part),
+                    rounds=given.rounds,
+                    threads=given.threads,
+                )
+
+
+def speeds(asked: Sequence[Combination], rates: dict[str, float]) -> list[dict[str, object]]:
+    """Measures all combinations; prints each as soon as it is there."""
+    rows: list[dict[str, object]] = []
+    work: dict[str, tuple[float, float]] = {}
+    for each in asked:
+        found = alone(timed, each)
+        if each.net not in work:
+            work[each.net] = alone(work_of, each)
+        gflop, values = work[each.net]
+        bytes_of_value = torch.empty(0, dtype=PRECISIONS[each.precision]).element_size()
+        row: dict[str, object] = {
+            "net": named(each.net),
+            "precision": each.precision,
+            "engine": each.engine,
+            "megapixels measured": 1e-6 * each.height * WIDTH,
+            "seconds for 12 megapixels": found["seconds"] * HEIGHT / each.height,
+            "share of matrix rate": gflop / found["seconds"] / rates[each.precision],
+            "share of memory rate": values * bytes_of_value / found["seconds"] / rates["memory"],
+            "peak megabytes": round(found["peak"]),
+        }
+        print(row, flush=True)
+        rows.append(row)
+    return rows
+
+
+def named(net: str) -> str:
+    """Returns the name of a net, whether packaged or a file."""
+    return Path(net).stem if Path(net).suffix else net
+
+
+def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, object]]:
+    """Returns each net in its best engine at each precision, and how many times faster the first net is."""
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["precision"], row["net"]
+        if key not in best or row[SECONDS] < best[key][SECONDS]:
+            best[key] = row
+    first = rows[0]["net"]
+    return [
+        {
+            "precision": precision,
+            "net": net,
+            "best engine": row["engine"],
+            SECONDS: row[SECONDS],
+            f"times as long as {first}": row[SECONDS] / best[precision, first][SECONDS],
+        }
+        for (precision, net), row in best.items()
+    ]
+
+
+SECONDS = "seconds for 12 megapixels"
+
+
+# What a lower precision costs.
+
+
+def precision_costs(net: str, folder: Path, count: int) -> list[dict[str, object]]:
+    """Returns the loss of PSNR in dB against float32 by strength of the noise, and the time per megapixel.
+
+    For int8, ONNX Runtime chooses the scales on other images of the folder, with the same strengths of noise.
+    """
+    module = steadylens.load(net).requires_grad_(False)
+    files = sorted(folder.glob("*.png"))
+    chosen = evenly_spaced(files, count)
+    others = evenly_spaced([path for path in files if path not in chosen], count)
+    signature = signature_of(module)
+    model = to_onnx(to_program(module, signature), signature)
+    quantised = to_int8(model, (noisy for sigma in SIGMAS_GREY for _, noisy in _noisy(others, sigma)))
+    engines: dict[str, Engine] = {
+        "PyTorch, float32": TorchEngine(module),
+        "PyTorch, bfloat16": TorchEngine(module, dtype=torch.bfloat16),
+        "OpenVINO, bfloat16": OpenVinoEngine(to_openvino(model, signature), signature, dtype=torch.bfloat16),
+        "ONNX Runtime, int8": OnnxEngine(quantised, signature),
+        "OpenVINO, int8": OpenVinoEngine(to_openvino(quantised, signature), signature),
+    }
+    rows: dict[str, dict[str, object]] = {name: {"engine": name} for name in engines}
+    exact: dict[int, float] = {}
+    for sigma in SIGMAS_GREY:
+        pairs = list(_noisy(chosen, sigma))
+        for name, engine in engines.items():
+            begin = time.perf_counter()
+            restored = [engine(noisy).clamp(0, 1) for _, noisy in pairs]
+            pixels = sum(clean[0, 0].numel() for clean, _ in pairs)
+            rows[name]["seconds a megapixel"] = f"{1e6 * (time.perf_counter() - begin) / pixels:.3f}"
+            values = [float(psnr(image, clean)) for image, (clean, _) in zip(restored, pairs, strict=True)]
+            mean = sum(values) / len(values)
+            exact.setdefault(sigma, mean)
+            rows[name][f"loss at sigma {sigma}"] = f"{exact[sigma] - mean:.3f}"
+    return list(rows.values())
+
+
+def _noisy(paths: Sequence[Path], sigma: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for path in paths:
+        clean = to_float(read_image(path))[None]
+        generator = derived_generator(0, "photographs", path.stem, sigma)
+        yield clean, clean + torch.randn(clean.shape, generator=generator) * (sigma / 255)
+
+
+def main() -> None:
+    """Measures, prints the tables, and writes them to a file on request."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--nets", nargs="+", default=["unet-photos", "l11-gtsrb"], help="ours, the main one first"
+    )
+    parser.add_argument("--images", type=Path, help="folder of PNG files, for the cost of precisions")
+    parser.add_argument("--count", type=int, default=9, help="how many of them")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each combination")
+    parser.add_argument("--part", type=int, default=1, help="the first net restores 1/N of the picture")
+    parser.add_argument("--slow-part", type=int, default=4, help="the other nets restore 1/N of the picture")
+    parser.add_argument("--threads", type=int, default=2, help="threads that each engine may use")
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    given = parser.parse_args()
+    rates = alone(limits, given.threads)
+    asked = list(combinations([*given.nets, *RIVALS], given))
+    rows = speeds(asked, rates)
+    ours = [(row[SECONDS], each) for row, each in zip(rows, asked, strict=True) if each.net == given.nets[0]]
+    _, quickest_of_ours = min(ours, key=lambda pair: float(str(pair[0])))
+    with tempfile.TemporaryDirectory() as folder:
+        files = alone(timed_files, quickest_of_ours, Path(folder))
+    libraries = {library: version(library) for library in ("torch", "onnxruntime", "openvino")}
+    result: dict[str, object] = {
+        **libraries,
+        "device": device_name(CPU),
+        "threads": given.threads,
+        "picture": f"{WIDTH}x{HEIGHT}",
+        "matrix product, float32, GFLOP/s": rates["float32"],
+        "matrix product, bfloat16, GFLOP/s": rates["bfloat16"],
+        "memory, read and written, GB/s": rates["memory"],
+        "each net in its best engine": ratios(rows),
+        "all engines": rows,
+        f"files of 12 megapixels, {named(given.nets[0])} in {quickest_of_ours.engine}, "
+        f"{quickest_of_ours.precision}": files,
+    }
+    if given.images is not None:
+        result["what a precision costs, PSNR in dB"] = alone(
+            precision_costs, given.nets[0], given.images, given.count
+        )
+    publish(result, given.out)
+
+
+if __name__ == "__main__":
+    main()
