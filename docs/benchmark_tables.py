@@ -1,7 +1,7 @@
 """Fills docs/benchmarks.md from the JSON files in results/benchmarks/ that the scripts of benchmarks/ write.
 
-A table stands between `<!-- benchmark: NAME -->` and `<!-- end -->`. A test fails where the page and the
-files no longer agree.
+A table stands between `<!-- benchmark: NAME -->` and `<!-- end -->`; without a file, the page says so.
+A test fails where the page and the files no longer agree.
 """
 
 import json
@@ -15,6 +15,9 @@ from steadylens.files import replacing
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 FOLDER = ROOT / "results" / "benchmarks"
+
+UNMEASURED = "Not measured yet."
+"""Stands for the tables of a benchmark that has no file."""
 
 MARKED = re.compile(r"(<!-- benchmark: ([a-z_-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -97,8 +100,9 @@ def filled(text: str, folder: Path = FOLDER) -> str:
 
     def fill(marked: re.Match[str]) -> str:
         begin, name, end = marked.groups()
-        found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        return "\n\n".join([begin.rstrip(), *tables(found), end])
+        file = folder / f"{name}.json"
+        shown = tables(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else [UNMEASURED]
+        return "\n\n".join([begin.rstrip(), *shown, end])
 
     return MARKED.sub(fill, text)
 
