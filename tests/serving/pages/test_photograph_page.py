@@ -336,7 +336,7 @@ def test_a_bad_file_is_explained_and_the_next_one_taken(site: Site, tmp_path: Pa
     visit(site)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
     site.find("#file").send_keys(str(tmp_path / "broken.png"))
-    site.wait_for(lambda: "Broken.png cannot be read" in site.text("#problem"))
+    site.wait_for(lambda: "broken.png cannot be read" in site.text("#problem"))
     assert site.shown("#drop")
     give(site, phone_photograph(tmp_path / "whole.jpg"))
     assert not site.shown("#problem")

@@ -116,7 +116,8 @@ function told(line) {
 }
 
 function sentence(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+  const named = /^\S*\.\S/.test(text); // it begins with the name of a file
+  return (named ? text : text.charAt(0).toUpperCase() + text.slice(1)) + (/[.!?]$/.test(text) ? "" : ".");
 }
 
 async function present(file, done) {
