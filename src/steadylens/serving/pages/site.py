@@ -8,7 +8,10 @@ import socket
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 
+import torch
+
 from steadylens.checkpoints.loading import LoadedNet
+from steadylens.devices import has_fast_bfloat16
 from steadylens.errors import MissingExtraError
 from steadylens.inference.restorer import restorer_of
 from steadylens.serving.pages.demo import DemoNets
@@ -55,8 +58,9 @@ def application(nets: DemoNets) -> FastAPI:
         nets: The nets.
     """
     learned = learned_photographs(nets.restorer)
+    dtype = torch.bfloat16 if has_fast_bfloat16(nets.device) else torch.float32
     photographs = PhotographPage(
-        restorer_of(nets.restorer.module, device=nets.device),
+        restorer_of(nets.restorer.module, device=nets.device, dtype=dtype),
         net=nets.restorer.name,
         learned_photographs=learned,
     )
