@@ -194,7 +194,6 @@ def restored_photograph(
     admit(2 * source.pixels.nbytes)
     progress(0, 1)
     noise = noise_level_of(array_to_tensor(source.pixels), restorer)
-    progress(0, 1)
     restored = restore_array(source.pixels, restorer, progress)
     return Photograph(name=name, source=source, restored=np.asarray(restored), noise=noise)
 
