@@ -120,13 +120,13 @@ def in_tiles(net: str) -> Restorer:
     return restorer_of(make().eval().requires_grad_(False), margin=margin, tile=TILE_OF_RIVALS)
 
 
-def opened(asked: Combination) -> Restorer:
-    """Returns a net in tiles, in an engine."""
+def opened(asked: Combination, *, any_size: bool = False) -> Restorer:
+    """Returns a net in tiles, in an engine, for the tiles of the picture or for any image."""
     torch.set_num_threads(asked.threads)
     restorer = in_tiles(asked.net)
     assert isinstance(restorer.engine, nn.Module)
-    engine = engine_of(restorer.engine, asked, size_of_tiles(restorer, asked.height))
-    return replace(restorer, engine=engine)
+    size = None if any_size else size_of_tiles(restorer, asked.height)
+    return replace(restorer, engine=engine_of(restorer.engine, asked, size))
 
 
 def size_of_tiles(restorer: Restorer, height: int) -> tuple[int, int] | None:
@@ -142,7 +142,7 @@ def engine_of(net: nn.Module, asked: Combination, size: tuple[int, int] | None) 
     dtype = PRECISIONS[asked.precision]
     if asked.engine == "PyTorch":
         return TorchEngine(net, dtype=dtype)
-    signature = signature_of(net, size=size, batch=1)
+    signature = signature_of(net) if size is None else signature_of(net, size=size, batch=1)
     model = to_onnx(to_program(net, signature), signature)
     if asked.engine == "ONNX Runtime":
         return OnnxEngine(model, signature)
@@ -160,7 +160,7 @@ def timed(asked: Combination) -> dict[str, float]:
 
 def timed_files(asked: Combination, folder: Path) -> list[dict[str, object]]:
     """Returns how long restoring a file takes, in a process that has opened the net."""
-    restorer = opened(asked)
+    restorer = opened(asked, any_size=True)  # parts of the image are restored to judge its noise
     found: list[dict[str, object]] = []
     for ending, name in (("jpg", "JPEG"), ("png", "PNG")):
         source = folder / f"picture.{ending}"

@@ -93,6 +93,16 @@ def test_the_fastest_engine_is_named_and_gives_what_pytorch_gives(folder: Path, 
     assert abs(one.astype(int) - other).max() <= 1
 
 
+def test_bfloat16_changes_the_result_by_little(folder: Path, tmp_path: Path) -> None:
+    for engine in ("torch", "bfloat16"):
+        options = ("--net", "unet-gtsrb", "--always", "--engine", engine, "--out", tmp_path / engine)
+        assert run(folder / "a.png", *options).code == 0
+    one, other = (read_image_file(tmp_path / name / "a.png").pixels for name in ("bfloat16", "torch"))
+    difference = abs(one.astype(int) - other)
+    assert 0 < difference.max() <= 8
+    assert difference.mean() < 1
+
+
 def test_what_was_removed_is_written_and_its_scale_is_said(
     folder: Path, tmp_path: Path, smoothing: Path
 ) -> None:

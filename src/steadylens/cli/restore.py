@@ -63,6 +63,7 @@ class EngineName(StrEnum):
     """The engines that can be chosen, by name."""
 
     torch = "torch"
+    bfloat16 = "bfloat16"
     fastest = "fastest"
 
 
@@ -167,8 +168,9 @@ def restore(
     engine: Annotated[
         EngineName,
         typer.Option(
-            help="torch: PyTorch. fastest: time PyTorch, ONNX Runtime and OpenVINO for some seconds, then "
-            "use the fastest."
+            help="torch: PyTorch. bfloat16: PyTorch in bfloat16, several times as fast where the processor "
+            "has instructions for it; it costs 0.01 dB. fastest: time PyTorch, ONNX Runtime and OpenVINO "
+            "for some seconds, then use the fastest."
         ),
     ] = EngineName.torch,
     device: Device = "auto",
@@ -203,9 +205,7 @@ def restore(
         with _planned(paths, out, files.format, pattern=pattern, shard=share) as (plan, console):
             if share.count > 1 or origin:
                 say(f"shard {share}{origin}: {len(plan.jobs):,} of {plan.found:,} images", console)
-            opening = partial(
-                _opened, net, tile, device_named(device), strength, fastest=engine is EngineName.fastest
-            )
+            opening = partial(_opened, net, tile, device_named(device), strength, engine)
             if preview:
                 targets = _preview_targets(plan, overwrite=overwrite)
                 _write_previews(plan, targets, opening(tell=partial(say, console=console)), files, console)
@@ -313,16 +313,18 @@ def _opened(
     tile: int | None,
     device: "torch.device",
     strength: float,
-    *,
-    fastest: bool,
+    engine: EngineName,
     tell: "Callable[[str], None]" = lambda line: None,
 ) -> "Restorer":
-    """Returns the restorer, in the fastest engine if asked to, and tells which one that is."""
+    """Returns the restorer in that engine, and tells which one is the fastest if asked for it."""
+    import torch
+
     from steadylens.inference.engines import fastest_engine
     from steadylens.inference.restorer import restorer_of
 
-    restorer = restorer_of(net, tile=tile, device=device, strength=strength)
-    if not fastest:
+    dtype = torch.bfloat16 if engine is EngineName.bfloat16 else torch.float32
+    restorer = restorer_of(net, tile=tile, device=device, strength=strength, dtype=dtype)
+    if engine is not EngineName.fastest:
         return restorer
     timing = fastest_engine(restorer.engine)  # type: ignore[arg-type]  # a net, since it was loaded by name
     tell(f"engine: {timing}")
