@@ -1,7 +1,7 @@
-"""Fills docs/benchmarks.md from the JSON files in results/benchmarks/ that the scripts of benchmarks/ write.
+"""Fills pages from the JSON files in results/benchmarks/ that the scripts of benchmarks/ and examples/ write.
 
 A table stands between `<!-- benchmark: NAME -->` and `<!-- end -->`; without a file, the page says so.
-A test fails where the page and the files no longer agree.
+A test fails where the pages and the files no longer agree.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 from steadylens.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "classifiers.md")
 FOLDER = ROOT / "results" / "benchmarks"
 
 UNMEASURED = "Not measured yet."
@@ -108,10 +108,11 @@ def filled(text: str, folder: Path = FOLDER) -> str:
 
 
 def main() -> None:
-    """Writes the page anew."""
-    text = filled(PAGE.read_text(encoding="utf-8"))
-    with replacing(PAGE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """Writes the pages anew."""
+    for page in PAGES:
+        text = filled(page.read_text(encoding="utf-8"))
+        with replacing(page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,10 @@ from steadylens.checkpoints.checkpoint import fingerprint
 from steadylens.files import replacing
 from steadylens.images.tensors import IMAGE_SUFFIXES, pil_to_tensor, tensor_to_pil
 from steadylens.intervals import paired_difference
+from steadylens.progress import Update
 from steadylens.randomness import derived_generator
+from steadylens.training import OneCycleAdam
+from steadylens.training.fusing import ConsistencyTuning
 
 SIGMAS = (0, 5, 10, 25, 40, 50)  # strengths of the noise, in grey levels of 255
 SHOWN_SIGMA = 25
@@ -194,15 +197,25 @@ def training_squares(paths: Sequence[Path], classifier: PreparedClassifier) -> T
     return torch.stack(found)
 
 
-def tuned(restorer: nn.Module, classifier: nn.Module, images: Tensor, path: Path, *, steps: int) -> nn.Module:
+def tell(update: Update) -> None:
+    """Prints how far the tuning is."""
+    print(f"{update.stage} {update.state}: {update.done} of {update.total} {update.note}", flush=True)
+
+
+def tuned(
+    restorer: nn.Module, classifier: nn.Module, images: Tensor, path: Path, *, steps: int, rate: float
+) -> nn.Module:
     """Returns the restorer, tuned for the classifier; from a file if it was tuned before."""
     labels = torch.zeros(len(images), dtype=torch.int64)  # are not used
     photographs = ImageSet(images=images, labels=labels, tracks=torch.arange(len(images)))
     recipe = recipe_named("quick")
-    recipe = replace(recipe, fine_tuning=replace(recipe.fine_tuning, steps=steps, batch=8))
+    noise = Degradation(families=(Gaussian(strength=Strength(low_grey=1, high_grey=60), shared=0),))
+    settings = replace(recipe.fine_tuning, steps=steps, batch=8, degradation=noise)
+    recipe = replace(recipe, fine_tuning=settings)
     data = dataset_from(train=photographs, test=photographs.subset([0]), class_names=("any", "other"))
-    run = Run(data=data, recipe=recipe, seed=0, device=torch.device("cpu"))
-    return tune_restorer(run, restorer, classifier, path, name="imagenet").module
+    run = Run(data=data, recipe=recipe, seed=0, device=torch.device("cpu"), observe=tell)
+    tuning = ConsistencyTuning(optimization=OneCycleAdam(learning_rate=rate))
+    return tune_restorer(run, restorer, classifier, path, name="imagenet", tuning=tuning).module
 
 
 # %%
@@ -248,6 +261,7 @@ def main() -> None:
     )
     parser.add_argument("--tune", type=Path, metavar="DIR", help="tune the first restorer on these")
     parser.add_argument("--steps", type=int, default=1000, help="steps of this tuning, of 8 images each")
+    parser.add_argument("--rate", type=float, default=1e-4, help="its learning rate")
     parser.add_argument("--images", type=int, help="measure on so many photographs, evenly spaced")
     parser.add_argument("--out", type=Path, default=Path("runs/imagenet"), help="folder of the results")
     given = parser.parse_args()
@@ -271,11 +285,14 @@ def measure(given: argparse.Namespace) -> None:
         first, path = Path(names[0]).stem, given.out / "tuned.safetensors"
         others = training_squares(photographs_in(given.tune), classifier)
         print(f"tuning on {len(others)} squares", flush=True)
-        restorers[f"{first}, tuned"] = tuned(load(names[0]), classifier, others, path, steps=given.steps)
+        restorers[f"{first}, tuned"] = tuned(
+            load(names[0]), classifier, others, path, steps=given.steps, rate=given.rate
+        )
     behind = {f"behind {name}": FusedClassifier(net, classifier).eval() for name, net in restorers.items()}
     found = all_answers({ALONE: classifier, **behind}, images, given.out / "answers.json")
     kept, accuracy = table(found, found[ALONE][0]), table(found, right)
-    results = {"photographs": len(images), "answers kept in per cent": kept}
+    weights = {name: fingerprint(net)[:8] for name, net in restorers.items()}
+    results = {"photographs": len(images), "weights": weights, "answers kept in per cent": kept}
     if (labelled := int((right >= 0).sum())) > 0:
         results |= {"photographs with a known class": labelled, "answers right in per cent": accuracy}
     with replacing(given.out / "results.json") as temporary:

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from steadylens.checkpoints import choosing
 from steadylens.checkpoints.checkpoint import PRETRAINED
 from steadylens.checkpoints.choosing import default_restorer, mismatch
 from steadylens.checkpoints.loading import load
-from steadylens.errors import SettingError
+from steadylens.checkpoints.packaged import RESTORERS
 from steadylens.nets.facts import RESTORING, facts_of
 
 SIGN_RESTORERS = [
@@ -28,14 +27,12 @@ def test_signs_get_the_net_that_learned_from_signs(source: str, size: int) -> No
 @pytest.mark.parametrize(
     ("source", "size"), [("folder:gtsrb", 224), ("shards:signs-{00..09}.tar", 64), ("TensorDataset", 32)]
 )
-def test_photographs_get_no_net_that_learned_from_signs(
-    source: str, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(choosing, "PRETRAINED", ("unet-gtsrb", "unet-photos"))
+def test_other_images_get_the_net_that_learned_from_photographs(source: str, size: int) -> None:
     assert default_restorer(source, size=size) == "unet-photos"
-    monkeypatch.setattr(choosing, "PRETRAINED", ("unet-gtsrb",))
-    with pytest.raises(SettingError, match=r"no packaged restorer .* photographs.* name one .*--restorer"):
-        default_restorer(source, size=size)
+
+
+def test_the_nets_of_both_kinds_are_packaged() -> None:
+    assert {*RESTORERS.values()} <= {*PRETRAINED}
 
 
 def test_there_are_restorers_of_signs() -> None:

@@ -182,15 +182,6 @@ def test_the_packaged_restorer_of_such_images_is_tried_when_none_is_named(
     assert {row.network for row in rows if isinstance(row, Cost)} == {"alone", "behind l3-gtsrb"}
 
 
-def test_without_a_suitable_restorer_one_must_be_named(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(RESTORERS, "photographs", "unet-of-the-future")
-    code, _, error = compare(*RESNET)
-    assert code == 2
-    assert "no packaged restorer is known to help classifiers of photographs" in error
-
-
 SIGN_NOTE = "l3-gtsrb learned from traffic signs of 48 pixels, and these images are of 32"
 
 

@@ -190,14 +190,18 @@ def test_links_lead_somewhere(page: Path) -> None:
 # Benchmarks.
 
 
-def test_the_page_of_benchmarks_holds_what_each_of_them_wrote_and_nothing_else() -> None:
+def test_the_pages_hold_what_each_benchmark_wrote_and_nothing_else() -> None:
     filler = runpy.run_path(str(ROOT / "docs" / "benchmark_tables.py"), run_name="benchmark_tables")
-    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert text == filler["filled"](text), "run .venv/bin/python docs/benchmark_tables.py"
+    texts = [page.read_text(encoding="utf-8") for page in filler["PAGES"]]
+    assert texts == [filler["filled"](text) for text in texts], (
+        "run .venv/bin/python docs/benchmark_tables.py"
+    )
     measured = {path.stem for path in (ROOT / "results" / "benchmarks").glob("*.json")}
-    shown = set(re.findall(r"<!-- benchmark: (\w+) -->", text))
-    assert shown >= measured
-    assert all((ROOT / "benchmarks" / f"{name}.py").exists() for name in shown)
+    shown = re.findall(r"<!-- benchmark: (\w+) -->", "".join(texts))
+    assert len(shown) == len({*shown})
+    assert {*shown} >= measured
+    scripts = {path.stem for folder in ("benchmarks", "examples") for path in (ROOT / folder).glob("*.py")}
+    assert {*shown} <= scripts
 
 
 def test_a_benchmark_that_has_written_nothing_is_said_to_be_unmeasured(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from torch import nn
 from steadylens.checkpoints.checkpoint import PRETRAINED, fingerprint
 from steadylens.checkpoints.loading import load_net
 from steadylens.checkpoints.packaged import RESTORERS, ImageKind
-from steadylens.errors import SettingError
 from steadylens.nets.classification import SIGN_SIZE
 from steadylens.nets.facts import RESTORING
 
@@ -46,20 +45,11 @@ def default_restorer(source: str, *, size: int) -> str:
             signs.
         size: Height and width in pixels of the classifier's images. Those of 48 pixels are taken for signs.
 
-    Raises:
-        SettingError: If no packaged restorer is known to help classifiers of such images.
-
     Example:
         >>> default_restorer("gtsrb:GTSRB", size=48)
         'unet-gtsrb'
     """
-    kind = kind_of_images(source, size=size)
-    if (name := RESTORERS[kind]) not in PRETRAINED:
-        raise SettingError(
-            f"no packaged restorer is known to help classifiers of {kind}: all learned from traffic signs of "
-            f"{SIGN_SIZE} pixels; name one that was trained or tuned on such images (--restorer FILE)"
-        )
-    return name
+    return RESTORERS[kind_of_images(source, size=size)]
 
 
 def mismatch(restorer: nn.Module, source: str, *, size: int) -> str:
