@@ -12,7 +12,7 @@ RESTORERS: Final[dict[ImageKind, str]] = {"traffic signs": "unet-gtsrb", "photog
 """The packaged restorer that goes in front of a classifier of images of each kind."""
 
 DEFAULT_RESTORER: Final = "unet-gtsrb"
-"""The packaged net of `steadylens.restore`, of `steadylens restore` and of the demo page."""
+"""The packaged net of `steadylens.restore`, of `steadylens restore` and of `steadylens app`."""
 
 RESTORERS_HELP: Final = (
     "a packaged net (unet-photos: photographs; unet-gtsrb, l11-gtsrb, l3-gtsrb: traffic signs of 48 pixels) "

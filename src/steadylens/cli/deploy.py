@@ -1,4 +1,4 @@
-"""The commands that deploy a net: export it, serve it over HTTP, show it on a demo page."""
+"""The commands that deploy a net: export it, serve it over HTTP, show it on a page."""
 
 import os
 import sys
@@ -55,7 +55,7 @@ def serve_page(
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Serve a demo page: add noise to an image, see it restored, and compare the classifiers' answers."""
+    """Serve a page that restores photographs, and one that shows what noise does to classifiers."""
     with explaining(debug):
         from steadylens.serving.pages.demo import DemoNets
         from steadylens.serving.pages.site import application, serve

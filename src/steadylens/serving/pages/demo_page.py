@@ -1,4 +1,4 @@
-"""The demo page: choose an image and noise, see the restored image and the answers of the classifiers.
+"""The page for classifiers: choose an image and noise, see it restored and the answers of the classifiers.
 
 The page works offline. All that it needs comes from its own server, and it tells browsers to load nothing
 from elsewhere.
