@@ -78,4 +78,4 @@ def _take(source: Path, blob: str, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:2]), *sys.argv[2:])
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -53,7 +53,7 @@ def test_the_two_commands_come_next() -> None:
 def test_the_first_lines_of_code_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    steadylens.write_image("sign.png", images[0])
+    steadylens.write_image("photo.jpg", images[0])
     names: dict[str, Any] = {"images": images, "your_classifier": steadylens.load("sign-gtsrb")}
     exec(BLOCKS[0], names)  # noqa: S102 - our own page
     assert names["restored"].shape == (3, 48, 48)
