@@ -11,7 +11,7 @@ ImageKind = Literal["traffic signs", "photographs"]
 RESTORERS: Final[dict[ImageKind, str]] = {"traffic signs": "unet-gtsrb", "photographs": "unet-photos"}
 """The packaged restorer that goes in front of a classifier of images of each kind."""
 
-DEFAULT_RESTORER: Final = "unet-gtsrb"
+DEFAULT_RESTORER: Final = "unet-photos"
 """The packaged net of `steadylens.restore`, of `steadylens restore` and of `steadylens app`."""
 
 RESTORERS_HELP: Final = (
