@@ -1,8 +1,9 @@
 """Packages the nets of a run under src/steadylens/weights, with what was measured of them.
 
 Usage: python docs/package_weights.py RUN RECORDS
-RUN is a folder that `steadylens reproduce` wrote, RECORDS the run's file of records, under results/. A net
-for photographs is RUN/models/restorer-photographs.safetensors, its records are of other photographs. The
+RUN is a folder that `steadylens reproduce` wrote, RECORDS the run's file of records, under results/. Nets
+for photographs are RUN/models/restorer-photographs.safetensors and restorer-camera.safetensors, their records
+are of other photographs. The
 weights are rounded to float16. What the packaged nets make of a fixed image is written to
 tests/pretrained_outputs.json, so that a test can hold any machine to it.
 """
@@ -50,15 +51,17 @@ SOURCES = {
     "sign-gtsrb": ("original", ORIGINAL),
     "fused-gtsrb": ("together", TOGETHER),
     "unet-photos": ("restorer-photographs", "unet-photos"),
+    "unet-camera": ("restorer-camera", "unet-camera"),
 }
 """By the name of a packaged net: its file in the run, and what the records call it."""
 
-ATTRIBUTIONS = {
-    "unet-photos": "The photographs are the 250 of CID22, the Compression Image Dataset 2022 of Cloudinary, "
-    "under CC BY-SA 4.0, and 41 in the public domain: wallpapers of the Budgie desktop (CC0), photographs of "
-    "NASA and SpaceX, and wallpapers of Pop!_OS and elementary OS that were on Unsplash before June 2017 "
-    "(CC0)."
-}
+PHOTOGRAPHS = (
+    "The photographs are the 250 of CID22, the Compression Image Dataset 2022 of Cloudinary, under CC BY-SA "
+    "4.0, and 41 in the public domain: wallpapers of the Budgie desktop (CC0), photographs of NASA and "
+    "SpaceX, and wallpapers of Pop!_OS and elementary OS that were on Unsplash before June 2017 (CC0)."
+)
+
+ATTRIBUTIONS = {"unet-photos": PHOTOGRAPHS, "unet-camera": PHOTOGRAPHS}
 """Whose the training images are, by the name of a packaged net."""
 
 

@@ -306,11 +306,12 @@ def test_every_packaged_net_defends_against_no_adversary_and_knows_the_images_of
 ) -> None:
     limits = section(steadylens.card(name), "Limits")
     assert "no defence against attacks" in limits
-    learned = {
-        "gtsrb": "It was trained on German traffic signs, cut out and resized to 48x48 pixels.",
-        "photos": "It was trained on photographs.",
-    }
-    assert learned[name.rpartition("-")[2]] in limits
+    learned = (
+        "It was trained on German traffic signs, cut out and resized to 48x48 pixels."
+        if name.endswith("-gtsrb")
+        else "It was trained on photographs."
+    )
+    assert learned in limits
     assert ("No safety function should rely on it alone" in limits) == (name in {"sign-gtsrb", "fused-gtsrb"})
 
 

@@ -59,6 +59,7 @@ KINDS: dict[str, type[nn.Module]] = {
     **dict.fromkeys(("l11-gtsrb", "l9-gtsrb", "l7-gtsrb", "l5-gtsrb", "l3-gtsrb"), RestorationNet),
     "unet-gtsrb": RestorationUNet,
     "unet-photos": RestorationUNet,
+    "unet-camera": RestorationUNet,
     "dong-gtsrb": DongNet,
     "sign-gtsrb": SignNet,
     "fused-gtsrb": FusedClassifier,
@@ -69,6 +70,7 @@ PARAMETERS = {
     **{f"{name.lower()}-gtsrb": row.parameters for name, row in TABLE_1.items()},
     "unet-gtsrb": 449_216,
     "unet-photos": 449_216,
+    "unet-camera": 449_216,
     "sign-gtsrb": CLASSIFIER_PARAMETERS,
     "fused-gtsrb": 449_216 + CLASSIFIER_PARAMETERS,
 }
@@ -216,8 +218,8 @@ def test_the_figures_of_a_card_are_those_of_the_committed_records(name: str) -> 
 def test_a_card_tells_where_the_net_comes_from(name: str) -> None:
     assert card(name).name == name
     about = card(name).info
-    assert about.data.startswith({"gtsrb": "gtsrb:", "photos": "photographs:"}[name.rpartition("-")[2]])
-    assert bool(about.attribution) == (name == "unet-photos")
+    assert about.data.startswith("gtsrb:" if name.endswith("-gtsrb") else "photographs:")
+    assert bool(about.attribution) == (not name.endswith("-gtsrb"))
     assert {row.provenance.recipe for row in about.figures} == {about.recipe}
     assert {row.provenance.seed for row in about.figures} == {about.seed}
     assert about.commit
@@ -340,7 +342,7 @@ def test_a_restorer_is_opened_from_a_file_of_any_name(name: str, tmp_path: Path)
 def test_an_unknown_name_is_refused_with_what_there_is(source: str) -> None:
     with pytest.raises(
         SettingError,
-        match=r"there is no net '.*'; give a \.safetensors file or one of l11-.*, .*unet-photos$",
+        match=r"there is no net '.*'; give a \.safetensors file or one of l11-.*, .*unet-camera$",
     ):
         load_net(source, task=RESTORING)
     for weights in (None, Path("net.pth")):

@@ -55,6 +55,11 @@ def limitations(net: LoadedNet) -> Iterator[str]:
         )
     if info.training_kind == "clean classifier":
         yield "It was trained only on clean images: noise changes its answers, as the figures show."
+    elif info.recipe == "camera":
+        yield (
+            "It was trained with simulated noise of cameras, also stored as JPEG. Blur and weather were not "
+            "measured."
+        )
     elif info.data:
         yield (
             "It was trained with synthetic additive noise. Blur, compression, weather and "

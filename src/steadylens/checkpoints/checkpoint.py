@@ -208,9 +208,9 @@ LICENCE = "MIT"
 
 PRETRAINED = (
     "l11-gtsrb", "l9-gtsrb", "l7-gtsrb", "l5-gtsrb", "l3-gtsrb", "dong-gtsrb", "sign-gtsrb", "fused-gtsrb",
-    "unet-gtsrb", "unet-photos",
+    "unet-gtsrb", "unet-photos", "unet-camera",
 )  # fmt: skip
-"""Names of the packaged nets: the restorers of Table 1, the sign net, a fused classifier, and two U-Nets."""
+"""Names of the packaged nets: the restorers of Table 1, the sign net, a fused classifier, and U-Nets."""
 
 
 def packaged_file(name: str) -> AbstractContextManager[Path]:

@@ -15,7 +15,7 @@ DEFAULT_RESTORER: Final = "unet-photos"
 """The packaged net of `steadylens.restore`, of `steadylens restore` and of `steadylens app`."""
 
 RESTORERS_HELP: Final = (
-    "a packaged net (unet-photos: photographs; unet-gtsrb, l11-gtsrb, l3-gtsrb: traffic signs of 48 pixels) "
-    "or a .safetensors file"
+    "a packaged net (unet-photos: photographs; unet-camera: the noise of cameras; unet-gtsrb, l11-gtsrb, "
+    "l3-gtsrb: traffic signs of 48 pixels) or a .safetensors file"
 )
 """What the help of a command says about the nets that it accepts."""
