@@ -188,9 +188,9 @@ def restore(
         tile: Height and width of a tile in pixels, overlap included; None chooses by the device.
         device: Where to compute. A net given by name is moved there; None means where the net is.
         strength: How much of the net's change is made, from 0 (the image stays as it is) to 1 (all of it).
+            The blend is made before rounding.
         dtype: Number format of the net's products: float32, or bfloat16, which processors and GPUs with
             instructions for it compute several times as fast. The image itself stays exact.
-            The blend is made before rounding.
 
     Raises:
         ImageError: If the image is of another kind, is empty, or leaves [0, 1] by far.
