@@ -4,11 +4,12 @@ The format of an image is found from its content, not from its declared type. On
 decoder are read, because one written in Python could block all other requests. Nothing is written to disk.
 """
 
+import asyncio
 import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -63,6 +64,30 @@ class HttpError(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status, self.reason = status, reason
+
+
+async def read_body(
+    parts: AsyncIterable[bytes], *, most_bytes: int, seconds: float, too_large: HttpError, late: HttpError
+) -> bytes:
+    """Returns the body of a request.
+
+    Args:
+        parts: The body as it arrives.
+        most_bytes: The largest number of bytes.
+        seconds: The longest time that it may take.
+        too_large: Raised as soon as there are more bytes.
+        late: Raised when the time is over.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in parts:
+                body += part
+                if len(body) > most_bytes:
+                    raise too_large
+    except TimeoutError:
+        raise late from None
+    return bytes(body)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

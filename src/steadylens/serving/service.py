@@ -38,6 +38,7 @@ from steadylens.serving.payloads import (
     UploadLimits,
     check_encoding,
     checked_type,
+    read_body,
 )
 
 try:
@@ -340,17 +341,14 @@ class Service:
             raise HttpError(422, str(error)) from error
 
     async def _body(self, request: Request) -> bytes:
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self.limits.seconds):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > self.limits.bytes:
-                        raise self._too_large()
-        except TimeoutError:
-            reason = f"the body did not end within {self.limits.seconds:g} s; send less"
-            raise HttpError(408, reason) from None
-        return bytes(body)
+        late = HttpError(408, f"the body did not end within {self.limits.seconds:g} s; send less")
+        return await read_body(
+            request.stream(),
+            most_bytes=self.limits.bytes,
+            seconds=self.limits.seconds,
+            too_large=self._too_large(),
+            late=late,
+        )
 
     def _too_large(self) -> HttpError:
         return HttpError(413, f"the body is larger than {self.limits.bytes} bytes; send less")

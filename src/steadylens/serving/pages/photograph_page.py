@@ -31,7 +31,7 @@ from steadylens.serving.pages.photographs import (
     StoppedError,
     restored_photograph,
 )
-from steadylens.serving.payloads import HttpError, UploadLimits
+from steadylens.serving.payloads import HttpError, UploadLimits, read_body
 
 try:
     from starlette.requests import ClientDisconnect, Request
@@ -162,17 +162,15 @@ class PhotographPage:
             raise HttpError(415, f"send the content of the file as {BODY_TYPE}")
         if int(request.headers.get("content-length", "0")) > self.limits.bytes:
             raise self._too_large()
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self.limits.seconds):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > self.limits.bytes:
-                        raise self._too_large()
-        except TimeoutError:
-            raise HttpError(408, f"the file did not arrive within {self.limits.seconds:g} s") from None
+        body = await read_body(
+            request.stream(),
+            most_bytes=self.limits.bytes,
+            seconds=self.limits.seconds,
+            too_large=self._too_large(),
+            late=HttpError(408, f"the file did not arrive within {self.limits.seconds:g} s"),
+        )
         name = request.query_params.get("name", "")
-        return StreamingResponse(self._lines(bytes(body), name), media_type="application/x-ndjson")
+        return StreamingResponse(self._lines(body, name), media_type="application/x-ndjson")
 
     async def _lines(self, content: bytes, name: str) -> AsyncIterator[bytes]:
         """Yields lines of JSON: how far the net is, and at last the result or what is wrong."""
