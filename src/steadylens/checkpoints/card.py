@@ -48,7 +48,7 @@ def limitations(net: LoadedNet) -> Iterator[str]:
             f"{subject} trained on German traffic signs, cut out and resized to 48x48 pixels. Other motifs, "
             "cameras and resolutions were not measured."
         )
-    if any(source.startswith("photographs") for source in info.sources):
+    if info.learned_photographs:
         yield (
             "It was trained on photographs. Drawings, text, screenshots and scientific pictures were not "
             "measured. Where noise is strong, it removes fine texture with it."

@@ -137,6 +137,11 @@ class TrainingInfo:
         return tuple(dict.fromkeys(source for text in known for source in text.split(", ") if source))
 
     @property
+    def learned_photographs(self) -> bool:
+        """Whether it, or a net that it was made from, learned from photographs, as far as is known."""
+        return any(source.startswith("photographs") for source in self.sources)
+
+    @property
     def attributions(self) -> tuple[str, ...]:
         """Whose all training images are, also those of the nets that it was made from."""
         known = [self.attribution, *(origin.get("attribution", "") for origin in self.origins.values())]

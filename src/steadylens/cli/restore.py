@@ -207,8 +207,8 @@ def restore(
                 say(f"shard {share}{origin}: {len(plan.jobs):,} of {plan.found:,} images", console)
             opening = partial(_opened, net, tile, device_named(device), strength, engine)
             if preview:
-                targets = _preview_targets(plan, overwrite=overwrite)
-                _write_previews(plan, targets, opening(tell=partial(say, console=console)), files, console)
+                chosen = _chosen_for_preview(plan, overwrite=overwrite)
+                _write_previews(plan, chosen, opening(tell=partial(say, console=console)), files, console)
                 return
             restorer = opening(tell=partial(say, console=console))
             if in_place:
@@ -331,8 +331,8 @@ def _opened(
     return replace(restorer, engine=timing.engine)
 
 
-def _preview_targets(plan: "RestorePlan", *, overwrite: bool) -> "dict[RestoreJob, Path]":
-    """Returns where the previews of a few files go, which are evenly spread over all."""
+def _chosen_for_preview(plan: "RestorePlan", *, overwrite: bool) -> "list[RestoreJob]":
+    """Returns the few files that get a preview, evenly spread over all."""
     count = min(MOST_PREVIEWS, len(plan.jobs))
     chosen = [plan.jobs[number * len(plan.jobs) // count] for number in range(count)]
     sources = {job.source.resolve() for job in plan.jobs}
@@ -343,12 +343,12 @@ def _preview_targets(plan: "RestorePlan", *, overwrite: bool) -> "dict[RestoreJo
             )
         if job.preview.exists() and not overwrite:
             raise SettingError(f"{job.preview} exists; --overwrite replaces it")
-    return {job: job.preview for job in chosen}
+    return chosen
 
 
 def _write_previews(
     plan: "RestorePlan",
-    targets: "dict[RestoreJob, Path]",
+    chosen: "list[RestoreJob]",
     restorer: "Restorer",
     settings: "RestoreSettings",
     console: Console,
@@ -361,10 +361,10 @@ def _write_previews(
     from steadylens.inference.inspecting.preview import WHITE, write_preview
 
     failed = 0
-    for job, target in targets.items():
+    for job in chosen:
         try:
             found = write_preview(
-                job.source, target, restorer,
+                job.source, job.preview, restorer,
                 background=settings.background or WHITE, most_pixels=settings.most_pixels,
             )  # fmt: skip
         except ImageError as error:
@@ -375,10 +375,10 @@ def _write_previews(
         judged = f"clean ({found.level}), it would stay as it is" if stays else f"{found.level}"
         say(f"{job.source}: {judged}", console)
         place = f"{found.width}x{found.height} pixels at left {found.left}, top {found.top}"
-        say(f"  {target} shows {place}, before and after", console)
-    others = len(plan.jobs) - len(targets)
+        say(f"  {job.preview} shows {place}, before and after", console)
+    others = len(plan.jobs) - len(chosen)
     more = f"; {others:,} other images are not shown, name some to see them" if others else ""
-    say(f"wrote {len(targets) - failed} previews, and no other file{more}", console)
+    say(f"wrote {len(chosen) - failed} previews, and no other file{more}", console)
     if failed:
         raise typer.Exit(1)
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from steadylens.data.sources import Listing, Photograph, scan_images, subfolders
+from steadylens.data.sources import Listing, Photograph, other_files_note, scan_images, subfolders
 from steadylens.data.splitting import Part
 from steadylens.errors import DatasetError
-from steadylens.files import describe_suffixes
 
 _PARTS: dict[str, Part] = {
     **dict.fromkeys(("train", "training", "trainset"), Part.TRAIN),
@@ -94,10 +93,7 @@ def list_folder(folder: Path, *, training: bool = True) -> Listing:
         for name, part in parts.items()
         for photograph in _photographs(folder, name, part, classes, others)
     ]
-    if others:
-        notes.append(
-            f"{folder} has files of no format that is read here, left out: {describe_suffixes(others)}"
-        )
+    notes += other_files_note(folder, others)
     return Listing(
         root=folder, photographs=tuple(sorted(photographs)), class_names=tuple(classes), notes=tuple(notes)
     )

@@ -11,13 +11,13 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from steadylens.data.class_folders import shown
 from steadylens.data.image_cache import all_named
-from steadylens.data.sources import Listing, Photograph, Stamp, scan_images
+from steadylens.data.sources import Listing, Photograph, Stamp, other_files_note, scan_images
 from steadylens.data.splitting import Part
 from steadylens.errors import DatasetError, ImageError
-from steadylens.files import describe_suffixes
 from steadylens.images.decoding import opened
-from steadylens.images.reading import orientation_of
+from steadylens.images.reading import SIDEWAYS, orientation_of
 from steadylens.images.tensors import pil_to_tensor, to_rgb
 
 TILE_SIZE = 256
@@ -28,8 +28,6 @@ LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg", ".webp"})
 
 SHRINKS = (2, 3)
 """How many times smaller photographs that were stored with loss are used."""
-
-_FIRST_TURNED = 5  # from this EXIF orientation on, width and height change places
 
 
 def list_tiles(folder: Path, size: int, *, skip_damaged: bool = False) -> Listing:
@@ -63,9 +61,9 @@ def list_tiles(folder: Path, size: int, *, skip_damaged: bool = False) -> Listin
             small += [] if found else [path]
     if damaged and not skip_damaged:
         raise DatasetError(all_named(damaged))
-    if len({tile.track for tile in tiles}) < 2:
+    if (count := len({tile.track for tile in tiles})) < 2:
         raise DatasetError(
-            f"{folder} has {len({tile.track for tile in tiles})} photographs of at least {size} pixels in "
+            f"{folder} has {count} photographs of at least {size} pixels in "
             f"height and width (JPEG and WebP, which are shrunk: {size * min(SHRINKS)}); give a folder with "
             "at least two, one to learn from and one for validation"
         )
@@ -91,7 +89,7 @@ def decode_tile(root: Path, tile: Photograph, size: int) -> Tensor:
 def _tiles(folder: Path, path: str, stamp: Stamp, size: int) -> list[Photograph]:
     with opened(folder / path) as image:
         width, height = image.size
-        if orientation_of(image) >= _FIRST_TURNED:
+        if orientation_of(image) in SIDEWAYS:
             width, height = height, width
     lossy = Path(path).suffix.lower() in LOSSY_SUFFIXES
     tiles = []
@@ -115,12 +113,8 @@ def _decoded(path: Path, stamp: Stamp) -> Image.Image:
 def _notes(folder: Path, small: list[str], damaged: list[str], others: Counter[str]) -> tuple[str, ...]:
     notes = []
     if small:
-        named = ", ".join([*small[:5], *(["..."] if len(small) > 5 else [])])
+        named = shown(small, most=5)
         notes.append(f"photographs left out because they are too small for a tile: {len(small):,}, {named}")
     if damaged:
         notes.append(f"photographs left out because they cannot be read: {'; '.join(damaged)}")
-    if others:
-        notes.append(
-            f"{folder} has files of no format that is read here, left out: {describe_suffixes(others)}"
-        )
-    return tuple(notes)
+    return (*notes, *other_files_note(folder, others))

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from steadylens.data.splitting import Part
 from steadylens.errors import DatasetError, SettingError
+from steadylens.files import describe_suffixes
 from steadylens.images.tensors import IMAGE_SUFFIXES, Box
 
 MOST_NAMED = 100
@@ -139,6 +140,18 @@ def scan_images(root: Path, start: str = "", *, others: Counter[str] | None = No
         if error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(error.filename):  # noqa: PTH114
             raise DatasetError(f"{error.filename} is a link that leads nowhere; remove it") from error
         raise DatasetError(f"{error.filename}: {error.strerror}; give a folder that can be read") from error
+
+
+def other_files_note(folder: Path, others: Counter[str]) -> list[str]:
+    """Returns a sentence on the files of a folder that are no images, or nothing if there are none.
+
+    Args:
+        folder: Where they are.
+        others: Their number by ending, as `scan_images` counts them.
+    """
+    if not others:
+        return []
+    return [f"{folder} has files of no format that is read here, left out: {describe_suffixes(others)}"]
 
 
 def subfolders(folder: Path) -> list[str]:

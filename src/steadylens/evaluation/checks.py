@@ -7,12 +7,11 @@ from torch import nn
 
 from steadylens import workers
 from steadylens.checkpoints.checkpoint import fingerprint, has_fingerprint
-from steadylens.checkpoints.choosing import mismatch
 from steadylens.checkpoints.loading import LoadedNet, check_classes, check_order
 from steadylens.devices import evaluating
 from steadylens.errors import SettingError
 from steadylens.images.tensors import to_float
-from steadylens.nets.classification import FusedClassifier, check_logits
+from steadylens.nets.classification import check_logits
 from steadylens.nets.facts import facts_of
 from steadylens.progress import Update
 from steadylens.training.run import Run
@@ -74,21 +73,6 @@ def check_network(name: str, network: nn.Module, run: Run) -> None:
     known = facts_of(network).class_names
     if known and len(known) == len(names):
         check_order(LoadedNet(name=name, module=network), names, source)
-
-
-def tell_of_mismatch(name: str, network: nn.Module, run: Run) -> None:
-    """Tells the run's observer if a packaged restorer of signs is in front of a classifier of photographs.
-
-    Args:
-        name: Name of the network for messages.
-        network: A classifier, alone or behind a restorer.
-        run: Its images are what the network is measured on.
-    """
-    if not isinstance(network, FusedClassifier):
-        return
-    size = run.data.test.images.shape[-1]
-    if note := mismatch(network.restorer, run.data.source, size=size):
-        run.observe(Update(stage=name, state="noted", note=note))
 
 
 def check_workers(run: Run, nets: Mapping[str, nn.Module]) -> None:

@@ -18,7 +18,6 @@ from steadylens.evaluation.checks import (
     check_network,
     check_test_images,
     check_workers,
-    tell_of_mismatch,
 )
 from steadylens.evaluation.experiments import (
     curve_of,
@@ -66,7 +65,7 @@ from steadylens.report.paper import (
     TOGETHER,
     WIDER,
 )
-from steadylens.training.fusing import fine_tune, tune_together
+from steadylens.training.fusing import fine_tune, tell_of_mismatch, tune_together
 from steadylens.training.run import Run
 from steadylens.training.stages import train_classifier, train_restorer
 
@@ -403,7 +402,8 @@ def _check_networks(run: Run, networks: Mapping[str, nn.Module]) -> None:
     for name, network in networks.items():
         _check_fit(name, network, run)
         check_network(name, network, run)
-        tell_of_mismatch(name, network, run)
+        if isinstance(network, FusedClassifier):
+            tell_of_mismatch(run, name, network.restorer)
     check_workers(run, networks)
 
 

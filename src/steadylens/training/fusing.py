@@ -78,7 +78,7 @@ def fine_tune(run: Run, restorer: Net, classifier: Net, path: str | Path, *, nam
     """
     settings = run.recipe.fine_tuning
     given_restorer, given_classifier = _loaded(restorer), _loaded(classifier)
-    _tell_of_mismatch(run, name, given_restorer)
+    tell_of_mismatch(run, f"fusing {name}", given_restorer.module)
     fused = FusedClassifier(copy.deepcopy(given_restorer.module), given_classifier.module).to(run.device)
     describe(fused)  # raises before the training if the pair cannot be saved afterwards
     stage = f"fine-tuning {name}"
@@ -176,7 +176,7 @@ def tune_together(
     pair = FusedClassifier(given_restorer.module, given_classifier.module, frozen=False).to(run.device)
     describe(pair)  # raises before the training if the pair cannot be saved afterwards
     _noise_of(run, settings)  # raises before the restorer is changed
-    _tell_of_mismatch(run, name, given_restorer)
+    tell_of_mismatch(run, f"fusing {name}", given_restorer.module)
     given_restorer.module.requires_grad_(True)
     key = run.key(stage, settings, tuning, fingerprint(pair))
     made_from = {"restorer": given_restorer, "classifier": given_classifier}
@@ -302,7 +302,7 @@ def tune_restorer(
     settings = replace(settings, optimization=tuning.optimization)
     noise = tuning.noise(degradation)
     given_restorer = _loaded(restorer)
-    _tell_of_mismatch(run, name, given_restorer)
+    tell_of_mismatch(run, f"fusing {name}", given_restorer.module)
     tuned = given_restorer.module.to(run.device).requires_grad_(True)
     unchanged = moved(_loaded(classifier).module, run.device)
     key = run.key(stage, settings, tuning, fingerprint(tuned), fingerprint(unchanged))
@@ -335,11 +335,11 @@ def _loaded(net: Net) -> LoadedNet:
     return net if isinstance(net, LoadedNet) else LoadedNet(name="", module=net)
 
 
-def _tell_of_mismatch(run: Run, name: str, restorer: LoadedNet) -> None:
-    """Tells the run's observer if a restorer of signs is put in front of a classifier of photographs."""
-    size = run.data.train.images.shape[-1]
-    if note := mismatch(restorer.module, run.data.source, size=size):
-        run.observe(Update(stage=f"fusing {name}", state="noted", note=note))
+def tell_of_mismatch(run: Run, stage: str, restorer: nn.Module) -> None:
+    """Tells the run's observer if a packaged restorer of signs is in front of a classifier of photographs."""
+    size = run.data.train.images.shape[-1]  # that of all parts
+    if note := mismatch(restorer, run.data.source, size=size):
+        run.observe(Update(stage=stage, state="noted", note=note))
 
 
 @contextmanager
@@ -395,7 +395,7 @@ def fuse_as_they_are(run: Run, restorer: Net, classifier: Net, path: str | Path,
         StorageError: If the file cannot be written.
     """
     made_from = {"restorer": _loaded(restorer), "classifier": _loaded(classifier)}
-    _tell_of_mismatch(run, name, made_from["restorer"])
+    tell_of_mismatch(run, f"fusing {name}", made_from["restorer"].module)
     # Nothing was trained, so the file must not name data, recipe and seed of a training.
     return _save_pair(run, name, Path(path), made_from, omitted=("data", "recipe", "seed"))
 

@@ -29,12 +29,9 @@ from steadylens.inference.inspecting.noise_level import NoiseLevel, noise_level_
 from steadylens.inference.jobs import FORMATS_BY_SUFFIX
 from steadylens.inference.restorer import restore_array
 from steadylens.progress import ProgressCallback
-from steadylens.serving.payloads import FORMATS
+from steadylens.serving.payloads import FORMATS, MEDIA_TYPES
 
-OFFERED = ("JPEG", "PNG", "TIFF", "WEBP")
-"""The formats in which a restored photograph can be had, by Pillow's names."""
-
-MEDIA_TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "TIFF": "image/tiff", "WEBP": "image/webp"}
+_TYPE_OF = dict(zip(FORMATS, MEDIA_TYPES, strict=True))
 
 ENDING = "-restored"
 """Appended to the name of a photograph, it names the restored one."""
@@ -49,9 +46,6 @@ VIEW_QUALITY = 95
 """The quality of a view that is a JPEG. Its colours have full resolution."""
 
 _UNNAMED = "photograph"
-
-_LARGEST_VIEW_SIDE = 65_500
-"""The largest side of a JPEG."""
 
 
 class GoneError(SteadylensError):
@@ -103,7 +97,7 @@ class Photograph:
         height, width, channels = self.source.pixels.shape
         possible = [
             name
-            for name in dict.fromkeys((self.source.format, *OFFERED))
+            for name in dict.fromkeys((self.source.format, *FORMATS))
             if max(height, width) <= WRITABLE_FORMATS[name].largest_side
             and (channels in (1, 3) or WRITABLE_FORMATS[name].alpha)
         ]
@@ -131,13 +125,13 @@ class Photograph:
         profile = self.source.metadata.icc_profile
         if profile[16:20] != (b"GRAY" if channels == 1 else b"RGB "):
             profile = b""
-        exact = height * width <= EXACT_PIXELS or max(height, width) > _LARGEST_VIEW_SIDE
+        exact = height * width <= EXACT_PIXELS or max(height, width) > WRITABLE_FORMATS["JPEG"].largest_side
         name, buffer = "PNG" if exact else "JPEG", BytesIO()
         if exact:
             image.save(buffer, name, compress_level=1, icc_profile=profile or None)
         else:
             image.save(buffer, name, quality=VIEW_QUALITY, subsampling=0, icc_profile=profile)
-        return Encoded(buffer.getvalue(), MEDIA_TYPES[name], self.name)
+        return Encoded(buffer.getvalue(), _TYPE_OF[name], self.name)
 
     def encoded(self, *, strength: float, format_name: str) -> Encoded:
         """Returns the restored photograph as a file, with the metadata of the photograph.
@@ -157,7 +151,7 @@ class Photograph:
         pixels = blended(self.source.pixels, self.restored, strength)
         buffer = BytesIO()
         encode_single(buffer, replace(self.source, pixels=pixels, format=format_name))
-        return Encoded(buffer.getvalue(), MEDIA_TYPES[format_name], self.file_name(format_name))
+        return Encoded(buffer.getvalue(), _TYPE_OF[format_name], self.file_name(format_name))
 
 
 def restored_photograph(

@@ -45,7 +45,7 @@ _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", 
 
 def learned_photographs(net: LoadedNet) -> bool:
     """Says whether a net learned from photographs, as far as its file tells."""
-    return any(source.startswith("photographs") for source in net.info.sources)
+    return net.info.learned_photographs
 
 
 def application(nets: DemoNets) -> FastAPI:
