@@ -30,7 +30,7 @@ from steadylens.nets.facts import CLASSIFYING
 from steadylens.noise.degradation import gaussian_degradation
 from steadylens.progress import Update
 from steadylens.randomness import derived_generator
-from steadylens.training.loop import OneCycleAdam
+from steadylens.training.optimizers import OneCycleAdam
 from steadylens.training.recipes import UNET
 from steadylens.training.run import Run
 from steadylens.training.stages import Stage, train_on_labels

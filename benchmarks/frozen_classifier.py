@@ -30,8 +30,9 @@ from steadylens.metrics import answers
 from steadylens.noise.degradation import gaussian_degradation
 from steadylens.randomness import derived_generator
 from steadylens.training.fusing import ConsistencyTuning, tune_restorer
-from steadylens.training.loop import OneCycleAdam, Training
+from steadylens.training.loop import Training
 from steadylens.training.objectives import classifying_objective
+from steadylens.training.optimizers import OneCycleAdam
 from steadylens.training.recipes import UNET
 from steadylens.training.run import Run
 

@@ -39,8 +39,9 @@ from steadylens.devices import fast_memory_format
 from steadylens.nets.classification import SignNet
 from steadylens.nets.restoration import RestorationNet, initialize_xavier
 from steadylens.noise.degradation import Degradation
-from steadylens.training.loop import OneCycleAdam, Progress, Training
+from steadylens.training.loop import Progress, Training
 from steadylens.training.objectives import LogSquaredError, classifying_objective, restoring_objective
+from steadylens.training.optimizers import OneCycleAdam
 from steadylens.training.run import device_name
 
 GTSRB_IMAGES = 39_209

@@ -17,7 +17,7 @@ from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.noise.named import NAMED, named_degradation
 from steadylens.progress import Update
 from steadylens.records import read_records
-from steadylens.training.loop import OneCycleAdam
+from steadylens.training.optimizers import OneCycleAdam
 from steadylens.training.recipes import SMOKE
 from steadylens.training.run import Run
 from tests.mapped import mapped

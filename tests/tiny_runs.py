@@ -10,8 +10,9 @@ from steadylens.nets.restoration import initialize_xavier
 from steadylens.noise.degradation import Degradation
 from steadylens.progress import Update
 from steadylens.training.augmentation import Augmentation
-from steadylens.training.loop import Optimization, Training
+from steadylens.training.loop import Training
 from steadylens.training.objectives import classifying_objective
+from steadylens.training.optimizers import Optimization
 from steadylens.training.recipes import SMOKE
 from steadylens.training.run import Recipe, Run
 

@@ -14,8 +14,9 @@ from steadylens.errors import CheckpointError, ImageError, SettingError
 from steadylens.images.tensors import to_float
 from steadylens.nets.classification import SignNet
 from steadylens.noise.degradation import gaussian_degradation
-from steadylens.training.loop import MomentumSgd, OneCycleAdam, Optimization, Training
+from steadylens.training.loop import Training
 from steadylens.training.objectives import classifying_objective
+from steadylens.training.optimizers import MomentumSgd, OneCycleAdam, Optimization
 
 STEPS = 6
 AVERAGING = 0.3

@@ -25,8 +25,9 @@ from steadylens.nets.third_party import timm_classifier
 from steadylens.noise.degradation import Degradation, gaussian_degradation
 from steadylens.progress import Update
 from steadylens.training.fusing import ConsistencyTuning, fuse_as_they_are, fuse_label_free, tune_restorer
-from steadylens.training.loop import OneCycleAdam, Training
+from steadylens.training.loop import Training
 from steadylens.training.objectives import Fidelity, LogSquaredError, consistency_objective
+from steadylens.training.optimizers import OneCycleAdam
 from steadylens.training.places import block_generator, step_seed
 from steadylens.training.recipes import SMOKE
 from steadylens.training.run import ClassifierRecipe, Recipe, Run

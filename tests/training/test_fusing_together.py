@@ -26,8 +26,9 @@ from steadylens.noise.degradation import gaussian_degradation
 from steadylens.randomness import derived_generator
 from steadylens.training.augmentation import StrongAugmentation
 from steadylens.training.fusing import JointTuning, fine_tune, tune_together
-from steadylens.training.loop import MomentumSgd, OneCycleAdam, Training
+from steadylens.training.loop import Training
 from steadylens.training.objectives import Fidelity, LogSquaredError, PairLoss, pair_objective
+from steadylens.training.optimizers import MomentumSgd, OneCycleAdam
 from steadylens.training.run import ClassifierRecipe, Recipe, Run
 from tests.tiny_runs import TINY, Notebook, run_of
 

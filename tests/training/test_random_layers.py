@@ -13,7 +13,7 @@ from steadylens import workers
 from steadylens.errors import SettingError
 from steadylens.nets.classification import SignNet
 from steadylens.nets.restoration_unet import RestorationUNet
-from steadylens.training.random_layers import PlacedDraws, may_draw
+from steadylens.training.places import PlacedDraws, may_draw
 
 TOTAL = 23
 

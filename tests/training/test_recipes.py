@@ -18,8 +18,8 @@ from steadylens.nets.restoration import PatchRestorer, RestorationNet
 from steadylens.noise.degradation import PAPER_FAMILIES, Degradation
 from steadylens.report.paper import SIGMAS_GREY
 from steadylens.training.augmentation import StrongAugmentation
-from steadylens.training.loop import MomentumSgd, OneCycleAdam
 from steadylens.training.objectives import LogSquaredError, SquaredError
+from steadylens.training.optimizers import MomentumSgd, OneCycleAdam
 from steadylens.training.recipes import (
     CAMERA,
     FAST,

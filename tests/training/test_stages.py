@@ -26,8 +26,8 @@ from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationN
 from steadylens.nets.restoration_unet import RestorationUNet
 from steadylens.training import recipes
 from steadylens.training.fusing import fine_tune, tune_together
-from steadylens.training.loop import MomentumSgd
 from steadylens.training.objectives import LogSquaredError
+from steadylens.training.optimizers import MomentumSgd
 from steadylens.training.recipes import FAST, SMOKE
 from steadylens.training.run import Recipe, Refinement, Run
 from steadylens.training.stages import (

@@ -14,7 +14,7 @@ from steadylens.errors import SettingError, StorageError
 from steadylens.progress import Update
 from steadylens.training import stages
 from steadylens.training.augmentation import Augmentation
-from steadylens.training.loop import MomentumSgd
+from steadylens.training.optimizers import MomentumSgd
 from tests.conftest import coloured_data
 from tests.tiny_runs import TINY, Notebook, run_of
 

@@ -21,7 +21,7 @@ from steadylens.nets.restoration import RestorationNet, initialize_xavier
 from steadylens.noise.degradation import Degradation
 from steadylens.training import loop
 from steadylens.training.augmentation import Augmentation, StrongAugmentation
-from steadylens.training.loop import MomentumSgd, Training
+from steadylens.training.loop import Training
 from steadylens.training.objectives import (
     Fidelity,
     LogSquaredError,
@@ -31,6 +31,7 @@ from steadylens.training.objectives import (
     pair_objective,
     restoring_objective,
 )
+from steadylens.training.optimizers import MomentumSgd
 from steadylens.training.places import DividedObjective, Objective, own_places
 from tests.conftest import coloured
 

@@ -5,13 +5,14 @@ from .fusing import fuse_as_they_are as fuse_as_they_are
 from .fusing import fuse_label_free as fuse_label_free
 from .fusing import tune_restorer as tune_restorer
 from .fusing import tune_together as tune_together
-from .loop import OneCycleAdam as OneCycleAdam
 from .loop import Training as Training
 from .objectives import LogSquaredError as LogSquaredError
 from .objectives import classifying_objective as classifying_objective
 from .objectives import consistency_objective as consistency_objective
 from .objectives import pair_objective as pair_objective
 from .objectives import restoring_objective as restoring_objective
+from .optimizers import OneCycleAdam as OneCycleAdam
+from .optimizers import OneCycleMuon as OneCycleMuon
 from .places import DividedObjective as DividedObjective
 from .places import own_places as own_places
 from .recipes import recipe_named as recipe_named
@@ -24,6 +25,7 @@ __all__ = [
     "DividedObjective",
     "LogSquaredError",
     "OneCycleAdam",
+    "OneCycleMuon",
     "Run",
     "StrongAugmentation",
     "Training",

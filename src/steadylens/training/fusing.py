@@ -29,7 +29,6 @@ from steadylens.nets.architecture import describe
 from steadylens.nets.classification import FusedClassifier
 from steadylens.noise.degradation import Degradation
 from steadylens.progress import Update
-from steadylens.training.loop import OneCycleAdam, Optimization
 from steadylens.training.objectives import (
     Fidelity,
     LogSquaredError,
@@ -38,6 +37,7 @@ from steadylens.training.objectives import (
     consistency_objective,
     pair_objective,
 )
+from steadylens.training.optimizers import OneCycleAdam, Optimization
 from steadylens.training.recipes import SLIGHT
 from steadylens.training.run import ClassifierRecipe, Run
 from steadylens.training.stages import (

@@ -1,4 +1,4 @@
-"""The training loop and its optimizers. Saving, logging and validation are left to the caller.
+"""The training loop. Saving, logging and validation are left to the caller.
 
 Several workers, started by `torchrun`, make each step together: each computes the gradient of its share of
 the batch, the gradients are summed, and all make the same update. PyTorch's DistributedDataParallel is not
@@ -10,151 +10,18 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from steadylens import workers
 from steadylens.devices import has_fast_bfloat16, keep_to_float32
 from steadylens.errors import CheckpointError, DivergenceError, SettingError
 from steadylens.images.tensors import accepting_any_range
 from steadylens.nets.weights import copy_weights
+from steadylens.training.optimizers import Optimization
 from steadylens.training.places import DividedObjective, Objective
-
-
-class Optimization(Protocol):
-    """An optimizer together with its learning-rate schedule.
-
-    Each parameter group of the optimizer has an entry `full_lr`, the learning rate at a factor of 1.
-    """
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate at a factor of 1."""
-
-    def optimizer(self, module: nn.Module) -> Optimizer:
-        """Returns an optimizer for the parameters that require gradients."""
-
-    def factor(self, step: int, steps: int) -> float:
-        """Returns the factor on the learning rates at `step`, which runs from 0 to `steps` - 1."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MomentumSgd:
-    """SGD with momentum and an exponentially decaying learning rate (Sec. 4.1).
-
-    Attributes:
-        learning_rate: Learning rate of the first step.
-        momentum: Share of the previous update that is added to the next.
-        decay: Factor on the learning rate at each step.
-        l2: Weight of the L2 penalty, lambda in the term lambda ||theta||^2 of Eq. (3).
-        last_layer_factor: Factor on the learning rate of the last layer.
-        bias_factor: Factor on the learning rate of biases.
-    """
-
-    learning_rate: float
-    momentum: float = 0.9
-    decay: float = 1.0
-    l2: float = 0.0
-    last_layer_factor: float = 1.0
-    bias_factor: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuses a learning rate that is not positive and a decay outside (0, 1]."""
-        _check_rate(self.learning_rate)
-        if not 0 < self.decay <= 1:
-            raise SettingError(f"decay is {self.decay}, it must lie in (0, 1]")
-
-    def optimizer(self, module: nn.Module) -> Optimizer:
-        """Returns `torch.optim.SGD`, with a parameter group for each different learning rate."""
-        layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-        last = {id(parameter) for parameter in layers[-1].parameters()}
-        # Few groups with many parameters each: a GPU updates a whole group with a few kernels.
-        groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                rate = self.learning_rate * (self.last_layer_factor if id(parameter) in last else 1.0)
-                rate *= self.bias_factor if name.endswith("bias") else 1.0
-                groups.setdefault(rate, []).append(parameter)
-        # The gradient of lambda ||theta||^2 is 2 lambda theta, and PyTorch adds weight_decay * theta.
-        return torch.optim.SGD(
-            [{"params": trained, "lr": rate, "full_lr": rate} for rate, trained in groups.items()],
-            momentum=self.momentum,
-            weight_decay=2 * self.l2,
-        )
-
-    def factor(self, step: int, steps: int) -> float:
-        """Returns decay^step."""
-        return self.decay**step
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OneCycleAdam:
-    """AdamW with a linear warmup, followed by a cosine decay to zero.
-
-    Attributes:
-        learning_rate: The highest learning rate.
-        warmup_share: Share of the steps that the warmup takes.
-        weight_decay: Decoupled weight decay.
-        part_factors: Pairs of a part's name and the factor on the learning rate of its parameters, for
-            example ("restorer", 0.3) for the restorer of a fused classifier; such parts have no weight decay.
-    """
-
-    learning_rate: float
-    warmup_share: float = 0.1
-    weight_decay: float = 0.0
-    part_factors: tuple[tuple[str, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuses a learning rate that is not positive and a warmup share outside [0, 1)."""
-        _check_rate(self.learning_rate)
-        if not 0 <= self.warmup_share < 1:
-            raise SettingError(f"warmup_share is {self.warmup_share}, it must lie in [0, 1)")
-        for part, factor in self.part_factors:
-            if not 0 < factor < math.inf:
-                raise SettingError(f"the factor of part {part!r} is {factor}, it must be a positive number")
-
-    def optimizer(self, module: nn.Module) -> Optimizer:
-        """Returns `torch.optim.AdamW` with one parameter group, and another for each part with a factor.
-
-        Raises:
-            SettingError: If the module has no such part.
-        """
-        names = [name for name, _ in module.named_parameters()]
-        for part, _ in self.part_factors:
-            if not any(name.startswith(f"{part}.") for name in names):
-                raise SettingError(
-                    f"a {type(module).__name__} has no part {part!r} with parameters; a part's name is the "
-                    f"beginning of those of its parameters, which are {', '.join(names)}"
-                )
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                rate, decay = self.learning_rate, self.weight_decay
-                for part, factor in self.part_factors:
-                    if name.startswith(f"{part}."):
-                        rate, decay = self.learning_rate * factor, 0.0
-                groups.setdefault((rate, decay), []).append(parameter)
-        return torch.optim.AdamW(
-            [
-                {"params": trained, "lr": rate, "full_lr": rate, "weight_decay": decay}
-                for (rate, decay), trained in groups.items()
-            ]
-        )
-
-    def factor(self, step: int, steps: int) -> float:
-        """Returns a factor in (0, 1], which is 1 at the end of the warmup."""
-        warmup = self.warmup_share * steps
-        if step + 1 <= warmup:
-            return (step + 1) / warmup
-        return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (steps - warmup)) if step > warmup else 1.0
-
-
-def _check_rate(rate: float) -> None:
-    if not (math.isfinite(rate) and rate > 0):
-        raise SettingError(f"learning_rate is {rate}, it must be a positive number")
 
 
 def check_start_share(share: float) -> None:

@@ -17,8 +17,8 @@ from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
 from steadylens.noise.jpeg import Jpeg
 from steadylens.training.augmentation import Augmentation, StrongAugmentation
-from steadylens.training.loop import MomentumSgd, OneCycleAdam
 from steadylens.training.objectives import LogSquaredError, SquaredError
+from steadylens.training.optimizers import MomentumSgd, OneCycleAdam, OneCycleMuon
 from steadylens.training.run import (
     ClassifierRecipe,
     EvaluationRecipe,
@@ -390,6 +390,12 @@ PHOTOGRAPH_RESTORER = replace(
             loss=LogSquaredError(floor=5e-6),  # 53 dB
             optimization=OneCycleAdam(learning_rate=7e-4),
             degradation=replace(PHOTOGRAPH_NOISE, weights=(2, 3, 0.7), clean_share=0.05),
+        ),
+        Refinement(
+            steps=16_000,
+            loss=LogSquaredError(floor=2e-5),  # 47 dB, so that strong noise counts again
+            optimization=OneCycleMuon(learning_rate=1e-3, warmup_share=0.05),
+            degradation=replace(PHOTOGRAPH_NOISE, weights=(2, 5, 0.4), clean_share=0.04),
         ),
     ),
 )

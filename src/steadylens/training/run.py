@@ -19,8 +19,9 @@ from steadylens.noise.named import GAUSSIAN, check_noise
 from steadylens.progress import Observer, ignore_progress
 from steadylens.records import Provenance
 from steadylens.training.augmentation import Augmenting
-from steadylens.training.loop import Optimization, check_start_share
+from steadylens.training.loop import check_start_share
 from steadylens.training.objectives import RestorationLoss
+from steadylens.training.optimizers import Optimization
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
