@@ -28,6 +28,7 @@ from steadylens.images.tensors import to_float
 from steadylens.nets.architecture import describe
 from steadylens.nets.classification import FusedClassifier
 from steadylens.noise.degradation import Degradation
+from steadylens.noise.mixtures import SLIGHT
 from steadylens.progress import Update
 from steadylens.training.objectives import (
     Fidelity,
@@ -38,7 +39,6 @@ from steadylens.training.objectives import (
     pair_objective,
 )
 from steadylens.training.optimizers import OneCycleAdam, Optimization
-from steadylens.training.recipes import SLIGHT
 from steadylens.training.run import ClassifierRecipe, Run
 from steadylens.training.stages import (
     Stage,

@@ -12,10 +12,19 @@ import math
 from dataclasses import replace
 
 from steadylens.errors import SettingError
-from steadylens.noise.camera import Demosaiced, PoissonGaussian, Resized
 from steadylens.noise.degradation import Degradation
-from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
-from steadylens.noise.jpeg import Jpeg
+from steadylens.noise.mixtures import (
+    CAMERA_NOISE,
+    CLEAN_AND_MIXED,
+    MIXED_NOISE,
+    MOSTLY_SLIGHT,
+    PHOTOGRAPH_NOISE,
+    SLIGHT,
+    SMOOTHING_NOISE,
+    STRONG_AND_CLEAN,
+    with_more_gaussian,
+    with_slight_noise,
+)
 from steadylens.training.augmentation import Augmentation, StrongAugmentation
 from steadylens.training.objectives import LogSquaredError, SquaredError
 from steadylens.training.optimizers import MomentumSgd, OneCycleAdam, OneCycleMuon
@@ -85,24 +94,6 @@ PAPER_QUARTER = replace(
 )
 """The paper's settings for L11 alone, in a quarter of the iterations. The learning rates fall as far."""
 
-SLIGHT_TO_STRONG = Strength(low_grey=0.5, high_grey=60, logarithmic=True)
-
-STRONG = Strength(low_grey=1, high_grey=55)
-
-MIXED_NOISE = Degradation(
-    families=(
-        Gaussian(strength=SLIGHT_TO_STRONG, shared=0.1),
-        Gaussian(strength=STRONG, shared=0.1),
-        Uniform(strength=SLIGHT_TO_STRONG, shared=0.3),
-        Laplacian(strength=SLIGHT_TO_STRONG, shared=0.3),
-        Sparse(noise=Gaussian(strength=STRONG, shared=0.3)),
-        Sparse(noise=Uniform(strength=STRONG, shared=0.3)),
-        Attenuated(noise=Gaussian(strength=STRONG, shared=0.3)),
-    ),
-    weights=(3, 6, 1, 1, 1, 1, 1),
-)
-"""Slight and strong noise, mostly Gaussian. Noisy images are clipped and rounded to 8 bits, as in files."""
-
 FAST_RESTORER = RestorerRecipe(
     steps=600,
     batch=16,
@@ -159,21 +150,6 @@ FAST = Recipe(
     ),
 )
 
-SLIGHT = Gaussian(strength=Strength(low_grey=0.3, high_grey=6, logarithmic=True), shared=0.1)
-
-SLIGHTEST = Gaussian(strength=Strength(low_grey=0.25, high_grey=0.9), shared=0.1)
-
-
-def _with_slight_noise(weights: tuple[float, ...], *, clean_share: float) -> Degradation:
-    """Returns the mixed noise with the slightest and slight noise, whose weights come first."""
-    return replace(
-        MIXED_NOISE,
-        families=(SLIGHTEST, SLIGHT, *MIXED_NOISE.families),
-        weights=weights,
-        clean_share=clean_share,
-    )
-
-
 THOROUGH_RESTORER = replace(
     FAST_RESTORER,
     refinements=(
@@ -193,7 +169,7 @@ THOROUGH_RESTORER = replace(
             steps=600,
             loss=LogSquaredError(floor=3e-7),  # 65 dB
             optimization=OneCycleAdam(learning_rate=3e-4),
-            degradation=_with_slight_noise((12, 4, *MIXED_NOISE.weights), clean_share=0.1),
+            degradation=with_slight_noise((12, 4, *MIXED_NOISE.weights), clean_share=0.1),
         ),
     ),
 )
@@ -208,19 +184,16 @@ UNET_RESTORER = replace(
             steps=6_000,
             loss=LogSquaredError(floor=5e-6),  # 53 dB
             optimization=OneCycleAdam(learning_rate=7e-4),
-            degradation=_with_slight_noise((0.5, 3, 5, 6, 0.5, 0.5, 0.5, 0.5, 0.5), clean_share=0.03),
+            degradation=with_slight_noise((0.5, 3, 5, 6, 0.5, 0.5, 0.5, 0.5, 0.5), clean_share=0.03),
         ),
         Refinement(
             steps=9_000,
             loss=LogSquaredError(floor=5e-7),  # 63 dB
             optimization=OneCycleAdam(learning_rate=5e-4),
-            degradation=_with_slight_noise((2, 6, 4, 3.5, 0.3, 0.3, 0.3, 0.3, 0.3), clean_share=0.04),
+            degradation=MOSTLY_SLIGHT,
         ),
     ),
 )
-
-# Clean images among the noisy ones, so that a classifier does not forget them while it learns noise.
-CLEAN_AND_MIXED = replace(MIXED_NOISE, clean_share=0.2)
 
 THOROUGH_CLASSIFIER = replace(FAST_CLASSIFIER, steps=12_000, batch=25)
 
@@ -288,14 +261,6 @@ LONG = replace(
     ),
 )
 
-# Half of the noise is Gaussian and strong: there a classifier loses its answers.
-STRONG_AND_CLEAN = replace(
-    MIXED_NOISE,
-    families=(*MIXED_NOISE.families, SLIGHT),
-    weights=(7, 10, 0.5, 0.5, 0.5, 0.5, 0.5, 1),
-    clean_share=0.2,
-)
-
 UNET_CLASSIFIER = ClassifierRecipe(
     steps=8_000,
     batch=64,
@@ -311,6 +276,25 @@ UNET_CLASSIFIER = ClassifierRecipe(
 UNET = replace(
     THOROUGH,
     name="unet",
+    unet=replace(
+        UNET_RESTORER,
+        refinements=(
+            *UNET_RESTORER.refinements,
+            # Without these it restores noise of 1 and 2 grey levels 0.1 dB less well than L11.
+            *(
+                Refinement(
+                    steps=steps,
+                    loss=LogSquaredError(floor=5e-7),
+                    optimization=OneCycleAdam(learning_rate=2.5e-4),
+                    degradation=degradation,
+                )
+                for steps, degradation in (
+                    (4_000, with_more_gaussian(0.25, low_grey=0.7, high_grey=5)),
+                    (3_000, with_more_gaussian(0.45, low_grey=1, high_grey=4)),
+                )
+            ),
+        ),
+    ),
     classifier=UNET_CLASSIFIER,
     fine_tuning=replace(
         UNET_CLASSIFIER,
@@ -343,13 +327,6 @@ UNET = replace(
 )
 """The recommended settings: the U-Net, a better sign net, and both trained together. Hours on two cores."""
 
-SMOOTHING_NOISE = Degradation(
-    families=(Gaussian(strength=Strength(low_grey=2, high_grey=140), shared=0),),
-    clean_share=0.05,
-    clip=False,
-    quantize=False,
-)
-
 SMOOTHING = replace(
     UNET,
     name="smoothing",
@@ -363,18 +340,6 @@ SMOOTHING = replace(
     noise_training=replace(UNET.noise_training, steps=12_000, degradation=SMOOTHING_NOISE),
 )
 """As UNET, but classifiers are tuned for certificates: on Gaussian noise of any strength, not clipped."""
-
-# All usual strengths, as files have noise and, unclipped, as papers measure it.
-PHOTOGRAPH_NOISE = Degradation(
-    families=(
-        Gaussian(strength=Strength(low_grey=0.5, high_grey=75, logarithmic=True), shared=0.05),
-        Gaussian(strength=Strength(low_grey=1, high_grey=75), shared=0.05),
-        SLIGHT,
-    ),
-    weights=(1, 3, 0),
-    clean_share=0.02,
-    unclipped_share=0.5,
-)
 
 PHOTOGRAPH_RESTORER = replace(
     FAST_UNET,
@@ -402,25 +367,6 @@ PHOTOGRAPH_RESTORER = replace(
 
 PHOTOGRAPHS = replace(UNET, name="photographs", unet=PHOTOGRAPH_RESTORER)
 """Trains the U-Net on photographs: Gaussian noise up to a strength of 75, half of it as in 8-bit files."""
-
-CAMERA_STRENGTH = Strength(low_grey=0.5, high_grey=50, logarithmic=True)
-
-CAMERA_FAMILIES = (
-    PoissonGaussian(strength=CAMERA_STRENGTH),
-    Demosaiced(strength=CAMERA_STRENGTH),
-    Resized(strength=CAMERA_STRENGTH),
-)
-
-# Files of cameras: neighbouring pixels share the noise of most of them, and half are stored as JPEG.
-CAMERA_NOISE = Degradation(
-    families=(
-        *CAMERA_FAMILIES,
-        *(Jpeg(noise=noise, quality=(50, 98)) for noise in CAMERA_FAMILIES),
-        Gaussian(strength=CAMERA_STRENGTH, shared=0.1),
-    ),
-    weights=(1, 2, 1, 1, 2, 1, 1),
-    clean_share=0.04,
-)
 
 CAMERA = replace(
     PHOTOGRAPHS,
