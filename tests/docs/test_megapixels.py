@@ -1,9 +1,6 @@
 """The benchmark of large photographs counts the work of all tiles, and compares nets at equal precision."""
 
-import importlib.util
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,28 +8,14 @@ import torch
 from torch import nn
 
 from steadylens.inference.engines import TorchEngine
-
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+from tests.benchmark_modules import benchmark
 
 
 @pytest.fixture(scope="module")
 def megapixels() -> Iterator[ModuleType]:
-    before = {*sys.modules}
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("megapixels", FOLDER / "megapixels.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["megapixels"] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
+    with benchmark("megapixels") as module:
         module.__dict__.update(HEIGHT=80, WIDTH=112)
         yield module
-    finally:
-        sys.path.remove(str(FOLDER))
-        own = {path.stem for path in FOLDER.glob("*.py")}
-        for name in own & ({*sys.modules} - before):
-            sys.modules.pop(name)
 
 
 @pytest.fixture(autouse=True)

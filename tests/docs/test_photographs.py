@@ -1,9 +1,7 @@
 """The benchmark on photographs adds the noise that it says, keeps every value, and goes on where it was."""
 
-import importlib.util
 import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,25 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+from tests.benchmark_modules import benchmark
 
 
 @pytest.fixture(scope="module")
 def photographs() -> Iterator[ModuleType]:
-    before = {*sys.modules}
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("photographs", FOLDER / "photographs.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["photographs"] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
+    with benchmark("photographs") as module:
         yield module
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in {"photographs", "rivals", "writing"} - before:
-            sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """The rivals of the benchmarks are what their names say."""
 
-import importlib.util
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -14,20 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "rivals.py"
+from tests.benchmark_modules import benchmark
+
 METHODS = ("OpenCV non-local means", "scikit-image non-local means", "scikit-image wavelets",
            "scikit-image total variation")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def rivals() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rivals", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["rivals"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def rivals() -> Iterator[ModuleType]:
+    with benchmark("rivals") as module:
+        yield module
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("ColourDnCNN", 668_227), ("ColourFFDNet", 852_108)])
