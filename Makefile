@@ -9,8 +9,9 @@ demo: .venv/installed ## train, fuse, evaluate on synthetic traffic signs; write
 
 # One process a core: threads beside them only wait for each other, and the suite takes twice as long. Files in
 # their own order: else those with few tests, which start processes of their own, would all come at the end.
+# Compiled files are kept whatever the environment says, because the tests start some hundred processes.
 test: .venv/installed-dev ## the test suite, with coverage
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 check: .venv/installed-dev ## lint, formatting, types, layer contract
 	$(BIN)/ruff check .

@@ -1,27 +1,30 @@
-"""Settings and fixtures of all tests: Hypothesis, the number format, and images that are easy to learn."""
+"""Settings and fixtures of all tests: Hypothesis, the number format, images, and which process tests what.
+
+PyTorch is imported where it is needed, because the process that hands out the tests does not need it.
+"""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from hypothesis import settings
 
-from steadylens.data.datasets import Dataset, ImageSet
+if TYPE_CHECKING:
+    from steadylens.data.datasets import Dataset
 
 # The machine that runs the tests may be busy, so the time of an example has no limit.
 settings.register_profile("steadylens", deadline=None)
 settings.load_profile("steadylens")
 
-COLOURS = torch.tensor([[200, 60, 60], [60, 200, 60], [60, 60, 200], [180, 180, 60]])
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Keeps tests that share a server in one process; other ways to divide them are those of xdist."""
+    from tests.scheduling import ServerScheduling  # noqa: PLC0415
 
-def coloured(count: int, *, seed: int) -> ImageSet:
-    """Returns `count` 48x48 images of four classes, each of its own colour under random texture."""
-    labels = torch.arange(count) % len(COLOURS)
-    generator = torch.Generator().manual_seed(seed)
-    texture = torch.randint(-50, 51, (count, 3, 48, 48), generator=generator)
-    images = (COLOURS[labels][:, :, None, None] + texture).to(torch.uint8)
-    return ImageSet(images=images, labels=labels, tracks=torch.arange(count))
+    return ServerScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +33,8 @@ def float32_on_every_cpu() -> Iterator[None]:
 
     Its scope is the session, because fixtures of modules train too. Other processes are not affected.
     """
+    import torch  # noqa: PLC0415
+
     with pytest.MonkeyPatch.context() as patch:
         if hasattr(torch.cpu, "get_capabilities"):
             capabilities = {**torch.cpu.get_capabilities(), "avx512_bf16": False, "amx_bf16": False}
@@ -37,18 +42,29 @@ def float32_on_every_cpu() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def operators_read_once() -> Iterator[None]:
+    """Lets PyTorch parse the 500 operators that it can write as ONNX once, not anew for each net.
+
+    Where a version of PyTorch has no such function, the tests only take longer.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        with suppress(ImportError, AttributeError):
+            from torch.onnx._internal.exporter._registration import ONNXRegistry  # noqa: PLC0415
+
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the figures of reports blank: to draw them takes longer than all else that small runs do."""
+    monkeypatch.setattr("steadylens.report.drawing.svg", lambda figure: "<svg/>")
+
+
 @pytest.fixture(scope="session")
-def tiny_data() -> Dataset:
+def tiny_data() -> "Dataset":
     """Returns a data set of four classes; it is shared, so do not change its tensors."""
+    from tests.coloured import coloured_data  # noqa: PLC0415
+
     return coloured_data()
-
-
-def coloured_data() -> Dataset:
-    """Returns a small data set of four classes, the same in every process."""
-    return Dataset(
-        train=coloured(16, seed=1),
-        validation=coloured(8, seed=2),
-        test=coloured(8, seed=3),
-        class_names=("red", "green", "blue", "yellow"),
-        source="coloured",
-    )

@@ -4,20 +4,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.serving.servers import MOST_BYTES, MOST_PIXELS, ORIGIN, SLOTS, Server, serving
+from tests.serving.servers import MOST_BYTES, MOST_PIXELS, NAME, ORIGIN, SLOTS, Server, serving
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     limits = ("--max-bytes", str(MOST_BYTES), "--max-pixels", str(MOST_PIXELS), "--cors-origin", ORIGIN)
     with serving(tmp_path_factory.mktemp("classifier"), "sign-gtsrb", *limits) as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_restorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     bounds = ("--max-queue", str(SLOTS), "--max-wait-ms", "20", "--upload-seconds", "4")
-    with serving(tmp_path_factory.mktemp("restorer"), "l3-gtsrb", *bounds) as server:
+    with serving(tmp_path_factory.mktemp("restorer"), "l3-gtsrb", *bounds, "--host", NAME) as server:
         yield server
 
 

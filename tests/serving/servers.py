@@ -25,6 +25,9 @@ MOST_BYTES, MOST_PIXELS, SLOTS = 400_000, 40_000, 8
 ORIGIN = "https://site.example"
 """The web site whose scripts may read the responses of the shared classifier."""
 
+NAME = "localhost"
+"""The name of this machine at which the shared restorer is served."""
+
 PNG = {"content-type": "image/png"}
 QUEUE = "steadylens_queue_requests"
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"

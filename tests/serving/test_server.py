@@ -42,6 +42,7 @@ from tests.serving.servers import (
     HEAD,
     MOST_BYTES,
     MOST_PIXELS,
+    NAME,
     PNG,
     QUEUE,
     SLOTS,
@@ -501,13 +502,12 @@ def test_a_port_that_one_of_the_addresses_does_not_have_is_refused(monkeypatch: 
             pass
 
 
-def test_the_service_answers_at_every_address_of_its_name(tmp_path: Path) -> None:
-    with serving(tmp_path, "l3-gtsrb", "--host", "localhost") as server:
-        hosts = {entry[4][0] for entry in socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)}
-        assert hosts
-        for host in hosts:
-            address = f"http://[{host}]:{server.port}" if ":" in str(host) else f"http://{host}:{server.port}"
-            assert httpx.get(f"{address}/health").status_code == 200
+def test_the_service_answers_at_every_address_of_its_name(restorer: Server) -> None:
+    hosts = {entry[4][0] for entry in socket.getaddrinfo(NAME, None, type=socket.SOCK_STREAM)}
+    assert hosts
+    for host in hosts:
+        address = f"http://[{host}]:{restorer.port}" if ":" in str(host) else f"http://{host}:{restorer.port}"
+        assert httpx.get(f"{address}/health").status_code == 200
 
 
 @pytest.mark.parametrize("name", ["l3-gtsrb", "fused-gtsrb"])

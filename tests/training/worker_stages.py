@@ -15,7 +15,7 @@ from steadylens.progress import Update
 from steadylens.training import stages
 from steadylens.training.augmentation import Augmentation
 from steadylens.training.optimizers import MomentumSgd
-from tests.conftest import coloured_data
+from tests.coloured import coloured_data
 from tests.tiny_runs import TINY, Notebook, run_of
 
 STEPS = 6

@@ -33,7 +33,7 @@ from steadylens.training.objectives import (
 )
 from steadylens.training.optimizers import MomentumSgd
 from steadylens.training.places import DividedObjective, Objective, own_places
-from tests.conftest import coloured
+from tests.coloured import coloured
 
 STEPS = 20
 

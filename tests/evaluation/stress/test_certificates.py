@@ -20,7 +20,7 @@ from steadylens.progress import Update
 from steadylens.randomness import derived_generator
 from steadylens.records import Certificate
 from steadylens.training.run import Run
-from tests.conftest import COLOURS
+from tests.coloured import COLOURS
 from tests.mapped import mapped
 from tests.tiny_runs import Notebook, run_of
 

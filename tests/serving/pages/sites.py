@@ -19,9 +19,12 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from tests.browsers import chromium
 
-# The command itself, without a network.
+# The command itself, without a network, and without a library if its name comes first.
 ALONE = """
 import socket, sys
+
+if absent := sys.argv.pop(1):
+    sys.modules[absent] = None
 
 def local(connect):
     def connect_locally(self, address, *rest):
@@ -90,10 +93,10 @@ class Site:
         return found
 
 
-def started(folder: Path) -> subprocess.Popen[str]:
-    """Starts the command; its first line is the address."""
+def started(folder: Path, absent: str = "") -> subprocess.Popen[str]:
+    """Starts the command, without a certain library; its first line is the address."""
     return subprocess.Popen(
-        (sys.executable, "-c", ALONE, "app", "--net", "l3-gtsrb", "--port", "0"),
+        (sys.executable, "-c", ALONE, absent, "app", "--net", "l3-gtsrb", "--port", "0"),
         env={**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder), "TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
