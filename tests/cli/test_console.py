@@ -23,6 +23,7 @@ from steadylens.cli.console import (
 from steadylens.cli.main import app
 from steadylens.data import datasets
 from steadylens.training.recipes import recipe_named
+from tests.cli.test_main import write_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,12 @@ def test_the_help_shows_the_options_in_the_place_of_the_group() -> None:
     assert places == sorted(places)
 
 
+@pytest.fixture
+def run_options(tmp_path: Path) -> RunOptions:
+    source = f"folder:{write_images(tmp_path / 'images')}"
+    return RunOptions(data=source, recipe=RecipeName.smoke, device="cpu", cache=tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     ("options", "versions", "half_width"),
     [
@@ -76,9 +83,12 @@ def test_the_help_shows_the_options_in_the_place_of_the_group() -> None:
     ],
 )
 def test_a_precision_replaces_the_number_of_versions(
-    tmp_path: Path, options: SamplingOptions, versions: int, half_width: float | None
+    run_options: RunOptions,
+    tmp_path: Path,
+    options: SamplingOptions,
+    versions: int,
+    half_width: float | None,
 ) -> None:
-    run_options = RunOptions(data="signs:4", recipe=RecipeName.smoke, device="cpu", cache=tmp_path / "cache")
     usual = recipe_named("smoke")
     with open_run(run_options, tmp_path, sampling=options) as run:
         sampling = run.recipe.evaluation.sampling
@@ -88,8 +98,7 @@ def test_a_precision_replaces_the_number_of_versions(
         assert run.recipe == usual
 
 
-def test_kinds_of_noise_replace_the_recipes(tmp_path: Path) -> None:
-    run_options = RunOptions(data="signs:4", recipe=RecipeName.smoke, device="cpu", cache=tmp_path / "cache")
+def test_kinds_of_noise_replace_the_recipes(run_options: RunOptions, tmp_path: Path) -> None:
     usual = recipe_named("smoke")
     assert usual.evaluation.noises == ("gaussian",)
     options = SamplingOptions(noise=[NoiseName.poisson, NoiseName.salt_and_pepper])

@@ -163,20 +163,33 @@ def test_images_that_cannot_be_cached_come_with_a_note(tmp_path: Path) -> None:
     assert note.startswith(f"the images are not kept for the next time: cannot write {path}")
 
 
-def test_a_full_disk_leaves_no_file_and_a_note(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
+@pytest.fixture(scope="module")
+def full_disk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Returns the path of a cache, and what a process told that could not write it, first in memory."""
+    path = tmp_path_factory.mktemp("full") / "a.safetensors"
     code = (
-        "import resource, torch\n"
+        "import resource, sys, torch\n"
         "from pathlib import Path\n"
         "from steadylens.data.image_cache import load_or_make\n"
+        "from steadylens.errors import StorageError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "job = lambda: torch.zeros(1, 3, 64, 64, dtype=torch.uint8)\n"
-        f"print(load_or_make(Path({str(path)!r}), [job], frames=1, size=64, progress=None).notes)\n"
+        "settings = {'frames': 1, 'size': 64, 'progress': None}\n"
+        "print(*load_or_make(Path(sys.argv[1]), [job], **settings).notes)\n"
+        "try:\n"
+        "    load_or_make(Path(sys.argv[1]), [job], **settings, memory=0)\n"
+        "except StorageError as error:\n"
+        "    print(error)\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert "the images are not kept for the next time" in run.stdout
-    assert list(tmp_path.iterdir()) == []
+    return path, run.stdout.splitlines()
+
+
+def test_a_full_disk_leaves_no_file_and_a_note(full_disk: tuple[Path, list[str]]) -> None:
+    path, (note, _) = full_disk
+    assert note.startswith("the images are not kept for the next time")
+    assert list(path.parent.iterdir()) == []
 
 
 def test_images_that_must_stay_in_the_file_need_space_for_it(
@@ -201,23 +214,10 @@ def test_what_a_killed_process_left_of_a_large_file_is_removed_an_hour_later(tmp
     assert [path.exists() for path in (new, old, other)] == [True, False, True]
 
 
-def test_a_disk_that_becomes_full_ends_it_and_leaves_no_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    code = (
-        "import resource, torch\n"
-        "from pathlib import Path\n"
-        "from steadylens.data.image_cache import load_or_make\n"
-        "from steadylens.errors import StorageError\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "job = lambda: torch.zeros(1, 3, 64, 64, dtype=torch.uint8)\n"
-        "try:\n"
-        f"    load_or_make(Path({str(path)!r}), [job], frames=1, size=64, progress=None, memory=0)\n"
-        "except StorageError as error:\n"
-        "    print(error)\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.startswith(f"cannot write {path}: ")
-    assert list(tmp_path.iterdir()) == []
+def test_a_disk_that_becomes_full_ends_it_and_leaves_no_file(full_disk: tuple[Path, list[str]]) -> None:
+    path, (_, error) = full_disk
+    assert error.startswith(f"cannot write {path}: ")
+    assert list(path.parent.iterdir()) == []
 
 
 def test_images_that_cannot_be_read_are_black_and_named_in_either_way(tmp_path: Path) -> None:

@@ -17,15 +17,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
-from steadylens.cli.deploy import _loaded
 from steadylens.errors import MissingExtraError, SettingError
-from steadylens.serving.batching import Batching
-from steadylens.serving.payloads import UploadLimits
 from steadylens.serving.server import METRICS_FOLDER
-from steadylens.serving.service import Service
 from steadylens.serving.workers import HUNG_SECONDS, serve_by_workers
+from tests.serving.dying import killed
 from tests.serving.servers import HEAD, QUEUE, Server, plain, serving
 
 ANSWERED = 'steadylens_requests_total{status="200"}'
@@ -176,16 +172,11 @@ def test_a_net_that_cannot_be_loaded_ends_all_workers_with_one_message(tmp_path:
     assert (done.stdout, done.stderr.count("\n")) == ("", 1)
 
 
-def killed() -> Service:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
-
-
 def test_a_worker_that_is_killed_while_it_loads_is_not_started_again() -> None:
     code = (
         "from steadylens.serving.server import listening\n"
         "from steadylens.serving.workers import serve_by_workers\n"
-        "from tests.serving.test_workers import killed\n"
+        "from tests.serving.dying import killed\n"
         "with listening('127.0.0.1', 0) as listeners:\n"
         "    serve_by_workers(killed, listeners, workers=2, stop_seconds=1, ready=print)\n"
     )
@@ -195,20 +186,13 @@ def test_a_worker_that_is_killed_while_it_loads_is_not_started_again() -> None:
     assert "a worker ended with code -9 before it could answer; memory may be short" in done.stderr
 
 
-def loaded_unless_there_is(file: Path) -> Service:
-    if file.exists():
-        os.kill(os.getpid(), signal.SIGKILL)
-    predictor, card = _loaded("l3-gtsrb", torch.device("cpu"))
-    return Service(predictor, card, limits=UploadLimits(), batching=Batching())
-
-
 def test_a_service_whose_new_workers_all_die_ends(tmp_path: Path) -> None:
     code = (
         "import multiprocessing, pathlib, sys\n"
         "from functools import partial\n"
         "from steadylens.serving import workers\n"
         "from steadylens.serving.server import listening\n"
-        "from tests.serving.test_workers import loaded_unless_there_is\n"
+        "from tests.serving.dying import loaded_unless_there_is\n"
         "workers.MOST_DEATHS = 2\n"
         "file = pathlib.Path(sys.argv[1])\n"
         "def ready(started):\n"
