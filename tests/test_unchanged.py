@@ -106,7 +106,7 @@ def state_of(net: nn.Module) -> str:
 
 
 @pytest.fixture
-def given(tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
+def given(tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Given:
     for kind in (Blur, Colour):
         monkeypatch.setitem(KINDS, kind.kind, kind)  # is taken out again afterwards
     evaluation = replace(

@@ -1,11 +1,13 @@
 """The command `steadylens` for tests of several workers: `python -m tests.cli.launched OPTIONS`.
 
-It tells the process of each worker, saves trainings after every step, times nets on single images only, and
-trains in float32 on every processor. The environment's CHANGE_TO_1 is a folder into which worker 1 goes.
+It tells the process of each worker, saves trainings after every step, times nets on single images only, draws
+no figure of the paper, and trains in float32 on every processor. The environment's CHANGE_TO_1 is a folder
+into which worker 1 goes.
 """
 
 import os
 import sys
+from unittest.mock import patch
 
 import torch
 
@@ -24,4 +26,6 @@ if __name__ == "__main__":
         assert function.__kwdefaults__ is not None
         function.__kwdefaults__.update(setting)
     setattr(torch.cpu, "get_capabilities", dict)  # noqa: B010 - mypy
+    if "reproduce" in sys.argv:  # else matplotlib is not needed
+        patch("steadylens.report.drawing.svg", lambda figure: "<svg/>").start()
     main()

@@ -46,7 +46,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def in_the_shelf(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_the_shelf(shelf: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
     monkeypatch.setattr(experiments, "REPEATS", 1)
     monkeypatch.chdir(shelf)
 

@@ -57,7 +57,7 @@ def write_weights(path: Path, *, classes: int = 3) -> None:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Path:
     """Makes a working folder with images of three classes, nets and weights; the cost is timed only once."""
     monkeypatch.setattr(experiments, "REPEATS", 1)
     monkeypatch.chdir(tmp_path)

@@ -47,8 +47,8 @@ def common(place: Path) -> list[str]:
 
 
 @pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Computes as the workers do: with one thread each, and nets are timed on single images."""
+def one_thread(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> Iterator[None]:
+    """Computes as the workers do: with one thread each, nets are timed on single images, nothing is drawn."""
     assert experiments.cost.__kwdefaults__ is not None
     monkeypatch.setitem(experiments.cost.__kwdefaults__, "batches", (1,))
     before = torch.get_num_threads()

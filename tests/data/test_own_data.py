@@ -203,6 +203,7 @@ def test_a_training_without_training_images_says_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_own_images_are_compared_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiments, "REPEATS", 1)
     levels = torch.arange(40) % 4

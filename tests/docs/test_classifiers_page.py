@@ -33,6 +33,7 @@ def test_each_way_to_fuse_and_each_library_is_shown() -> None:
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_session_runs_as_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiments, "REPEATS", 1)
     monkeypatch.chdir(tmp_path)

@@ -46,6 +46,7 @@ def test_every_kind_of_noise_has_its_row_and_its_class() -> None:
         assert type(NAMED[name](10)) is getattr(steadylens, family)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_session_runs_as_it_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiments, "REPEATS", 1)
     monkeypatch.chdir(tmp_path)

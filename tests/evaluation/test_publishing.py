@@ -26,6 +26,8 @@ from steadylens.records import (
 )
 from tests.tiny_runs import Notebook, run_of
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def classifier(seed: int = 0) -> SignNet:
     net = SignNet(classes=4, width=0.1)

@@ -337,8 +337,11 @@ def fragile() -> PreparedClassifier:
 
 
 @pytest.fixture(autouse=True)
-def nets_that_can_be_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registers the nets of this module: what cannot be described would be measured again each time."""
+def nets_that_can_be_described(monkeypatch: pytest.MonkeyPatch, undrawn: None) -> None:
+    """Registers the nets of this module: what cannot be described would be measured again each time.
+
+    Figures are drawn in the whole run alone.
+    """
     monkeypatch.setitem(KINDS, "FirstPixel", FirstPixel)
     monkeypatch.setitem(KINDS, "Inversion", Inversion)
 
