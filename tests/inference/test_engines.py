@@ -4,12 +4,14 @@ import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, TypeVar
 
 import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from steadylens.errors import ExportError, ImageError, MissingExtraError
 from steadylens.inference.engines import (
@@ -41,7 +43,7 @@ def residual_classifier() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        return timm_classifier("resnet10t", classes=7, size=32)
+        return timm_classifier("test_resnet", classes=7, size=32)
 
 
 NETS: dict[str, tuple[nn.Module, dict[str, Any]]] = {
@@ -60,12 +62,18 @@ NETS: dict[str, tuple[nn.Module, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_a_net_answers_alike_in_every_runtime(name: str) -> None:
+@cache
+def converted(name: str) -> tuple[Signature, ExportedProgram, onnx.ModelProto]:
+    """Returns the signature of a net and what it is converted to, which takes long; do not change it."""
     net, fixed = NETS[name]
     signature = signature_of(net, **fixed)
     program = to_program(net, signature)
-    model = to_onnx(program, signature)
+    return signature, program, to_onnx(program, signature)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_answers_alike_in_every_runtime(name: str) -> None:
+    signature, program, model = converted(name)
     onnx.checker.check_model(model, full_check=True)
     shapes = [
         tuple(side.dim_param or side.dim_value for side in value.type.tensor_type.shape.dim)
@@ -79,19 +87,17 @@ def test_a_net_answers_alike_in_every_runtime(name: str) -> None:
     )
     for engine in engines:
         images = noisy_images(signature, generator=torch.Generator().manual_seed(0))
-        parity = check_parity(net, engine, images)
+        parity = check_parity(NETS[name][0], engine, images)
         assert parity.equal_answers in (None, parity.images)
 
 
 def test_an_onnx_model_tells_its_names_and_its_opset() -> None:
-    net = NETS["Gaussian"][0]
-    signature = signature_of(net)
-    model = to_onnx(to_program(net, signature), signature)
+    signature, _, model = converted("Gaussian")
     assert [value.name for value in (*model.graph.input, *model.graph.output)] == ["images", "restored"]
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
-    converted = to_openvino(model, signature)
-    assert (converted.input(0).any_name, converted.output(0).any_name) == ("images", "restored")
-    assert str(converted.input(0).partial_shape) == "[1..,3,4..,4..]"
+    readable = to_openvino(model, signature)
+    assert (readable.input(0).any_name, readable.output(0).any_name) == ("images", "restored")
+    assert str(readable.input(0).partial_shape) == "[1..,3,4..,4..]"
 
 
 def test_a_net_stays_as_it_was() -> None:
@@ -117,28 +123,31 @@ def test_what_cannot_be_traced_is_told_in_one_line() -> None:
 
 
 @pytest.fixture(scope="module")
-def net() -> RestorationNet:
-    return initialized(RestorationNet(3, padding="reflect"))
+def net() -> nn.Module:
+    return NETS["reflected"][0]
 
 
-def onnx_engine(net: RestorationNet) -> Engine:
-    signature = signature_of(net)
-    return OnnxEngine(to_onnx(to_program(net, signature), signature), signature)
+def torch_engine() -> Engine:
+    return TorchEngine(NETS["reflected"][0])
 
 
-def openvino_engine(net: RestorationNet, *, streams: int = 1) -> Engine:
-    signature = signature_of(net)
-    model = to_openvino(to_onnx(to_program(net, signature), signature), signature)
-    return OpenVinoEngine(model, signature, streams=streams)
+def onnx_engine() -> Engine:
+    signature, _, model = converted("reflected")
+    return OnnxEngine(model, signature)
 
 
-def two_streams(net: RestorationNet) -> Engine:
-    return openvino_engine(net, streams=2)
+def openvino_engine(streams: int = 1) -> Engine:
+    signature, _, model = converted("reflected")
+    return OpenVinoEngine(to_openvino(model, signature), signature, streams=streams)
 
 
-@pytest.fixture(scope="module", params=[TorchEngine, onnx_engine, openvino_engine, two_streams])
-def engine(request: pytest.FixtureRequest, net: RestorationNet) -> Engine:
-    made: Engine = request.param(net)
+def two_streams() -> Engine:
+    return openvino_engine(streams=2)
+
+
+@pytest.fixture(scope="module", params=[torch_engine, onnx_engine, openvino_engine, two_streams])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    made: Engine = request.param()
     return made
 
 
@@ -154,7 +163,7 @@ def test_an_engine_has_a_name_that_people_know(engine: Engine) -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 def test_any_float_images_in_any_layout_are_taken_and_float32_is_given(
-    engine: Engine, net: RestorationNet, layout: torch.memory_format, dtype: torch.dtype
+    engine: Engine, net: nn.Module, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
     given = images(2, 3, 9, 14).to(dtype).contiguous(memory_format=layout)
     restored = engine(given)
@@ -212,23 +221,24 @@ def test_pytorch_runs_a_copy_and_leaves_the_net_alone() -> None:
     assert net.get_parameter("layers.0.weight").requires_grad
 
 
+def onnx_again() -> object:
+    signature, program, _ = converted("reflected")
+    return to_onnx(program, signature)
+
+
 @pytest.mark.parametrize(
     ("library", "extra", "make"),
     [
-        ("onnx", "onnx", onnx_engine),
-        ("onnxscript", "onnx", onnx_engine),
+        ("onnx", "onnx", onnx_again),
+        ("onnxscript", "onnx", onnx_again),
         ("onnxruntime", "onnx", onnx_engine),
         ("openvino", "openvino", openvino_engine),
-        ("onnx", "onnx", openvino_engine),
     ],
 )
 def test_a_missing_library_is_named_with_its_extra(
-    monkeypatch: pytest.MonkeyPatch,
-    net: RestorationNet,
-    library: str,
-    extra: str,
-    make: Callable[[RestorationNet], Engine],
+    monkeypatch: pytest.MonkeyPatch, library: str, extra: str, make: Callable[[], object]
 ) -> None:
+    converted("reflected")
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingExtraError, match=rf"{library}.*steadylens\[{extra}\]"):
-        make(net)
+        make()

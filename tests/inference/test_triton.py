@@ -50,24 +50,29 @@ def classifier() -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize(
-    ("net", "fixed"),
-    [
-        (GaussianSmoothing().eval(), {}),
-        (GaussianSmoothing().eval(), {"batch": 4, "size": (20, 30)}),
-        (classifier(), {}),
-    ],
-    ids=["free", "fixed", "classifier"],
-)
-def test_the_configuration_agrees_with_the_file(
-    net: nn.Module, fixed: dict[str, Any], tmp_path: Path
-) -> None:
-    export_triton(net, tmp_path, name="some-net", **fixed)
-    config = read_config(tmp_path / "some-net")
+NETS: dict[str, tuple[nn.Module, dict[str, Any]]] = {
+    "free": (GaussianSmoothing().eval(), {}),
+    "fixed": (GaussianSmoothing().eval(), {"batch": 4, "size": (20, 30)}),
+    "classifier": (classifier(), {}),
+}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a folder with a model of each net; do not change it."""
+    root = tmp_path_factory.mktemp("repository")
+    for name, (net, fixed) in NETS.items():
+        export_triton(net, root, name=name, about={"classes": ["stop", "give\nway"]}, **fixed)
+    return root
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_configuration_agrees_with_the_file(name: str, repository: Path) -> None:
+    config = read_config(repository / name)
     # The server finds version 1 of a model of this backend in 1/model.onnx.
-    session = onnxruntime.InferenceSession(tmp_path / "some-net" / "1" / "model.onnx")
-    combines = "batch" not in fixed
-    assert (config.name, config.backend) == ("some-net", "onnxruntime")
+    session = onnxruntime.InferenceSession(repository / name / "1" / "model.onnx")
+    combines = "batch" not in NETS[name][1]
+    assert (config.name, config.backend) == (name, "onnxruntime")
     assert config.max_batch_size == (32 if combines else 0)
     assert config.HasField("dynamic_batching") == combines
     for tensors, values in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
@@ -78,29 +83,24 @@ def test_the_configuration_agrees_with_the_file(
             assert (type_of(told), value.type) == ("TYPE_FP32", "tensor(float)")
 
 
-@pytest.mark.parametrize(
-    ("net", "fixed"), [(GaussianSmoothing().eval(), {}), (classifier(), {})], ids=["restorer", "classifier"]
-)
-def test_the_model_runs_on_the_largest_batch_of_the_configuration(
-    net: nn.Module, fixed: dict[str, Any], tmp_path: Path
-) -> None:
-    export_triton(net, tmp_path, name="net", about={"classes": ["stop", "go"]}, **fixed)
-    config = read_config(tmp_path / "net")
+@pytest.mark.parametrize("name", ["free", "classifier"])
+def test_the_model_runs_on_the_largest_batch_of_the_configuration(name: str, repository: Path) -> None:
+    config = read_config(repository / name)
     (source,), (result,) = config.input, config.output
     shape = [config.max_batch_size, *(20 if side == -1 else side for side in source.dims)]
     images = np.random.default_rng(0).random(shape, dtype=np.float32)
-    session = onnxruntime.InferenceSession(tmp_path / "net" / "1" / "model.onnx")
+    session = onnxruntime.InferenceSession(repository / name / "1" / "model.onnx")
     (found,) = session.run([result.name], {source.name: images})
     with torch.no_grad():
-        np.testing.assert_allclose(found, net(torch.from_numpy(images)).numpy(), rtol=0, atol=1e-4)
+        wanted = NETS[name][0](torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
     if result.label_filename:
-        labels = (tmp_path / "net" / result.label_filename).read_text(encoding="utf-8").splitlines()
+        labels = (repository / name / result.label_filename).read_text(encoding="utf-8").splitlines()
         assert [len(labels)] == list(result.dims)
 
 
-def test_the_names_of_classes_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
-    export_triton(classifier(), tmp_path, name="signs", about={"classes": ["stop", "give\nway"]})
-    folder = tmp_path / "signs"
+def test_the_names_of_classes_stand_in_a_file_of_their_own(repository: Path) -> None:
+    folder = repository / "classifier"
     assert (folder / "labels.txt").read_text(encoding="utf-8") == "stop\ngive way\n"
     assert read_config(folder).output[0].label_filename == "labels.txt"
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
@@ -110,11 +110,10 @@ def test_the_names_of_classes_stand_in_a_file_of_their_own(tmp_path: Path) -> No
     }
 
 
-def test_a_restorer_has_no_classes_whatever_it_was_trained_on(tmp_path: Path) -> None:
-    export_triton(GaussianSmoothing().eval(), tmp_path, name="net", about={"classes": ["stop"]})
-    assert not (tmp_path / "net" / "labels.txt").exists()
-    assert not read_config(tmp_path / "net").output[0].label_filename
-    assert read_metadata(tmp_path / "net" / "1" / "model.onnx")["classes"] == []
+def test_a_restorer_has_no_classes_whatever_it_was_trained_on(repository: Path) -> None:
+    assert not (repository / "free" / "labels.txt").exists()
+    assert not read_config(repository / "free").output[0].label_filename
+    assert read_metadata(repository / "free" / "1" / "model.onnx")["classes"] == []
 
 
 @pytest.mark.parametrize(
