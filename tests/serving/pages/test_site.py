@@ -27,7 +27,7 @@ def test_a_net_has_learned_from_photographs_if_its_file_says_so() -> None:
 def test_a_net_for_signs_opens_the_page_for_classifiers_and_each_page_leads_to_the_other(site: Site) -> None:
     site.visit("/")
     assert site.browser.current_url == f"{site.address}/classifiers/"
-    site.wait_for(lambda: site.shown("nav a"))
+    site.wait_for(lambda: site.shown("#result .card"))  # until then, the page covers its links
     site.find("nav a").click()
     site.wait_for(lambda: site.shown("#drop"))
     assert site.browser.current_url == f"{site.address}/photographs"
