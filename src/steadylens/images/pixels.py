@@ -106,10 +106,10 @@ def plain_mode(image: Image.Image) -> tuple[str, list[str]] | None:
     return None
 
 
-def strips(pixels: Pixels) -> Iterator[slice]:
-    """Returns the rows of an image, a few at a time."""
+def strips(pixels: Pixels, strip_bytes: int = STRIP_BYTES) -> Iterator[slice]:
+    """Returns the rows of an image, a few at a time, of about so many bytes."""
     height = pixels.shape[0]
-    rows = max(1, STRIP_BYTES // max(1, pixels[:1].nbytes))
+    rows = max(1, strip_bytes // max(1, pixels[:1].nbytes))
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
