@@ -12,7 +12,7 @@ from steadylens.errors import ImageError
 from steadylens.images.pixels import flattened
 from steadylens.images.reading import ImageContent, Metadata, read_image_file
 from steadylens.images.writing import write_image_file
-from steadylens.inference.inspecting.noise_level import noise_level_of
+from steadylens.inference.inspecting.noise_level import CENTRE, noise_level_of, places
 from steadylens.inference.inspecting.preview import ENLARGED, GAP, SHOWN, Preview, write_preview
 from steadylens.inference.restorer import restore_array, restorer_of
 from steadylens.nets.restoration import GaussianSmoothing
@@ -65,8 +65,20 @@ def test_the_part_has_detail(tmp_path: Path) -> None:
     image[200:500, 500:800] = scene(300, 300)
     Image.fromarray(levels(image + noise(image.shape, 10))).save(tmp_path / "a.png")
     found = write_preview(tmp_path / "a.png", tmp_path / "p.png", restorer_of(SMOOTHING))
-    assert found.top > 100
-    assert found.left > 400
+    assert found.top + SHOWN // 2 >= 200
+    assert found.left + SHOWN // 2 >= 500
+
+
+def test_the_net_runs_once_on_what_is_looked_at_and_once_on_what_is_shown(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def watched(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images.numel() // 3)
+        return images
+
+    Image.fromarray(levels(scene(500, 800))).save(tmp_path / "a.png")
+    write_preview(tmp_path / "a.png", tmp_path / "p.png", restorer_of(watched, margin=0))
+    assert sum(seen) == len(places(500, 800)) * CENTRE**2 + SHOWN**2
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])

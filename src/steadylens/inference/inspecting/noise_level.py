@@ -11,7 +11,7 @@ too, whatever the net says: noise of any kind is in them, and of detail least.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,23 @@ class NoiseLevel:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examined:
+    """What was seen of an image whose noise was estimated.
+
+    Attributes:
+        level: The noise.
+        places: The top and left of the parts that were looked at; none if the image is too small.
+        before: Their middles, (N, C, 80, 80), float32.
+        after: The same as the net restores them.
+    """
+
+    level: NoiseLevel
+    places: tuple[tuple[int, int], ...] = ()
+    before: Tensor = field(default_factory=lambda: torch.empty(0))
+    after: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
 def noise_level(
     image: Any,
     net: str | Path | ImageToImage = DEFAULT_RESTORER,
@@ -156,20 +173,28 @@ def noise_level_of(image: Tensor, restorer: Callable[[Tensor, ProgressCallback],
         image: (C, H, W), uint8, uint16 or float in [0, 1], with one to four channels; alpha last.
         restorer: A `Restorer`.
     """
+    return examined(image, restorer).level
+
+
+def examined(image: Tensor, restorer: Callable[[Tensor, ProgressCallback], Tensor]) -> Examined:
+    """Returns how strong the noise of an image is and what was seen of it; see `noise_level_of`."""
     if isinstance(restorer, Restorer):
         restorer = replace(restorer, strength=1.0)
-    parts = _parts(image)
-    if not len(parts):
-        return NoiseLevel(grey=_of_small(image))
+    known, parts = _parts(image)
+    if not known:
+        return Examined(level=NoiseLevel(grey=_of_small(image)))
     inner = slice((PART - CENTRE) // 2, (PART + CENTRE) // 2)
-    changes, deviations = _changes(parts[..., inner, inner].contiguous(), restorer), _deviations(parts)
-    if min(len(changes), len(deviations)) < FEWEST_BLOCKS:
-        return NoiseLevel()
-    return NoiseLevel(
-        grey=round(float(changes.median()) / MEDIAN_SHARE, 2),
-        coarse_grey=round(float(deviations.quantile(FLATTEST)) / FLAT_SHARE, 2),
-        change_grey=round(float(changes.square().mean().sqrt()), 2),
-    )
+    before = parts[..., inner, inner].contiguous()
+    after = restorer(before, lambda done, total: None)
+    changes, deviations = _changes(before, after), _deviations(parts)
+    level = NoiseLevel()
+    if min(len(changes), len(deviations)) >= FEWEST_BLOCKS:
+        level = NoiseLevel(
+            grey=_typical(changes),
+            coarse_grey=round(float(deviations.quantile(FLATTEST)) / FLAT_SHARE, 2),
+            change_grey=round(float(changes.square().mean().sqrt()), 2),
+        )
+    return Examined(level=level, places=tuple(known), before=before, after=after)
 
 
 def places(height: int, width: int) -> list[tuple[int, int]]:
@@ -186,24 +211,32 @@ def _digits(grey: float) -> str:
     return f"{grey:.1f}" if grey < 10 else f"{grey:.0f}"
 
 
-def _parts(image: Tensor) -> Tensor:
-    """Returns parts of an image without alpha, (N, C, 128, 128), float32; none with hidden colours."""
+def _parts(image: Tensor) -> tuple[list[tuple[int, int]], Tensor]:
+    """Returns places of an image and its parts there without alpha; none with hidden colours.
+
+    The parts are (N, C, 128, 128), float32.
+    """
     channels, height, width = image.shape
     colours = channels - (channels in (2, 4))
-    found = []
+    known, found = [], []
     for top, left in places(height, width):
         part = image[:, top : top + PART, left : left + PART]
         if colours == channels or bool((part[colours:].float() > 0).all()):
+            known.append((top, left))
             found.append(to_unit(part[:colours]))
-    return torch.stack(found) if found else torch.empty(0)
+    return known, torch.stack(found) if found else torch.empty(0)
 
 
-def _changes(images: Tensor, restorer: Callable[[Tensor, ProgressCallback], Tensor]) -> Tensor:
+def _changes(before: Tensor, after: Tensor) -> Tensor:
     """Returns the root mean square of the change in each block that counts, in grey levels."""
-    change = restorer(images, lambda done, total: None) - images
     inner = (..., slice(BORDER, -BORDER), slice(BORDER, -BORDER))
-    blocks: Tensor = avg_pool2d(change[inner].square().mean(1, keepdim=True), BLOCK).sqrt() * GREY_LEVELS
-    return blocks[_counting(images[inner])]
+    squares = (after - before)[inner].square().mean(1, keepdim=True)
+    blocks: Tensor = avg_pool2d(squares, BLOCK).sqrt() * GREY_LEVELS
+    return blocks[_counting(before[inner])]
+
+
+def _typical(changes: Tensor) -> float:
+    return round(float(changes.median()) / MEDIAN_SHARE, 2)
 
 
 def _deviations(images: Tensor) -> Tensor:

@@ -1,13 +1,11 @@
 """A picture of one part of an image, before and after, from a fraction of the work of restoring all of it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, features
-from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from steadylens.images.decoding import MOST_PIXELS
@@ -15,9 +13,8 @@ from steadylens.images.pixels import Pixels, flattened, in_8_bits
 from steadylens.images.reading import ImageContent, Metadata, read_image_file
 from steadylens.images.tensors import array_to_tensor
 from steadylens.images.writing import write_image_file
-from steadylens.inference.inspecting.noise_level import PART, NoiseLevel, noise_level_of, places
+from steadylens.inference.inspecting.noise_level import BLOCK, PART, Examined, NoiseLevel, examined
 from steadylens.inference.restorer import Restorer, restore_array
-from steadylens.inference.tiling import to_unit
 
 SHOWN = 256
 """Height and width in pixels of the part that is shown, at most."""
@@ -76,8 +73,8 @@ def write_preview(
         StorageError: If the picture cannot be written.
     """
     content = read_image_file(Path(source), most_pixels=most_pixels)
-    level = noise_level_of(array_to_tensor(content.pixels), restorer)
-    top, left = _telling_place(array_to_tensor(content.pixels), replace(restorer, strength=1.0))
+    seen = examined(array_to_tensor(content.pixels), restorer)
+    top, left = _telling_place(seen, *content.pixels.shape[:2])
     rows, columns = (
         slice(start, start + min(SHOWN, side))
         for start, side in zip((top, left), content.pixels.shape[:2], strict=True)
@@ -85,43 +82,31 @@ def write_preview(
     after = _restored_part(content.pixels, rows, columns, restorer)
     sides = [_shown(part, background) for part in (content.pixels[rows, columns], after)]
     share = "" if restorer.strength == 1 else f", strength {restorer.strength:g}"
-    picture = _side_by_side(sides, (f"before: {level}", f"after{share}"))
+    picture = _side_by_side(sides, (f"before: {seen.level}", f"after{share}"))
     profile = content.metadata.icc_profile if picture.shape[-1] == len(content.pixels[0, 0]) else b""
     metadata = Metadata(icc_profile=profile)
     write_image_file(
         Path(target), ImageContent(pixels=picture, format="PNG", lossless=True, metadata=metadata)
     )
     height, width = after.shape[:2]
-    return Preview(level=level, left=left, top=top, width=width, height=height)
+    return Preview(level=seen.level, left=left, top=top, width=width, height=height)
 
 
-def _telling_place(image: Tensor, restorer: Callable[[Tensor], Tensor]) -> tuple[int, int]:
-    """Returns the top and left of the part of an image (C, H, W) where most is removed from most detail."""
-    channels, height, width = image.shape
-    colours = channels - (channels in (2, 4))
-    known = places(height, width) or [((height - PART) // 2, (width - PART) // 2)]
-
-    def telling(place: tuple[int, int]) -> float:
-        top, left = (max(0, start) for start in place)
-        part = to_unit(image[:colours, top : top + PART, left : left + PART])[None]
-        restored = restorer(part)
-        removed = _typical((restored - part).square())
+def _telling_place(seen: Examined, height: int, width: int) -> tuple[int, int]:
+    """Returns the top and left of the part of an image where most is removed from most detail."""
+    top, left = (height - PART) // 2, (width - PART) // 2
+    if seen.places:
+        removed = avg_pool2d((seen.after - seen.before).square().mean(1, keepdim=True), BLOCK).sqrt()
         # Means of 2x2 pixels, since what is left of the noise is no detail.
-        calm = avg_pool2d(restored.mean(1, keepdim=True), min(2, *part.shape[-2:]))
-        detail = [calm.diff(dim=axis).abs().mean() for axis in (2, 3) if calm.shape[axis] > 1]
-        return removed * float(sum(detail))
-
-    top, left = max(known, key=telling) if len(known) > 1 else known[0]
+        calm = avg_pool2d(seen.after.mean(1, keepdim=True), 2)
+        down, across = (calm.diff(dim=axis).abs().flatten(1).mean(1) for axis in (2, 3))
+        telling = removed.flatten(1).median(1).values * (down + across)
+        top, left = seen.places[int(telling.argmax())]
     inset = (SHOWN - PART) // 2
     return (
         min(max(0, top - inset), max(0, height - SHOWN)),
         min(max(0, left - inset), max(0, width - SHOWN)),
     )
-
-
-def _typical(squares: Tensor) -> float:
-    block = min(8, *squares.shape[-2:])
-    return float(avg_pool2d(squares.mean(1, keepdim=True), block).sqrt().median())
 
 
 def _restored_part(pixels: Pixels, rows: slice, columns: slice, restorer: Restorer) -> Pixels:
