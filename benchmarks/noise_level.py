@@ -1,4 +1,4 @@
-"""Measures how exact the estimate of the noise is on photographs, and which of them are called clean.
+"""Measures how exact the estimate of noise is on photographs, and which are called clean and which coarse.
 
 Each photograph is judged as it is and with noise of every kind and strength, clipped and rounded to 8 bits;
 of large ones, the middle counts. Pairs of NAME_real.png and NAME_mean.png, as in CC15, are judged as they
@@ -9,7 +9,8 @@ are: "real" has a camera's noise, "mean" hardly any.
 
 import argparse
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,16 +21,32 @@ from writing import publish
 from steadylens.images.tensors import read_image, to_float
 from steadylens.inference.inspecting import NoiseLevel, noise_level_of
 from steadylens.inference.restorer import restorer_of
-from steadylens.noise.named import named_degradation
+from steadylens.noise.camera import Demosaiced
+from steadylens.noise.degradation import Degradation
+from steadylens.noise.families import Family, Gaussian, Strength
+from steadylens.noise.jpeg import Jpeg
+from steadylens.noise.named import family_named
 from steadylens.randomness import derived_generator
 
-KINDS = {
-    "gaussian": (1, 2, 3, 5, 10, 25, 50),
-    "poisson": (2, 3, 5, 10),
-    "demosaiced": (2, 3, 5, 10),
-    "resized": (2, 3, 5, 10),
+
+def stored(noise: Callable[..., Family], quality: int, grey: float) -> Family:
+    """Returns noise of one strength in a JPEG of one quality."""
+    return Jpeg(noise=noise(strength=Strength.fixed(grey)), quality=(quality, quality))
+
+
+KINDS: dict[str, tuple[Callable[[float], Family], Sequence[float]]] = {
+    "gaussian": (partial(family_named, "gaussian"), (1, 2, 3, 5, 10, 25, 50)),
+    "poisson": (partial(family_named, "poisson"), (2, 3, 5, 10)),
+    "demosaiced": (partial(family_named, "demosaiced"), (2, 3, 5, 10, 25)),
+    "resized": (partial(family_named, "resized"), (2, 3, 5, 10, 25)),
+    **{f"jpeg {quality}": (partial(stored, Gaussian, quality), (0,)) for quality in (50, 75, 85, 95)},
+    **{
+        f"{name}, jpeg {quality}": (partial(stored, noise, quality), (2, 5, 10))
+        for name, noise in {"gaussian": partial(Gaussian, shared=0), "demosaiced": Demosaiced}.items()
+        for quality in (75, 85, 95)
+    },
 }
-"""Kinds of noise, each with its strengths in grey levels."""
+"""Kinds of noise, each from its strength in grey levels to its family, and its strengths."""
 
 SIDE = 768
 """Height and width in pixels of the part of a photograph that is judged, at most."""
@@ -47,10 +64,11 @@ def judged(net: str, photographs: list[Path], cc15: list[Path]) -> Iterator[tupl
     for path in photographs:
         image = to_float(middle(read_image(path)))
         yield "none", 0, noise_level_of(image, restorer)
-        for kind, strengths in KINDS.items():
+        for kind, (family, strengths) in KINDS.items():
             for grey in strengths:
                 generator = derived_generator(0, path.name, kind, grey)
-                noisy = named_degradation(kind, grey)(image[None], generator=generator)[0]
+                degradation = Degradation(families=(family(grey),), clip=True, quantize=True)
+                noisy = degradation(image[None], generator=generator)[0]
                 yield kind, grey, noise_level_of(noisy, restorer)
     for path in cc15:
         yield f"camera, {path.stem.rpartition('_')[2]}", 0, noise_level_of(read_image(path), restorer)
@@ -63,7 +81,9 @@ def row(kind: str, grey: float, levels: list[NoiseLevel]) -> dict[str, object]:
         values = sorted(value for level in levels if (value := getattr(level, name)) is not None)
         ends = (values[len(values) // 20], statistics.median(values), values[-1 - len(values) // 20])
         found[f"estimated_{name}" if name == "grey" else name] = [round(value, 2) for value in ends]
-    return found | {"clean": round(sum(level.clean for level in levels) / len(levels), 3)}
+    for name in ("clean", "may_be_coarse", "coarse"):
+        found[name] = round(sum(getattr(level, name) for level in levels) / len(levels), 3)
+    return found
 
 
 def main() -> None:

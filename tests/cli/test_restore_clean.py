@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -13,7 +14,7 @@ from steadylens.inference.inspecting.noise_level import noise_level
 from steadylens.inference.restorer import restore
 from steadylens.nets.restoration import GaussianSmoothing
 from tests.cli.test_restore import run
-from tests.inference.inspecting.scenes import levels, noise, scene
+from tests.inference.inspecting.scenes import enlarged_noise, levels, noise, scene
 
 NOISY = levels(scene(300, 280) + noise((300, 280, 3), 12))
 
@@ -93,7 +94,61 @@ def test_one_clean_file_goes_to_standard_output_as_it_is(photos: Path) -> None:
     assert "left 1 as they are" in result.stderr
 
 
+# Noise that another net is for.
+
+COARSE = levels(scene(300, 280) + enlarged_noise((300, 280, 3), 8))
+
+
+@pytest.fixture
+def coarse(photos: Path) -> Path:
+    """Returns a folder with two images of coarse noise, a noisy one and two clean ones."""
+    for name in ("first.png", "second.png"):
+        Image.fromarray(COARSE).save(photos / name)
+    return photos
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_files_with_coarse_noise_are_counted_once_and_the_net_for_them_is_named(
+    coarse: Path, tmp_path: Path, jobs: str
+) -> None:
+    log = tmp_path / "log.jsonl"
+    call = (coarse, "--out", tmp_path / "out", "--device", "cpu", "--jobs", jobs)
+    outcome = run(*call, "--log", log)
+    said = "2 have coarse noise, as files of cameras do, which unet-photos hardly touches; "
+    assert f"{said}--net unet-camera with --overwrite takes it out" in outcome.out.splitlines()
+    assert outcome.out.count("unet-camera") == 1
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {Path(row["file"]).name for row in rows if row["coarse_noise"]} == {"first.png", "second.png"}
+    before = read_image_file(tmp_path / "out" / "first.png").pixels
+    again = run(*call, "--net", "unet-camera", "--overwrite")
+    assert "restored 3 of 5 images" in again.out
+    assert "coarse noise" not in again.out
+    clean, after = scene(300, 280), read_image_file(tmp_path / "out" / "first.png").pixels
+    assert np.square(after - clean).mean() < 0.5 * np.square(before - clean).mean(), "as it is said"
+
+
+def test_a_net_for_signs_says_nothing_of_it(coarse: Path, tmp_path: Path) -> None:
+    outcome = run(coarse, "--out", tmp_path / "out", "--net", "l3-gtsrb")
+    assert "or " in outcome.out
+    assert "unet-camera" not in outcome.out
+
+
+def test_to_standard_output_nothing_is_overwritten(coarse: Path) -> None:
+    call = ["restore", str(coarse / "first.png"), "--out", "-", "--device", "cpu"]
+    said = "1 have coarse noise, as files of cameras do, which unet-photos hardly touches; "
+    assert f"{said}--net unet-camera takes it out" in CliRunner().invoke(app, call).stderr
+
+
 # Previews.
+
+
+def test_previews_name_the_net_for_coarse_noise_once(coarse: Path, tmp_path: Path) -> None:
+    call = (coarse, "--out", tmp_path / "out", "--device", "cpu", "--preview")
+    outcome = run(*call)
+    said = "have coarse noise, as files of cameras do, which unet-photos hardly touches; "
+    assert f"{said}--net unet-camera takes it out" in outcome.out
+    assert outcome.out.count("unet-camera") == 1
+    assert "unet-camera" not in run(*call, "--overwrite", "--net", "unet-camera").out
 
 
 @pytest.mark.parametrize("place", ["--out", "--in-place", ""])

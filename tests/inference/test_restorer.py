@@ -47,6 +47,14 @@ def test_a_file_restores_by_its_path(tmp_path: Path) -> None:
     assert np.array_equal(restore(PIXELS, tmp_path / "net.safetensors"), PIXELS)
 
 
+def test_a_restorer_knows_the_name_of_a_packaged_net_and_of_no_other(tmp_path: Path) -> None:
+    net = steadylens.load("l3-gtsrb")
+    save_model(tmp_path / "l3-gtsrb.safetensors", net, about={})
+    assert restorer_of("l3-gtsrb").packaged == "l3-gtsrb"
+    assert restorer_of(tmp_path / "l3-gtsrb.safetensors").packaged == ""
+    assert restorer_of(net).packaged == ""
+
+
 def test_tiles_do_not_show() -> None:
     image = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(0))
     whole = restore(image, "l5-gtsrb", tile=200)

@@ -14,6 +14,9 @@ RESTORERS: Final[dict[ImageKind, str]] = {"traffic signs": "unet-gtsrb", "photog
 DEFAULT_RESTORER: Final = "unet-photos"
 """The packaged net of `steadylens.restore`, of `steadylens restore` and of `steadylens app`."""
 
+CAMERA_RESTORER: Final = "unet-camera"
+"""The packaged net for noise that neighbouring pixels share, as in files of cameras."""
+
 RESTORERS_HELP: Final = (
     "a packaged net (unet-photos: photographs; unet-camera: the noise of cameras; unet-gtsrb, l11-gtsrb, "
     "l3-gtsrb: traffic signs of 48 pixels) or a .safetensors file"

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from steadylens.checkpoints.packaged import DEFAULT_RESTORER, RESTORERS_HELP
+from steadylens.checkpoints.packaged import CAMERA_RESTORER, DEFAULT_RESTORER, RESTORERS_HELP
 from steadylens.cli.console import Debug, Device, device_named, explaining, terminated_as_interrupted
 from steadylens.cli.display import Display, complain, say
-from steadylens.errors import ImageError, SettingError
+from steadylens.cli.previews import chosen_for_preview, coarse_noise_said, write_previews
+from steadylens.errors import SettingError
 from steadylens.files import describe_suffixes
 from steadylens.progress import Update
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import torch
 
     from steadylens.inference.batch import BatchSettings
-    from steadylens.inference.image_files import RestoreSettings
     from steadylens.inference.jobs import RestoreJob, RestorePlan, Shard
     from steadylens.inference.restorer import Restorer
     from steadylens.inference.results import FileResult, ResultLog
@@ -42,10 +42,6 @@ STANDARD_OUTPUT = Path("-")
 
 MOST_LINKS = 5
 """How many links to folders are named."""
-
-
-MOST_PREVIEWS = 4
-"""How many of several files get a preview."""
 
 
 class ImageFormatName(StrEnum):
@@ -207,8 +203,8 @@ def restore(
                 say(f"shard {share}{origin}: {len(plan.jobs):,} of {plan.found:,} images", console)
             opening = partial(_opened, net, tile, device_named(device), strength, engine)
             if preview:
-                chosen = _chosen_for_preview(plan, overwrite=overwrite)
-                _write_previews(plan, chosen, opening(tell=partial(say, console=console)), files, console)
+                chosen = chosen_for_preview(plan, overwrite=overwrite)
+                write_previews(plan, chosen, opening(tell=partial(say, console=console)), files, console)
                 return
             restorer = opening(tell=partial(say, console=console))
             if in_place:
@@ -331,58 +327,6 @@ def _opened(
     return replace(restorer, engine=timing.engine)
 
 
-def _chosen_for_preview(plan: "RestorePlan", *, overwrite: bool) -> "list[RestoreJob]":
-    """Returns the few files that get a preview, evenly spread over all."""
-    count = min(MOST_PREVIEWS, len(plan.jobs))
-    chosen = [plan.jobs[number * len(plan.jobs) // count] for number in range(count)]
-    sources = {job.source.resolve() for job in plan.jobs}
-    for job in chosen:
-        if job.preview.resolve() in sources:
-            raise SettingError(
-                f"{job.preview} would be written over an input file; rename that, or use --out"
-            )
-        if job.preview.exists() and not overwrite:
-            raise SettingError(f"{job.preview} exists; --overwrite replaces it")
-    return chosen
-
-
-def _write_previews(
-    plan: "RestorePlan",
-    chosen: "list[RestoreJob]",
-    restorer: "Restorer",
-    settings: "RestoreSettings",
-    console: Console,
-) -> None:
-    """Writes previews and tells the noise of their files; no other file is written.
-
-    Raises:
-        typer.Exit: If a file cannot be read.
-    """
-    from steadylens.inference.inspecting.preview import WHITE, write_preview
-
-    failed = 0
-    for job in chosen:
-        try:
-            found = write_preview(
-                job.source, job.preview, restorer,
-                background=settings.background or WHITE, most_pixels=settings.most_pixels,
-            )  # fmt: skip
-        except ImageError as error:
-            failed += 1
-            complain(f"{error}" if str(job.source) in f"{error}" else f"{job.source}: {error}")
-            continue
-        stays = found.level.clean and not settings.always
-        judged = f"clean ({found.level}), it would stay as it is" if stays else f"{found.level}"
-        say(f"{job.source}: {judged}", console)
-        place = f"{found.width}x{found.height} pixels at left {found.left}, top {found.top}"
-        say(f"  {job.preview} shows {place}, before and after", console)
-    others = len(plan.jobs) - len(chosen)
-    more = f"; {others:,} other images are not shown, name some to see them" if others else ""
-    say(f"wrote {len(chosen) - failed} previews, and no other file{more}", console)
-    if failed:
-        raise typer.Exit(1)
-
-
 @dataclass(kw_only=True)
 class _Task:
     """Restores files and tells what becomes of them.
@@ -393,12 +337,14 @@ class _Task:
         log: The log of results, or None.
         states: How many files were restored, were clean, failed, were skipped, had an output that exists
             ("taken"), or had one that lacks its pattern, or the other way round ("half").
+        coarse: How many of the restored files have coarse noise, for which there is another net.
     """
 
     settings: "BatchSettings"
     console: Console
     log: "ResultLog | None"
     states: Counter[str] = field(default_factory=Counter)
+    coarse: int = 0
 
     def run(self, plan: "RestorePlan", opening: "Callable[[], Restorer]") -> None:
         """Restores all files whose output is not there yet."""
@@ -441,6 +387,7 @@ class _Task:
 
         kinds = {"": result.state, DONE_BEFORE: "skipped", OUTPUT_EXISTS: "taken"}
         self.states[kinds.get(result.reason if result.state == "skipped" else "", "half")] += 1
+        self.coarse += result.state == "restored" and result.coarse_noise
         self._write(result)
         if result.state in ("restored", "clean") and result.noise_grey is not None:
             level = NoiseLevel(grey=result.noise_grey, coarse_grey=result.coarse_noise_grey)
@@ -474,6 +421,9 @@ class _Task:
         """
         tell = partial(say, console=self.console)
         tell(f"restored {self.states['restored']} of {len(plan.jobs)} images")
+        if self.coarse:
+            more = "" if self.console.stderr else " with --overwrite"  # standard output gets no file
+            tell(f"{coarse_noise_said(self.coarse)}; --net {CAMERA_RESTORER}{more} takes it out")
         if clean := self.states["clean"]:
             options = "--always" if self.settings.history is not None else "--always with --overwrite"
             tell(f"left {clean} as they are, judged clean; {options} restores them")

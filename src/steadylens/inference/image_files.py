@@ -76,6 +76,8 @@ class RestoredFile:
         noise_grey: The noise of the source, or of its first page, in grey levels of 255, or None if the image
             is too small to tell; see `NoiseLevel`.
         coarse_noise_grey: The same by the flattest parts, where noise that neighbours share shows as well.
+        coarse_noise: Whether neighbouring pixels share it, so that `unet-camera` would restore the image
+            better; see `NoiseLevel.coarse`.
         sha256: SHA-256 of the new file, in hexadecimal.
     """
 
@@ -83,6 +85,7 @@ class RestoredFile:
     notes: tuple[str, ...]
     noise_grey: float | None
     coarse_noise_grey: float | None
+    coarse_noise: bool
     sha256: str
 
 
@@ -198,7 +201,12 @@ def _left(
 
 def _restored(level: NoiseLevel, *, clean: bool, notes: tuple[str, ...], sha256: str) -> RestoredFile:
     return RestoredFile(
-        clean=clean, notes=notes, noise_grey=level.grey, coarse_noise_grey=level.coarse_grey, sha256=sha256
+        clean=clean,
+        notes=notes,
+        noise_grey=level.grey,
+        coarse_noise_grey=level.coarse_grey,
+        coarse_noise=level.coarse,
+        sha256=sha256,
     )
 
 

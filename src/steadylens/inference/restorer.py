@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from steadylens.checkpoints.checkpoint import PRETRAINED
 from steadylens.checkpoints.loading import load
 from steadylens.checkpoints.packaged import DEFAULT_RESTORER
 from steadylens.devices import device_named, evaluating
@@ -47,6 +48,7 @@ class Restorer:
         device: The device that the net computes on.
         strength: How much of the net's change is made, from 0 (the image stays) to 1 (all of it): the result
             is the image plus this times what the net would add, and only then rounded.
+        packaged: The name of the packaged net that it runs; empty for any other.
 
     Raises:
         SettingError: If the strength is below 0 or above 1.
@@ -57,6 +59,7 @@ class Restorer:
     tiling: Tiling
     device: torch.device
     strength: float = 1.0
+    packaged: str = ""
 
     def __post_init__(self) -> None:
         """Refuses a strength that is no share."""
@@ -123,6 +126,7 @@ def restorer_of(
         CheckpointError: If a file cannot be used.
     """
     device = device_named(device) if isinstance(device, str) else device
+    packaged = str(net) if isinstance(net, str | Path) and str(net) in PRETRAINED else ""
     if isinstance(net, str | Path):
         ours = load(net).to(device)
         net = ours.to(memory_format=torch.channels_last)
@@ -143,7 +147,14 @@ def restorer_of(
     engine = unpadded or net
     if dtype != torch.float32:
         engine = _in_lower_precision(engine, dtype)
-    return Restorer(engine=engine, channels=facts.channels, tiling=tiling, device=place, strength=strength)
+    return Restorer(
+        engine=engine,
+        channels=facts.channels,
+        tiling=tiling,
+        device=place,
+        strength=strength,
+        packaged=packaged,
+    )
 
 
 def _in_lower_precision(engine: ImageToImage, dtype: torch.dtype) -> ImageToImage:

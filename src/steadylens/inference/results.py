@@ -35,6 +35,8 @@ class FileResult:
         seconds: How long it took.
         noise_grey: The estimated noise of the source in grey levels of 255, or None if it is not known.
         coarse_noise_grey: The same by the flattest parts, where noise that neighbours share shows as well.
+        coarse_noise: Whether neighbouring pixels share it, so that `unet-camera` would restore the image
+            better; only told of files that `unet-photos` restores.
         sha256: SHA-256 of the result, in hexadecimal; empty if there is none.
     """
 
@@ -46,6 +48,7 @@ class FileResult:
     seconds: float = 0.0
     noise_grey: float | None = None
     coarse_noise_grey: float | None = None
+    coarse_noise: bool = False
     sha256: str = ""
 
     @classmethod

@@ -65,6 +65,46 @@ def test_noise_that_neighbours_share_is_not_called_clean(restorer: Restorer, sig
     assert blind.coarse_grey == pytest.approx(sigma_grey, rel=0.4)
 
 
+@pytest.mark.parametrize("sigma_grey", [3, 6, 12])
+def test_noise_that_neighbours_share_is_known_by_the_net_for_it(sigma_grey: float) -> None:
+    found = noise_level(levels(CLEAN + enlarged_noise(CLEAN.shape, sigma_grey)))
+    assert found.coarse
+    assert found.grey is not None
+    assert found.grey < sigma_grey / 5, "the usual net hardly touches it"
+    assert found.camera_grey == pytest.approx(sigma_grey, rel=0.4)
+
+
+@pytest.mark.parametrize("sigma_grey", [0, 2, 6, 12])
+def test_white_noise_is_not_coarse(sigma_grey: float) -> None:
+    assert not noise_level(levels(CLEAN + noise(CLEAN.shape, sigma_grey))).coarse
+
+
+def test_texture_that_is_everywhere_is_not_coarse() -> None:
+    rows, columns = np.mgrid[:256, :384]
+    cloth = 30 * (np.sin(0.45 * rows + 0.15 * columns) + np.sin(0.4 * columns))[..., None]
+    found = noise_level(levels(CLEAN + cloth))
+    assert found.may_be_coarse, "the flattest blocks cannot tell"
+    assert not found.coarse
+
+
+def test_only_the_usual_net_is_compared_with_the_one_for_coarse_noise() -> None:
+    pixels = levels(CLEAN + enlarged_noise(CLEAN.shape, 6))
+    for net in ("unet-camera", "l3-gtsrb", steadylens.load("unet-photos")):
+        found = noise_level(pixels, net)
+        assert (found.camera_grey, found.coarse) == (None, False)
+    assert noise_level(pixels, "l3-gtsrb").may_be_coarse
+
+
+@pytest.mark.parametrize(
+    ("grey", "camera_grey", "coarse"),
+    [(0.2, 0.69, False), (0.2, 0.7, True), (2, 3.4, False), (2, 3.5, True), (2, None, False)],
+)
+def test_noise_is_coarse_if_the_net_for_it_finds_enough_and_much_more(
+    grey: float, camera_grey: float | None, coarse: bool
+) -> None:
+    assert NoiseLevel(grey=grey, coarse_grey=9, camera_grey=camera_grey).coarse == coarse
+
+
 def test_single_pixels_that_are_far_off_are_not_called_clean() -> None:
     def repairing(images: Tensor) -> Tensor:
         """Returns images in which the pixels that shine become dark."""

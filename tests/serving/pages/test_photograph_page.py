@@ -31,6 +31,7 @@ from steadylens.inference.restorer import restorer_of
 from steadylens.progress import ProgressCallback
 from steadylens.serving.pages.photograph_page import BODY_TYPE, POLICY, HoldingLimits, PhotographPage
 from steadylens.serving.payloads import UploadLimits
+from tests.inference.inspecting.scenes import enlarged_noise, levels, scene
 from tests.serving.pages.sites import Site
 
 Restore = Callable[[Tensor, ProgressCallback], Tensor]
@@ -94,6 +95,7 @@ def test_an_upload_gives_lines_and_then_views_and_a_file() -> None:
             "bits": 8,
             "grey": False,
             "clean": False,
+            "coarse": False,
             "notes": [],
             "formats": [
                 {"format": "PNG", "name": "säge-restored.png"},
@@ -256,6 +258,17 @@ def test_the_page_says_what_it_holds_and_confines_browsers() -> None:
         assert "did not learn" not in send("GET", "").text
 
 
+@pytest.mark.parametrize(("net", "coarse"), [("unet-photos", True), ("unet-camera", False)])
+def test_coarse_noise_is_told_with_the_net_for_it(net: str, coarse: bool) -> None:
+    content = io.BytesIO()
+    Image.fromarray(levels(scene(150, 150) + enlarged_noise((150, 150, 3), 8))).save(content, "PNG")
+    page = PhotographPage(restorer_of(net, device="cpu"), net=net, learned_photographs=True)
+    with clients(page) as send:
+        assert f"{net} hardly touches it" in send("GET", "").text
+        assert "steadylens app --net unet-camera" in send("GET", "").text
+        assert lines(upload(send, content.getvalue()))[-1]["coarse"] == coarse
+
+
 def phone_photograph(path: Path, width: int = 300, height: int = 200) -> Path:
     """Writes a noisy JPEG as a telephone held upright does: turned, with EXIF."""
     rng = np.random.default_rng(2)
@@ -294,7 +307,7 @@ def test_a_photograph_goes_in_and_comes_out(site: Site, tmp_path: Path) -> None:
     noise, unit = site.text("#noise").split(" ", 1)
     assert unit == "of 255"
     assert float(noise) == pytest.approx(level.grey, rel=0.05)  # the page may compute in bfloat16
-    assert not site.shown("#clean")
+    assert not site.shown("#clean, #coarse")
     sizes = site.browser.execute_script(
         "return [...document.querySelectorAll('#picture img')].map(i => [i.naturalWidth, i.naturalHeight])"
     )
@@ -321,6 +334,13 @@ def test_a_clean_photograph_had_better_stay_as_it_is(site: Site, tmp_path: Path)
     give(site, tmp_path / "clean.png")
     assert site.text("#strength-value") == "0.00"
     assert "better stay as it is" in site.text("#clean")
+
+
+def test_a_photograph_of_coarse_noise_gets_a_sentence(site: Site, tmp_path: Path) -> None:
+    visit(site)
+    give(site, phone_photograph(tmp_path / "a.jpg"))
+    site.browser.execute_script("estimate({ ...state.done, coarse: true })")
+    assert "steadylens app --net unet-camera" in site.text("#coarse")
 
 
 def test_the_boundary_follows_keys_and_pointer_and_each_size_is_exact(site: Site, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
+from steadylens.checkpoints.packaged import CAMERA_RESTORER
 from steadylens.errors import MissingExtraError, SteadylensError
 from steadylens.progress import ProgressCallback
 from steadylens.serving.pages.photographs import (
@@ -145,6 +146,7 @@ class PhotographPage:
         html = _environment().get_template("photographs.html")
         content = html.render(
             net=self._net,
+            camera_net=CAMERA_RESTORER,
             learned_photographs=self._learned,
             most_bytes=self.limits.bytes,
             most_megapixels=f"{self.limits.pixels / 1e6:g}",
@@ -316,6 +318,7 @@ def _described(photograph: Photograph) -> dict[str, Any]:
         "noise": photograph.noise.grey,
         "estimate": str(photograph.noise),
         "clean": photograph.noise.clean,
+        "coarse": photograph.noise.coarse,
         "notes": list(photograph.source.notes),
         "formats": [{"format": name, "name": photograph.file_name(name)} for name in photograph.formats],
     }

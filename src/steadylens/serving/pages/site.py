@@ -6,10 +6,12 @@ from elsewhere.
 
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.resources import files
 
 import torch
 
+from steadylens.checkpoints.checkpoint import PRETRAINED
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import has_fast_bfloat16
 from steadylens.errors import MissingExtraError
@@ -59,8 +61,9 @@ def application(nets: DemoNets) -> FastAPI:
     """
     learned = learned_photographs(nets.restorer)
     dtype = torch.bfloat16 if has_fast_bfloat16(nets.device) else torch.float32
+    restorer = restorer_of(nets.restorer.module, device=nets.device, dtype=dtype)
     photographs = PhotographPage(
-        restorer_of(nets.restorer.module, device=nets.device, dtype=dtype),
+        replace(restorer, packaged=nets.restorer.name if nets.restorer.name in PRETRAINED else ""),
         net=nets.restorer.name,
         learned_photographs=learned,
     )

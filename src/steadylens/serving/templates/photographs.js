@@ -163,6 +163,7 @@ function estimate(done) {
     ? "The photograph is too small to tell."
     : done.estimate.includes(" if ") ? sentence(done.estimate) : "Standard deviation in grey levels.";
   part("clean").hidden = !done.clean;
+  part("coarse").hidden = !done.coarse;
 }
 
 async function fetched(address) {
