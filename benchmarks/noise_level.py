@@ -34,7 +34,10 @@ def stored(noise: Callable[..., Family], quality: int, grey: float) -> Family:
     return Jpeg(noise=noise(strength=Strength.fixed(grey)), quality=(quality, quality))
 
 
-KINDS: dict[str, tuple[Callable[[float], Family], Sequence[float]]] = {
+STORED: dict[str, Callable[..., Family]] = {"gaussian": partial(Gaussian, shared=0), "demosaiced": Demosaiced}
+"""The kinds of noise that are stored as JPEG."""
+
+KINDS: dict[str, tuple[Callable[[float], Family], Sequence[int]]] = {
     "gaussian": (partial(family_named, "gaussian"), (1, 2, 3, 5, 10, 25, 50)),
     "poisson": (partial(family_named, "poisson"), (2, 3, 5, 10)),
     "demosaiced": (partial(family_named, "demosaiced"), (2, 3, 5, 10, 25)),
@@ -42,7 +45,7 @@ KINDS: dict[str, tuple[Callable[[float], Family], Sequence[float]]] = {
     **{f"jpeg {quality}": (partial(stored, Gaussian, quality), (0,)) for quality in (50, 75, 85, 95)},
     **{
         f"{name}, jpeg {quality}": (partial(stored, noise, quality), (2, 5, 10))
-        for name, noise in {"gaussian": partial(Gaussian, shared=0), "demosaiced": Demosaiced}.items()
+        for name, noise in STORED.items()
         for quality in (75, 85, 95)
     },
 }
