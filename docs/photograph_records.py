@@ -2,7 +2,7 @@
 
 Usage: python docs/photograph_records.py NAME NET IMAGES RECORDS
 NAME is the packaged name of the net, NET its file, IMAGES what benchmarks/photographs.py keeps of each image,
-RECORDS the file of records to write; those of other nets stay in it.
+RECORDS the file of records to write; those of other nets stay in it, and so does the order of the nets.
 """
 
 import hashlib
@@ -30,8 +30,17 @@ def main(name: str, net: str, images: Path, records: Path) -> None:
     """Writes the records of one net."""
     rows = [json.loads(line) for line in images.read_text(encoding="utf-8").splitlines()]
     known = read_records(records) if records.exists() else []
-    others = [row for row in known if not (isinstance(row, Restoring) and row.network == name)]
-    write_records(records, [*others, *records_of(name, net, rows)])
+    own = [isinstance(row, Restoring) and row.network == name for row in known]
+    place = own.index(True) if any(own) else len(known)
+    others = [(number, row) for number, row in enumerate(known) if not own[number]]
+    write_records(
+        records,
+        [
+            *(row for number, row in others if number < place),
+            *records_of(name, net, rows),
+            *(row for number, row in others if number > place),
+        ],
+    )
 
 
 def records_of(name: str, net: str, rows: list[dict[str, Any]]) -> Iterator[Restoring]:

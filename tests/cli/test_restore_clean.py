@@ -114,8 +114,10 @@ def test_files_with_coarse_noise_are_counted_once_and_the_net_for_them_is_named(
     log = tmp_path / "log.jsonl"
     call = (coarse, "--out", tmp_path / "out", "--device", "cpu", "--jobs", jobs)
     outcome = run(*call, "--log", log)
-    said = "2 have coarse noise, as files of cameras do, which unet-photos hardly touches; "
-    assert f"{said}--net unet-camera with --overwrite takes it out" in outcome.out.splitlines()
+    said = "2 files have coarse noise, as those of cameras do, which unet-photos hardly touches; "
+    assert f"{said}restore these once more with --net unet-camera --overwrite" in outcome.out.splitlines()
+    for name in ("first.png", "second.png"):
+        assert f"{coarse / name}: coarse noise about " in outcome.out
     assert outcome.out.count("unet-camera") == 1
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert {Path(row["file"]).name for row in rows if row["coarse_noise"]} == {"first.png", "second.png"}
@@ -129,14 +131,14 @@ def test_files_with_coarse_noise_are_counted_once_and_the_net_for_them_is_named(
 
 def test_a_net_for_signs_says_nothing_of_it(coarse: Path, tmp_path: Path) -> None:
     outcome = run(coarse, "--out", tmp_path / "out", "--net", "l3-gtsrb")
-    assert "or " in outcome.out
+    assert "if it is coarse" in outcome.out
     assert "unet-camera" not in outcome.out
 
 
 def test_to_standard_output_nothing_is_overwritten(coarse: Path) -> None:
     call = ["restore", str(coarse / "first.png"), "--out", "-", "--device", "cpu"]
-    said = "1 have coarse noise, as files of cameras do, which unet-photos hardly touches; "
-    assert f"{said}--net unet-camera takes it out" in CliRunner().invoke(app, call).stderr
+    said = "1 file has coarse noise, as those of cameras do, which unet-photos hardly touches; "
+    assert f"{said}--net unet-camera is for such files" in CliRunner().invoke(app, call).stderr
 
 
 # Previews.
@@ -145,8 +147,8 @@ def test_to_standard_output_nothing_is_overwritten(coarse: Path) -> None:
 def test_previews_name_the_net_for_coarse_noise_once(coarse: Path, tmp_path: Path) -> None:
     call = (coarse, "--out", tmp_path / "out", "--device", "cpu", "--preview")
     outcome = run(*call)
-    said = "have coarse noise, as files of cameras do, which unet-photos hardly touches; "
-    assert f"{said}--net unet-camera takes it out" in outcome.out
+    said = "have coarse noise, as those of cameras do, which unet-photos hardly touches; "
+    assert f"{said}--net unet-camera is for such files" in outcome.out
     assert outcome.out.count("unet-camera") == 1
     assert "unet-camera" not in run(*call, "--overwrite", "--net", "unet-camera").out
 

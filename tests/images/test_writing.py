@@ -85,8 +85,20 @@ def test_a_photograph_packs_about_as_well_as_by_pillow_whatever_its_noise(sigma_
     assert len(png(pixels)) < 1.1 * by_pillow(pixels)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "channels", "size"), [(np.uint16, 4, (1, 70_000)), (np.uint8, 3, (3, 100_000))]
+)
+def test_a_row_may_be_longer_than_what_is_filtered_at_a_time(
+    dtype: Any, channels: int, size: tuple[int, int]
+) -> None:
+    pixels = random(dtype, channels, size)
+    read = cv2.imdecode(np.frombuffer(png(pixels), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert read is not None
+    assert np.array_equal(read[..., [2, 1, 0, 3][:channels]], pixels)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_what_repeats_is_packed_once(channels: int) -> None:
+def test_what_repeats_is_packed_far_smaller(channels: int) -> None:
     tile = random(np.uint8, channels, (16, 40))
     assert len(png(np.tile(tile, (30, 20, 1)))) < 0.1 * 600 * tile.size
 

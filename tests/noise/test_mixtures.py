@@ -2,8 +2,10 @@
 
 import pytest
 
+from steadylens.noise.camera import Demosaiced, Resized
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Gaussian, Strength
+from steadylens.noise.jpeg import Jpeg
 from steadylens.noise.mixtures import (
     CAMERA_NOISE,
     MIXED_NOISE,
@@ -29,7 +31,7 @@ def test_mixed_noise_is_mostly_gaussian_and_stored_in_8_bits() -> None:
     assert MIXED_NOISE.quantize
 
 
-def test_nearly_half_of_mostly_slight_noise_is_gaussian_below_6_grey_levels() -> None:
+def test_nearly_half_of_mostly_slight_noise_is_slight() -> None:
     slight = [
         share
         for family, share in shares(MOSTLY_SLIGHT)
@@ -49,7 +51,7 @@ def test_half_of_the_noise_for_photographs_is_not_clipped() -> None:
     assert PHOTOGRAPH_NOISE.unclipped_share == 0.5
 
 
-def test_half_of_the_strong_noise_is_gaussian_with_clean_images_beside_it() -> None:
+def test_half_of_the_noise_is_strong_and_gaussian_with_clean_images_beside_it() -> None:
     families = dict(shares(STRONG_AND_CLEAN))
     strong = Gaussian(strength=Strength(low_grey=1, high_grey=55), shared=0.1)
     assert families[strong] == pytest.approx(10 / 20.5)
@@ -62,5 +64,8 @@ def test_noise_for_certificates_is_neither_clipped_nor_rounded() -> None:
 
 
 def test_most_noise_of_cameras_is_shared_by_neighbours() -> None:
-    own = sum(share for family, share in shares(CAMERA_NOISE) if isinstance(family, Gaussian))
-    assert own == pytest.approx(1 / 9)
+    found = shares(CAMERA_NOISE)
+    plain = [(family.noise if isinstance(family, Jpeg) else family, share) for family, share in found]
+    shared = sum(share for family, share in plain if isinstance(family, Demosaiced | Resized))
+    assert shared == pytest.approx(6 / 9)
+    assert sum(share for family, share in found if isinstance(family, Jpeg)) == pytest.approx(4 / 9)

@@ -1,5 +1,6 @@
 """The optimizers against their update rules written out, and their learning rates step by step."""
 
+import copy
 import math
 
 import pytest
@@ -317,6 +318,27 @@ def test_muon_moves_all_directions_of_a_layer_by_about_the_same_amount() -> None
     assert moved.max() < 3.5 * moved.min()
     # The size of an update of Adam: 0.2 times the learning rate for each weight.
     assert float(change.square().mean().sqrt()) == pytest.approx(0.2 * 0.01, rel=0.3)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_muon_goes_on_with_a_parameter_that_never_had_a_gradient(steps: int) -> None:
+    """As of a layer that a loss does not reach; at step 0 that is every parameter."""
+    optimization = OneCycleMuon(learning_rate=0.01)
+    nets = three_convolutions(), three_convolutions()
+    optimizers = [optimization.optimizer(net) for net in nets]
+
+    def advance(number: int, count: int) -> None:
+        for _ in range(count):
+            optimizers[number].zero_grad()
+            torch.autograd.backward(nets[number][0](IMAGES).square().sum())
+            optimizers[number].step()
+
+    advance(0, steps)
+    nets[1].load_state_dict(nets[0].state_dict())
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    for number in (0, 1):
+        advance(number, 2)
+    torch.testing.assert_close(nets[1].state_dict(), nets[0].state_dict(), rtol=0, atol=0)
 
 
 def test_a_net_without_an_inner_layer_is_refused_by_muon() -> None:

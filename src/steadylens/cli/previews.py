@@ -69,7 +69,7 @@ def write_previews(
         place = f"{found.width}x{found.height} pixels at left {found.left}, top {found.top}"
         say(f"  {job.preview} shows {place}, before and after", console)
     if coarse:
-        say(f"{coarse_noise_said(coarse)}; --net {CAMERA_RESTORER} takes it out", console)
+        say(f"{coarse_noise_said(coarse)}; --net {CAMERA_RESTORER} is for such files", console)
     others = len(plan.jobs) - len(chosen)
     more = f"; {others:,} other images are not shown, name some to see them" if others else ""
     say(f"wrote {len(chosen) - failed} previews, and no other file{more}", console)
@@ -79,4 +79,5 @@ def write_previews(
 
 def coarse_noise_said(count: int) -> str:
     """Returns that so many files have noise that the usual net is not for, as the command says it."""
-    return f"{count:,} have coarse noise, as files of cameras do, which {DEFAULT_RESTORER} hardly touches"
+    files = "1 file has" if count == 1 else f"{count:,} files have"
+    return f"{files} coarse noise, as those of cameras do, which {DEFAULT_RESTORER} hardly touches"

@@ -390,7 +390,12 @@ class _Task:
         self.coarse += result.state == "restored" and result.coarse_noise
         self._write(result)
         if result.state in ("restored", "clean") and result.noise_grey is not None:
-            level = NoiseLevel(grey=result.noise_grey, coarse_grey=result.coarse_noise_grey)
+            level = NoiseLevel(
+                grey=result.noise_grey,
+                coarse_grey=result.coarse_noise_grey,
+                # A result has no number of its own for it; this one is as large as coarse noise must be.
+                camera_grey=result.coarse_noise_grey if result.coarse_noise else None,
+            )
             said = f"clean ({level}), not restored" if result.state == "clean" else f"{level}"
             say(f"  {result.file}: {said}", self.console)
         for note in result.notes:
@@ -413,6 +418,13 @@ class _Task:
             f"unchanged; {same} goes on with those that are left"
         )
 
+    def _better_for_coarse_noise(self) -> str:
+        if self.console.stderr:  # standard output gets no file
+            return f"--net {CAMERA_RESTORER} is for such files"
+        if self.settings.history is not None:
+            return f"restore the originals of these with --net {CAMERA_RESTORER}"
+        return f"restore these once more with --net {CAMERA_RESTORER} --overwrite"
+
     def conclude(self, plan: "RestorePlan") -> None:
         """Tells how many files were restored, and what was passed over.
 
@@ -422,8 +434,7 @@ class _Task:
         tell = partial(say, console=self.console)
         tell(f"restored {self.states['restored']} of {len(plan.jobs)} images")
         if self.coarse:
-            more = "" if self.console.stderr else " with --overwrite"  # standard output gets no file
-            tell(f"{coarse_noise_said(self.coarse)}; --net {CAMERA_RESTORER}{more} takes it out")
+            tell(f"{coarse_noise_said(self.coarse)}; {self._better_for_coarse_noise()}")
         if clean := self.states["clean"]:
             options = "--always" if self.settings.history is not None else "--always with --overwrite"
             tell(f"left {clean} as they are, judged clean; {options} restores them")

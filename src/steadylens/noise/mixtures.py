@@ -41,7 +41,7 @@ def with_slight_noise(weights: tuple[float, ...], *, clean_share: float) -> Degr
 
 
 MOSTLY_SLIGHT = with_slight_noise((2, 6, 4, 3.5, 0.3, 0.3, 0.3, 0.3, 0.3), clean_share=0.04)
-"""Nearly half of the noise is Gaussian noise below 6 grey levels."""
+"""Nearly half of the noise is SLIGHTEST or SLIGHT."""
 
 
 def with_more_gaussian(share: float, *, low_grey: float, high_grey: float) -> Degradation:
@@ -103,4 +103,4 @@ CAMERA_NOISE = Degradation(
     weights=(1, 2, 1, 1, 2, 1, 1),
     clean_share=0.04,
 )
-"""Files of cameras: neighbouring pixels share the noise of most of them, and half are stored as JPEG."""
+"""Files of cameras: neighbouring pixels share the noise of most, and nearly half are stored as JPEG."""

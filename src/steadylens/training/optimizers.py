@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from steadylens import workers
 from steadylens.errors import SettingError
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -146,7 +147,7 @@ class OneCycleMuon:
     same amount (Jordan et al., *Muon: An optimizer for hidden layers in neural networks*, 2024). It trains
     the weights of all layers but the first and the last; AdamW trains the rest. The weights of a convolution
     are taken as a matrix with a row for each of its first axis. Updates are scaled to the size of those of
-    Adam, so a learning rate for Adam is a good start.
+    Adam, so a learning rate for Adam is a good start. There is no weight decay.
 
     Attributes:
         learning_rate: The highest learning rate.
@@ -209,6 +210,9 @@ class _MuonAndAdam(Optimizer):
             flat.grad = None if value.grad is None else value.grad.flatten(1)
         for part in self._parts:
             part.step()
+        if workers.count() > 1:
+            # What makes an update orthogonal rounds to bfloat16, on another processor perhaps otherwise.
+            workers.copy_from_first(flat.detach() for _, flat in self._flat)
         for value, flat in self._flat:
             value.copy_(flat.view_as(value))
 
@@ -221,9 +225,11 @@ class _MuonAndAdam(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over what `state_dict` returned."""
+        state = state_dict["state"]
         for start, part in zip((0, len(self._flat)), self._parts, strict=False):
             own = range(start, start + len(part.param_groups[0]["params"]))
-            moments = {index - start: state_dict["state"][index] for index in own}
+            # A parameter without a gradient so far has no state.
+            moments = {index - start: state[index] for index in own if index in state}
             part.load_state_dict({"state": moments, "param_groups": part.state_dict()["param_groups"]})
 
 

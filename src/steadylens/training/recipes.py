@@ -330,6 +330,7 @@ UNET = replace(
 SMOOTHING = replace(
     UNET,
     name="smoothing",
+    unet=UNET_RESTORER,
     fine_tuning=replace(
         UNET.fine_tuning,
         steps=4_000,

@@ -203,6 +203,8 @@ def test_what_is_no_single_image_is_refused() -> None:
         (NoiseLevel(grey=0.34, coarse_grey=0.16), "noise about 0.3 grey levels"),
         (NoiseLevel(grey=12.4, coarse_grey=14), "noise about 12 grey levels"),
         (NoiseLevel(grey=1, coarse_grey=7.31), "noise about 1.0 grey levels, or 7.3 if it is coarse"),
+        (NoiseLevel(grey=1, coarse_grey=7.31, camera_grey=1.5), "noise about 1.0 grey levels"),
+        (NoiseLevel(grey=1, coarse_grey=7.31, camera_grey=4), "coarse noise about 7.3 grey levels"),
         (NoiseLevel(), "noise that cannot be estimated"),
     ],
 )

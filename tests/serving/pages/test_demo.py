@@ -4,6 +4,7 @@ The result is what the nets themselves return, and a file that is not an image i
 """
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,14 @@ NOISE = NoiseSettings(noise_type=NOISE_TYPES["Gaussian"], strength_grey=30, seed
 @pytest.fixture(scope="module")
 def nets() -> DemoNets:
     return DemoNets.named("l3-gtsrb", "sign-gtsrb", "fused-gtsrb", device=CPU)
+
+
+def test_a_file_with_the_name_of_a_packaged_net_is_none(tmp_path: Path) -> None:
+    own = tmp_path / "unet-photos.safetensors"
+    shutil.copy(Path(steadylens.__file__).parent / "weights" / "l3-gtsrb.safetensors", own)
+    for restorer, packaged in ((str(own), ""), ("unet-photos", "unet-photos")):
+        found = DemoNets.named(restorer, "sign-gtsrb", "fused-gtsrb", device=torch.device("cpu"))
+        assert found.packaged == packaged
 
 
 def photograph(width: int, height: int) -> Image.Image:

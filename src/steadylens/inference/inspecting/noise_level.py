@@ -138,14 +138,17 @@ class NoiseLevel:
         return self.camera_grey is not None and self.camera_grey >= least
 
     def __str__(self) -> str:
-        """Returns a phrase, such as "noise about 12 grey levels"."""
+        """Returns a phrase, such as "noise about 12 grey levels" or "coarse noise about 7.3 grey levels"."""
         if self.grey is None:
             return "noise that cannot be estimated"
-        more = f", or {_digits(self.coarse_grey or 0.0)} if it is coarse" if self.may_be_coarse else ""
+        if self.coarse:
+            return f"coarse noise about {_digits(self.coarse_grey or 0.0)} grey levels"
+        unknown = self.camera_grey is None and self.may_be_coarse
+        more = f", or {_digits(self.coarse_grey or 0.0)} if it is coarse" if unknown else ""
         return f"noise about {_digits(self.grey)} grey levels{more}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Examined:
     """What was seen of an image whose noise was estimated.
 

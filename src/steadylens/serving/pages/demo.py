@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from steadylens.checkpoints.checkpoint import PRETRAINED
 from steadylens.checkpoints.loading import LoadedNet, count_classes, load_classifier, load_net
 from steadylens.data.signs.synthetic_signs import draw_track
 from steadylens.devices import evaluating
@@ -171,12 +172,14 @@ class DemoNets:
         classifier: The classifier alone.
         fused: A classifier behind a restorer, which need not be the one above.
         device: The device of all three.
+        packaged: The packaged name of the restorer; empty if it is none of the packaged ones.
     """
 
     restorer: LoadedNet
     classifier: LoadedNet
     fused: LoadedNet
     device: torch.device
+    packaged: str = ""
 
     @classmethod
     def named(
@@ -211,7 +214,13 @@ class DemoNets:
                 f"{alone.name} has {counts[0]} classes and {pair.name} {counts[1]}; to compare their "
                 "answers, choose a --classifier and a --fused classifier with the same classes"
             )
-        nets = cls(restorer=load_net(restorer, task=RESTORING), classifier=alone, fused=pair, device=device)
+        nets = cls(
+            restorer=load_net(restorer, task=RESTORING),
+            classifier=alone,
+            fused=pair,
+            device=device,
+            packaged=restorer if restorer in PRETRAINED else "",
+        )
         for net in (nets.restorer, nets.classifier, nets.fused):
             net.module.to(device)
         return nets

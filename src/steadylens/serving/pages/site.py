@@ -11,7 +11,6 @@ from importlib.resources import files
 
 import torch
 
-from steadylens.checkpoints.checkpoint import PRETRAINED
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import has_fast_bfloat16
 from steadylens.errors import MissingExtraError
@@ -63,7 +62,7 @@ def application(nets: DemoNets) -> FastAPI:
     dtype = torch.bfloat16 if has_fast_bfloat16(nets.device) else torch.float32
     restorer = restorer_of(nets.restorer.module, device=nets.device, dtype=dtype)
     photographs = PhotographPage(
-        replace(restorer, packaged=nets.restorer.name if nets.restorer.name in PRETRAINED else ""),
+        replace(restorer, packaged=nets.packaged),
         net=nets.restorer.name,
         learned_photographs=learned,
     )
