@@ -197,11 +197,11 @@ def test_the_pages_hold_what_each_benchmark_wrote_and_nothing_else() -> None:
         "run .venv/bin/python docs/benchmark_tables.py"
     )
     measured = {path.stem for path in (ROOT / "results" / "benchmarks").glob("*.json")}
-    shown = re.findall(r"<!-- benchmark: (\w+) -->", "".join(texts))
+    shown = re.findall(r"<!-- benchmark: ([\w-]+) -->", "".join(texts))
     assert len(shown) == len({*shown})
     assert {*shown} >= measured
     scripts = {path.stem for folder in ("benchmarks", "examples") for path in (ROOT / folder).glob("*.py")}
-    assert {*shown} <= scripts
+    assert {name.partition("-")[0] for name in shown} <= scripts  # a script may have run on several machines
 
 
 def test_a_benchmark_that_has_written_nothing_is_said_to_be_unmeasured(tmp_path: Path) -> None:
