@@ -32,15 +32,8 @@ def main(name: str, net: str, images: Path, records: Path) -> None:
     known = read_records(records) if records.exists() else []
     own = [isinstance(row, Restoring) and row.network == name for row in known]
     place = own.index(True) if any(own) else len(known)
-    others = [(number, row) for number, row in enumerate(known) if not own[number]]
-    write_records(
-        records,
-        [
-            *(row for number, row in others if number < place),
-            *records_of(name, net, rows),
-            *(row for number, row in others if number > place),
-        ],
-    )
+    others = [row for row, its in zip(known, own, strict=True) if not its]
+    write_records(records, [*others[:place], *records_of(name, net, rows), *others[place:]])
 
 
 def records_of(name: str, net: str, rows: list[dict[str, Any]]) -> Iterator[Restoring]:
