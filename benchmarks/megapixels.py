@@ -55,7 +55,7 @@ from steadylens.inference.image_files import RestoreSettings, restore_file
 from steadylens.inference.jobs import RestoreJob
 from steadylens.inference.restorer import Restorer, restorer_of
 from steadylens.inference.signature import signature_of
-from steadylens.inference.tiling import spans
+from steadylens.inference.tiling import Span, tiles
 from steadylens.metrics import psnr
 from steadylens.randomness import derived_generator
 from steadylens.training.run import device_name
@@ -125,16 +125,24 @@ def opened(asked: Combination, *, any_size: bool = False) -> Restorer:
     torch.set_num_threads(asked.threads)
     restorer = in_tiles(asked.net)
     assert isinstance(restorer.engine, nn.Module)
-    size = None if any_size else size_of_tiles(restorer, asked.height)
+    size = None if any_size else size_of_tiles(asked)
     return replace(restorer, engine=engine_of(restorer.engine, asked, size))
 
 
-def size_of_tiles(restorer: Restorer, height: int) -> tuple[int, int] | None:
+def tiles_of(asked: Combination) -> list[tuple[Span, Span]]:
+    """Returns the rows and columns of all tiles of the picture."""
+    return tiles((asked.height, WIDTH), in_tiles(asked.net).tiling, at_once=streams_of(asked))
+
+
+def size_of_tiles(asked: Combination) -> tuple[int, int] | None:
     """Returns the height and width of all tiles of the picture, or None where they differ."""
-    sides = [
-        {span.stop - span.start for span in spans(length, restorer.tiling)} for length in (height, WIDTH)
-    ]
-    return None if any(len(each) > 1 for each in sides) else (sides[0].pop(), sides[1].pop())
+    sizes = {(row.stop - row.start, column.stop - column.start) for row, column in tiles_of(asked)}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def streams_of(asked: Combination) -> int:
+    """Returns how many tiles are computed at the same time."""
+    return asked.threads if asked.engine == ENGINES[-1] else 1
 
 
 def engine_of(net: nn.Module, asked: Combination, size: tuple[int, int] | None) -> Engine:
@@ -146,14 +154,13 @@ def engine_of(net: nn.Module, asked: Combination, size: tuple[int, int] | None) 
     model = to_onnx(to_program(net, signature), signature)
     if asked.engine == "ONNX Runtime":
         return OnnxEngine(model, signature)
-    streams = asked.threads if asked.engine == ENGINES[-1] else 1
-    return OpenVinoEngine(to_openvino(model, signature), signature, dtype=dtype, streams=streams)
+    return OpenVinoEngine(to_openvino(model, signature), signature, dtype=dtype, streams=streams_of(asked))
 
 
 def timed(asked: Combination) -> dict[str, float]:
     """Returns the seconds for the picture, or that part of it, and the peak of memory in megabytes."""
     restorer, image = opened(asked), picture(asked.height)
-    height, width = size_of_tiles(restorer, asked.height) or (min(asked.height, 1000), 1000)
+    height, width = size_of_tiles(asked) or (min(asked.height, 1000), 1000)
     restorer.engine(torch.zeros(1, 3, height, width))  # to warm up
     rounds = [run(restorer, image) for _ in range(asked.rounds)]
     return {"seconds": min(seconds for seconds, _ in rounds), "peak": max(peak for _, peak in rounds)}
@@ -221,13 +228,12 @@ def work_of(asked: Combination) -> tuple[float, float]:
     restorer = in_tiles(asked.net)
     net = restorer.engine
     assert isinstance(net, nn.Module)
-    rows, columns = (spans(length, restorer.tiling) for length in (asked.height, WIDTH))
-    height, width = (max(span.stop - span.start for span in each) for each in (rows, columns))
+    places = tiles_of(asked)
+    height, width = (max(span.stop - span.start for span in each) for each in zip(*places, strict=True))
     tile = torch.empty(1, 3, height, width, device="meta")
     with torch.no_grad(), evaluating(net.to("meta")), Traffic() as traffic:
         flops = operations(net, tile)
-    tiles = len(rows) * len(columns)
-    return 1e-9 * flops * tiles, 1e-9 * traffic.values * tiles
+    return 1e-9 * flops * len(places), 1e-9 * traffic.values * len(places)
 
 
 # Tables.
@@ -255,12 +261,13 @@ def combinations(nets: Sequence[str], given: argparse.Namespace) -> Iterator[Com
 def speeds(asked: Sequence[Combination], rates: dict[str, float]) -> list[dict[str, object]]:
     """Measures all combinations; prints each as soon as it is there."""
     rows: list[dict[str, object]] = []
-    work: dict[str, tuple[float, float]] = {}
+    work: dict[tuple[str, int], tuple[float, float]] = {}
     for each in asked:
         found = alone(timed, each)
-        if each.net not in work:
-            work[each.net] = alone(work_of, each)
-        gflop, values = work[each.net]
+        key = each.net, streams_of(each)
+        if key not in work:
+            work[key] = alone(work_of, each)
+        gflop, values = work[key]
         bytes_of_value = torch.empty(0, dtype=PRECISIONS[each.precision]).element_size()
         row: dict[str, object] = {
             "net": named(each.net),

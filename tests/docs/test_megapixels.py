@@ -25,8 +25,16 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def asked(megapixels: ModuleType, net: str, engine: str = "PyTorch", precision: str = "float32") -> object:
-    return megapixels.Combination(net=net, engine=engine, precision=precision, height=80, rounds=2, threads=1)
+def asked(
+    megapixels: ModuleType,
+    net: str,
+    engine: str = "PyTorch",
+    precision: str = "float32",
+    height: int = 80,
+) -> object:
+    return megapixels.Combination(
+        net=net, engine=engine, precision=precision, height=height, rounds=2, threads=1
+    )
 
 
 def test_a_part_of_the_picture_is_the_upper_part(megapixels: ModuleType) -> None:
@@ -46,10 +54,9 @@ def test_a_combination_is_timed_and_tells_its_memory(megapixels: ModuleType, pre
 
 
 def test_engines_of_a_fixed_size_get_the_size_of_the_tiles(megapixels: ModuleType) -> None:
-    restorer = megapixels.in_tiles("l3-gtsrb")
-    size = megapixels.size_of_tiles(restorer, 80)
+    size = megapixels.size_of_tiles(asked(megapixels, "l3-gtsrb"))
     assert size == (80 + 2 * 2, 112 + 2 * 2)  # one tile, surrounded by the margin of L3
-    unequal = megapixels.size_of_tiles(megapixels.in_tiles("unet-gtsrb"), 1100)
+    unequal = megapixels.size_of_tiles(asked(megapixels, "unet-gtsrb", height=2500))
     assert unequal is None  # its tiles begin at multiples of 8, so that the last one is smaller
 
 

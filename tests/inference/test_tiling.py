@@ -1,5 +1,6 @@
 """Tiles give the same result as the whole image, whatever the sizes, the net and its padding."""
 
+import math
 from dataclasses import replace
 from threading import Barrier, get_ident
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steadylens.errors import SettingError
-from steadylens.inference.tiling import ImageToImage, Tiling, from_unit, in_tiles, spans, to_unit
+from steadylens.inference.tiling import ImageToImage, Span, Tiling, from_unit, in_tiles, spans, tiles, to_unit
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, UnpaddedNet
 from steadylens.progress import ProgressCallback
 
@@ -65,14 +66,15 @@ NETS = {
     margin=st.integers(0, 9),
     extra=st.integers(1, 60),
     smallest=st.integers(1, 20),
+    more=st.integers(0, 20),
     surrounded=st.booleans(),
 )
 def test_the_parts_that_count_cover_an_axis_once_and_see_their_margin(
-    length: int, margin: int, extra: int, smallest: int, surrounded: bool
+    *, length: int, margin: int, extra: int, smallest: int, more: int, surrounded: bool
 ) -> None:
     tile = max(2 * margin + extra, smallest)
     surround = F.pad if surrounded else None
-    found = spans(length, Tiling(tile=tile, margin=margin, smallest=smallest, surround=surround))
+    found = spans(length, Tiling(tile=tile, margin=margin, smallest=smallest, surround=surround), more=more)
     assert [place for span in found for place in range(length)[span.kept]] == list(range(length))
     first, last = (-margin, length + margin) if surrounded else (0, length)
     for span in found:
@@ -93,13 +95,16 @@ def test_the_parts_that_count_cover_an_axis_once_and_see_their_margin(
     steps=st.integers(0, 7),
     extra=st.integers(0, 60),
     smallest=st.integers(1, 20),
+    more=st.integers(0, 20),
 )
 def test_tiles_begin_at_multiples_of_the_alignment(
-    length: int, alignment: int, steps: int, extra: int, smallest: int
+    *, length: int, alignment: int, steps: int, extra: int, smallest: int, more: int
 ) -> None:
     margin = alignment * steps
     tile = max(2 * margin + alignment, -(-smallest // alignment) * alignment) + extra
-    found = spans(length, Tiling(tile=tile, margin=margin, smallest=smallest, alignment=alignment))
+    tiling = Tiling(tile=tile, margin=margin, smallest=smallest, alignment=alignment)
+    found = spans(length, tiling, more=more)
+    assert len(found) <= len(spans(length, tiling)) + more
     assert [place for span in found for place in range(length)[span.kept]] == list(range(length))
     for span in found:
         assert span.start % alignment == 0
@@ -123,6 +128,58 @@ def test_an_axis_is_cut_evenly_into_as_few_parts_as_can_be(length: int, margin: 
     assert len(found) == -(-length // extra)
     side = found[0].stop - found[0].start
     assert len(found) * (side - 2 * margin) - length < len(found)
+
+
+PHOTOGRAPH = (3000, 4000)
+
+LARGE_TILES = Tiling(tile=1736, margin=56, smallest=10, alignment=8)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "groups", "rows", "columns"),
+    [
+        (1, 1, 2, 3),
+        (2, 1, 2, 3),
+        (4, 1, 2, 4),  # two tiles each; of 2 x 3 tiles, two threads would have two and two only one
+        (16, 1, 4, 4),
+        (16, 8, 2, 3),  # of eight images there are enough tiles
+    ],
+)
+def test_there_are_tiles_for_all_threads(at_once: int, groups: int, rows: int, columns: int) -> None:
+    found = tiles(PHOTOGRAPH, LARGE_TILES, at_once=at_once, groups=groups)
+    assert len({row.start for row, _ in found}) == rows
+    assert len({column.start for _, column in found}) == columns
+    assert len(found) == rows * columns
+
+
+@settings(max_examples=60)
+@given(
+    size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    at_once=st.integers(1, 24),
+    groups=st.integers(1, 40),
+)
+def test_no_thread_gets_more_work_than_in_the_largest_tiles(
+    size: tuple[int, int], at_once: int, groups: int
+) -> None:
+    def busiest(found: list[tuple[Span, Span]]) -> int:
+        row, column = found[0]
+        rounds = math.ceil(groups * len(found) / at_once)
+        return rounds * (row.stop - row.start) * (column.stop - column.start)
+
+    chosen = tiles(size, LARGE_TILES, at_once=at_once, groups=groups)
+    assert busiest(chosen) <= busiest(tiles(size, LARGE_TILES))
+
+
+def test_small_images_are_shared_among_the_threads() -> None:
+    counts: list[int] = []
+
+    def engine(images: Tensor) -> Tensor:
+        counts.append(len(images))
+        return images
+
+    images = torch.rand(23, 3, 8, 8)
+    assert torch.equal(tiled(engine, images, Tiling(tile=80, margin=0), at_once=4), images)
+    assert sorted(counts) == [5, 6, 6, 6]
 
 
 @pytest.mark.parametrize(
@@ -151,10 +208,11 @@ def test_a_tiling_that_cannot_be_is_refused(settings: dict[str, Any], message: s
     size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     extra=st.integers(1, 25),
     count=st.integers(1, 3),
+    at_once=st.integers(1, 3),
     seed=st.integers(0, 9),
 )
 def test_tiles_give_what_the_whole_image_gives(
-    name: str, size: tuple[int, int], extra: int, count: int, seed: int
+    *, name: str, size: tuple[int, int], extra: int, count: int, at_once: int, seed: int
 ) -> None:
     net, margin, smallest = NETS[name]
     height, width = (max(min(length, 6 * extra), smallest) for length in size)  # hence few tiles
@@ -162,7 +220,7 @@ def test_tiles_give_what_the_whole_image_gives(
     tiling = Tiling(tile=2 * margin + extra, margin=margin, smallest=smallest)
     with torch.inference_mode():
         whole = net(images)
-    torch.testing.assert_close(tiled(net, images, tiling), whole, rtol=0, atol=2e-6)
+    torch.testing.assert_close(tiled(net, images, tiling, at_once=at_once), whole, rtol=0, atol=2e-6)
     if isinstance(net, RestorationNet | DongNet):
         form = UnpaddedNet(net)
         found = tiled(form, images, replace(tiling, surround=form.surround))

@@ -135,7 +135,7 @@ def restorer_of(
     facts = facts_of(net)
     if margin is None or facts.task == CLASSIFYING:
         margin = _margin_of(net, facts)
-    side = _usual_tile(margin, facts.alignment, place) if tile is None else tile
+    side = tile if tile is not None else _usual_tile(margin, facts, place)
     unpadded = UnpaddedNet(net) if is_padded(net) and margin == facts.margin == net.valid_margin else None
     tiling = Tiling(
         tile=side,
@@ -324,10 +324,11 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert(mode)
 
 
-def _usual_tile(margin: int, alignment: int, device: torch.device) -> int:
+def _usual_tile(margin: int, facts: NetFacts, device: torch.device) -> int:
     """Returns the height and width of a tile that costs little time and memory on a device."""
     least = TILE_ON_CPU if device.type == "cpu" else TILE_ON_GPU
-    return max(least, min(MARGINS_IN_TILE * margin, LARGEST_TILE), 4 * margin + alignment)
+    usual = max(least, min(MARGINS_IN_TILE * margin, LARGEST_TILE))
+    return max(facts.tile or usual, 4 * margin + facts.alignment)
 
 
 def _margin_of(net: ImageToImage, facts: NetFacts) -> int:

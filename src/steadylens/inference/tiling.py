@@ -9,11 +9,13 @@ cases:
   the net would pad it. This takes less computation: tiles need no padding inside the image.
 
 All tiles of an image have the same size, since some engines are built for one size, and the image is divided
-evenly. Only where tiles must begin at multiples of 8, say, the last one may be smaller: for a net that halves
-its feature maps. On the CPU, NumPy copies and scales the tiles: PyTorch would wake its own threads for that,
-and they would compete with the threads of another engine.
+evenly. If several tiles are computed at the same time, there may be more of them than are needed, so that no
+thread has to wait. Only where tiles must begin at multiples of 8, say, the last one may be smaller: for a net
+that halves its feature maps. On the CPU, NumPy copies and scales the tiles: PyTorch would wake its own
+threads for that, and they would compete with the threads of another engine.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,15 +110,21 @@ class Span:
         return max(0, -self.start), max(0, self.stop - length)
 
 
-def spans(length: int, tiling: Tiling) -> list[Span]:
+def spans(length: int, tiling: Tiling, *, more: int = 0) -> list[Span]:
     """Divides an axis into overlapping spans of equal length, as few and as short as possible.
 
     The kept parts cover the axis exactly once.
+
+    Args:
+        length: Length of the axis in pixels.
+        tiling: How long a span may be, and by how much spans overlap.
+        more: How many spans more than needed there should be, if the axis is long enough.
     """
     margin, around = tiling.margin, 0 if tiling.surround is None else tiling.margin
     reach = length + 2 * around
     step = (tiling.tile - 2 * margin) // tiling.alignment * tiling.alignment
-    count = max(1, -(-(reach - 2 * margin) // step))
+    least = max(1, -(-(reach - 2 * margin) // step))
+    count = max(least, min(least + more, _most_spans(length, tiling)))
     if length < tiling.smallest:  # the whole image will be mirrored
         count = 1
     even = -(-(reach + 2 * margin * (count - 1)) // count)
@@ -131,8 +139,43 @@ def spans(length: int, tiling: Tiling) -> list[Span]:
     return found
 
 
+def _most_spans(length: int, tiling: Tiling) -> int:
+    """Returns into how many spans an axis may be divided where fewer would do.
+
+    A span keeps as much as it shares with others, and more than what is lost to the alignment of them all.
+    """
+    return min(length // (2 * tiling.margin + tiling.smallest), math.isqrt(length // tiling.alignment))
+
+
 def _up_to_multiple(length: int, of: int) -> int:
     return -(-length // of) * of
+
+
+def tiles(
+    size: Sequence[int], tiling: Tiling, *, at_once: int = 1, groups: int = 1
+) -> list[tuple[Span, Span]]:
+    """Divides images into tiles with which threads are done soonest, each working on a tile at a time.
+
+    One thread needs the largest tiles, which overlap least. Several may be done sooner with some more tiles,
+    so that none of them has to wait for the others.
+
+    Args:
+        size: Height and width of the images in pixels.
+        tiling: How large a tile may be.
+        at_once: Number of threads.
+        groups: Number of images, or groups of images, that are all divided so.
+
+    Returns:
+        The rows and the columns of each tile.
+    """
+
+    def pixels_of_the_busiest(divided: Sequence[Sequence[Span]]) -> int:
+        count = groups * math.prod(map(len, divided))
+        return -(-count // at_once) * math.prod(each[0].stop - each[0].start for each in divided)
+
+    choices = [[spans(length, tiling, more=more) for more in range(at_once)] for length in size]
+    rows, columns = min(product(*choices), key=pixels_of_the_busiest)
+    return list(product(rows, columns))
 
 
 def in_tiles(
@@ -164,7 +207,7 @@ def in_tiles(
     Raises:
         SettingError: If the net returns no tensor, or one of the wrong shape.
     """
-    height, width = images.shape[-2:]
+    *_, height, width = images.shape
 
     def run(piece: tuple[slice, Span, Span]) -> None:
         group, row, column = piece
@@ -177,7 +220,9 @@ def in_tiles(
                 tile = _blended(before, tile, strength)
             _copy(from_unit(tile, images.dtype), restored[group, :, row.kept, column.kept])
 
-    work = list(product(_groups(images, tiling), spans(height, tiling), spans(width, tiling)))
+    groups = list(_groups(images, tiling, at_once))
+    places = tiles((height, width), tiling, at_once=at_once, groups=len(groups))
+    work = [(group, row, column) for group in groups for row, column in places]
     pool = ThreadPoolExecutor(at_once)
     try:
         for done, _ in enumerate((map if at_once == 1 else pool.map)(run, work), start=1):
@@ -224,10 +269,10 @@ def _copy(source: Tensor, target: Tensor) -> None:
         target.copy_(source)
 
 
-def _groups(images: Tensor, tiling: Tiling) -> Iterator[slice]:
-    """Groups small images so that a group has at most as many pixels as one tile."""
+def _groups(images: Tensor, tiling: Tiling, at_once: int) -> Iterator[slice]:
+    """Groups small images so that a group has at most the pixels of a tile, and no thread has to wait."""
     area = min(images.shape[-2], tiling.tile) * min(images.shape[-1], tiling.tile)
-    count = max(1, tiling.tile**2 // area)
+    count = max(1, min(tiling.tile**2 // area, -(-images.shape[0] // at_once)))
     return (slice(first, first + count) for first in range(0, images.shape[0], count))
 
 

@@ -34,6 +34,8 @@ class NetFacts:
             pixels away, so tiles overlap by as much. None if it is not known.
         alignment: Tiles of an image must begin at multiples of this: 8 for a U-Net that works at 1/8 of the
             resolution.
+        tile: Height and width in pixels of the largest tile that it should get, overlap included. None for
+            one that follows from the margin.
         lost: Pixels by which the output is smaller than the input on each side; 0 for a net that pads.
         class_names: Names of a classifier's classes, in the order of its logits, if they are known.
         preprocessing: Size, mean, std and fit that a classifier needs, if they are known.
@@ -47,6 +49,7 @@ class NetFacts:
     minimum_size: int = 1
     margin: int | None = None
     alignment: int = 1
+    tile: int | None = None
     lost: int = 0
     class_names: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None

@@ -22,6 +22,9 @@ WIDTHS = (40, 64, 96)
 ALIGNMENT = 8
 """The coarsest feature maps have 1/8 of the image's height and width."""
 
+TILE = 1736
+"""Tiles may be so large, since feature maps are small: their overlap costs a seventh of the computation."""
+
 BORDER = 2
 """Pixels that are reflected around the image, so that the finest level sees more than zeros there."""
 
@@ -55,6 +58,7 @@ class RestorationUNet(nn.Module):
     purpose = "A residual U-Net that takes noise out of images of any size."
     margin = 56
     alignment = ALIGNMENT
+    tile = TILE
     minimum_size = ALIGNMENT + BORDER
 
     def __init__(self, channels: int = 3) -> None:
