@@ -363,6 +363,12 @@ PHOTOGRAPH_RESTORER = replace(
             optimization=OneCycleMuon(learning_rate=1e-3, warmup_share=0.05),
             degradation=replace(PHOTOGRAPH_NOISE, weights=(2, 5, 0.4), clean_share=0.04),
         ),
+        Refinement(
+            steps=24_000,
+            loss=LogSquaredError(floor=2e-5),
+            optimization=OneCycleMuon(learning_rate=1e-3, warmup_share=0.05),
+            degradation=replace(PHOTOGRAPH_NOISE, weights=(2, 6, 0.3), clean_share=0.04),
+        ),
     ),
 )
 
