@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.training.worker_trainings import STEPS, TRAININGS
 from tests.worker_processes import run_workers
 
-EQUAL = tuple(name for name in TRAININGS if name != "normalizing")
+EQUAL = tuple(name for name in TRAININGS if name not in ("normalizing", "restoring by Muon"))
 
 DONE = {1: tuple(TRAININGS), 2: tuple(TRAININGS), 4: ("classifying", "label-free")}
 """The trainings that are done by one worker, by two, and by four."""
@@ -51,6 +51,19 @@ def test_any_number_of_workers_has_the_same_losses_and_weights(
     wanted = load_file(folder / f"{name}-1.safetensors")
     for key, value in load_file(folder / f"{name}-{count}.safetensors").items():
         torch.testing.assert_close(value, wanted[key], rtol=1e-5, atol=1e-5)
+
+
+def test_workers_that_train_by_muon_have_the_same_weights_and_nearly_those_of_one(
+    found: dict[int, list[dict[str, Any]]], folder: Path
+) -> None:
+    (alone,) = found[1]
+    results = [worker["trained"]["restoring by Muon"] for worker in found[2]]
+    assert results[0]["digest"] == results[1]["digest"]
+    for result in results:  # Muon rounds to bfloat16
+        assert result["losses"] == pytest.approx(alone["trained"]["restoring by Muon"]["losses"], abs=1e-3)
+    own, others = (load_file(folder / f"restoring by Muon-{count}.safetensors") for count in (1, 2))
+    for key, value in others.items():
+        torch.testing.assert_close(value, own[key], rtol=1e-2, atol=1e-3)
 
 
 def test_several_workers_refuse_what_depends_on_how_the_batch_is_divided(

@@ -31,7 +31,7 @@ from steadylens.training.objectives import (
     pair_objective,
     restoring_objective,
 )
-from steadylens.training.optimizers import MomentumSgd
+from steadylens.training.optimizers import MomentumSgd, OneCycleMuon, Optimization
 from steadylens.training.places import DividedObjective, Objective, own_places
 from tests.coloured import coloured
 
@@ -91,13 +91,21 @@ class Linear(nn.Module):
         return self.layer(images.flatten(1))  # type: ignore[no-any-return]
 
 
-def restoring() -> Training:
+# Adam would magnify rounding where gradients are small.
+SGD = MomentumSgd(learning_rate=1e-3)
+
+
+def restoring(optimization: Optimization = SGD) -> Training:
     """70 patches: more than one block of draws."""
     net = restorer()
     objective = restoring_objective(
         net, DATA.images, degradation=Degradation(), loss=LogSquaredError(), batch=70, patch=10
     )
-    return training_of(net, objective)
+    return training_of(net, objective, optimization)
+
+
+def restoring_by_muon() -> Training:
+    return restoring(OneCycleMuon(learning_rate=1e-3))
 
 
 def classifying() -> Training:
@@ -152,11 +160,11 @@ def own_objective() -> Training:
     return training_of(net, DividedObjective(own_loss))
 
 
-def training_of(net: nn.Module, objective: Objective) -> Training:
+def training_of(net: nn.Module, objective: Objective, optimization: Optimization = SGD) -> Training:
     return Training(
         net,
         objective,
-        optimization=MomentumSgd(learning_rate=1e-3),  # Adam would magnify rounding where gradients are small
+        optimization=optimization,
         steps=STEPS,
         generator=seeded(7 + workers.rank()),  # that of worker 0 counts
         clip_norm=1.0,
@@ -173,6 +181,7 @@ def normalizing() -> Training:
 
 TRAININGS: dict[str, Callable[[], Training]] = {
     "restoring": restoring,
+    "restoring by Muon": restoring_by_muon,
     "classifying": classifying,
     "together": together,
     "label-free": label_free,
