@@ -13,6 +13,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -67,6 +68,7 @@ class Watch:
     _began: float = 0.0
     _profiler: profile | None = None
     _counter: FlopCounterMode | None = None
+    _counting: ExitStack = field(default_factory=ExitStack)
 
     @property
     def steps(self) -> int:
@@ -87,11 +89,10 @@ class Watch:
             assert self._profiler is not None
             self._profiler.stop()
             self.share = share_of_products(self._profiler)
-            self._counter = FlopCounterMode(display=False)
-            self._counter.__enter__()
+            self._counter = self._counting.enter_context(FlopCounterMode(display=False))
         elif update.done == self.steps - 1:
             assert self._counter is not None
-            self._counter.__exit__(None, None, None)
+            self._counting.close()
             self.operations = self._counter.get_total_flops()
         self._began = time.perf_counter()
 
@@ -99,7 +100,7 @@ class Watch:
 def share_of_products(profiler: profile) -> float:
     """Returns the share of convolutions and products of matrices in the time of all operations."""
     events = profiler.key_averages()
-    spent = {event.key: event.self_cpu_time_total for event in events}
+    spent = {str(event.key): float(event.self_cpu_time_total) for event in events}
     return sum(spent.get(name, 0.0) for name in PRODUCTS) / sum(spent.values())
 
 
