@@ -2,9 +2,10 @@
 
 Some steps of each stage are run by the package itself, with the settings of the recipe, on random images. The
 quickest step counts. Then some steps are profiled: the time within convolutions and products of matrices,
-forwards and backwards, is their share. The rest is noise, augmentation, rectifiers, pads, loss, optimizer and
-the average of the weights. The share of the matrix rate counts the floating-point operations of a step
-against a product of two large matrices, in the precision that the package trains in.
+forwards and backwards, is their share of the time within all of PyTorch's operations. The rest is noise,
+augmentation, rectifiers, pads, loss and the average of the weights; Muon's products of matrices count as
+such. The share of the matrix rate counts the floating-point operations of both in a step against a product of
+two large matrices, in the precision that the package trains in.
 
     python benchmarks/steps.py --out results/benchmarks/steps.json
 """
@@ -36,6 +37,7 @@ from training import matrix_rate
 CPU = torch.device("cpu")
 
 PRODUCTS = (
+    "aten::_convolution",  # transposed ones
     "aten::mkldnn_convolution",
     "aten::_slow_conv2d_forward",
     "aten::convolution_backward",
@@ -73,7 +75,8 @@ class Watch:
     @property
     def steps(self) -> int:
         """How many steps the training must have."""
-        return UNTIMED + self.timed + self.profiled + 2
+        counted, ending = 1, 1  # no update tells of the step at the end before the stage is over
+        return UNTIMED + self.timed + self.profiled + counted + ending
 
     def __call__(self, update: Update) -> None:
         """Is told of a step that was just made."""
@@ -169,8 +172,8 @@ def measured(name: str, *, timed: int, profiled: int, rate: float) -> dict[str, 
     return {
         "stage": name,
         "seconds a step": seconds,
-        "GFLOP of its convolutions": 1e-9 * watch.operations,
-        "share of the time in convolutions": watch.share,
+        "GFLOP of convolutions and products": 1e-9 * watch.operations,
+        "their share of the time": watch.share,
         "share of matrix rate": 1e-9 * watch.operations / seconds / rate,
     }
 

@@ -30,11 +30,10 @@ def asked(
     net: str,
     engine: str = "PyTorch",
     precision: str = "float32",
-    height: int = 80,
+    **other: int,
 ) -> object:
-    return megapixels.Combination(
-        net=net, engine=engine, precision=precision, height=height, rounds=2, threads=1
-    )
+    usual = {"height": 80, "rounds": 2, "threads": 1}
+    return megapixels.Combination(net=net, engine=engine, precision=precision, **{**usual, **other})
 
 
 def test_a_part_of_the_picture_is_the_upper_part(megapixels: ModuleType) -> None:
@@ -58,6 +57,12 @@ def test_engines_of_a_fixed_size_get_the_size_of_the_tiles(megapixels: ModuleTyp
     assert size == (80 + 2 * 2, 112 + 2 * 2)  # one tile, surrounded by the margin of L3
     unequal = megapixels.size_of_tiles(asked(megapixels, "unet-gtsrb", height=2500))
     assert unequal is None  # its tiles begin at multiples of 8, so that the last one is smaller
+
+
+def test_each_stream_gets_its_share_of_the_tiles(megapixels: ModuleType) -> None:
+    engine = megapixels.ENGINES[-1]
+    assert len(megapixels.tiles_of(asked(megapixels, "FFDNet", engine, height=1000, threads=4))) == 4
+    assert len(megapixels.tiles_of(asked(megapixels, "FFDNet", height=1000, threads=4))) == 2
 
 
 def test_traffic_is_what_convolutions_read_and_write(megapixels: ModuleType) -> None:

@@ -14,8 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steadylens.errors import SettingError
-from steadylens.inference.tiling import ImageToImage, Span, Tiling, from_unit, in_tiles, spans, tiles, to_unit
+from steadylens.inference.tiling import (
+    PIXELS_AT_ONCE,
+    ImageToImage,
+    Span,
+    Tiling,
+    from_unit,
+    in_tiles,
+    spans,
+    tiles,
+    to_unit,
+)
 from steadylens.nets.restoration import DongNet, GaussianSmoothing, RestorationNet, UnpaddedNet
+from steadylens.nets.restoration_unet import RestorationUNet
 from steadylens.progress import ProgressCallback
 
 CPU = torch.device("cpu")
@@ -76,6 +87,7 @@ def test_the_parts_that_count_cover_an_axis_once_and_see_their_margin(
     surround = F.pad if surrounded else None
     found = spans(length, Tiling(tile=tile, margin=margin, smallest=smallest, surround=surround), more=more)
     assert [place for span in found for place in range(length)[span.kept]] == list(range(length))
+    assert all(range(length)[span.kept] for span in found)
     first, last = (-margin, length + margin) if surrounded else (0, length)
     for span in found:
         assert first <= span.start <= max(first, span.kept.start - margin)
@@ -105,6 +117,7 @@ def test_tiles_begin_at_multiples_of_the_alignment(
     tiling = Tiling(tile=tile, margin=margin, smallest=smallest, alignment=alignment)
     found = spans(length, tiling, more=more)
     assert len(found) <= len(spans(length, tiling)) + more
+    assert all(range(length)[span.kept] for span in found)
     assert [place for span in found for place in range(length)[span.kept]] == list(range(length))
     for span in found:
         assert span.start % alignment == 0
@@ -141,8 +154,9 @@ LARGE_TILES = Tiling(tile=1736, margin=56, smallest=10, alignment=8)
         (1, 1, 2, 3),
         (2, 1, 2, 3),
         (4, 1, 2, 4),  # two tiles each; of 2 x 3 tiles, two threads would have two and two only one
-        (16, 1, 4, 4),
-        (16, 8, 2, 3),  # of eight images there are enough tiles
+        (4, 8, 2, 3),  # of eight images there are enough tiles
+        (16, 1, 4, 8),  # two tiles each, of at most 868 pixels, so that they fit into memory
+        (16, 8, 4, 6),
     ],
 )
 def test_there_are_tiles_for_all_threads(at_once: int, groups: int, rows: int, columns: int) -> None:
@@ -167,10 +181,18 @@ def test_no_thread_gets_more_work_than_in_the_largest_tiles(
         return rounds * (row.stop - row.start) * (column.stop - column.start)
 
     chosen = tiles(size, LARGE_TILES, at_once=at_once, groups=groups)
-    assert busiest(chosen) <= busiest(tiles(size, LARGE_TILES))
+    row, column = chosen[0]
+    together = min(at_once, len(chosen)) * (row.stop - row.start) * (column.stop - column.start)
+    assert together <= 1.1 * PIXELS_AT_ONCE  # tiles are rounded up to multiples of 8
+    if at_once <= 4:  # the tiles of more threads are smaller
+        assert busiest(chosen) <= busiest(tiles(size, LARGE_TILES))
 
 
-def test_small_images_are_shared_among_the_threads() -> None:
+@pytest.mark.parametrize(
+    ("tile", "wanted"),
+    [(80, [5, 6, 6, 6]), (16, [2, 3, 3, 3, 3, 3, 3, 3])],  # with 4 in a tile, two threads would get 8
+)
+def test_small_images_are_shared_among_the_threads(tile: int, wanted: list[int]) -> None:
     counts: list[int] = []
 
     def engine(images: Tensor) -> Tensor:
@@ -178,8 +200,8 @@ def test_small_images_are_shared_among_the_threads() -> None:
         return images
 
     images = torch.rand(23, 3, 8, 8)
-    assert torch.equal(tiled(engine, images, Tiling(tile=80, margin=0), at_once=4), images)
-    assert sorted(counts) == [5, 6, 6, 6]
+    assert torch.equal(tiled(engine, images, Tiling(tile=tile, margin=0), at_once=4), images)
+    assert sorted(counts) == wanted
 
 
 @pytest.mark.parametrize(
@@ -223,8 +245,18 @@ def test_tiles_give_what_the_whole_image_gives(
     torch.testing.assert_close(tiled(net, images, tiling, at_once=at_once), whole, rtol=0, atol=2e-6)
     if isinstance(net, RestorationNet | DongNet):
         form = UnpaddedNet(net)
-        found = tiled(form, images, replace(tiling, surround=form.surround))
+        found = tiled(form, images, replace(tiling, surround=form.surround), at_once=at_once)
         torch.testing.assert_close(found, whole, rtol=0, atol=2e-6)
+
+
+def test_tiles_of_several_threads_give_what_a_whole_image_gives_to_a_net_that_halves_it() -> None:
+    net, known = seeded(RestorationUNet), RestorationUNet
+    images = torch.rand(1, 3, 203, 541, generator=torch.Generator().manual_seed(0))
+    tiling = Tiling(tile=800, margin=known.margin, smallest=known.minimum_size, alignment=known.alignment)
+    assert len(tiles((203, 541), tiling, at_once=3)) == 3
+    with torch.inference_mode():
+        whole = net(images)
+    torch.testing.assert_close(tiled(net, images, tiling, at_once=3), whole, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 40), (5, 3)])
@@ -266,7 +298,7 @@ def test_small_images_go_through_the_net_together() -> None:
 
     images = torch.rand(23, 3, 8, 8)
     assert torch.equal(tiled(engine, images, Tiling(tile=32, margin=0)), images)
-    assert counts == [16, 7]
+    assert counts == [12, 11]
 
 
 def test_progress_counts_the_tiles() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.worker_trainings import STEPS, TRAININGS
+from tests.training.worker_trainings import STEPS, TRAININGS, restorer
 from tests.worker_processes import run_workers
 
 EQUAL = tuple(name for name in TRAININGS if name not in ("normalizing", "restoring by Muon"))
@@ -59,11 +59,12 @@ def test_workers_that_train_by_muon_have_the_same_weights_and_nearly_those_of_on
     (alone,) = found[1]
     results = [worker["trained"]["restoring by Muon"] for worker in found[2]]
     assert results[0]["digest"] == results[1]["digest"]
+    assert len(results[0]["losses"]) == STEPS
     for result in results:  # Muon rounds to bfloat16
         assert result["losses"] == pytest.approx(alone["trained"]["restoring by Muon"]["losses"], abs=1e-3)
     own, others = (load_file(folder / f"restoring by Muon-{count}.safetensors") for count in (1, 2))
-    for key, value in others.items():
-        torch.testing.assert_close(value, own[key], rtol=1e-2, atol=1e-3)
+    for key, start in restorer().state_dict().items():
+        assert (others[key] - own[key]).norm() < 0.05 * (own[key] - start).norm()
 
 
 def test_several_workers_refuse_what_depends_on_how_the_batch_is_divided(

@@ -196,7 +196,8 @@ def restore(
         net: A restorer of this package, the name of a packaged one, the path of a .safetensors file, or
             anything from images (N, 3, H, W), float32 in [0, 1], to images of the same shape.
         margin: How many pixels around it a pixel of the result depends on; None asks a net of this package.
-        tile: Height and width of a tile in pixels, overlap included; None chooses by the device.
+        tile: Height and width of a tile in pixels, overlap included; None chooses by
+            the net and the device.
         device: Where to compute. A net given by name is moved there; None means where the net is.
         strength: How much of the net's change is made, from 0 (the image stays as it is) to 1 (all of it).
             The blend is made before rounding.
@@ -328,7 +329,7 @@ def _usual_tile(margin: int, facts: NetFacts, device: torch.device) -> int:
     """Returns the height and width of a tile that costs little time and memory on a device."""
     least = TILE_ON_CPU if device.type == "cpu" else TILE_ON_GPU
     usual = max(least, min(MARGINS_IN_TILE * margin, LARGEST_TILE))
-    return max(facts.tile or usual, 4 * margin + facts.alignment)
+    return max(usual if facts.tile is None else facts.tile, 4 * margin + facts.alignment)
 
 
 def _margin_of(net: ImageToImage, facts: NetFacts) -> int:

@@ -18,7 +18,7 @@ threads for that, and they would compete with the threads of another engine.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -27,6 +27,10 @@ from torch import Tensor
 
 from steadylens.errors import SettingError
 from steadylens.progress import ProgressCallback
+
+PIXELS_AT_ONCE = 4 * 1736**2
+"""Tiles that are computed at the same time have together at most so many pixels: four of the largest ones of
+the U-Net, which needs some 200 bytes a pixel."""
 
 ImageToImage = Callable[[Tensor], Tensor]
 """Maps images (N, C, H, W), float32 in [0, 1], to images of the same shape, or to their centre."""
@@ -111,14 +115,14 @@ class Span:
 
 
 def spans(length: int, tiling: Tiling, *, more: int = 0) -> list[Span]:
-    """Divides an axis into overlapping spans of equal length, as few and as short as possible.
+    """Divides an axis into overlapping spans of equal length, as short as their number allows.
 
-    The kept parts cover the axis exactly once.
+    The kept parts cover the axis exactly once. With an alignment, the last span may be shorter.
 
     Args:
         length: Length of the axis in pixels.
         tiling: How long a span may be, and by how much spans overlap.
-        more: How many spans more than needed there should be, if the axis is long enough.
+        more: How many spans there should be beyond those that are needed, if the axis is long enough.
     """
     margin, around = tiling.margin, 0 if tiling.surround is None else tiling.margin
     reach = length + 2 * around
@@ -142,7 +146,9 @@ def spans(length: int, tiling: Tiling, *, more: int = 0) -> list[Span]:
 def _most_spans(length: int, tiling: Tiling) -> int:
     """Returns into how many spans an axis may be divided where fewer would do.
 
-    A span keeps as much as it shares with others, and more than what is lost to the alignment of them all.
+    On average, a span keeps more than it shares with others. Rounding to the alignment adds less than the
+    alignment for each of n spans, together less than one of them while n squared of it fit into the axis: so
+    none is empty.
     """
     return min(length // (2 * tiling.margin + tiling.smallest), math.isqrt(length // tiling.alignment))
 
@@ -157,7 +163,7 @@ def tiles(
     """Divides images into tiles with which threads are done soonest, each working on a tile at a time.
 
     One thread needs the largest tiles, which overlap least. Several may be done sooner with some more tiles,
-    so that none of them has to wait for the others.
+    of which each gets as many. The tiles of many threads are smaller, so that memory stays within bounds.
 
     Args:
         size: Height and width of the images in pixels.
@@ -173,9 +179,26 @@ def tiles(
         count = groups * math.prod(map(len, divided))
         return -(-count // at_once) * math.prod(each[0].stop - each[0].start for each in divided)
 
-    choices = [[spans(length, tiling, more=more) for more in range(at_once)] for length in size]
+    tiling = _within_memory(tiling, at_once)
+    choices = [_divisions(length, tiling, at_once) for length in size]
     rows, columns = min(product(*choices), key=pixels_of_the_busiest)
     return list(product(rows, columns))
+
+
+def _within_memory(tiling: Tiling, at_once: int) -> Tiling:
+    """Returns a tiling of which so many tiles at a time have at most `PIXELS_AT_ONCE`, if they can be."""
+    side = max(math.isqrt(PIXELS_AT_ONCE // at_once), 4 * tiling.margin + tiling.alignment, tiling.smallest)
+    return replace(tiling, tile=min(tiling.tile, _up_to_multiple(side, tiling.alignment)))
+
+
+def _divisions(length: int, tiling: Tiling, at_once: int) -> list[list[Span]]:
+    """Returns the ways to divide an axis that may suit so many threads, the fewest spans first."""
+    found = [spans(length, tiling)]
+    for more in range(1, at_once):
+        if len(divided := spans(length, tiling, more=more)) == len(found[-1]):
+            break
+        found.append(divided)
+    return found
 
 
 def in_tiles(
@@ -270,9 +293,13 @@ def _copy(source: Tensor, target: Tensor) -> None:
 
 
 def _groups(images: Tensor, tiling: Tiling, at_once: int) -> Iterator[slice]:
-    """Groups small images so that a group has at most the pixels of a tile, and no thread has to wait."""
-    area = min(images.shape[-2], tiling.tile) * min(images.shape[-1], tiling.tile)
-    count = max(1, min(tiling.tile**2 // area, -(-images.shape[0] // at_once)))
+    """Groups small images evenly, as many groups for each thread, of at most the pixels of a tile."""
+    tiling = _within_memory(tiling, at_once)
+    around = 0 if tiling.surround is None else 2 * tiling.margin
+    seen = (max(length, tiling.smallest) + around for length in images.shape[-2:])
+    most = max(1, tiling.tile**2 // math.prod(min(side, tiling.tile) for side in seen))
+    rounds = max(1, -(-images.shape[0] // (at_once * most)))
+    count = max(1, -(-images.shape[0] // (at_once * rounds)))
     return (slice(first, first + count) for first in range(0, images.shape[0], count))
 
 

@@ -23,7 +23,8 @@ ALIGNMENT = 8
 """The coarsest feature maps have 1/8 of the image's height and width."""
 
 TILE = 1736
-"""Tiles may be so large, since feature maps are small: their overlap costs a seventh of the computation."""
+"""Tiles may be so large, since feature maps are small: their overlap adds a seventh to the computation, and
+one takes some 600 MB in float32."""
 
 BORDER = 2
 """Pixels that are reflected around the image, so that the finest level sees more than zeros there."""
