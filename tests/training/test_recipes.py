@@ -187,6 +187,21 @@ def test_refinements_go_on_with_what_they_change_and_keep_the_rest() -> None:
         assert part.loss.floor < before.loss.floor
 
 
+def test_the_last_phase_on_photographs_has_patches_and_weights_of_its_own() -> None:
+    first, *_, before, last = PHOTOGRAPHS.unet.parts
+    assert (before.batch, before.patch, before.start_share) == (first.batch, first.patch, 0) == (16, 128, 0)
+    assert (last.batch, last.patch, last.start_share) == (7, 192, 0.4)
+    with pytest.raises(SettingError, match="start_share is 1, it must lie in"):
+        replace(PHOTOGRAPHS.unet.refinements[-1], start_share=1)
+
+
+def test_a_recipe_tells_a_share_of_the_start_only_if_there_is_one() -> None:
+    plain = PHOTOGRAPHS.unet.parts[0]
+    assert "start_share" not in repr(plain)
+    assert repr(plain).startswith("RestorerRecipe(steps=24000, batch=16, patch=128, loss=LogSquaredError(")
+    assert "start_share=0.5" in repr(replace(plain, start_share=0.5))
+
+
 @pytest.mark.parametrize("name", ["L4", "l11", "dong", "unet", ""])
 def test_an_unknown_net_gives_the_choices(name: str) -> None:
     choices = "L11, L9, L7, L5, L3, Dong or UNet"
@@ -217,11 +232,11 @@ def test_only_dong_and_the_u_net_are_trained_in_their_own_ways(recipe: Recipe) -
 @each_recipe
 def test_the_patch_suits_every_net(recipe: Recipe) -> None:
     for name in (*PAPER.nets, "UNet"):
-        net, patch = restorer_named(name), recipe.restorer_recipe(name).patch
+        net, parts = restorer_named(name), recipe.restorer_recipe(name).parts
         # A net that pads inside needs no margin around what it restores.
         lost = 2 * net.valid_margin if isinstance(net, PatchRestorer) else 0
         size = TILE_SIZE if recipe in (PHOTOGRAPHS, CAMERA) and name == "UNet" else SIGN_SIZE
-        assert max(lost, facts_of(net).minimum_size - 1) < patch <= size
+        assert all(max(lost, facts_of(net).minimum_size - 1) < part.patch <= size for part in parts)
 
 
 @each_recipe

@@ -137,7 +137,8 @@ def test_a_refinement_goes_on_from_the_first_part_wherever_it_was_cut_off(
         optimization=first_part.optimization,
         degradation=first_part.degradation,
     )
-    recipe = replace(TINY, restorer=replace(first_part, refinements=(refinement, refinement)))
+    larger = replace(refinement, batch=first_part.batch + 1, patch=first_part.patch + 2, start_share=0.25)
+    recipe = replace(TINY, restorer=replace(first_part, refinements=(refinement, larger)))
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     RESTORER(run_of(tiny_data, Notebook(), recipe=recipe), whole)
     for limit in (STEPS - 1, 2, 2):  # in the first part, then in others
@@ -150,7 +151,7 @@ def test_a_refinement_goes_on_from_the_first_part_wherever_it_was_cut_off(
         load_model(tmp_path / "whole-part-1.safetensors"),
     )
     assert about["steps"] == STEPS + 6
-    assert about["samples"] == (STEPS + 6) * first_part.batch
+    assert about["samples"] == (STEPS + 6) * first_part.batch + 3  # one image more in each of the last steps
     assert about["seconds"] > first_about["seconds"]
     assert [step for step, _, _ in about["curve"]] == list(range(1, STEPS + 7))
     weights = zip(net.state_dict().values(), first_net.state_dict().values(), strict=True)

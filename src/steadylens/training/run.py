@@ -4,7 +4,7 @@ import hashlib
 import math
 import platform
 import subprocess
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -78,12 +78,22 @@ class Refinement:
         loss: Loss of a restored patch.
         optimization: Optimizer, without the state of the phase before, and learning rate.
         degradation: Noise in this phase.
+        batch: Clean patches in a step; None for as many as in the first phase.
+        patch: Height and width of a patch in pixels; None for that of the first phase.
+        start_share: The share of the weights before this phase in those after it: see `Training`.
     """
 
     steps: int
     loss: RestorationLoss
     optimization: Optimization
     degradation: Degradation
+    batch: int | None = None
+    patch: int | None = None
+    start_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuses a share outside [0, 1)."""
+        check_start_share(self.start_share)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +114,7 @@ class RestorerRecipe:
             identity. A net that initialises itself, as the U-Net does, always starts so.
         gain: Gain of the Xavier initialisation, for a net that does not initialise itself.
         padding: How the net's `forward` pads an image; training uses no padding. The U-Net always reflects.
+        start_share: The share of the weights before the training in those after it: see `Training`.
         refinements: Further phases of the training, in their order.
     """
 
@@ -118,7 +129,16 @@ class RestorerRecipe:
     zero_last_layer: bool = False
     gain: float = 1.0
     padding: Padding = "zeros"
+    start_share: float = 0.0
     refinements: tuple[Refinement, ...] = ()
+
+    def __repr__(self) -> str:
+        """Returns all settings, but `start_share` only if there is one: older trainings knew none.
+
+        The text is a part of what identifies a training, which so stays valid.
+        """
+        names = [each.name for each in fields(self) if each.name != "start_share" or self.start_share]
+        return f"RestorerRecipe({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @property
     def parts(self) -> tuple["RestorerRecipe", ...]:
@@ -131,6 +151,9 @@ class RestorerRecipe:
                 loss=each.loss,
                 optimization=each.optimization,
                 degradation=each.degradation,
+                batch=self.batch if each.batch is None else each.batch,
+                patch=self.patch if each.patch is None else each.patch,
+                start_share=each.start_share,
             )
             for each in self.refinements
         )

@@ -365,7 +365,7 @@ def _train_restorer(run: Run, stage: Stage, module: nn.Module, settings: Restore
     return run_stage(
         run,
         stage,
-        new_training(run, stage.name, module, objective, settings),
+        new_training(run, stage.name, module, objective, settings, start_share=settings.start_share),
         images_per_step=settings.batch * settings.degradation.versions,
         validate=lambda: _validate_restorer(run, module, settings),
     )
