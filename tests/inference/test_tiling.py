@@ -166,6 +166,13 @@ def test_there_are_tiles_for_all_threads(at_once: int, groups: int, rows: int, c
     assert len(found) == rows * columns
 
 
+def test_few_threads_get_tiles_as_large_as_asked_for() -> None:
+    huge = replace(LARGE_TILES, tile=5000)
+    assert len(tiles(PHOTOGRAPH, huge)) == 1
+    row, column = tiles((20_000, 9000), huge, at_once=4, groups=4)[0]
+    assert min(row.stop - row.start, column.stop - column.start) > 4000
+
+
 @settings(max_examples=60)
 @given(
     size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),

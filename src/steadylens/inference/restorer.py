@@ -196,8 +196,7 @@ def restore(
         net: A restorer of this package, the name of a packaged one, the path of a .safetensors file, or
             anything from images (N, 3, H, W), float32 in [0, 1], to images of the same shape.
         margin: How many pixels around it a pixel of the result depends on; None asks a net of this package.
-        tile: Height and width of a tile in pixels, overlap included; None chooses by
-            the net and the device.
+        tile: Height and width of a tile in pixels, overlap included; None chooses by the net and the device.
         device: Where to compute. A net given by name is moved there; None means where the net is.
         strength: How much of the net's change is made, from 0 (the image stays as it is) to 1 (all of it).
             The blend is made before rounding.

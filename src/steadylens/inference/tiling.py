@@ -186,8 +186,12 @@ def tiles(
 
 
 def _within_memory(tiling: Tiling, at_once: int) -> Tiling:
-    """Returns a tiling of which so many tiles at a time have at most `PIXELS_AT_ONCE`, if they can be."""
-    side = max(math.isqrt(PIXELS_AT_ONCE // at_once), 4 * tiling.margin + tiling.alignment, tiling.smallest)
+    """Returns a tiling of which so many tiles at a time have at most `PIXELS_AT_ONCE`, if they can be.
+
+    Up to four threads get tiles as large as asked for.
+    """
+    each = max(PIXELS_AT_ONCE, 4 * tiling.tile**2) // at_once
+    side = max(math.isqrt(each), 4 * tiling.margin + tiling.alignment, tiling.smallest)
     return replace(tiling, tile=min(tiling.tile, _up_to_multiple(side, tiling.alignment)))
 
 

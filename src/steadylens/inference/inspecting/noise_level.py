@@ -179,8 +179,7 @@ def noise_level(
         image: One image, of the kinds that `restore` takes.
         net: A restorer, as for `restore`; likewise the other arguments.
         margin: How many pixels around it a pixel of the result depends on; None asks a net of this package.
-        tile: Height and width of a tile in pixels, overlap included; None chooses by
-            the net and the device.
+        tile: Height and width of a tile in pixels, overlap included; None chooses by the net and the device.
         device: Where to compute. A net given by name is moved there; None means where the net is.
 
     Raises:
