@@ -125,18 +125,18 @@ def opened(asked: Combination, *, any_size: bool = False) -> Restorer:
     torch.set_num_threads(asked.threads)
     restorer = in_tiles(asked.net)
     assert isinstance(restorer.engine, nn.Module)
-    size = None if any_size else size_of_tiles(asked)
+    size = None if any_size else size_of_tiles(restorer, asked)
     return replace(restorer, engine=engine_of(restorer.engine, asked, size))
 
 
-def tiles_of(asked: Combination) -> list[tuple[Span, Span]]:
+def tiles_of(restorer: Restorer, asked: Combination) -> list[tuple[Span, Span]]:
     """Returns the rows and columns of all tiles of the picture."""
-    return tiles((asked.height, WIDTH), in_tiles(asked.net).tiling, at_once=streams_of(asked))
+    return tiles((asked.height, WIDTH), restorer.tiling, at_once=streams_of(asked))
 
 
-def size_of_tiles(asked: Combination) -> tuple[int, int] | None:
+def size_of_tiles(restorer: Restorer, asked: Combination) -> tuple[int, int] | None:
     """Returns the height and width of all tiles of the picture, or None where they differ."""
-    sizes = {(row.stop - row.start, column.stop - column.start) for row, column in tiles_of(asked)}
+    sizes = {(row.stop - row.start, column.stop - column.start) for row, column in tiles_of(restorer, asked)}
     return sizes.pop() if len(sizes) == 1 else None
 
 
@@ -160,7 +160,7 @@ def engine_of(net: nn.Module, asked: Combination, size: tuple[int, int] | None) 
 def timed(asked: Combination) -> dict[str, float]:
     """Returns the seconds for the picture, or that part of it, and the peak of memory in megabytes."""
     restorer, image = opened(asked), picture(asked.height)
-    height, width = size_of_tiles(asked) or (min(asked.height, 1000), 1000)
+    height, width = size_of_tiles(restorer, asked) or (min(asked.height, 1000), 1000)
     restorer.engine(torch.zeros(1, 3, height, width))  # to warm up
     rounds = [run(restorer, image) for _ in range(asked.rounds)]
     return {"seconds": min(seconds for seconds, _ in rounds), "peak": max(peak for _, peak in rounds)}
@@ -228,7 +228,7 @@ def work_of(asked: Combination) -> tuple[float, float]:
     restorer = in_tiles(asked.net)
     net = restorer.engine
     assert isinstance(net, nn.Module)
-    places = tiles_of(asked)
+    places = tiles_of(restorer, asked)
     height, width = (max(span.stop - span.start for span in each) for each in zip(*places, strict=True))
     tile = torch.empty(1, 3, height, width, device="meta")
     with torch.no_grad(), evaluating(net.to("meta")), Traffic() as traffic:

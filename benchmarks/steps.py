@@ -135,6 +135,11 @@ def short(recipe: Recipe, steps: int) -> Recipe:
     )
 
 
+def u_net(run: Run, path: Path) -> None:
+    """Trains a new U-Net."""
+    train_restorer(run, "UNet", path)
+
+
 def together(run: Run, path: Path) -> None:
     """Trains the packaged U-Net and sign net together."""
     restorer, classifier = steadylens.load("unet-gtsrb"), steadylens.load("sign-gtsrb")
@@ -144,9 +149,9 @@ def together(run: Run, path: Path) -> None:
 Stage = tuple[Recipe, int, Callable[[Run, Path], object]]
 
 STAGES: dict[str, Stage] = {
-    "U-Net, signs": (UNET, 48, lambda run, path: train_restorer(run, "UNet", path)),
-    "U-Net, photographs": (PHOTOGRAPHS, 256, lambda run, path: train_restorer(run, "UNet", path)),
-    "U-Net, cameras": (CAMERA, 256, lambda run, path: train_restorer(run, "UNet", path)),
+    "U-Net, signs": (UNET, 48, u_net),
+    "U-Net, photographs": (PHOTOGRAPHS, 256, u_net),
+    "U-Net, cameras": (CAMERA, 256, u_net),
     "sign net": (UNET, 48, train_classifier),
     "sign net, on noise": (UNET, 48, lambda run, path: train_classifier(run, path, noisy=True)),
     "U-Net and sign net together": (UNET, 48, together),

@@ -53,16 +53,17 @@ def test_a_combination_is_timed_and_tells_its_memory(megapixels: ModuleType, pre
 
 
 def test_engines_of_a_fixed_size_get_the_size_of_the_tiles(megapixels: ModuleType) -> None:
-    size = megapixels.size_of_tiles(asked(megapixels, "l3-gtsrb"))
+    size = megapixels.size_of_tiles(megapixels.in_tiles("l3-gtsrb"), asked(megapixels, "l3-gtsrb"))
     assert size == (80 + 2 * 2, 112 + 2 * 2)  # one tile, surrounded by the margin of L3
-    unequal = megapixels.size_of_tiles(asked(megapixels, "unet-gtsrb", height=2500))
+    unet = megapixels.in_tiles("unet-gtsrb")
+    unequal = megapixels.size_of_tiles(unet, asked(megapixels, "unet-gtsrb", height=2500))
     assert unequal is None  # its tiles begin at multiples of 8, so that the last one is smaller
 
 
 def test_each_stream_gets_its_share_of_the_tiles(megapixels: ModuleType) -> None:
-    engine = megapixels.ENGINES[-1]
-    assert len(megapixels.tiles_of(asked(megapixels, "FFDNet", engine, height=1000, threads=4))) == 4
-    assert len(megapixels.tiles_of(asked(megapixels, "FFDNet", height=1000, threads=4))) == 2
+    engine, net = megapixels.ENGINES[-1], megapixels.in_tiles("FFDNet")
+    assert len(megapixels.tiles_of(net, asked(megapixels, "FFDNet", engine, height=1000, threads=4))) == 4
+    assert len(megapixels.tiles_of(net, asked(megapixels, "FFDNet", height=1000, threads=4))) == 2
 
 
 def test_traffic_is_what_convolutions_read_and_write(megapixels: ModuleType) -> None:

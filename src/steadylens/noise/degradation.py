@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,20 @@ PAPER_FAMILIES: tuple[Family, ...] = (
     Attenuated(noise=Uniform()),
 )
 """The paper's mixture: Gaussian or uniform noise, as it is, sparsified, or with manipulated intensity."""
+
+
+def described(settings: Any, *, newer: str) -> str:
+    """Returns settings as a dataclass's `repr` does, but leaves out a newer one that is not used.
+
+    The text is a part of what identifies a training, so one without the newer setting stays valid.
+
+    Args:
+        settings: A dataclass.
+        newer: The name of the setting that is left out where it is 0.
+    """
+    names = [each.name for each in fields(settings) if each.name != newer or getattr(settings, newer)]
+    values = ", ".join(f"{name}={getattr(settings, name)!r}" for name in names)
+    return f"{type(settings).__name__}({values})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,12 +124,8 @@ class Degradation:
                 raise SettingError(f"{name} is {share}, a probability from 0 to 1 is needed")
 
     def __repr__(self) -> str:
-        """Returns all settings, but `unclipped_share` only if there is one: older trainings knew none.
-
-        The text is a part of what identifies a training, which so stays valid.
-        """
-        names = [each.name for each in fields(self) if each.name != "unclipped_share" or self.unclipped_share]
-        return f"Degradation({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        """Returns all settings, but `unclipped_share` only if there is one: older trainings knew none."""
+        return described(self, newer="unclipped_share")
 
     @property
     def noise_mode(self) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import math
 import platform
 import subprocess
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from steadylens.data.datasets import Dataset
 from steadylens.errors import SettingError
 from steadylens.nets.restoration import Padding
-from steadylens.noise.degradation import Degradation
+from steadylens.noise.degradation import Degradation, described
 from steadylens.noise.named import GAUSSIAN, check_noise
 from steadylens.progress import Observer, ignore_progress
 from steadylens.records import Provenance
@@ -133,12 +133,8 @@ class RestorerRecipe:
     refinements: tuple[Refinement, ...] = ()
 
     def __repr__(self) -> str:
-        """Returns all settings, but `start_share` only if there is one: older trainings knew none.
-
-        The text is a part of what identifies a training, which so stays valid.
-        """
-        names = [each.name for each in fields(self) if each.name != "start_share" or self.start_share]
-        return f"RestorerRecipe({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+        """Returns all settings, but `start_share` only if there is one: older trainings knew none."""
+        return described(self, newer="start_share")
 
     @property
     def parts(self) -> tuple["RestorerRecipe", ...]:
