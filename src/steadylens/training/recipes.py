@@ -380,7 +380,7 @@ PHOTOGRAPH_RESTORER = replace(
             start_share=0.4,  # better than either net on validation photographs, as averages often are
         ),
         Refinement(
-            steps=8_000,
+            steps=5_000,
             loss=LogSquaredError(floor=3e-5),
             optimization=OneCycleMuon(learning_rate=8e-4, warmup_share=0.05),
             degradation=replace(PHOTOGRAPH_NOISE, weights=(2, 6, 0.2), clean_share=0.03),
