@@ -13,6 +13,7 @@ from skimage.data import coffee
 from steadylens import (
     Attenuated,
     Banded,
+    Correlated,
     Degradation,
     Demosaiced,
     Gaussian,
@@ -50,6 +51,7 @@ types: dict[str, Family] = {
     "photons: stronger where it is bright": PoissonGaussian(strength=strength),
     "demosaiced: blurred by the camera": Demosaiced(strength=strength),
     "resized: enlarged twofold": Resized(strength=strength, shared=0),
+    "correlated: blurred, in brightness and colour": Correlated(strength=strength, blur=(1, 1)),
     "banded: the same along each row": Banded(strength=strength, shared=1, columns=0),
     "Gaussian, then JPEG of quality 50": Jpeg(noise=Gaussian(strength=strength, shared=0), quality=(50, 50)),
 }

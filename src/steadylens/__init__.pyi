@@ -53,6 +53,7 @@ from .nets.third_party import timm_classifier as timm_classifier
 from .nets.third_party import torchvision_classifier as torchvision_classifier
 from .nets.third_party import transformers_classifier as transformers_classifier
 from .noise.camera import Banded as Banded
+from .noise.camera import Correlated as Correlated
 from .noise.camera import Demosaiced as Demosaiced
 from .noise.camera import PoissonGaussian as PoissonGaussian
 from .noise.camera import Resized as Resized
@@ -85,6 +86,7 @@ __all__ = [
     "Card",
     "Certifying",
     "ChannelNormalization",
+    "Correlated",
     "Corruptions",
     "Dataset",
     "Degradation",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.stats
 import torch
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from steadylens.errors import ImageError, SettingError
-from steadylens.noise.camera import Banded, Demosaiced, PoissonGaussian, Resized
+from steadylens.noise.camera import Banded, Correlated, Demosaiced, PoissonGaussian, Resized
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Attenuated, Family, Gaussian, SaltAndPepper, Sparse, Strength
 from steadylens.noise.pool import NoisePool
@@ -25,6 +26,7 @@ FAMILIES: list[Family] = [
     PoissonGaussian(strength=SIGMA),
     Demosaiced(strength=SIGMA),
     Resized(strength=SIGMA, shared=0),
+    Correlated(strength=SIGMA),
     Banded(strength=SIGMA, shared=0),
 ]
 
@@ -229,6 +231,31 @@ def test_resized_noise_is_linear_within_every_pixel_of_the_small_image() -> None
         assert ((bent == 1) | (bent == 2)).all()
 
 
+@pytest.mark.parametrize("blur", [0, 0.5, 1, 2])
+def test_correlated_noise_is_correlated_as_its_blur_makes_it(blur: float) -> None:
+    noise = noise_grey(Correlated(strength=SIGMA, blur=(blur, blur)), flat(samples=300))
+    unit = np.zeros(61)
+    unit[30] = 1
+    kernel = scipy.ndimage.gaussian_filter1d(unit, blur, truncate=9) if blur else unit
+    along = np.correlate(kernel, kernel, "full")[60:] / np.square(kernel).sum()
+    for (down, right), (value, tolerance) in correlations(noise).items():
+        assert value == pytest.approx(along[down] * along[right], abs=tolerance + 2e-3), (down, right)
+
+
+def test_channels_share_half_the_power_of_correlated_noise_on_average_and_any_share_of_a_sample() -> None:
+    noise = noise_grey(Correlated(strength=SIGMA, blur=(0, 0)), flat(samples=400))
+    of_samples = (noise[:, 0] * noise[:, 1]).mean(dim=(1, 2)) / 400
+    assert of_samples.mean().item() == pytest.approx(0.5, abs=5 * math.sqrt(1 / 12 / 400))
+    assert of_samples.std().item() == pytest.approx(math.sqrt(1 / 12), abs=0.05)
+
+
+def test_every_sample_of_correlated_noise_has_its_own_blur() -> None:
+    noise = noise_grey(Correlated(strength=SIGMA, blur=(0, 3)), flat(samples=200))
+    neighbours = (noise[..., 1:] * noise[..., :-1]).mean(dim=(1, 2, 3)) / noise.square().mean(dim=(1, 2, 3))
+    assert neighbours.min().item() < 0.3
+    assert neighbours.max().item() > 0.8
+
+
 @pytest.mark.parametrize(("columns", "axis"), [(0, 3), (1, 2)])
 @pytest.mark.parametrize("shared", [0, 1])
 def test_bands_are_constant_along_their_lines_and_independent_across(
@@ -270,6 +297,10 @@ def test_channels_share_one_pattern_as_often_as_asked(kind: Any) -> None:
         (Resized, {"scale": 0.5}, "scale is 0.5; noise is enlarged"),
         (Resized, {"scale": math.inf}, "scale is inf; noise is enlarged"),
         (Resized, {"shared": -1}, "shared is -1"),
+        (Correlated, {"blur": (2, 1)}, r"blur is \(2, 1\); a pair"),
+        (Correlated, {"blur": 2}, "blur is 2; a pair"),
+        (Correlated, {"blur": (-1, 1)}, r"blur is \(-1, 1\); a pair"),
+        (Correlated, {"blur": (0, 9)}, r"blur is \(0, 9\); a pair .* <= 8 is needed"),
         (Banded, {"columns": 1.5}, "columns is 1.5"),
         (Sparse, {"noise": PoissonGaussian()}, "depends on the image; wrap Gaussian"),
         (Attenuated, {"noise": Banded()}, "depends on the image; wrap Gaussian"),
@@ -288,7 +319,8 @@ def test_a_pool_refuses_noise_that_depends_on_the_image(family: Family) -> None:
 
 def test_noise_itself_stays_within_minus_1_and_1() -> None:
     strong = Strength.fixed(300)
-    for family in (Resized(strength=strong), Banded(strength=strong), Demosaiced(strength=strong)):
+    for kind in (Resized, Correlated, Banded, Demosaiced):
+        family: Any = kind(strength=strong)
         assert noise_grey(family, flat(samples=4)).abs().max().item() == pytest.approx(255, abs=1e-4)
 
 
@@ -334,7 +366,7 @@ def test_each_sample_has_its_own_strength() -> None:
         families=st.lists(
             st.sampled_from(
                 [PoissonGaussian(), Demosaiced(), Demosaiced(mosaics_image=True), Resized(), Banded(),
-                 Resized(scale=7.3), Gaussian(), SaltAndPepper()]
+                 Resized(scale=7.3), Correlated(), Gaussian(), SaltAndPepper()]
             ),
             min_size=1, max_size=3,
         ).map(tuple),
@@ -364,7 +396,7 @@ def test_any_batch_keeps_its_type_and_size_and_its_own_values(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    family=st.sampled_from([PoissonGaussian, Demosaiced, Resized, Banded]),
+    family=st.sampled_from([PoissonGaussian, Demosaiced, Resized, Correlated, Banded]),
     size=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     seed=st.integers(0, 99),
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from steadylens.noise.camera import Demosaiced, Resized
+from steadylens.noise.camera import Correlated, Demosaiced, Resized
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Gaussian, Strength
 from steadylens.noise.jpeg import Jpeg
@@ -66,6 +66,6 @@ def test_noise_for_certificates_is_neither_clipped_nor_rounded() -> None:
 def test_most_noise_of_cameras_is_shared_by_neighbours() -> None:
     found = shares(CAMERA_NOISE)
     plain = [(family.noise if isinstance(family, Jpeg) else family, share) for family, share in found]
-    shared = sum(share for family, share in plain if isinstance(family, Demosaiced | Resized))
-    assert shared == pytest.approx(6 / 9)
-    assert sum(share for family, share in found if isinstance(family, Jpeg)) == pytest.approx(4 / 9)
+    shared = sum(share for family, share in plain if isinstance(family, Demosaiced | Resized | Correlated))
+    assert shared == pytest.approx(10 / 13)
+    assert sum(share for family, share in found if isinstance(family, Jpeg)) == pytest.approx(6 / 13)

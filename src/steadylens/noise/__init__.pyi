@@ -1,4 +1,5 @@
 from .camera import Banded as Banded
+from .camera import Correlated as Correlated
 from .camera import Demosaiced as Demosaiced
 from .camera import PoissonGaussian as PoissonGaussian
 from .camera import Resized as Resized
@@ -19,6 +20,7 @@ from .pool import NoisePool as NoisePool
 __all__ = [
     "Attenuated",
     "Banded",
+    "Correlated",
     "Degradation",
     "Demosaiced",
     "Family",

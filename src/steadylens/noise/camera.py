@@ -11,11 +11,19 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import conv2d, pad
 
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.tensors import GREY_LEVELS
-from steadylens.noise.families import NORMAL, Distribution, Range, Strength, check_share, check_strength
+from steadylens.noise.families import (
+    NORMAL,
+    Distribution,
+    Range,
+    Strength,
+    check_range,
+    check_share,
+    check_strength,
+)
 
 MANY_PHOTONS = 1 << 20
 """From so many photons at white the counts are drawn from a normal distribution: their skewness is 0.001."""
@@ -27,6 +35,12 @@ A quarter of the pixels measure red themselves, for half of them it is the mean 
 last quarter that of four: (1 + 2/2 + 1/4) / 4 = 9/16; blue likewise. Half the pixels measure green, and for
 the others it is the mean of four: (1 + 1/4) / 2 = 5/8.
 """
+
+MOST_BLUR = 8
+"""The widest blur of correlated noise, in pixels."""
+
+LEAST_BLUR = 1e-3
+"""A blur of which nothing is left between pixels; less would divide by 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,6 +206,49 @@ class Resized(_CameraNoise):
                 noise.gather(axis, index), noise.gather(axis, index + 1), share.view(line)
             ).div_(strength)
         return noise.mul_(sigma)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Correlated(_CameraNoise):
+    """Gaussian noise that was blurred, as smoothing, demosaicing and resizing in a camera leave it.
+
+    A pattern that all channels share, brightness, and one for each channel, colour, are added. Each sample
+    draws a blur for either pattern, and what share of the variance each has.
+
+    Attributes:
+        strength: The range of standard deviations after the blur.
+        blur: The range of the standard deviation of the Gaussian blur, in pixels, at most 8.
+    """
+
+    blur: Range = (0.3, 2.0)
+    name: ClassVar[str] = "correlated"
+    shared: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        _CameraNoise.__post_init__(self)
+        check_range("blur", self.blur, most=MOST_BLUR)
+
+    def draw_noise(
+        self, images: Tensor, *, sigma: Tensor, shared: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Returns the noise for images; see `ImageFamily`."""
+        count, channels, height, width = images.shape
+        draws = torch.rand((3, count, 1), generator=generator, device=generator.device)
+        low, high = self.blur
+        blurs = low + (high - low) * draws[:2]
+        blurs = torch.cat([blurs[0], blurs[1].expand(count, channels)], dim=1).flatten()
+        radius = math.ceil(3 * high)
+        place = torch.arange(-radius, radius + 1, device=blurs.device)
+        kernels = torch.exp(-(place / blurs.clamp(min=LEAST_BLUR)[:, None]).square() / 2)
+        kernels = kernels / kernels.norm(dim=1, keepdim=True)  # so that the variance stays 1
+        planes = len(kernels)
+        noise = _normal((1, planes, height + 2 * radius, width + 2 * radius), generator)
+        noise = conv2d(noise, kernels.view(planes, 1, -1, 1), groups=planes)
+        noise = conv2d(noise, kernels.view(planes, 1, 1, -1), groups=planes)
+        noise = noise.view(count, channels + 1, height, width)
+        share = draws[2].view(-1, 1, 1, 1)
+        brightness, colour = noise[:, :1], noise[:, 1:]
+        return (brightness * share.sqrt() + colour * (1 - share).sqrt()).mul_(sigma)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -131,10 +131,15 @@ def check_share(name: str, value: object) -> None:
         raise SettingError(f"{name} is {value}, a probability from 0 to 1 is needed")
 
 
-def _check_range(name: str, value: object) -> None:
+def check_range(name: str, value: object, *, most: float = 1) -> None:
+    """Refuses what is no pair (low, high) with 0 <= low <= high <= `most`.
+
+    Raises:
+        SettingError: If it is something else.
+    """
     pair = isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(end, Real) for end in value)
-    if not pair or not 0 <= value[0] <= value[1] <= 1:  # type: ignore[index]
-        raise SettingError(f"{name} is {value}; a pair (low, high) with 0 <= low <= high <= 1 is needed")
+    if not pair or not 0 <= value[0] <= value[1] <= most:  # type: ignore[index]
+        raise SettingError(f"{name} is {value}; a pair (low, high) with 0 <= low <= high <= {most} is needed")
 
 
 def check_strength(value: object) -> None:
@@ -328,7 +333,7 @@ class Sparse(_Masked):
 
     def __post_init__(self) -> None:
         _Masked.__post_init__(self)
-        _check_range("density", self.density)
+        check_range("density", self.density)
 
     @property
     def name(self) -> str:
@@ -356,8 +361,8 @@ class Attenuated(_Masked):
 
     def __post_init__(self) -> None:
         _Masked.__post_init__(self)
-        _check_range("density", self.density)
-        _check_range("factor", self.factor)
+        check_range("density", self.density)
+        check_range("factor", self.factor)
 
     @property
     def name(self) -> str:
@@ -384,4 +389,4 @@ class SaltAndPepper:
 
     def __post_init__(self) -> None:
         check_share("shared", self.shared)
-        _check_range("density", self.density)
+        check_range("density", self.density)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from steadylens.noise.camera import Demosaiced, PoissonGaussian, Resized
+from steadylens.noise.camera import Correlated, Demosaiced, PoissonGaussian, Resized
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import Attenuated, Gaussian, Laplacian, Sparse, Strength, Uniform
 from steadylens.noise.jpeg import Jpeg
@@ -92,6 +92,7 @@ CAMERA_FAMILIES = (
     PoissonGaussian(strength=CAMERA_STRENGTH),
     Demosaiced(strength=CAMERA_STRENGTH),
     Resized(strength=CAMERA_STRENGTH),
+    Correlated(strength=CAMERA_STRENGTH),
 )
 
 CAMERA_NOISE = Degradation(
@@ -100,7 +101,7 @@ CAMERA_NOISE = Degradation(
         *(Jpeg(noise=noise, quality=(50, 98)) for noise in CAMERA_FAMILIES),
         Gaussian(strength=CAMERA_STRENGTH, shared=0.1),
     ),
-    weights=(1, 2, 1, 1, 2, 1, 1),
+    weights=(1, 1, 1, 3, 1, 1, 1, 3, 1),
     clean_share=0.04,
 )
 """Files of cameras: neighbouring pixels share the noise of most, and nearly half are stored as JPEG."""

@@ -398,9 +398,9 @@ CAMERA = replace(
     name="camera",
     unet=replace(
         PHOTOGRAPH_RESTORER,
-        steps=8_000,
+        steps=5_000,
         loss=LogSquaredError(floor=1e-5),  # 50 dB
-        optimization=OneCycleAdam(learning_rate=7e-4),
+        optimization=OneCycleMuon(learning_rate=1e-3, warmup_share=0.05),
         degradation=CAMERA_NOISE,
         refinements=(),
     ),
