@@ -73,10 +73,14 @@ class Watch:
     _counting: ExitStack = field(default_factory=ExitStack)
 
     @property
+    def profiled_until(self) -> int:
+        """The last step that is profiled; the operations of the one after it are counted."""
+        return UNTIMED + self.timed + self.profiled
+
+    @property
     def steps(self) -> int:
-        """How many steps the training must have."""
-        counted, ending = 1, 1  # no update tells of the step at the end before the stage is over
-        return UNTIMED + self.timed + self.profiled + counted + ending
+        """How many steps the training must have: no update tells of its last one before the stage is over."""
+        return self.profiled_until + 2
 
     def __call__(self, update: Update) -> None:
         """Is told of a step that was just made."""
@@ -88,12 +92,12 @@ class Watch:
         if update.done == UNTIMED + self.timed:
             self._profiler = profile(activities=[ProfilerActivity.CPU])
             self._profiler.start()
-        elif update.done == self.steps - 2:
+        elif update.done == self.profiled_until:
             assert self._profiler is not None
             self._profiler.stop()
             self.share = share_of_products(self._profiler)
             self._counter = self._counting.enter_context(FlopCounterMode(display=False))
-        elif update.done == self.steps - 1:
+        elif update.done == self.profiled_until + 1:
             assert self._counter is not None
             self._counting.close()
             self.operations = self._counter.get_total_flops()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import steadylens
 from steadylens.checkpoints.checkpoint import save_model
+from steadylens.checkpoints.loading import load_net
 from steadylens.errors import CheckpointError, ImageError, SettingError
 from steadylens.images.tensors import to_float, to_uint8
 from steadylens.inference.restorer import Restorer, restore, restorer_of
@@ -53,6 +54,9 @@ def test_a_restorer_knows_the_name_of_a_packaged_net_and_of_no_other(tmp_path: P
     assert restorer_of("l3-gtsrb").packaged == "l3-gtsrb"
     assert restorer_of(tmp_path / "l3-gtsrb.safetensors").packaged == ""
     assert restorer_of(net).packaged == ""
+    loaded = load_net("l3-gtsrb")
+    assert restorer_of(loaded).packaged == "l3-gtsrb"
+    assert not loaded.in_front_of(load_net("sign-gtsrb")).packaged
 
 
 def test_tiles_do_not_show() -> None:

@@ -316,7 +316,7 @@ def test_the_mean_is_stored_with_the_weights_and_is_not_trained() -> None:
 
 
 def test_its_layers_get_the_gradients_of_the_published_net() -> None:
-    # In double precision: rounding decides which of two nearly equal numbers a maximum takes, and gets the gradient.
+    # In double precision: of two nearly equal numbers, rounding decides which one gets a maximum's gradient.
     net, images = SignNet().double().eval(), random_signs(2).double()
     torch.autograd.backward(net(images).square().sum())
     leaves = {name: value.detach().clone().requires_grad_() for name, value in net.state_dict().items()}

@@ -40,12 +40,14 @@ class LoadedNet:
         module: The net, in eval mode.
         info: How it was trained, as far as its file says.
         known_as: Its name in the files of nets that are made from it; by default `name`.
+        packaged: Its name in `PRETRAINED`; empty if it is none of those.
     """
 
     name: str
     module: nn.Module
     info: TrainingInfo = field(default_factory=TrainingInfo)
     known_as: str = ""
+    packaged: str = ""
 
     @property
     def task(self) -> str | None:
@@ -96,6 +98,7 @@ class LoadedNet:
             name=f"behind {self.name}",
             module=pair,
             info=replace(classifier.info, seconds_before=before),
+            packaged="",
         )
 
     def pair(self) -> FusedClassifier:
@@ -154,7 +157,13 @@ def load_net(source: str | Path, *, task: str | None = None, alternatives: str =
         raise SettingError(
             f"{source} holds a {type(module).__name__}, where a {_WANTED[task]} or a file{alternatives}"
         )
-    return LoadedNet(name=name, module=module, info=TrainingInfo.of_plain(about, name=name))
+    info = TrainingInfo.of_plain(about, name=name)
+    return LoadedNet(name=name, module=module, info=info, packaged=packaged_name(source))
+
+
+def packaged_name(source: str | Path) -> str:
+    """Returns the name of a packaged net, or an empty text for any other source of a net."""
+    return str(source) if str(source) in PRETRAINED else ""
 
 
 def load_classifier(
@@ -274,7 +283,7 @@ def check_order(classifier: LoadedNet, class_names: Sequence[str], data: str) ->
 def _read(source: str | Path, alternatives: str = "") -> tuple[str, nn.Module, dict[str, Any]]:
     """Returns the name of a net, the net, and the information in its file, which may be of any form."""
     path = Path(source)
-    if str(source) in PRETRAINED or path.is_file() or path.suffix == SUFFIX:
+    if packaged_name(source) or path.is_file() or path.suffix == SUFFIX:
         module, about = load_model(source)
         return path.stem, module, about
     raise SettingError(

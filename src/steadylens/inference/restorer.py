@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from steadylens.checkpoints.checkpoint import PRETRAINED
-from steadylens.checkpoints.loading import load
+from steadylens.checkpoints.loading import LoadedNet, load, packaged_name
 from steadylens.checkpoints.packaged import DEFAULT_RESTORER
 from steadylens.devices import device_named, evaluating
 from steadylens.errors import ImageError, SettingError
@@ -109,7 +108,7 @@ class Restorer:
 
 
 def restorer_of(
-    net: str | Path | ImageToImage,
+    net: str | Path | LoadedNet | ImageToImage,
     *,
     margin: int | None = None,
     tile: int | None = None,
@@ -117,7 +116,7 @@ def restorer_of(
     strength: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Restorer:
-    """Prepares a net for images of any size; the arguments are those of `restore`.
+    """Prepares a net for images of any size; the arguments are those of `restore`, and it may be loaded.
 
     Raises:
         SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, the
@@ -126,10 +125,12 @@ def restorer_of(
         CheckpointError: If a file cannot be used.
     """
     device = device_named(device) if isinstance(device, str) else device
-    packaged = str(net) if isinstance(net, str | Path) and str(net) in PRETRAINED else ""
+    packaged = ""
     if isinstance(net, str | Path):
-        ours = load(net).to(device)
-        net = ours.to(memory_format=torch.channels_last)
+        packaged = packaged_name(net)
+        net = load(net).to(device).to(memory_format=torch.channels_last)
+    elif isinstance(net, LoadedNet):
+        packaged, net = net.packaged, net.module
     _check_types(net)
     place = _device_of(net) if device is None else device
     facts = facts_of(net)

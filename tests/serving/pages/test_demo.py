@@ -20,6 +20,7 @@ import steadylens
 from steadylens.data import sources
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.preprocessing import Fit
+from steadylens.inference.restorer import restorer_of
 from steadylens.nets.classification import FusedClassifier
 from steadylens.nets.restoration import RestorationNet
 from steadylens.noise.degradation import Degradation
@@ -146,7 +147,7 @@ def test_a_file_with_the_name_of_a_packaged_net_is_none(tmp_path: Path) -> None:
     shutil.copy(Path(steadylens.__file__).parent / "weights" / "l3-gtsrb.safetensors", own)
     for restorer, packaged in ((str(own), ""), ("unet-photos", "unet-photos")):
         found = DemoNets.named(restorer, "sign-gtsrb", "fused-gtsrb", device=torch.device("cpu"))
-        assert found.packaged == packaged
+        assert restorer_of(found.restorer).packaged == packaged
 
 
 def photograph(width: int, height: int) -> Image.Image:

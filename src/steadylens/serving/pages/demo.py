@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from steadylens.checkpoints.checkpoint import PRETRAINED
 from steadylens.checkpoints.loading import LoadedNet, count_classes, load_classifier, load_net
 from steadylens.data.signs.synthetic_signs import draw_track
 from steadylens.devices import evaluating
@@ -172,14 +171,12 @@ class DemoNets:
         classifier: The classifier alone.
         fused: A classifier behind a restorer, which need not be the one above.
         device: The device of all three.
-        packaged: The packaged name of the restorer; empty if it is none of the packaged ones.
     """
 
     restorer: LoadedNet
     classifier: LoadedNet
     fused: LoadedNet
     device: torch.device
-    packaged: str = ""
 
     @classmethod
     def named(
@@ -219,7 +216,6 @@ class DemoNets:
             classifier=alone,
             fused=pair,
             device=device,
-            packaged=restorer if restorer in PRETRAINED else "",
         )
         for net in (nets.restorer, nets.classifier, nets.fused):
             net.module.to(device)
@@ -227,7 +223,7 @@ class DemoNets:
 
     def restore(self, images: Tensor) -> Tensor:
         """Restores images (N, 3, H, W) of any size, a tile at a time; the result is not clipped."""
-        return restorer_of(self.restorer.module, device=self.device)(images)
+        return restorer_of(self.restorer, device=self.device)(images)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,6 @@ from elsewhere.
 
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib.resources import files
 
 import torch
@@ -60,9 +59,8 @@ def application(nets: DemoNets) -> FastAPI:
     """
     learned = learned_photographs(nets.restorer)
     dtype = torch.bfloat16 if has_fast_bfloat16(nets.device) else torch.float32
-    restorer = restorer_of(nets.restorer.module, device=nets.device, dtype=dtype)
     photographs = PhotographPage(
-        replace(restorer, packaged=nets.packaged),
+        restorer_of(nets.restorer, device=nets.device, dtype=dtype),
         net=nets.restorer.name,
         learned_photographs=learned,
     )
