@@ -380,9 +380,9 @@ PHOTOGRAPH_RESTORER = replace(
             start_share=0.4,  # better than either net on validation photographs, as averages often are
         ),
         Refinement(
-            steps=5_000,
+            steps=2_000,
             loss=LogSquaredError(floor=3e-5),
-            optimization=OneCycleMuon(learning_rate=8e-4, warmup_share=0.05),
+            optimization=OneCycleMuon(learning_rate=2e-4, warmup_share=0.05),
             degradation=replace(PHOTOGRAPH_NOISE, weights=(2, 6, 0.2), clean_share=0.03),
             batch=7,
             patch=192,
