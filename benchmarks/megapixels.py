@@ -9,10 +9,9 @@ tells, and its time is scaled.
 Two limits of the machine are measured: the rate of a product of large matrices in the same precision, and
 the rate at which memory is copied. The share of the first counts the multiplications of all tiles, overlap
 included; that of the second counts what all convolutions read and write once. The rivals have random
-weights, which say nothing of quality. What bfloat16 and int8 cost is measured on images with float noise,
-where a folder is given.
+weights, which say nothing of quality.
 
-    python benchmarks/megapixels.py --images CBSD68 --out results/benchmarks/megapixels.json
+    python benchmarks/megapixels.py --out results/benchmarks/megapixels.json
 """
 
 import argparse
@@ -30,7 +29,6 @@ from typing import Any
 import torch
 from engines import operations, quickest
 from largeimages import run
-from photographs import evenly_spaced
 from PIL import Image
 from rivals import ColourDnCNN, ColourFFDNet
 from torch import Tensor, nn
@@ -38,15 +36,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from writing import publish
 
-import steadylens
 from steadylens.devices import evaluating, has_fast_bfloat16
-from steadylens.images.tensors import read_image, tensor_to_pil, to_float, to_uint8
+from steadylens.images.tensors import tensor_to_pil, to_uint8
 from steadylens.inference.engines import (
     Engine,
     OnnxEngine,
     OpenVinoEngine,
     TorchEngine,
-    to_int8,
     to_onnx,
     to_openvino,
     to_program,
@@ -56,8 +52,6 @@ from steadylens.inference.jobs import RestoreJob
 from steadylens.inference.restorer import Restorer, restorer_of
 from steadylens.inference.signature import signature_of
 from steadylens.inference.tiling import Span, tiles
-from steadylens.metrics import psnr
-from steadylens.randomness import derived_generator
 from steadylens.training.run import device_name
 
 CPU = torch.device("cpu")
@@ -75,9 +69,6 @@ TILE_OF_RIVALS = 640
 ENGINES = ("PyTorch", "ONNX Runtime", "OpenVINO", "OpenVINO, a tile a thread")
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-SIGMAS_GREY = (0, 5, 15, 25, 50)
-"""At which strengths of noise the cost of a precision is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -312,59 +303,12 @@ def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, object]]:
 SECONDS = "seconds for 12 megapixels"
 
 
-# What a lower precision costs.
-
-
-def precision_costs(net: str, folder: Path, count: int) -> list[dict[str, object]]:
-    """Returns the loss of PSNR in dB against float32 by strength of the noise, and the time per megapixel.
-
-    For int8, ONNX Runtime chooses the scales on other images of the folder, with the same strengths of noise.
-    """
-    module = steadylens.load(net).requires_grad_(False)
-    files = sorted(folder.glob("*.png"))
-    chosen = evenly_spaced(files, count)
-    others = evenly_spaced([path for path in files if path not in chosen], count)
-    signature = signature_of(module)
-    model = to_onnx(to_program(module, signature), signature)
-    quantised = to_int8(model, (noisy for sigma in SIGMAS_GREY for _, noisy in _noisy(others, sigma)))
-    engines: dict[str, Engine] = {
-        "PyTorch, float32": TorchEngine(module),
-        "PyTorch, bfloat16": TorchEngine(module, dtype=torch.bfloat16),
-        "OpenVINO, bfloat16": OpenVinoEngine(to_openvino(model, signature), signature, dtype=torch.bfloat16),
-        "ONNX Runtime, int8": OnnxEngine(quantised, signature),
-        "OpenVINO, int8": OpenVinoEngine(to_openvino(quantised, signature), signature),
-    }
-    rows: dict[str, dict[str, object]] = {name: {"engine": name} for name in engines}
-    exact: dict[int, float] = {}
-    for sigma in SIGMAS_GREY:
-        pairs = list(_noisy(chosen, sigma))
-        for name, engine in engines.items():
-            begin = time.perf_counter()
-            restored = [engine(noisy).clamp(0, 1) for _, noisy in pairs]
-            pixels = sum(clean[0, 0].numel() for clean, _ in pairs)
-            rows[name]["seconds a megapixel"] = f"{1e6 * (time.perf_counter() - begin) / pixels:.3f}"
-            values = [float(psnr(image, clean)) for image, (clean, _) in zip(restored, pairs, strict=True)]
-            mean = sum(values) / len(values)
-            exact.setdefault(sigma, mean)
-            rows[name][f"loss at sigma {sigma}"] = f"{exact[sigma] - mean:.3f}"
-    return list(rows.values())
-
-
-def _noisy(paths: Sequence[Path], sigma: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for path in paths:
-        clean = to_float(read_image(path))[None]
-        generator = derived_generator(0, "photographs", path.stem, sigma)
-        yield clean, clean + torch.randn(clean.shape, generator=generator) * (sigma / 255)
-
-
 def main() -> None:
     """Measures, prints the tables, and writes them to a file on request."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
         "--nets", nargs="+", default=["unet-photos", "l11-gtsrb"], help="ours, the main one first"
     )
-    parser.add_argument("--images", type=Path, help="folder of PNG files, for the cost of precisions")
-    parser.add_argument("--count", type=int, default=9, help="how many of them")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each combination")
     parser.add_argument("--part", type=int, default=1, help="the first net restores 1/N of the picture")
     parser.add_argument("--slow-part", type=int, default=4, help="the other nets restore 1/N of the picture")
@@ -392,10 +336,6 @@ def main() -> None:
         f"files of 12 megapixels, {named(given.nets[0])} in {quickest_of_ours.engine}, "
         f"{quickest_of_ours.precision}": files,
     }
-    if given.images is not None:
-        result["what a precision costs, PSNR in dB"] = alone(
-            precision_costs, given.nets[0], given.images, given.count
-        )
     publish(result, given.out)
 
 
