@@ -386,6 +386,7 @@ PHOTOGRAPH_RESTORER = replace(
             degradation=replace(PHOTOGRAPH_NOISE, weights=(2, 6, 0.2), clean_share=0.03),
             batch=7,
             patch=192,
+            start_share=0.5,
         ),
     ),
 )
