@@ -399,7 +399,7 @@ CAMERA = replace(
     name="camera",
     unet=replace(
         PHOTOGRAPH_RESTORER,
-        steps=5_000,
+        steps=3_200,
         loss=LogSquaredError(floor=1e-5),  # 50 dB
         optimization=OneCycleMuon(learning_rate=1e-3, warmup_share=0.05),
         degradation=CAMERA_NOISE,
