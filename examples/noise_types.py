@@ -31,7 +31,7 @@ from steadylens import (
 from steadylens.noise import Family
 
 # %%
-# The first types treat every value alike, the last five are as cameras make noise.
+# The first types treat every value alike, the last six are as cameras make noise.
 # All the types below but salt and pepper have a standard deviation of 40 grey levels of 255.
 # ``shared=0`` gives each colour noise of its own, ``shared=1`` gives all three the same.
 
@@ -51,7 +51,7 @@ types: dict[str, Family] = {
     "photons: stronger where it is bright": PoissonGaussian(strength=strength),
     "demosaiced: blurred by the camera": Demosaiced(strength=strength),
     "resized: enlarged twofold": Resized(strength=strength, shared=0),
-    "correlated: blurred, in brightness and colour": Correlated(strength=strength, blur=(1, 1)),
+    "correlated: blurred, partly shared by the colours": Correlated(strength=strength, blur=(1, 1)),
     "banded: the same along each row": Banded(strength=strength, shared=1, columns=0),
     "Gaussian, then JPEG of quality 50": Jpeg(noise=Gaussian(strength=strength, shared=0), quality=(50, 50)),
 }

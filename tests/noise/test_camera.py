@@ -18,7 +18,7 @@ from torch import Tensor
 from steadylens.errors import ImageError, SettingError
 from steadylens.noise.camera import Banded, Correlated, Demosaiced, PoissonGaussian, Resized
 from steadylens.noise.degradation import Degradation
-from steadylens.noise.families import Attenuated, Family, Gaussian, SaltAndPepper, Sparse, Strength
+from steadylens.noise.families import Attenuated, Family, Gaussian, Range, SaltAndPepper, Sparse, Strength
 from steadylens.noise.pool import NoisePool
 
 SIGMA = Strength.fixed(20)
@@ -240,6 +240,38 @@ def test_correlated_noise_is_correlated_as_its_blur_makes_it(blur: float) -> Non
     along = np.correlate(kernel, kernel, "full")[60:] / np.square(kernel).sum()
     for (down, right), (value, tolerance) in correlations(noise).items():
         assert value == pytest.approx(along[down] * along[right], abs=tolerance + 2e-3), (down, right)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize("blur", [(0, 0), (0, 8), (8, 8)])
+def test_correlated_noise_is_as_strong_at_the_border_as_within(blur: Range, channels: int) -> None:
+    noise = noise_grey(Correlated(strength=SIGMA, blur=blur), torch.full((900, channels, 9, 9), 0.5))
+    for part in (noise, noise[..., 0, :], noise[..., :, -1]):
+        power, error = mean_over_samples(part.square())
+        assert power == pytest.approx(400, abs=error)
+
+
+def test_the_channels_of_a_sample_have_one_blur_and_what_they_share_another() -> None:
+    noise = noise_grey(Correlated(strength=SIGMA, blur=(0, 3)), flat(samples=300, size=64))
+    own = torch.stack([noise[:, 0] - noise[:, 1], noise[:, 1] - noise[:, 2]])
+    first, second = (own[..., 1:] * own[..., :-1]).mean(dim=(2, 3)) / own.square().mean(dim=(2, 3))
+    assert np.corrcoef(first.numpy(), second.numpy())[0, 1] > 0.95
+    power = (noise[:, 0] * noise[:, 1]).mean(dim=(1, 2))
+    shared = (noise[:, 0, :, 1:] * noise[:, 1, :, :-1]).mean(dim=(1, 2)) / power
+    much = power > 100  # else there is little to divide by
+    assert much.sum() > 100
+    assert abs(np.corrcoef(first[much].numpy(), shared[much].numpy())[0, 1]) < 0.3
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=name_of)
+def test_no_images_get_no_noise_and_autocast_changes_none(family: Any) -> None:
+    images = flat(samples=4)
+    drawn = [noise_grey(family, images)]
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn.append(noise_grey(family, images))
+    assert torch.equal(*drawn)
+    none, flags = torch.empty(0, 3, 8, 8), torch.empty(0, 1, 1, 1)
+    assert family.draw_noise(none, sigma=flags, shared=flags > 0, generator=seeded()).shape == none.shape
 
 
 def test_channels_share_half_the_power_of_correlated_noise_on_average_and_any_share_of_a_sample() -> None:

@@ -187,10 +187,12 @@ def test_refinements_go_on_with_what_they_change_and_keep_the_rest() -> None:
         assert part.loss.floor < before.loss.floor
 
 
-def test_the_last_phase_on_photographs_has_patches_and_weights_of_its_own() -> None:
-    first, *_, before, last = PHOTOGRAPHS.unet.parts
+def test_the_last_two_phases_on_photographs_have_patches_and_weights_of_their_own() -> None:
+    first, *_, before, fifth, sixth = PHOTOGRAPHS.unet.parts
     assert (before.batch, before.patch, before.start_share) == (first.batch, first.patch, 0) == (16, 128, 0)
-    assert (last.batch, last.patch, last.start_share) == (7, 192, 0.4)
+    assert (fifth.batch, fifth.patch, fifth.start_share) == (7, 192, 0.4)
+    assert (sixth.batch, sixth.patch, sixth.start_share) == (7, 192, 0.5)
+    assert len(CAMERA.unet.parts) == 1
     with pytest.raises(SettingError, match="start_share is 1, it must lie in"):
         replace(PHOTOGRAPHS.unet.refinements[-1], start_share=1)
 
@@ -241,7 +243,7 @@ def test_the_patch_suits_every_net(recipe: Recipe) -> None:
 
 @each_recipe
 def test_every_training_builds_its_optimizer_and_keeps_its_rate_above_zero(recipe: Recipe) -> None:
-    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    net = nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(3)))  # one between the others, for Muon
     for settings in trainings(recipe):
         optimizer = settings.optimization.optimizer(net)
         assert all(group["full_lr"] > 0 for group in optimizer.param_groups)

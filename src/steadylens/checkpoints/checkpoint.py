@@ -218,6 +218,11 @@ PRETRAINED = (
 """Names of the packaged nets: the restorers of Table 1, the sign net, a fused classifier, and U-Nets."""
 
 
+def packaged_name(source: str | Path) -> str:
+    """Returns the name of a packaged net, or an empty text for any other source of a net."""
+    return str(source) if str(source) in PRETRAINED else ""
+
+
 def packaged_file(name: str) -> AbstractContextManager[Path]:
     """Returns a context with the file of one of `PRETRAINED`."""
     return as_file(files("steadylens") / "weights" / f"{name}{SUFFIX}")
@@ -297,8 +302,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             architecture or the checksum, or if they are not finite.
         MissingExtraError: If the net needs a library that is not installed.
     """
-    if str(path) in PRETRAINED:
-        with packaged_file(str(path)) as file:
+    if name := packaged_name(path):
+        with packaged_file(name) as file:
             net, known = load_model(file)
         return net, {"licence": LICENCE, **known}
     path = Path(path)

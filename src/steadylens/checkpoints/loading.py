@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from steadylens.checkpoints.checkpoint import PRETRAINED, SUFFIX, TrainingInfo, load_model
+from steadylens.checkpoints.checkpoint import PRETRAINED, SUFFIX, TrainingInfo, load_model, packaged_name
 from steadylens.devices import evaluating
 from steadylens.errors import SettingError, SteadylensError
 from steadylens.images.preprocessing import Fit, PreprocessingOptions
@@ -161,11 +161,6 @@ def load_net(source: str | Path, *, task: str | None = None, alternatives: str =
     return LoadedNet(name=name, module=module, info=info, packaged=packaged_name(source))
 
 
-def packaged_name(source: str | Path) -> str:
-    """Returns the name of a packaged net, or an empty text for any other source of a net."""
-    return str(source) if str(source) in PRETRAINED else ""
-
-
 def load_classifier(
     source: str | Path,
     *,
@@ -306,7 +301,7 @@ def _own_classifier(source: str | Path, options: PreprocessingOptions) -> Loaded
     fit.check_size(loaded.size)
     fit = fit.simplest(loaded.size)
     set_fit(loaded.module, fit)
-    return replace(loaded, info=replace(loaded.info, fit=fit))
+    return replace(loaded, info=replace(loaded.info, fit=fit), packaged="")
 
 
 def _checked(classifier: LoadedNet) -> LoadedNet:

@@ -63,6 +63,7 @@ class NoiseName(StrEnum):
     poisson = "poisson"
     demosaiced = "demosaiced"
     resized = "resized"
+    correlated = "correlated"
     banded = "banded"
     jpeg = "jpeg"
 
@@ -189,9 +190,9 @@ class SamplingOptions:
         typer.Option(
             help="Kind of noise under which answers must stay right; gaussian by default. May be repeated: "
             "each gives a table. sparse, attenuated: Gaussian noise, at a fifth of the values only, or "
-            "weaker at the others. poisson: photons, stronger where it is bright. demosaiced, resized: "
-            "blurred by a camera, or by enlarging twofold. banded: whole rows or columns. jpeg: Gaussian, "
-            "then stored as JPEG."
+            "weaker at the others. poisson: photons, stronger where it is bright. demosaiced, resized, "
+            "correlated: blurred by a camera, by enlarging twofold, or by one pixel. banded: whole rows or "
+            "columns. jpeg: Gaussian, then stored as JPEG."
         ),
     ] = None
 

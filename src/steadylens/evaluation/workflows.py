@@ -152,7 +152,7 @@ def _copied(net: LoadedNet) -> LoadedNet:
 
     Without a name it is not listed among the origins of the pair, whose file already describes this run.
     """
-    return replace(net, name="", module=copy.deepcopy(net.module))
+    return replace(net, name="", module=copy.deepcopy(net.module), packaged="")
 
 
 def _measure_further_seeds(run: Run, front: LoadedNet, models: Path, records: Path) -> Iterator[Measurement]:

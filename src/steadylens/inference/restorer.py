@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from steadylens.checkpoints.loading import LoadedNet, load, packaged_name
+from steadylens.checkpoints.checkpoint import packaged_name
+from steadylens.checkpoints.loading import LoadedNet, load
 from steadylens.checkpoints.packaged import DEFAULT_RESTORER
 from steadylens.devices import device_named, evaluating
 from steadylens.errors import ImageError, SettingError
@@ -116,7 +117,9 @@ def restorer_of(
     strength: float = 1.0,
     dtype: torch.dtype = torch.float32,
 ) -> Restorer:
-    """Prepares a net for images of any size; the arguments are those of `restore`, and it may be loaded.
+    """Prepares a net for images of any size; the arguments are those of `restore`.
+
+    The net may also be a `LoadedNet`, which stays on its device, as any net that is not given by name.
 
     Raises:
         SettingError: If the net is a classifier or one of ours not in float32, its margin is unknown, the

@@ -37,10 +37,10 @@ the others it is the mean of four: (1 + 1/4) / 2 = 5/8.
 """
 
 MOST_BLUR = 8
-"""The widest blur of correlated noise, in pixels."""
+"""The widest blur of correlated noise, in pixels: its kernel has 49 weights."""
 
 LEAST_BLUR = 1e-3
-"""A blur of which nothing is left between pixels; less would divide by 0."""
+"""Narrower blurs count as this one, whose kernel is a single pixel; 0 would divide by 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,12 +212,13 @@ class Resized(_CameraNoise):
 class Correlated(_CameraNoise):
     """Gaussian noise that was blurred, as smoothing, demosaicing and resizing in a camera leave it.
 
-    A pattern that all channels share, brightness, and one for each channel, colour, are added. Each sample
-    draws a blur for either pattern, and what share of the variance each has.
+    It is the sum of a pattern that all channels share and of one that each channel has for itself. Every
+    sample draws a blur for the first and another for the others, and the share of the variance that the first
+    has, from 0 to 1.
 
     Attributes:
         strength: The range of standard deviations after the blur.
-        blur: The range of the standard deviation of the Gaussian blur, in pixels, at most 8.
+        blur: The range of the standard deviation of the Gaussian blur in pixels, from 0, white noise, to 8.
     """
 
     blur: Range = (0.3, 2.0)
@@ -233,6 +234,8 @@ class Correlated(_CameraNoise):
     ) -> Tensor:
         """Returns the noise for images; see `ImageFamily`."""
         count, channels, height, width = images.shape
+        if count == 0:
+            return torch.empty_like(images, dtype=torch.float32)
         draws = torch.rand((3, count, 1), generator=generator, device=generator.device)
         low, high = self.blur
         blurs = low + (high - low) * draws[:2]
@@ -243,12 +246,13 @@ class Correlated(_CameraNoise):
         kernels = kernels / kernels.norm(dim=1, keepdim=True)  # so that the variance stays 1
         planes = len(kernels)
         noise = _normal((1, planes, height + 2 * radius, width + 2 * radius), generator)
-        noise = conv2d(noise, kernels.view(planes, 1, -1, 1), groups=planes)
-        noise = conv2d(noise, kernels.view(planes, 1, 1, -1), groups=planes)
+        with torch.autocast(noise.device.type, enabled=False):  # which would round the noise
+            noise = conv2d(noise, kernels.view(planes, 1, -1, 1), groups=planes)
+            noise = conv2d(noise, kernels.view(planes, 1, 1, -1), groups=planes)
         noise = noise.view(count, channels + 1, height, width)
         share = draws[2].view(-1, 1, 1, 1)
-        brightness, colour = noise[:, :1], noise[:, 1:]
-        return (brightness * share.sqrt() + colour * (1 - share).sqrt()).mul_(sigma)
+        common, own = noise[:, :1], noise[:, 1:]
+        return (common * share.sqrt() + own * (1 - share).sqrt()).mul_(sigma)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from steadylens.errors import SettingError
 from steadylens.images.tensors import GREY_LEVELS
-from steadylens.noise.camera import Banded, Demosaiced, PoissonGaussian, Resized
+from steadylens.noise.camera import Banded, Correlated, Demosaiced, PoissonGaussian, Resized
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.families import (
     Attenuated,
@@ -70,6 +70,7 @@ NAMED: Mapping[str, Callable[[float], Family]] = {
     "poisson": lambda sigma: PoissonGaussian(strength=Strength.fixed(sigma)),
     "demosaiced": lambda sigma: Demosaiced(strength=Strength.fixed(sigma)),
     "resized": lambda sigma: Resized(strength=Strength.fixed(sigma), shared=0),
+    "correlated": lambda sigma: Correlated(strength=Strength.fixed(sigma), blur=(1, 1)),
     "banded": lambda sigma: Banded(strength=Strength.fixed(sigma), shared=1),
     "jpeg": lambda sigma: Jpeg(
         noise=Gaussian(strength=Strength.fixed(sigma), shared=0), quality=JPEG_QUALITY

@@ -18,6 +18,7 @@ KINDS = {
     "poisson": ("Poisson-Gaussian", "As of photons: bright pixels are noisier than dark ones."),
     "demosaiced": ("demosaiced", "Blurred as by a camera that interpolates its colours from a Bayer mosaic."),
     "resized": ("resized", "Its grains are two pixels large, as after enlarging a noisy image."),
+    "correlated": ("correlated", "Blurred by one pixel, and partly shared by the colours."),
     "banded": ("banded", "It is constant along whole rows, or along whole columns."),
     "jpeg": (
         "JPEG after Gaussian",

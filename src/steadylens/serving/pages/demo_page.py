@@ -14,7 +14,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
-from steadylens.checkpoints.checkpoint import PRETRAINED
 from steadylens.data.sources import CLASS_NAMES
 from steadylens.errors import MissingExtraError, SettingError, SteadylensError
 from steadylens.serving.pages.demo import (
@@ -143,7 +142,7 @@ class _View(NamedTuple):
 
 
 def _notes(choice: Choice, image: Image.Image, result: DemoResult, nets: DemoNets) -> Iterator[str]:
-    if choice.file is None and {nets.classifier.name, nets.fused.name} <= {*PRETRAINED}:
+    if choice.file is None and nets.classifier.packaged and nets.fused.packaged:
         yield _SYNTHETIC
         if choice == Choice() and result.classifier.changed:
             yield _CHOSEN
