@@ -175,7 +175,7 @@ SAVES_FIRST = {"push_to_hub"}
 NOT_OFFERED = {"Classifying", "check_classes", "count_classes", "export_triton"}
 """What is tried here although no face of a package names it."""
 
-BY_ANY_CALLABLE = {"restore", "restorer_of"}
+BY_ANY_CALLABLE = {"restore"}
 """What takes any function of images, so that its annotation names no net."""
 
 

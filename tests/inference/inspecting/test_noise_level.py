@@ -102,7 +102,12 @@ def test_only_the_usual_net_is_compared_with_the_one_for_coarse_noise() -> None:
 def test_noise_is_coarse_if_the_net_for_it_finds_enough_and_much_more(
     grey: float, camera_grey: float | None, coarse: bool
 ) -> None:
-    assert NoiseLevel(grey=grey, coarse_grey=9, camera_grey=camera_grey).coarse == coarse
+    assert NoiseLevel(grey=grey, coarse_grey=3, camera_grey=camera_grey).coarse == coarse
+
+
+def test_noise_is_coarse_only_if_the_net_for_it_finds_a_fifth_of_what_the_flattest_blocks_show() -> None:
+    assert NoiseLevel(grey=0.2, coarse_grey=9, camera_grey=1.8).coarse
+    assert not NoiseLevel(grey=0.2, coarse_grey=9, camera_grey=1.79).coarse
 
 
 def test_single_pixels_that_are_far_off_are_not_called_clean() -> None:

@@ -92,6 +92,9 @@ COARSE_RATIO = 1.75
 COARSE_GREY = 0.7
 """And if that net finds at least so much: with less, it gained less than 0.6 dB on CC15."""
 
+COARSE_SHARE = 0.2
+"""And this share of what the flattest blocks show: of even texture, such as cloth, it finds less."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoiseLevel:
@@ -134,7 +137,8 @@ class NoiseLevel:
 
         False if nobody knows; only `unet-photos` is compared with that net.
         """
-        least = max(COARSE_GREY, COARSE_RATIO * (self.grey or 0.0))
+        shown = COARSE_SHARE * (self.coarse_grey or 0.0)
+        least = max(COARSE_GREY, COARSE_RATIO * (self.grey or 0.0), shown)
         return self.camera_grey is not None and self.camera_grey >= least
 
     def __str__(self) -> str:
