@@ -120,8 +120,7 @@ def spread(found: Sequence[float | None]) -> str:
     """Returns the median of the numbers that are known, and what 5 % of them stay below and above."""
     values = sorted(value for value in found if value is not None)
     tail = len(values) // 20
-    low, middle, high = values[tail], statistics.median(values), values[-1 - tail]
-    return f"{middle:.2g} ({low:.2g} to {high:.2g})"
+    return f"{statistics.median(values):.2g} ({values[tail]:.2g} to {values[-1 - tail]:.2g})"
 
 
 def share(found: Sequence[bool]) -> str:

@@ -131,15 +131,17 @@ def check_share(name: str, value: object) -> None:
         raise SettingError(f"{name} is {value}, a probability from 0 to 1 is needed")
 
 
-def check_range(name: str, value: object, *, most: float = 1) -> None:
-    """Refuses what is no pair (low, high) with 0 <= low <= high <= `most`.
+def check_range(name: str, value: object, *, least: float = 0, most: float = 1) -> None:
+    """Refuses what is no pair (low, high) with `least` <= low <= high <= `most`.
 
     Raises:
         SettingError: If it is something else.
     """
     pair = isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(end, Real) for end in value)
-    if not pair or not 0 <= value[0] <= value[1] <= most:  # type: ignore[index]
-        raise SettingError(f"{name} is {value}; a pair (low, high) with 0 <= low <= high <= {most} is needed")
+    if not pair or not least <= value[0] <= value[1] <= most:  # type: ignore[index]
+        raise SettingError(
+            f"{name} is {value}; a pair (low, high) with {least} <= low <= high <= {most} is needed"
+        )
 
 
 def check_strength(value: object) -> None:

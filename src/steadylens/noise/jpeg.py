@@ -2,7 +2,6 @@
 
 import io
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from steadylens.errors import ImageError, SettingError
 from steadylens.images.tensors import to_float, to_uint8
-from steadylens.noise.families import LossyFamily, Range, WrappedNoise, is_family
+from steadylens.noise.families import LossyFamily, Range, WrappedNoise, check_range, is_family
 
 BEST_QUALITY = 100
 """The highest quality of a JPEG; libjpeg's scale begins at 1."""
@@ -39,13 +38,7 @@ class Jpeg(WrappedNoise):
                 f"noise is {self.noise!r}; give a family of noise that is not stored yet, Gaussian() for "
                 "example"
             )
-        value: object = self.quality
-        pair = isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(x, Real) for x in value)
-        if not pair or not 1 <= self.quality[0] <= self.quality[1] <= BEST_QUALITY:
-            raise SettingError(
-                f"quality is {self.quality}; a pair (low, high) with 1 <= low <= high <= {BEST_QUALITY} is "
-                "needed"
-            )
+        check_range("quality", self.quality, least=1, most=BEST_QUALITY)
 
     @property
     def name(self) -> str:
