@@ -198,8 +198,9 @@ def training_squares(paths: Sequence[Path], classifier: PreparedClassifier) -> T
 
 
 def tell(update: Update) -> None:
-    """Prints how far the tuning is."""
-    print(f"{update.stage} {update.state}: {update.done} of {update.total} {update.note}", flush=True)
+    """Prints now and then how far the tuning is."""
+    if update.state != "advanced" or update.done % 50 == 0:
+        print(f"{update.stage} {update.state}: {update.done} of {update.total} {update.note}", flush=True)
 
 
 def tuned(

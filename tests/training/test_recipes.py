@@ -187,11 +187,15 @@ def test_refinements_go_on_with_what_they_change_and_keep_the_rest() -> None:
         assert part.loss.floor < before.loss.floor
 
 
-def test_the_last_two_phases_on_photographs_have_patches_and_weights_of_their_own() -> None:
-    first, *_, before, fifth, sixth = PHOTOGRAPHS.unet.parts
+def test_the_last_phases_on_photographs_have_patches_and_weights_of_their_own() -> None:
+    first, *_, before, fifth, sixth, seventh = PHOTOGRAPHS.unet.parts
     assert (before.batch, before.patch, before.start_share) == (first.batch, first.patch, 0) == (16, 128, 0)
     assert (fifth.batch, fifth.patch, fifth.start_share) == (7, 192, 0.4)
-    assert (sixth.batch, sixth.patch, sixth.start_share) == (7, 192, 0.5)
+    for last in (sixth, seventh):
+        assert (last.batch, last.patch, last.start_share) == (7, 192, 0.5)
+    assert isinstance(sixth.loss, LogSquaredError)
+    assert isinstance(seventh.loss, LogSquaredError)
+    assert seventh.loss.floor > sixth.loss.floor
     assert len(CAMERA.unet.parts) == 1
     with pytest.raises(SettingError, match="start_share is 1, it must lie in"):
         replace(PHOTOGRAPHS.unet.refinements[-1], start_share=1)
