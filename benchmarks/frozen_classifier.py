@@ -3,15 +3,14 @@
 The answer of the classifier alone for a clean image counts as right; no label is used. Two classifiers: the
 packaged sign net on GTSRB, and a net of timm that is trained here on the synthetic signs, which no restorer
 has seen. All restorers get the same noisy images, clipped and rounded to 8 bits; a difference to the
-classifier alone has an interval over images. With --tune the first restorer is also tuned for the classifier
-without labels, at several rates; the rate is chosen on validation images.
+classifier alone has an interval, paired over the images. With --tune the first restorer is also tuned for
+each classifier without labels, at several rates; the rate is chosen on validation images.
 
     python benchmarks/frozen_classifier.py gtsrb:DIR --tune --out results/benchmarks/frozen-classifier.json
 """
 
 import argparse
 import copy
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from steadylens.checkpoints.loading import load_net
 from steadylens.data.datasets import Dataset, load_dataset
 from steadylens.devices import default_device, fast_memory_format, forward_in_batches
 from steadylens.images.tensors import to_float
+from steadylens.intervals import paired_difference
 from steadylens.metrics import answers
 from steadylens.noise.degradation import gaussian_degradation
 from steadylens.randomness import derived_generator
@@ -52,8 +52,6 @@ RESTORERS = (
 BODY = "resnet10t"
 """The net of timm."""
 
-NORMAL_95 = 1.959964
-
 RATES = (1e-5, 3e-5, 1e-4)
 """Learning rates of the tuning without labels, one of which is chosen on validation images."""
 
@@ -67,16 +65,18 @@ class Kept:
     def cells(self, alone: "Kept") -> dict[str, str]:
         """Returns the share at each strength in per cent, and the difference to the classifier alone."""
         found = {}
-        for sigma, own, other in zip(SIGMAS, self.same.double(), alone.same.double(), strict=True):
-            found[f"sigma {sigma}"] = f"{100 * float(own.mean()):.2f}{_difference(own - other)}"
+        for sigma, own, other in zip(SIGMAS, self.same, alone.same, strict=True):
+            found[f"sigma {sigma}"] = f"{100 * float(own.double().mean()):.2f}{_difference(own, other)}"
         return found
 
 
-def _difference(per_image: Tensor) -> str:
-    if not per_image.any():
+def _difference(own: Tensor, other: Tensor) -> str:
+    only_own, only_other = int((own & ~other).sum()), int((other & ~own).sum())
+    if only_own == only_other == 0:
         return ""
-    half = NORMAL_95 * float(per_image.std()) / math.sqrt(len(per_image))
-    return f" ({100 * float(per_image.mean()):+.2f} \N{PLUS-MINUS SIGN} {100 * half:.2f})"
+    found = paired_difference(only_own, only_other, len(own))
+    difference, lower, upper = (f"{100 * value:+.2f}" for value in found)
+    return f" ({difference}, {lower} to {upper})"
 
 
 def kept(restorer: nn.Module, classifier: nn.Module, clean: Tensor, wanted: Tensor) -> Kept:
@@ -157,39 +157,43 @@ def tuned(
     return best, nets[best][1], trials
 
 
+def measured(
+    name: str, run: Run, classifier: nn.Module, restorers: Mapping[str, nn.Module], given: argparse.Namespace
+) -> dict[str, object]:
+    """Measures one classifier behind all restorers; returns the results as plain data."""
+    found: dict[str, object] = {}
+    behind = dict(restorers)
+    if given.tune:
+        first = next(iter(restorers))
+        with tempfile.TemporaryDirectory() as folder:
+            best, net, trials = tuned(run, restorers[first], classifier, given.images, Path(folder))
+        found[f"{first} tuned for {name} at each rate, differences to untuned, validation images"] = trials
+        if best != "not tuned":
+            behind[f"{first}, tuned without labels at {best}"] = net
+    test = chosen(run.data.test.images, given.images)
+    return {**found, f"{name}: answers kept in per cent of {len(test)}": rows_of(classifier, behind, test)}
+
+
 def main(given: argparse.Namespace) -> dict[str, object]:
     """Measures both classifiers; returns the results as plain data."""
     device = default_device()
     names: Sequence[str] = given.restorers
     restorers = {name: load_net(name).module.to(device) for name in names}
-    signs = load_dataset(given.data).to(device)
-    synthetic = load_dataset("signs").to(device)
+    recipe = replace(UNET, fine_tuning=replace(UNET.fine_tuning, steps=given.tuning_steps, batch=32))
+    signs, drawn = (
+        Run(data=load_dataset(source).to(device), recipe=recipe, seed=0, device=device, observe=tell)
+        for source in (given.data, "signs")
+    )
     sign_net = load_net(given.classifier).module.to(device).requires_grad_(False)
-    body = synthetic_classifier(synthetic, given.body_steps, device)
-    test, drawn = chosen(signs.test.images, given.images), chosen(synthetic.test.images, given.images)
-    tuning: dict[str, object] = {}
-    behind = dict(restorers)
-    if given.tune:
-        recipe = replace(UNET, fine_tuning=replace(UNET.fine_tuning, steps=given.tuning_steps, batch=32))
-        run = Run(data=signs, recipe=recipe, seed=0, device=device, observe=tell)
-        with tempfile.TemporaryDirectory() as folder:
-            best, net, trials = tuned(run, restorers[names[0]], sign_net, given.images, Path(folder))
-        tuning = {
-            "steps of tuning": given.tuning_steps,
-            "chosen rate": best,
-            "validation images, by rate": trials,
-        }
-        if best != "not tuned":
-            behind[f"{names[0]}, tuned without labels"] = net
-    right = answers(forward_in_batches(body, to_float(synthetic.test.images))) == synthetic.test.labels
+    body = synthetic_classifier(drawn.data, given.body_steps, device)
+    test = drawn.data.test
+    right = answers(forward_in_batches(body, to_float(test.images))) == test.labels
     return {
-        "images of GTSRB": len(test),
-        "synthetic images": len(drawn),
         f"accuracy of {BODY} on synthetic signs": f"{100 * float(right.double().mean()):.2f} %",
         "steps of its training": given.body_steps,
-        **tuning,
-        f"{given.classifier} on GTSRB, answers kept in per cent": rows_of(sign_net, behind, test),
-        f"{BODY} on synthetic signs, answers kept in per cent": rows_of(body, restorers, drawn),
+        **({"steps of tuning": given.tuning_steps} if given.tune else {}),
+        **measured(f"{given.classifier} on GTSRB", signs, sign_net, restorers, given),
+        **measured(f"{BODY} on synthetic signs", drawn, body, restorers, given),
     }
 
 

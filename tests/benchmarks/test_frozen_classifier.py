@@ -1,0 +1,76 @@
+"""The benchmark of a classifier that must not change counts kept answers, and tunes on validation images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steadylens.data.datasets import Dataset
+from steadylens.intervals import paired_difference
+from steadylens.nets.architecture import restorer_named
+from steadylens.training.recipes import SMOKE
+from tests.benchmark_modules import benchmark
+from tests.tiny_runs import Notebook, run_of
+
+
+@pytest.fixture(scope="module")
+def frozen() -> Iterator[ModuleType]:
+    with benchmark("frozen_classifier") as module:
+        yield module
+
+
+class Darkest(nn.Module):
+    """Answers which row of an image is the darkest."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits (N, H)."""
+        return -images.mean(dim=(1, 3))
+
+
+def test_a_perfect_restorer_keeps_every_answer_and_noise_costs_some(frozen: ModuleType) -> None:
+    clean = torch.randint(256, (200, 3, 8, 8), generator=torch.Generator().manual_seed(0)) / 255
+    wanted = Darkest()(clean).argmax(dim=1)
+
+    class Perfect(nn.Module):
+        """Returns the clean images in their order, whatever it gets."""
+
+        place = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            start = self.place % len(clean)
+            self.place += len(images)
+            return clean[start : start + len(images)]
+
+    assert frozen.kept(Perfect(), Darkest(), clean, wanted).same.all()
+    shares = frozen.kept(nn.Identity(), Darkest(), clean, wanted).same.double().mean(dim=1)
+    assert shares[0] == 1
+    assert shares[-1] < shares[2] < 1
+
+
+def test_a_cell_has_the_share_and_its_paired_difference(frozen: ModuleType) -> None:
+    alone = torch.zeros(len(frozen.SIGMAS), 50, dtype=torch.bool)
+    alone[:, :30] = True
+    own = alone.clone()
+    own[-1, 30:40], own[-1, 0] = True, False
+    cells = frozen.Kept(same=own).cells(frozen.Kept(same=alone))
+    assert cells[f"sigma {frozen.SIGMAS[0]}"] == "60.00"
+    difference, lower, upper = (100 * value for value in paired_difference(10, 1, 50))
+    assert cells[f"sigma {frozen.SIGMAS[-1]}"] == f"78.00 ({difference:+.2f}, {lower:+.2f} to {upper:+.2f})"
+
+
+def test_a_restorer_is_tuned_at_each_rate_and_the_best_one_chosen(
+    frozen: ModuleType, tiny_data: Dataset, tmp_path: Path
+) -> None:
+    run = run_of(tiny_data, Notebook(), recipe=SMOKE)
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 4)).requires_grad_(False)
+    restorer = restorer_named("L3")
+    before = {name: value.clone() for name, value in restorer.state_dict().items()}
+    best, net, trials = frozen.tuned(run, restorer, classifier, 8, tmp_path)
+    names = [row["rate"] for row in trials]
+    assert names == ["not tuned", *(f"{rate:g}" for rate in frozen.RATES)]
+    assert best in names
+    assert (net is restorer) == (best == "not tuned")
+    assert all(torch.equal(value, before[name]) for name, value in restorer.state_dict().items())
