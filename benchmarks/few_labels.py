@@ -5,7 +5,7 @@ images of 1, 3, 10 and 30 tracks a class (a track is one physical sign, some 30 
 tuned on noisy ones, alone, behind the frozen restorer, and together with it. All ways have the same images,
 steps, augmentation and loss. Every net is kept in the folder WORK, so that an interrupted run goes on.
 
-    python benchmarks/few_labels.py gtsrb:DIR --work runs/few-labels --out results/benchmarks/few-labels.json
+    python benchmarks/few_labels.py gtsrb:DIR --work runs/few-labels --out results/benchmarks/few_labels.json
 """
 
 import argparse

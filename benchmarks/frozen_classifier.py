@@ -6,7 +6,7 @@ has seen. All restorers get the same noisy images, clipped and rounded to 8 bits
 classifier alone has an interval, paired over the images. With --tune the first restorer is also tuned for
 each classifier without labels, at several rates; the rate is chosen on validation images.
 
-    python benchmarks/frozen_classifier.py gtsrb:DIR --tune --out results/benchmarks/frozen-classifier.json
+    python benchmarks/frozen_classifier.py gtsrb:DIR --tune --out results/benchmarks/frozen_classifier.json
 """
 
 import argparse

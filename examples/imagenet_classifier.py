@@ -179,22 +179,23 @@ def _difference(own: Tensor, alone: Tensor) -> str:
 # %%
 # The restorer can be tuned for this classifier, so that its answers to restored noisy images are those to
 # clean ones (consistency tuning). Labels are not used, but the photographs must be others than those that are
-# measured. Each gives several squares: all of it, and its parts as far as they are large enough.
+# measured. Each gives several squares: all of it, and its parts as far as they are large enough, and all of
+# them mirrored as well.
 
 
 def training_squares(paths: Sequence[Path], classifier: PreparedClassifier) -> Tensor:
-    """Returns photographs and parts of them as the classifier needs them, uint8 (N, 3, S, S)."""
+    """Returns photographs, parts of them and their mirror images, uint8 (N, 3, S, S)."""
     size, found = classifier.input_size, []
     for path in paths:
         photograph = tensor_to_pil(read_image(path))
-        for parts in (1, 2, 4):
+        for parts in (1, 2, 3, 4):
             wide, high = photograph.width // parts, photograph.height // parts
             if parts > 1 and min(wide, high) < size:
                 break  # they would have to be enlarged
             for x, y in product(range(0, wide * parts, wide), range(0, high * parts, high)):
                 part = photograph.crop((x, y, x + wide, y + high))
                 found.append(pil_to_tensor(classifier.fit.fitted(part, size)))
-    return torch.stack(found)
+    return torch.stack([*found, *(square.flip(-1) for square in found)])
 
 
 def tell(update: Update) -> None:
@@ -261,7 +262,7 @@ def main() -> None:
         "--restorer", action="append", help="a packaged net or a .safetensors file; may be repeated"
     )
     parser.add_argument("--tune", type=Path, metavar="DIR", help="tune the first restorer on these")
-    parser.add_argument("--steps", type=int, default=1000, help="steps of this tuning, of 8 images each")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of this tuning, of 8 images each")
     parser.add_argument("--rate", type=float, default=1e-4, help="its learning rate")
     parser.add_argument("--images", type=int, help="measure on so many photographs, evenly spaced")
     parser.add_argument("--out", type=Path, default=Path("runs/imagenet"), help="folder of the results")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from steadylens import FusedClassifier, load
+from steadylens import FusedClassifier, PreparedClassifier, Preprocessing, load
 from steadylens.intervals import paired_difference
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "imagenet_classifier.py"
@@ -153,3 +153,18 @@ def test_what_is_wrong_is_told_in_one_line(
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path)])
     with pytest.raises(SystemExit, match=r"error: .*photo\.png"):
         EXAMPLE["main"]()
+
+
+def test_a_photograph_is_learned_from_whole_in_parts_and_mirrored(tmp_path: Path) -> None:
+    colours = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
+    large, small = colours.repeat(24, axis=0).repeat(24, axis=1), colours.repeat(8, axis=0).repeat(8, axis=1)
+    for name, levels in (("large.png", large), ("small.png", small)):
+        Image.fromarray(np.stack([levels] * 3, axis=2)).save(tmp_path / name)
+    classifier = PreparedClassifier(nn.Identity(), Preprocessing(size=24))
+    found = EXAMPLE["training_squares"]([tmp_path / "large.png", tmp_path / "small.png"], classifier)
+    whole, halves, thirds, quarters = 1, 4, 9, 16
+    count = whole + halves + thirds + quarters + 1  # the parts of the small one would have to be enlarged
+    assert found.shape == (2 * count, 3, 24, 24)
+    assert torch.equal(found[count:], found[:count].flip(-1))
+    sixteen = found[whole + halves + thirds : count - 1, 0, 12, 12]  # column by column
+    assert sixteen.tolist() == colours.T.flatten().tolist()
