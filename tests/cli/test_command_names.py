@@ -13,7 +13,7 @@ from steadylens.cli.main import app
 from steadylens.cli.paper import NetName
 from steadylens.nets.architecture import restorer_named
 from steadylens.training.recipes import recipe_named
-from tests.cli.test_main import MAIN, steadylens
+from tests.cli.calling import MAIN, steadylens
 
 COMMON = {"--data", "--recipe", "--seed", "--device", "--cache", "--memory", "--debug"} | {
     "--class-names",

@@ -23,7 +23,7 @@ from steadylens.cli.console import (
 from steadylens.cli.main import app
 from steadylens.data import datasets
 from steadylens.training.recipes import recipe_named
-from tests.cli.test_main import write_images
+from tests.cli.class_folders import write_images
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,44 +7,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
-from typer.testing import CliRunner
 
 from steadylens.checkpoints.checkpoint import load_model, save_model
-from steadylens.cli.main import app
 from steadylens.data import datasets
 from steadylens.errors import DatasetError
 from steadylens.evaluation import experiments
 from steadylens.nets.classification import SignNet
 from steadylens.nets.restoration import RestorationNet
-
-MAIN = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from steadylens.cli.main import main"
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What a call left."""
-
-    code: int
-    out: str
-    err: str
-    exception: BaseException | None
-
-
-def steadylens(*arguments: str | Path) -> Outcome:
-    """Runs the command line within this process."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    return Outcome(code=result.exit_code, out=result.stdout, err=result.stderr, exception=result.exception)
+from tests.cli.calling import MAIN, Outcome, steadylens
+from tests.cli.class_folders import write_images
 
 
 def start(*arguments: str | Path) -> "subprocess.Popen[str]":
@@ -61,17 +37,6 @@ def start(*arguments: str | Path) -> "subprocess.Popen[str]":
 def finish(process: "subprocess.Popen[str]") -> Outcome:
     out, err = process.communicate(timeout=120)
     return Outcome(code=process.returncode, out=out, err=err, exception=None)
-
-
-def write_images(folder: Path, *, classes: int = 3, count: int = 5, suffix: str = "png") -> Path:
-    """Writes random images into class folders and returns the folder."""
-    random = np.random.default_rng(1)
-    for label in range(classes):
-        (folder / f"class {label}").mkdir(parents=True)
-        for number in range(count):
-            pixels = random.integers(0, 256, (12, 12, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"class {label}" / f"{number}.{suffix}")
-    return folder
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,18 +24,8 @@ from steadylens.inference import batch, image_files
 from steadylens.inference.jobs import RestoreJob
 from steadylens.inference.restorer import restore
 from steadylens.nets.restoration import GaussianSmoothing
+from tests.cli.calling import run
 from tests.cli.conftest import PIXELS
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def run(*arguments: str | Path) -> Outcome:
-    result = CliRunner().invoke(app, ["restore", *map(str, arguments)])
-    return Outcome(result.exit_code, result.stdout, result.stderr)
 
 
 def test_an_identity_gives_back_every_file_of_a_folder(folder: Path, tmp_path: Path, identity: Path) -> None:

@@ -13,7 +13,7 @@ from steadylens.images.reading import read_image_file
 from steadylens.inference.inspecting.noise_level import noise_level
 from steadylens.inference.restorer import restore
 from steadylens.nets.restoration import GaussianSmoothing
-from tests.cli.test_restore import run
+from tests.cli.calling import run
 from tests.inference.inspecting.scenes import enlarged_noise, levels, noise, scene
 
 NOISY = levels(scene(300, 280) + noise((300, 280, 3), 12))

@@ -19,8 +19,8 @@ from PIL import Image
 from steadylens.images.reading import read_image_file
 from steadylens.inference.restorer import restore
 from steadylens.nets.restoration import GaussianSmoothing
+from tests.cli.calling import run
 from tests.cli.conftest import PIXELS
-from tests.cli.test_restore import run
 
 MAIN = (
     "import signal; "

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from steadylens.cli.main import app
 from steadylens.images.reading import read_image_file
 from steadylens.inference.restorer import restore
 from steadylens.nets.restoration import GaussianSmoothing
-from tests.cli.test_restore import Outcome, run
+from tests.cli.calling import Outcome, run, steadylens
 
 
 @pytest.fixture
@@ -30,8 +28,7 @@ def many(tmp_path: Path) -> Path:
 
 
 def merged(log: Path) -> Outcome:
-    result = CliRunner().invoke(app, ["merge-logs", str(log)])
-    return Outcome(result.exit_code, result.stdout, result.stderr)
+    return steadylens("merge-logs", log)
 
 
 def logged(path: Path) -> list[dict[str, Any]]:

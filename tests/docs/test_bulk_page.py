@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from steadylens.inference.jobs import Shard
-from tests.docs.test_readme import parse
+from tests.docs.shown_commands import parse
 
 TEXT = (Path(__file__).parents[2] / "docs" / "bulk.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(

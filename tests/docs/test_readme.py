@@ -8,25 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 
 import steadylens
-from steadylens.cli.main import app
+from tests.docs.shown_commands import parse
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
 MAP = TEXT.partition("## Contributing")[2]
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-
-
-def parse(words: list[str]) -> None:
-    """Parses a command line with all its options and values, and runs nothing."""
-    command = typer.main.get_command(app)
-    while words and words[0] in (subcommands := getattr(command, "commands", {})):
-        command, words = subcommands[words[0]], words[1:]
-    assert not getattr(command, "commands", {}), f"{words} is no whole command"
-    command.make_context(str(command.name), words)
 
 
 def test_the_page_is_short() -> None:

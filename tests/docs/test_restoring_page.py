@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.docs.test_readme import parse
+from tests.docs.shown_commands import parse
 
 TEXT = (Path(__file__).parents[2] / "docs" / "restoring.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]

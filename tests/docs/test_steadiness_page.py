@@ -10,7 +10,7 @@ import torch
 import steadylens
 from steadylens.evaluation import experiments
 from steadylens.noise.named import NAMED
-from tests.docs.test_readme import parse
+from tests.docs.shown_commands import parse
 
 TEXT = (Path(__file__).parents[2] / "docs" / "steadiness.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]

@@ -1,7 +1,5 @@
 """A model repository is read by Triton's own definition of it, and agrees with the model that it holds."""
 
-import importlib.util
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,6 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 import pytest
 import torch
-from google.protobuf import text_format
 from torch import nn
 
 from steadylens.checkpoints.loading import load
@@ -18,30 +15,11 @@ from steadylens.inference.export import export_triton, read_metadata, triton_con
 from steadylens.inference.signature import Signature, signature_of
 from steadylens.nets.classification import FusedClassifier, SignNet
 from steadylens.nets.restoration import GaussianSmoothing, initialize_xavier
-
-
-def model_config(text: str) -> Any:
-    """Reads a configuration as the server does: what it does not know is refused.
-
-    The definition comes with tritonclient, in a module of its client for gRPC, which would need grpcio.
-    """
-    place = distribution("tritonclient").locate_file("tritonclient/grpc/model_config_pb2.py")
-    spec = importlib.util.spec_from_file_location("model_config_pb2", str(place))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return text_format.Parse(text, module.ModelConfig())
+from tests.reading_triton import model_config, type_of
 
 
 def read_config(folder: Path) -> Any:
     return model_config((folder / "config.pbtxt").read_text(encoding="utf-8"))
-
-
-def type_of(tensor: Any) -> str:
-    """Returns the name of the type of an input or output."""
-    types = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
-    return str(types[tensor.data_type].name)
 
 
 def classifier() -> nn.Module:

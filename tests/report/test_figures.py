@@ -8,28 +8,19 @@ from importlib import reload
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.lines import AxLine, Line2D
+from matplotlib.lines import AxLine
 from matplotlib.patches import StepPatch
 
 from steadylens.errors import MissingExtraError
 from steadylens.records import Contraction, Curve, Density, Hits, Restoring, Scatter, Stability
 from steadylens.report import drawing, figures
 from steadylens.report.tables import select
+from tests.reading_figures import labelled, points_of
 from tests.sample_records import CLASSIFIERS, RESTORERS, SIGMAS, sample_records
 
 RECORDS = sample_records()
 OWN = [row for row in select(RECORDS, Stability) if row.population == "own"]
-
-
-def points_of(line: Line2D) -> tuple[list[float], list[float]]:
-    x, y = line.get_data()
-    return np.asarray(x, dtype=float).tolist(), np.asarray(y, dtype=float).tolist()
-
-
-def labelled(axes: Axes) -> dict[str, Line2D]:
-    return {str(line.get_label()): line for line in axes.lines}
 
 
 def test_stability_draws_each_networks_accuracy_in_its_colour() -> None:

@@ -24,7 +24,7 @@ from steadylens.serving.openinference import (
     write_response,
 )
 from steadylens.serving.payloads import HttpError
-from tests.inference.test_triton import model_config, type_of
+from tests.reading_triton import model_config, type_of
 from tests.serving.servers import Server
 
 IMAGES = np.random.default_rng(0).random((3, 3, 48, 48), dtype=np.float32)

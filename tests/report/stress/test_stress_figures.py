@@ -7,8 +7,8 @@ from steadylens.records import Attacked
 from steadylens.report.stress import stress_figures
 from steadylens.report.stress.stress_tables import damages
 from steadylens.report.tables import select
-from tests.report.stress.test_stress_tables import ATTACKS, RECORDS
-from tests.report.test_figures import labelled, points_of
+from tests.reading_figures import labelled, points_of
+from tests.report.stress.stress_records import ATTACKS, RECORDS
 
 
 def test_damage_has_a_point_for_each_kind_with_the_worst_on_top() -> None:
