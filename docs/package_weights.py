@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,11 +93,19 @@ def package(source: Path, target: Path, figures: Sequence[Measurement], attribut
         found = (origin.recipe, origin.seed, data)
         if found != (about["recipe"], about["seed"], about["data"]):
             raise SettingError(f"{source} is of another run than the records {found}; give those of its run")
+    forget_folders(about)
     if attribution:
         about["attribution"] = attribution
     about["figures"] = [encode(row) for row in figures]
     about["stored_as"] = f"float16, which {rounding(module)}"
     save_model(target, module, about=about, dtype=torch.float16)
+
+
+def forget_folders(about: dict[str, Any]) -> None:
+    """Leaves out the folders that lead to the data, which are of one machine: gtsrb:a/b becomes gtsrb:b."""
+    for described in (about, *about.get("origins", {}).values()):
+        kind, colon, place = described["data"].partition(":")
+        described["data"] = f"{kind}{colon}{Path(place).name}"
 
 
 def rounding(module: nn.Module) -> str:

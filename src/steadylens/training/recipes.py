@@ -388,7 +388,7 @@ PHOTOGRAPH_RESTORER = replace(
             optimization=OneCycleMuon(learning_rate=2e-4, warmup_share=0.05),
             start_share=0.5,
         ),
-        # Noise counts more than clean images, which can spare some decibels.
+        # Strong noise counts more than clean images, which can spare half a decibel.
         replace(
             LARGE_PATCHES,
             steps=2_400,
