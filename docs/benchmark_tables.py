@@ -13,7 +13,7 @@ from typing import Any
 from steadylens.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "classifiers.md")
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "classifiers", "gains"))
 FOLDER = ROOT / "results" / "benchmarks"
 
 UNMEASURED = "Not measured yet."
