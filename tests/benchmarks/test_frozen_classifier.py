@@ -1,5 +1,6 @@
 """The benchmark of a classifier that must not change counts kept answers, and tunes on validation images."""
 
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -76,3 +77,18 @@ def test_a_restorer_is_tuned_at_each_rate_and_the_best_one_chosen(
     assert means[names.index(best)] == pytest.approx(max(means))
     assert (net is restorer) == (best == "not tuned")
     assert all(torch.equal(value, before[name]) for name, value in restorer.state_dict().items())
+
+
+@pytest.mark.parametrize("tune", [False, True])
+def test_a_classifier_gets_a_row_for_each_restorer_and_one_for_what_was_tuned(
+    frozen: ModuleType, tiny_data: Dataset, tune: bool
+) -> None:
+    run = run_of(tiny_data, Notebook(), recipe=SMOKE)
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 4)).requires_grad_(False)
+    restorers = {"first": restorer_named("L3"), "second": restorer_named("Dong")}
+    found = frozen.measured("net", run, classifier, restorers, Namespace(tune=tune, images=6))
+    rows = [row["restorer"] for row in found["net: answers kept in per cent of 6"]]
+    assert rows[:3] == ["none", "first", "second"]
+    assert all(row.startswith("first, tuned without labels at ") for row in rows[3:])
+    trials = found.get("first tuned for net at each rate, differences to untuned, validation images", [])
+    assert len(trials) == (1 + len(frozen.RATES) if tune else 0)
