@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from steadylens.nets.architecture import KINDS
+
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 @contextmanager
 def benchmark(name: str) -> Iterator[ModuleType]:
-    """Imports the benchmark of this name; it and those that it imports are forgotten at the end."""
-    before = {*sys.modules}
+    """Imports the benchmark of this name; it, what it imports and their nets are forgotten at the end."""
+    before, kinds = {*sys.modules}, {*KINDS}
     sys.path.insert(0, str(FOLDER))
     try:
         yield importlib.import_module(name)
@@ -21,3 +23,5 @@ def benchmark(name: str) -> Iterator[ModuleType]:
         sys.path.remove(str(FOLDER))
         for imported in {path.stem for path in FOLDER.glob("*.py")} & ({*sys.modules} - before):
             del sys.modules[imported]
+        for kind in {*KINDS} - kinds:
+            del KINDS[kind]

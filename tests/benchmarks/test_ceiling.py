@@ -8,7 +8,7 @@ import torch
 
 from steadylens.data.datasets import Dataset
 from steadylens.evaluation.experiments import parameters
-from steadylens.nets.architecture import build, describe
+from steadylens.nets.architecture import KINDS, build, describe
 from steadylens.nets.classification import SignNet
 from tests.benchmark_modules import benchmark
 
@@ -31,6 +31,13 @@ def test_it_is_made_again_from_its_description(ceiling: ModuleType) -> None:
     images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.equal(again.eval()(images), net.eval()(images))
+
+
+def test_its_kind_is_known_only_where_the_benchmark_is_imported() -> None:
+    before = {*KINDS}
+    with benchmark("ceiling"):
+        pass
+    assert {*KINDS} == before
 
 
 def test_brightness_and_contrast_of_an_image_do_not_matter(ceiling: ModuleType) -> None:
