@@ -3,14 +3,16 @@
 The restorer never sees a label, so it may learn from all training images. The sign net learns from the
 images of 1, 3, 10 and 30 tracks a class (a track is one physical sign, some 30 frames): on clean images; then
 tuned on noisy ones, alone, behind the frozen restorer, and together with it. All ways have the same images,
-steps, augmentation and loss. Every net is kept in the folder WORK, so that an interrupted run goes on.
+steps, augmentation and loss. Every net is kept in the folder WORK, so that an interrupted run goes on. What
+each seed gave is kept beside the result, in NAME-seeds.jsonl, so that more seeds can be added elsewhere.
 
     python benchmarks/few_labels.py gtsrb:DIR --work runs/few-labels --out results/benchmarks/few_labels.json
 """
 
 import argparse
 import copy
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -19,9 +21,12 @@ import torch
 from torch import Tensor, nn
 from writing import publish, tell
 
+from steadylens.checkpoints.checkpoint import fingerprint
 from steadylens.checkpoints.loading import LoadedNet, load_net
 from steadylens.data.datasets import Dataset, ImageSet, load_dataset
 from steadylens.devices import default_device, forward_in_batches
+from steadylens.errors import SettingError
+from steadylens.files import replacing
 from steadylens.images.tensors import to_float
 from steadylens.metrics import top_k
 from steadylens.nets.classification import FusedClassifier
@@ -38,6 +43,9 @@ TRACKS = (1, 3, 10, 30)
 
 SIGMAS = (0, 15, 25, 40)
 """Strengths of the noise in the test, in grey levels."""
+
+NOISY = "noisy images"
+"""The way with which those that restore are compared: they see the same noisy images."""
 
 RECIPE = replace(
     UNET,
@@ -70,15 +78,15 @@ def ways(run: Run, restorer: LoadedNet, folder: Path) -> Iterator[tuple[str, nn.
     clean = train_classifier(run, folder / "clean.safetensors")
     yield "clean images", clean.module
     yield "clean images, behind the restorer", FusedClassifier(restorer.module, clean.module).eval()
-    yield "noisy images", fine_tune(run, nothing, behind(), folder / "noisy.safetensors", name="noisy").module
+    yield NOISY, fine_tune(run, nothing, behind(), folder / "noisy.safetensors", name="noisy").module
     path = folder / "restored.safetensors"
     yield (
-        "noisy images, behind the frozen restorer",
+        f"{NOISY}, behind the frozen restorer",
         fine_tune(run, front(), behind(), path, name="restored").module,
     )
     path = folder / "together.safetensors"
     yield (
-        "noisy images, together with the restorer",
+        f"{NOISY}, together with the restorer",
         tune_together(run, front(), behind(), path, name="together").module,
     )
 
@@ -94,45 +102,115 @@ def accuracies(net: nn.Module, test: ImageSet) -> list[float]:
     return found
 
 
-def main(data: Dataset, restorer: str, work: Path, *, seeds: int, test_images: int) -> dict[str, object]:
-    """Trains and measures everything; returns the results as plain data."""
+def measured(
+    run: Run, restorer: LoadedNet, folder: Path, *, count: int, test: ImageSet
+) -> dict[str, list[float]]:
+    """Trains with `count` tracks a class; returns each way's accuracy at the strengths."""
+    labelled = few_tracks(run.data.train, count, seed=run.seed).to(run.device)
+    few = replace(run, data=replace(run.data, train=labelled))
+    return {way: accuracies(net, test) for way, net in ways(few, restorer, folder)}
+
+
+def main(
+    data: Dataset,
+    restorer: str,
+    work: Path,
+    *,
+    seeds: int,
+    test_images: int,
+    kept: Path | None = None,
+) -> dict[str, object]:
+    """Trains and measures everything; returns the results as plain data.
+
+    Args:
+        data: Images with tracks.
+        restorer: A file, or the name of a packaged net.
+        work: Folder for the trained nets.
+        seeds: How many choices of labelled tracks, each with trainings of its own.
+        test_images: On how many of the test images, drawn at random, the nets are measured.
+        kept: The file of what each seed gave, a line for each number of tracks. What has a line there, with
+            the same settings, is not done again. None for no file.
+
+    Raises:
+        SettingError: If a line in that file was measured with other settings.
+    """
     device = default_device()
     front = load_net(restorer, task=RESTORING)
     front.module.to(device)
     order = torch.randperm(len(data.test), generator=derived_generator(0, "choice of test images"))
     test = data.test.subset(order[:test_images]).to(device)
-    rows = []
-    for count in TRACKS:
-        found: dict[str, list[list[float]]] = {}
-        for seed in range(seeds):
-            labelled = few_tracks(data.train, count, seed=seed).to(device)
-            run = Run(
-                data=replace(data.to(device), train=labelled),
-                recipe=RECIPE,
-                seed=seed,
-                device=device,
-                observe=tell,
-            )
-            for way, net in ways(run, front, work / f"{count}-tracks" / f"seed-{seed}"):
-                found.setdefault(way, []).append(accuracies(net, test))
-        for way, by_seed in found.items():
-            columns = zip(SIGMAS, zip(*by_seed, strict=True), strict=True)
-            cells = {f"sigma {sigma}": _mean_and_deviation(values) for sigma, values in columns}
-            rows.append({"tracks a class": count, "sign net trained on": way, **cells})
-    return {
-        "restorer": restorer,
-        "seeds": seeds,
+    settings: dict[str, object] = {
+        "restorer": f"{restorer} ({fingerprint(front.module)[:8]})",
+        "training images": len(data.train),
         "test images": len(test),
         "steps on clean images": RECIPE.classifier.steps,
         "steps on noisy images": RECIPE.fine_tuning.steps,
         "batch": RECIPE.classifier.batch,
-        "accuracy": rows,
     }
+    found = _read(kept, settings) if kept is not None and kept.exists() else {}
+    for seed in range(seeds):
+        run = Run(data=data.to(device), recipe=RECIPE, seed=seed, device=device, observe=tell)
+        for count in TRACKS:
+            if (count, seed) in found:
+                continue
+            folder = work / f"{count}-tracks" / f"seed-{seed}"
+            found[count, seed] = measured(run, front, folder, count=count, test=test)
+            if kept is not None:
+                _write(kept, settings, found)
+    return {**settings, "seeds": seeds, **tables(found, seeds)}
 
 
-def _mean_and_deviation(values: tuple[float, ...]) -> str:
+Found = dict[tuple[int, int], dict[str, list[float]]]
+"""What each number of tracks and each seed gave: the accuracies of each way."""
+
+
+def _read(kept: Path, settings: Mapping[str, object]) -> Found:
+    found: Found = {}
+    for line in kept.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["settings"] != settings:
+            raise SettingError(
+                f"{kept} was measured with {entry['settings']}, not with {settings}; choose another place, "
+                "or remove it"
+            )
+        found[entry["tracks"], entry["seed"]] = entry["accuracies"]
+    return found
+
+
+def _write(kept: Path, settings: Mapping[str, object], found: Found) -> None:
+    with replacing(kept) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for (count, seed), accuracies_of in sorted(found.items()):
+            entry = {"tracks": count, "seed": seed, "accuracies": accuracies_of, "settings": settings}
+            file.write(json.dumps(entry) + "\n")
+
+
+def tables(found: Found, seeds: int) -> dict[str, object]:
+    """Returns a row for each number of tracks and way: accuracies, and what was gained over noisy images."""
+    accuracy, gain = [], []
+    for count in TRACKS:
+        for way in found[count, 0]:
+            about = {"tracks a class": count, "sign net trained on": way}
+            by_seed = [found[count, seed][way] for seed in range(seeds)]
+            accuracy.append(about | _by_sigma(by_seed, sign=""))
+            if way.startswith(f"{NOISY}, "):
+                alone = [found[count, seed][NOISY] for seed in range(seeds)]
+                differences = [
+                    [mine - other for mine, other in zip(*pair, strict=True)]
+                    for pair in zip(by_seed, alone, strict=True)
+                ]
+                gain.append(about | _by_sigma(differences, sign="+"))
+    return {"accuracy": accuracy, "gain over noisy images alone": gain}
+
+
+def _by_sigma(by_seed: Sequence[Sequence[float]], *, sign: str) -> dict[str, str]:
+    """Returns mean and standard deviation over seeds at each strength."""
+    columns = zip(SIGMAS, zip(*by_seed, strict=True), strict=True)
+    return {f"sigma {sigma}": _mean_and_deviation(values, sign) for sigma, values in columns}
+
+
+def _mean_and_deviation(values: tuple[float, ...], sign: str) -> str:
     deviation = f" \N{PLUS-MINUS SIGN} {stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{fmean(values):.2f}{deviation}"
+    return f"{fmean(values):{sign}.2f}{deviation}"
 
 
 if __name__ == "__main__":
@@ -150,5 +228,6 @@ if __name__ == "__main__":
         given.work,
         seeds=given.seeds,
         test_images=given.test_images,
+        kept=None if given.out is None else given.out.with_name(f"{given.out.stem}-seeds.jsonl"),
     )
     publish(results, given.out)
