@@ -4,7 +4,8 @@ The restorer never sees a label, so it may learn from all training images. The s
 images of 1, 3, 10 and 30 tracks a class (a track is one physical sign, some 30 frames): on clean images; then
 tuned on noisy ones, alone, behind the frozen restorer, and together with it. All ways have the same images,
 steps, augmentation and loss. Every net is kept in the folder WORK, so that an interrupted run goes on. What
-each seed gave is kept beside the result, in NAME-seeds.jsonl, so that more seeds can be added elsewhere.
+each seed gave is kept beside the result, in NAME-seeds.jsonl, so that more seeds can be added; several
+such files may be put together.
 
     python benchmarks/few_labels.py gtsrb:DIR --work runs/few-labels --out results/benchmarks/few_labels.json
 """
@@ -116,17 +117,17 @@ def main(
     restorer: str,
     work: Path,
     *,
-    seeds: int,
+    seeds: Sequence[int],
     test_images: int,
     kept: Path | None = None,
 ) -> dict[str, object]:
-    """Trains and measures everything; returns the results as plain data.
+    """Trains and measures what is not kept; returns the results as plain data.
 
     Args:
         data: Images with tracks.
         restorer: A file, or the name of a packaged net.
         work: Folder for the trained nets.
-        seeds: How many choices of labelled tracks, each with trainings of its own.
+        seeds: Each draws other labelled tracks, and has trainings of its own.
         test_images: On how many of the test images, drawn at random, the nets are measured.
         kept: The file of what each seed gave, a line for each number of tracks. What has a line there, with
             the same settings, is not done again. None for no file.
@@ -148,7 +149,7 @@ def main(
         "batch": RECIPE.classifier.batch,
     }
     found = _read(kept, settings) if kept is not None and kept.exists() else {}
-    for seed in range(seeds):
+    for seed in seeds:
         run = Run(data=data.to(device), recipe=RECIPE, seed=seed, device=device, observe=tell)
         for count in TRACKS:
             if (count, seed) in found:
@@ -157,7 +158,7 @@ def main(
             found[count, seed] = measured(run, front, folder, count=count, test=test)
             if kept is not None:
                 _write(kept, settings, found)
-    return {**settings, "seeds": seeds, **tables(found, seeds)}
+    return {**settings, "seeds": len(seeds), **tables(found, seeds)}
 
 
 Found = dict[tuple[int, int], dict[str, list[float]]]
@@ -184,16 +185,16 @@ def _write(kept: Path, settings: Mapping[str, object], found: Found) -> None:
             file.write(json.dumps(entry) + "\n")
 
 
-def tables(found: Found, seeds: int) -> dict[str, object]:
+def tables(found: Found, seeds: Sequence[int]) -> dict[str, object]:
     """Returns a row for each number of tracks and way: accuracies, and what was gained over noisy images."""
     accuracy, gain = [], []
     for count in TRACKS:
-        for way in found[count, 0]:
+        for way in found[count, seeds[0]]:
             about = {"tracks a class": count, "sign net trained on": way}
-            by_seed = [found[count, seed][way] for seed in range(seeds)]
+            by_seed = [found[count, seed][way] for seed in seeds]
             accuracy.append(about | _by_sigma(by_seed, sign=""))
             if way.startswith(f"{NOISY}, "):
-                alone = [found[count, seed][NOISY] for seed in range(seeds)]
+                alone = [found[count, seed][NOISY] for seed in seeds]
                 differences = [
                     [mine - other for mine, other in zip(*pair, strict=True)]
                     for pair in zip(by_seed, alone, strict=True)
@@ -218,7 +219,7 @@ if __name__ == "__main__":
     parser.add_argument("data", help="gtsrb:DIR, or any other data set with tracks of 48x48 pixels")
     parser.add_argument("--restorer", default="unet-gtsrb", help="a file, or the name of a packaged net")
     parser.add_argument("--work", type=Path, required=True, help="folder for the trained nets")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
     parser.add_argument("--test-images", type=int, default=2000)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

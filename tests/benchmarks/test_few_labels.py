@@ -58,7 +58,7 @@ def test_each_seed_draws_tracks_of_its_own(few_labels: ModuleType, signs: ImageS
 def test_all_ways_are_measured_and_no_net_is_trained_twice(
     few_labels: ModuleType, tiny_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = few_labels.main(tiny_data, "l3-gtsrb", tmp_path, seeds=2, test_images=8)
+    found = few_labels.main(tiny_data, "l3-gtsrb", tmp_path, seeds=range(2), test_images=8)
     rows = found["accuracy"]
     assert [row["tracks a class"] for row in rows] == 5 * [1] + 5 * [2]
     assert len({row["sign net trained on"] for row in rows}) == 5
@@ -68,7 +68,7 @@ def test_all_ways_are_measured_and_no_net_is_trained_twice(
             assert 0 <= mean <= 100
             assert deviation >= 0
     assert capsys.readouterr().out.count("finished") == 2 * 2 * 4  # counts, seeds, trained nets
-    again = few_labels.main(tiny_data, "l3-gtsrb", tmp_path, seeds=2, test_images=8)
+    again = few_labels.main(tiny_data, "l3-gtsrb", tmp_path, seeds=range(2), test_images=8)
     assert again == found
     assert "finished" not in capsys.readouterr().out
 
@@ -77,9 +77,11 @@ def test_what_each_seed_gave_is_kept_and_more_seeds_are_added(
     few_labels: ModuleType, tiny_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = tmp_path / "kept.jsonl"
-    few_labels.main(tiny_data, "l3-gtsrb", tmp_path / "here", seeds=1, test_images=8, kept=kept)
+    few_labels.main(tiny_data, "l3-gtsrb", tmp_path / "here", seeds=[0], test_images=8, kept=kept)
     capsys.readouterr()
-    both = few_labels.main(tiny_data, "l3-gtsrb", tmp_path / "elsewhere", seeds=2, test_images=8, kept=kept)
+    both = few_labels.main(
+        tiny_data, "l3-gtsrb", tmp_path / "elsewhere", seeds=range(2), test_images=8, kept=kept
+    )
     assert capsys.readouterr().out.count("finished") == 2 * 4, "only the second seed is trained"
     entries = [json.loads(line) for line in kept.read_text().splitlines()]
     assert [(entry["tracks"], entry["seed"]) for entry in entries] == [(1, 0), (1, 1), (2, 0), (2, 1)]
@@ -96,10 +98,10 @@ def test_what_was_measured_with_other_settings_is_not_mixed_in(
     few_labels: ModuleType, tiny_data: Dataset, tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept.jsonl"
-    few_labels.main(tiny_data, "l3-gtsrb", tmp_path, seeds=1, test_images=8, kept=kept)
+    few_labels.main(tiny_data, "l3-gtsrb", tmp_path, seeds=[0], test_images=8, kept=kept)
     before = kept.read_text()
     with pytest.raises(SettingError, match=r"kept\.jsonl was measured with .*'test images': 8.* not with"):
-        few_labels.main(tiny_data, "l3-gtsrb", tmp_path, seeds=1, test_images=4, kept=kept)
+        few_labels.main(tiny_data, "l3-gtsrb", tmp_path, seeds=[0], test_images=4, kept=kept)
     assert kept.read_text() == before
 
 
@@ -112,6 +114,6 @@ def test_gains_are_differences_of_the_same_seed(few_labels: ModuleType) -> None:
         for count in few_labels.TRACKS
         for seed in (0, 1)
     }
-    (row, _) = few_labels.tables(found, 2)["gain over noisy images alone"]
+    (row, _) = few_labels.tables(found, [0, 1])["gain over noisy images alone"]
     assert row["sign net trained on"] == "noisy images, together with the restorer"
     assert row["sigma 40"] == f"+4.00 \N{PLUS-MINUS SIGN} {stdev([3, 5]):.2f}"
