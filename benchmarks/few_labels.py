@@ -99,7 +99,7 @@ def accuracies(net: nn.Module, test: ImageSet) -> list[float]:
         generator = derived_generator(0, "few labels", sigma, device=test.images.device)
         noisy = gaussian_degradation(sigma)(to_float(test.images), generator=generator)
         right = top_k(forward_in_batches(net, noisy), test.labels, 1)
-        found.append(100 * float(right.double().mean()))
+        found.append(round(100 * float(right.double().mean()), 4))
     return found
 
 
