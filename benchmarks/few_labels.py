@@ -103,15 +103,6 @@ def accuracies(net: nn.Module, test: ImageSet) -> list[float]:
     return found
 
 
-def measured(
-    run: Run, restorer: LoadedNet, folder: Path, *, count: int, test: ImageSet
-) -> dict[str, list[float]]:
-    """Trains with `count` tracks a class; returns each way's accuracy at the strengths."""
-    labelled = few_tracks(run.data.train, count, seed=run.seed).to(run.device)
-    few = replace(run, data=replace(run.data, train=labelled))
-    return {way: accuracies(net, test) for way, net in ways(few, restorer, folder)}
-
-
 def main(
     data: Dataset,
     restorer: str,
@@ -149,13 +140,17 @@ def main(
         "batch": RECIPE.classifier.batch,
     }
     found = _read(kept, settings) if kept is not None and kept.exists() else {}
+    moved = data.to(device)
     for seed in seeds:
-        run = Run(data=data.to(device), recipe=RECIPE, seed=seed, device=device, observe=tell)
         for count in TRACKS:
             if (count, seed) in found:
                 continue
-            folder = work / f"{count}-tracks" / f"seed-{seed}"
-            found[count, seed] = measured(run, front, folder, count=count, test=test)
+            labelled = few_tracks(data.train, count, seed=seed).to(device)
+            run = Run(
+                data=replace(moved, train=labelled), recipe=RECIPE, seed=seed, device=device, observe=tell
+            )
+            trained = ways(run, front, work / f"{count}-tracks" / f"seed-{seed}")
+            found[count, seed] = {way: accuracies(net, test) for way, net in trained}
             if kept is not None:
                 _write(kept, settings, found)
     return {**settings, "seeds": len(seeds), **tables(found, seeds)}
