@@ -88,7 +88,7 @@ def both(images: torch.Tensor, labels: torch.Tensor) -> tuple[nn.Module, Objecti
         degradation=settings.degradation,
         augmentation=settings.augmentation,
         loss=PairLoss(
-            teacher=SignNet(CLASSES, standardize=True).eval().requires_grad_(False),
+            teachers=[SignNet(CLASSES, standardize=True).eval().requires_grad_(False)],
             fidelity=Fidelity(weight=0.05, loss=LogSquaredError()),
         ),
     )

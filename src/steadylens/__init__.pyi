@@ -67,10 +67,10 @@ from .noise.families import Strength as Strength
 from .noise.families import Uniform as Uniform
 from .noise.jpeg import Jpeg as Jpeg
 from .noise.pool import NoisePool as NoisePool
-from .training.fusing import fine_tune as fine_tune
-from .training.fusing import fuse_as_they_are as fuse_as_they_are
-from .training.fusing import fuse_label_free as fuse_label_free
-from .training.fusing import tune_restorer as tune_restorer
+from .training.fusing.label_free import fuse_label_free as fuse_label_free
+from .training.fusing.label_free import tune_restorer as tune_restorer
+from .training.fusing.labelled import fine_tune as fine_tune
+from .training.fusing.pairs import fuse_as_they_are as fuse_as_they_are
 from .training.loop import Training as Training
 from .training.objectives import classifying_objective as classifying_objective
 from .training.objectives import restoring_objective as restoring_objective

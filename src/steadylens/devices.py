@@ -95,6 +95,18 @@ _lock = Lock()
 
 
 @contextmanager
+def without_gradient(net: nn.Module) -> Iterator[None]:
+    """Lets no parameter of a net require a gradient inside the block; afterwards each does as before."""
+    before = {parameter: parameter.requires_grad for parameter in net.parameters()}
+    net.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, requires_grad in before.items():
+            parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
 def evaluating(net: object) -> Iterator[None]:
     """Puts a net into eval mode inside the block; afterwards each submodule has its own mode again.
 

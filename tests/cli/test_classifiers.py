@@ -411,6 +411,18 @@ def test_the_pair_remembers_how_photographs_are_fitted(parts: Path, tmp_path: Pa
         assert str(classifier.fit) == fit
 
 
+def test_a_pair_learns_the_answers_of_teachers(parts: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"{name}.safetensors" for name in ("plain", "taught", "refused", "wise")]
+    assert fuse(parts, files[0], *resnet(parts), "--tune", "both")[0] == 0
+    assert fuse(parts, files[3], *resnet(parts))[0] == 0
+    teach: list[str | Path] = ["--teacher", files[0], "--teacher", files[3]]
+    assert fuse(parts, files[1], *resnet(parts), "--tune", "both", *teach)[0] == 0
+    assert moved(load_model(files[0])[0], load_model(files[1])[0])
+    code, _, error = fuse(parts, files[2], *resnet(parts), *teach)
+    assert (code, files[2].exists()) == (2, False)
+    assert "teachers have no effect, since consistency of recipe smoke is 0" in error
+
+
 @pytest.mark.parametrize("part", ["nothing", "classifier", "both", "restorer"])
 def test_a_packaged_restorer_is_fused_by_its_name(part: str, parts: Path, tmp_path: Path) -> None:
     out = tmp_path / "pair.safetensors"
@@ -447,6 +459,12 @@ def test_for_an_exported_program_the_restorer_alone_is_tuned_and_written(parts: 
         (["net.pt2", "--tune", "nothing"], 2, "save the restorer alone"),
         (["sign-gtsrb"], 2, "sign-gtsrb tells 43 classes apart, folder:.* has 3"),
         (["sign-gtsrb", "--restorer-only"], 2, "--restorer-only needs --tune restorer"),
+        (["sign-gtsrb", "--teacher", "nonsense"], 2, "there is no net 'nonsense'"),
+        (
+            ["sign-gtsrb", "--tune", "restorer", "--teacher", "sign-gtsrb"],
+            2,
+            "--teacher needs --tune classifier or both; --tune restorer learns no answers",
+        ),
         (["sign-gtsrb", "--class-names", "net.pth"], 1, r"net\.pth cannot be read: "),
         (
             ["sign-gtsrb", "--tune", "restorer", "--class-names", "net.pth"],

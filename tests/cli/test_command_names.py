@@ -24,7 +24,7 @@ COMMANDS = {
     "reproduce": COMMON | {"--out", "--half-width", "--noise", "--versions"},
     "train restorer": COMMON | {"net", "--out", "--start"},
     "train classifier": COMMON | {"--out", "--noisy", "--fit"},
-    "fuse": COMMON | CLASSIFIER | {"restorer", "--out", "--tune", "--restorer-only"},
+    "fuse": COMMON | CLASSIFIER | {"restorer", "--out", "--tune", "--restorer-only", "--teacher"},
     "compare": COMMON
     | CLASSIFIER
     | {"--restorer", "--fused", "--out", "--half-width", "--noise", "--versions"}

@@ -189,7 +189,7 @@ def small_pair(*, frozen: bool = False) -> FusedClassifier:
 
 
 LOSS = PairLoss(
-    teacher=small_classifier(7),
+    teachers=[small_classifier(7), small_classifier(8)],
     consistency=0.7,
     label_smoothing=0.1,
     fidelity=Fidelity(weight=0.3, loss=LogSquaredError()),
@@ -354,7 +354,8 @@ def plain_pair_loss(
     clean = augmentation(to_float(data.images[chosen]), generator=generator)
     noisy = degradation(clean, generator=generator)
     for i in range(6):
-        wanted = loss.teacher(clean[i][None])[0].softmax(dim=0).tolist()
+        teacher = loss.teachers[i % len(loss.teachers)]  # they take turns
+        wanted = teacher(clean[i][None])[0].softmax(dim=0).tolist()
         for version in noisy[i * degradation.versions : (i + 1) * degradation.versions]:
             restored = pair.restorer(version[None])
             found = pair.classifier(restored)[0].softmax(dim=0)
@@ -373,7 +374,7 @@ def plain_pair_loss(
 @pytest.mark.parametrize("versions", [1, 3])
 @pytest.mark.parametrize(
     "loss",
-    [LOSS, replace(LOSS, fidelity=None), PairLoss(teacher=small_classifier(7), consistency=0)],
+    [LOSS, replace(LOSS, fidelity=None), PairLoss(teachers=[small_classifier(7)], consistency=0)],
     ids=["all", "frozen restorer", "cross-entropy alone"],
 )
 def test_the_loss_of_a_pair_is_the_sum_of_its_parts_over_all_noisy_images(
@@ -410,7 +411,7 @@ def test_the_restorer_of_a_pair_gets_a_gradient_only_if_it_is_not_frozen(
         train.labels,
         batch=4,
         degradation=Degradation(),
-        loss=PairLoss(teacher=teacher, fidelity=fidelity),
+        loss=PairLoss(teachers=[teacher], fidelity=fidelity),
     )
     for part in objective(seeded()):
         torch.autograd.backward(part)
@@ -430,7 +431,7 @@ def test_a_pair_that_answers_as_its_teacher_has_nothing_to_learn_from_it(tiny_da
                 train.labels,
                 batch=4,
                 degradation=Degradation(clean_share=1.0),
-                loss=PairLoss(teacher=classifier, consistency=consistency),
+                loss=PairLoss(teachers=[classifier], consistency=consistency),
             )
         )
         for consistency in (0.0, 100.0)
@@ -456,7 +457,7 @@ def test_labels_go_with_their_noisy_versions(tiny_data: Dataset, paired: bool) -
             train.labels,
             batch=16,
             degradation=degradation,
-            loss=PairLoss(teacher=Colour()),
+            loss=PairLoss(teachers=[Colour()]),
         )
     else:
         objective = classifying_objective(

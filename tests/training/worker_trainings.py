@@ -3,7 +3,6 @@
 Its arguments are a folder, where worker 0 writes the trained weights, and the trainings to do.
 """
 
-import copy
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -54,9 +53,9 @@ def restorer() -> RestorationNet:
     return net
 
 
-def classifier() -> SignNet:
+def classifier(seed: int = 2) -> SignNet:
     net = SignNet(classes=4, width=0.1)
-    initialize_xavier(net, generator=seeded(2))
+    initialize_xavier(net, generator=seeded(seed))
     return net
 
 
@@ -120,7 +119,8 @@ def classifying() -> Training:
 
 def together() -> Training:
     pair = FusedClassifier(restorer(), classifier(), frozen=False)
-    loss = PairLoss(teacher=copy.deepcopy(pair.classifier).eval().requires_grad_(False), fidelity=FIDELITY)
+    teachers = [classifier(seed) for seed in (2, 3, 4)]  # the second worker begins in the middle of a turn
+    loss = PairLoss(teachers=[each.eval().requires_grad_(False) for each in teachers], fidelity=FIDELITY)
     return training_of(
         pair,
         pair_objective(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from steadylens.checkpoints.checkpoint import LICENCE, TrainingInfo
+from steadylens.checkpoints.checkpoint import LICENCE, TEACHER, TrainingInfo
 from steadylens.checkpoints.loading import LoadedNet, load_net
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED
@@ -192,12 +192,15 @@ def _data(card: Card) -> str:
         how = f"The classifier was fine-tuned on {data} behind the restorer."
     else:
         how = f"Trained on {data}."
-    began = [
-        f"{f'Its {part}' if card.task == CLASSIFYING else 'It'} began as {_origin(known)}."
-        for part, known in card.info.origins.items()
-    ]
+    began = [_beginning(card, part, known) for part, known in card.info.origins.items()]
     terms = [TERMS] if any(source.startswith("gtsrb") for source in card.info.sources) else []
     return " ".join([how, *began, *terms, *card.info.attributions])
+
+
+def _beginning(card: Card, part: str, known: Mapping[str, str]) -> str:
+    if part.startswith(TEACHER):
+        return f"It learned the answers of {_origin(known)}."
+    return f"{f'Its {part}' if card.task == CLASSIFYING else 'It'} began as {_origin(known)}."
 
 
 def _origin(known: Mapping[str, str]) -> str:

@@ -33,6 +33,9 @@ from steadylens.records import Measurement, decode
 Origins = Mapping[str, Mapping[str, str]]
 """Name, data, licence and attribution of the nets that a net was made from, by role, such as "restorer"."""
 
+TEACHER = "teacher"
+"""How the role of a net begins whose answers were learned: "teacher 1"."""
+
 TrainingKind = Literal[
     "unknown",
     "clean classifier",
@@ -59,11 +62,11 @@ class TrainingInfo:
         fit: How photographs were made square.
         commit: Git commit of the code.
         versions: Pairs of library and version.
-        origins: Name, data, licence and attribution of the nets that it was made from.
+        origins: Name, data, licence and attribution of the nets that it was made from, or learned from.
         steps: Steps of the training, over all phases.
         samples: Noisy images that its last stage was trained on; an image counts each time.
         seconds: Time that its last stage took.
-        seconds_before: Time that training the nets took that it was made from.
+        seconds_before: Time that training the nets took that it was made from, or learned from.
         curve: Points of the loss curve: step, mean loss since the previous point, learning rate.
         validation: Results on validation images by name, for example "accuracy".
         licence: Licence of the weights, for example "MIT".

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from steadylens.checkpoints.checkpoint import PRETRAINED, SUFFIX, TrainingInfo, load_model, packaged_name
 from steadylens.devices import evaluating
@@ -216,8 +216,12 @@ def load_classifier(
     return _checked(LoadedNet(name=str(source), module=module.prepared_for(options), known_as=known_as))
 
 
-def count_classes(classifier: LoadedNet) -> int:
+def count_classes(classifier: LoadedNet, images: Tensor | None = None) -> int:
     """Returns the number of a classifier's logits, by running it on one image.
+
+    Args:
+        classifier: The classifier.
+        images: The image, (1, C, H, W); None for a black one of the size that it reads.
 
     Raises:
         SettingError: If it does not return logits of at least two classes.
@@ -225,22 +229,29 @@ def count_classes(classifier: LoadedNet) -> int:
     tensors = [*classifier.module.parameters(), *classifier.module.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     with torch.inference_mode(), evaluating(classifier.module):
-        images = torch.zeros(1, 3, classifier.size, classifier.size, device=device)
-        return check_logits(classifier.module(images)).shape[1]
+        shown = torch.zeros(1, 3, classifier.size, classifier.size) if images is None else images
+        found = classifier.module(shown.to(device))
+    try:
+        return check_logits(found).shape[1]
+    except SettingError as error:
+        raise SettingError(f"{classifier.name} is no classifier: {error}") from error
 
 
-def check_classes(classifier: LoadedNet, class_names: Sequence[str], data: str) -> None:
+def check_classes(
+    classifier: LoadedNet, class_names: Sequence[str], data: str, *, images: Tensor | None = None
+) -> None:
     """Refuses a classifier whose number of classes differs from that of the data.
 
     Args:
         classifier: The classifier.
         class_names: Names of the data's classes.
         data: Name of the data for the error message.
+        images: One image of the data, (1, C, H, W); None for a black one of the size that it reads.
 
     Raises:
         SettingError: If the numbers differ.
     """
-    if (classes := count_classes(classifier)) != len(class_names):
+    if (classes := count_classes(classifier, images)) != len(class_names):
         raise SettingError(
             f"{classifier.name} tells {classes} classes apart, {data} has {len(class_names)}; use it with "
             "the data that it was trained for"

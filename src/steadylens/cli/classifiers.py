@@ -411,6 +411,14 @@ def fuse(
             "--restorer-only", help="Write only the trained restorer, not the pair. Needs --tune restorer."
         ),
     ] = False,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A classifier whose answers for clean images the pair learns for noisy ones, instead of the "
+            "classifier's own: a .safetensors file or the name of a packaged net. May be repeated. Needs "
+            "--tune classifier or both."
+        ),
+    ] = None,
     *,
     described: ClassifierOptions,
     options: RunOptions,
@@ -422,10 +430,12 @@ def fuse(
             raise SettingError(
                 "--restorer-only needs --tune restorer; otherwise the restorer stays unchanged"
             )
+        if teacher and tune not in (TunedPart.classifier, TunedPart.both):
+            raise SettingError(f"--teacher needs --tune classifier or both; --tune {tune} learns no answers")
         from steadylens.checkpoints.loading import load_classifier, load_net
         from steadylens.evaluation.checks import check_against
         from steadylens.nets.architecture import describe
-        from steadylens.nets.facts import RESTORING
+        from steadylens.nets.facts import CLASSIFYING, RESTORING
         from steadylens.training.stages import check_suffix
 
         check_suffix(out)
@@ -438,6 +448,7 @@ def fuse(
         )
         if not restorer_only:
             describe(behind.module)  # refuses a classifier that cannot be saved, before the long work
+        teachers = [load_net(each, task=CLASSIFYING) for each in teacher or ()]
         labels_matter = tune is not TunedPart.restorer
         names = () if labels_matter else _class_names(behind, options.class_names)
         selected = options if labels_matter else replace(options, class_names=None)
@@ -460,9 +471,9 @@ def fuse(
                 run = replace(run, data=run.data.unlabelled(names))
             match tune:
                 case TunedPart.classifier:
-                    fine_tune(run, front, behind, out, name=PAIR)
+                    fine_tune(run, front, behind, out, name=PAIR, teachers=teachers)
                 case TunedPart.both:
-                    tune_together(run, front, behind, out, name=PAIR)
+                    tune_together(run, front, behind, out, name=PAIR, teachers=teachers)
                 case TunedPart.restorer if restorer_only:
                     tune_restorer(run, front, behind, out, name=PAIR)
                 case TunedPart.restorer:

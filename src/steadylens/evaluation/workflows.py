@@ -65,7 +65,8 @@ from steadylens.report.paper import (
     TOGETHER,
     WIDER,
 )
-from steadylens.training.fusing import fine_tune, tell_of_mismatch, tune_together
+from steadylens.training.fusing.labelled import fine_tune, tune_together
+from steadylens.training.fusing.pairs import tell_of_mismatch
 from steadylens.training.run import Run
 from steadylens.training.stages import train_classifier, train_restorer
 

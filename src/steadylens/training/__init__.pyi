@@ -1,10 +1,10 @@
 from .augmentation import Augmentation as Augmentation
 from .augmentation import StrongAugmentation as StrongAugmentation
-from .fusing import fine_tune as fine_tune
-from .fusing import fuse_as_they_are as fuse_as_they_are
-from .fusing import fuse_label_free as fuse_label_free
-from .fusing import tune_restorer as tune_restorer
-from .fusing import tune_together as tune_together
+from .fusing.label_free import fuse_label_free as fuse_label_free
+from .fusing.label_free import tune_restorer as tune_restorer
+from .fusing.labelled import fine_tune as fine_tune
+from .fusing.labelled import tune_together as tune_together
+from .fusing.pairs import fuse_as_they_are as fuse_as_they_are
 from .loop import Training as Training
 from .objectives import LogSquaredError as LogSquaredError
 from .objectives import classifying_objective as classifying_objective

@@ -3,7 +3,7 @@
 Also the losses of restored images.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -202,15 +202,43 @@ class _NoisyPart:
         return F.kl_div(found, self.predictions, log_target=True, reduction="sum")
 
 
+def _answers(teachers: Sequence[nn.Module], images: Tensor, *, first: int) -> Tensor:
+    """Returns logits of images, (N, classes), each by one of the teachers, who take turns.
+
+    On the average over steps, the gradient of KL(teacher || net) is then that towards the mean of the
+    teachers' probabilities, for the price of one teacher. A batch that they cannot divide evenly asks the
+    first of them once more than the others.
+
+    Args:
+        teachers: From images to logits, all with the same classes.
+        images: (N, C, H, W), of which the first has the place `first` in its batch.
+        first: Place of the first image.
+    """
+    count = len(teachers)
+    turns = {(number - first) % count: teacher for number, teacher in enumerate(teachers)}
+    answers = {
+        start: check_logits(forward_in_batches(teacher, images[start::count]))
+        for start, teacher in turns.items()
+        if start < len(images)
+    }
+    if count == 1:
+        return answers[0]
+    some = next(iter(answers.values()))
+    found = some.new_empty((len(images), some.shape[1]))
+    for start, answer in answers.items():
+        found[start::count] = answer
+    return found
+
+
 def _noisy_parts(
-    teacher: nn.Module,
+    teachers: Sequence[nn.Module],
     images: Tensor,
     *,
     batch: int,
     augmentation: Augmenting | None,
     degradation: Degradation,
 ) -> Callable[[torch.Generator], Iterator[_NoisyPart]]:
-    """Returns a function that draws clean and noisy images, with the teacher's predictions for the clean."""
+    """Returns a function that draws clean and noisy images, with the teachers' predictions for the clean."""
 
     def draw(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         chosen = _random_indices(images, count, generator)
@@ -225,7 +253,7 @@ def _noisy_parts(
             return
         noisy, clean, chosen = own.drawn
         with fast_autocast(images.device):
-            answers = check_logits(forward_in_batches(teacher, clean))
+            answers = _answers(teachers, clean, first=own.places.start)
         predictions = answers.float().log_softmax(dim=1)
         places = torch.arange(len(clean), device=clean.device).repeat_interleave(len(noisy) // len(clean))
         for part in own.parts(noisy, places):
@@ -266,7 +294,7 @@ def consistency_objective(
         fidelity: The restoration loss and its weight.
     """
     noisy_parts = _noisy_parts(
-        classifier, images, batch=batch, augmentation=augmentation, degradation=degradation
+        [classifier], images, batch=batch, augmentation=augmentation, degradation=degradation
     )
 
     def own_loss(generator: torch.Generator) -> Iterator[Tensor]:
@@ -285,18 +313,26 @@ class PairLoss:
     """The parts of the loss of a restorer with a classifier behind it.
 
     Attributes:
-        teacher: The classifier as it was before, in eval mode: the pair is to predict for a noisy image what
-            the teacher predicts for the clean one.
+        teachers: Predict for a clean image what the pair is to predict for the noisy one: the classifier as
+            it was before, or several, who take turns; in eval mode, without gradients. At most as many as
+            images in a step, so that all are asked.
         consistency: Weight of that: of KL(teacher(x) || pair(x + nu)).
         label_smoothing: Share of a label that is spread evenly over all classes.
         fidelity: The restoration loss and its weight, so that the restorer still restores; None if the
             restorer is not trained.
+
+    Raises:
+        SettingError: If there is no teacher.
     """
 
-    teacher: nn.Module
+    teachers: Sequence[nn.Module]
     consistency: float = 1.0
     label_smoothing: float = 0.0
     fidelity: Fidelity | None = None
+
+    def __post_init__(self) -> None:
+        if not self.teachers:
+            raise SettingError("there are no teachers; give at least one, such as a copy of the classifier")
 
 
 def pair_objective(
@@ -323,7 +359,7 @@ def pair_objective(
         loss: Weights of the parts of the loss.
     """
     noisy_parts = _noisy_parts(
-        loss.teacher, images, batch=batch, augmentation=augmentation, degradation=degradation
+        loss.teachers, images, batch=batch, augmentation=augmentation, degradation=degradation
     )
 
     def own_loss(generator: torch.Generator) -> Iterator[Tensor]:

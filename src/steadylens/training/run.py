@@ -171,7 +171,8 @@ class ClassifierRecipe:
             of the last step.
         label_smoothing: Share of a label that is spread evenly over all classes.
         consistency: In fine-tuning, the weight of KL(p(x) || q(x + nu)), where p are the probabilities of the
-            classifier before the fine-tuning for a clean image, and q those of the tuned net for a noisy one.
+            classifier before the fine-tuning, or of its teachers, for a clean image, and q those of the tuned
+            net for a noisy one.
         start_share: In fine-tuning, the share of the weights before it in the tuned net: see `Training`.
         joint_start_share: The same where a restorer is trained together with the classifier.
         gain: Gain of the Xavier initialisation; not used in fine-tuning.

@@ -50,7 +50,8 @@ class Stage:
         name: Name of the stage; also a part of its random seed.
         path: The net's file. Until the training has finished, its state is in PATH.training.
         key: Hash of all that the result depends on; an existing file with another key is refused.
-        made_from: The nets that the stage starts from, by their role: "restorer", "classifier".
+        made_from: The nets that the stage starts from or learns from, by their role: "restorer",
+            "classifier", "teacher 1".
         before: The previous phase of the same training; its steps and seconds are added.
     """
 
@@ -62,11 +63,11 @@ class Stage:
 
     @property
     def seconds_before(self) -> float:
-        """Seconds that were spent on training the nets that the stage starts from."""
+        """Seconds that were spent on training the nets that the stage starts from or learns from."""
         return sum(net.seconds for net in self.made_from.values())
 
     def origins(self) -> dict[str, dict[str, str]]:
-        """Returns name, data and licence of the nets that the stage starts from, as far as they are known."""
+        """Returns name, data and licence of the nets that it is made from, as far as they are known."""
         return {part: dict(net.origin) for part, net in self.made_from.items() if net.origin}
 
 

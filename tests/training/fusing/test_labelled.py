@@ -5,14 +5,15 @@ Both are to keep the answers that the classifier gave before, for clean images.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from steadylens.checkpoints.card import card
 from steadylens.checkpoints.checkpoint import TrainingInfo, load_model
 from steadylens.checkpoints.loading import LoadedNet
 from steadylens.data.datasets import Dataset
@@ -20,56 +21,22 @@ from steadylens.errors import SettingError
 from steadylens.images.preprocessing import Preprocessing
 from steadylens.images.tensors import to_float
 from steadylens.metrics import psnr, top_k
-from steadylens.nets.classification import FusedClassifier, PreparedClassifier, SignNet
-from steadylens.nets.restoration import GaussianSmoothing, RestorationNet
+from steadylens.nets.classification import FusedClassifier, PreparedClassifier
+from steadylens.nets.restoration import GaussianSmoothing
 from steadylens.noise.degradation import gaussian_degradation
 from steadylens.randomness import derived_generator
-from steadylens.training.augmentation import StrongAugmentation
 from steadylens.training.fusing import JointTuning, fine_tune, tune_together
 from steadylens.training.loop import Training
 from steadylens.training.objectives import Fidelity, LogSquaredError, PairLoss, pair_objective
 from steadylens.training.optimizers import MomentumSgd, OneCycleAdam
-from steadylens.training.run import ClassifierRecipe, Recipe, Run
-from tests.tiny_runs import TINY, Notebook, run_of
-
-TUNING = ClassifierRecipe(
-    steps=4,
-    batch=2,
-    optimization=OneCycleAdam(learning_rate=1e-3, weight_decay=0.01),
-    augmentation=StrongAugmentation(),
-    degradation=replace(gaussian_degradation(30), versions=2, clean_share=0.2),
-    clip_norm=5.0,
-    averaging=0.5,
-    label_smoothing=0.1,
-    consistency=0.5,
-)
+from steadylens.training.run import ClassifierRecipe
+from tests.tiny_runs import Notebook
+from tests.training.fusing.tiny_pairs import TUNING, nets, recipe_with, same, sign_net, state, tiny_run
 
 
-def recipe_with(settings: ClassifierRecipe = TUNING) -> Recipe:
-    return replace(TINY, fine_tuning=settings)
-
-
-def tiny_run(data: Dataset, notebook: Notebook | None = None, recipe: Recipe | None = None) -> Run:
-    return run_of(data, notebook or Notebook(), recipe=recipe or recipe_with())
-
-
-def nets() -> tuple[RestorationNet, SignNet]:
-    """Returns the same restorer and classifier every time; the restorer's weights are frozen."""
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        restorer = RestorationNet(depth=3, padding="reflect").requires_grad_(False)
-        return restorer, SignNet(classes=4, standardize=True, width=0.2)
-
-
-def state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-def plainly_trained(data: Dataset, *, stage: str, frozen: bool, tuning: JointTuning) -> FusedClassifier:
+def plainly_trained(
+    data: Dataset, *, stage: str, frozen: bool, tuning: JointTuning, teachers: Sequence[nn.Module] = ()
+) -> FusedClassifier:
     """Returns the pair after a training that is set up by hand."""
     restorer, classifier = nets()
     restorer.requires_grad_(not frozen)
@@ -85,7 +52,7 @@ def plainly_trained(data: Dataset, *, stage: str, frozen: bool, tuning: JointTun
         degradation=degradation,
         augmentation=TUNING.augmentation,
         loss=PairLoss(
-            teacher=before,
+            teachers=teachers or [before],
             consistency=tuning.consistency,
             label_smoothing=0.1,
             fidelity=None if frozen else Fidelity(weight=tuning.fidelity, loss=tuning.loss),
@@ -124,6 +91,54 @@ def test_fine_tuning_with_consistency_is_a_plain_training_of_the_classifier(
         tiny_data, stage="fine-tuning x", frozen=True, tuning=JointTuning(consistency=0.5)
     )
     assert same(state(tuned.module), state(expected))
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["classifier", "both"])
+def test_with_teachers_their_answers_are_learned_instead(
+    frozen: bool, tiny_data: Dataset, tmp_path: Path
+) -> None:
+    teachers, stage = [sign_net(5), sign_net(6)], "fine-tuning x" if frozen else "joint training x"
+    before, path = [state(teacher) for teacher in teachers], tmp_path / "pair.safetensors"
+    tuning = JointTuning(consistency=0.5)
+    if frozen:
+        tuned = fine_tune(tiny_run(tiny_data), *nets(), path, name="x", teachers=teachers)
+    else:
+        tuned = tune_together(tiny_run(tiny_data), *nets(), path, name="x", tuning=tuning, teachers=teachers)
+    expected = plainly_trained(tiny_data, stage=stage, frozen=frozen, tuning=tuning, teachers=teachers)
+    assert same(state(tuned.module), state(expected))
+    alone = plainly_trained(tiny_data, stage=stage, frozen=frozen, tuning=tuning)
+    assert not same(state(tuned.module), state(alone))
+    assert all(map(same, before, map(state, teachers))), "teachers stay as they are"
+    assert all(weight.grad is None for teacher in teachers for weight in teacher.parameters())
+
+
+def test_the_file_names_the_teachers_and_counts_their_training(tiny_data: Dataset, tmp_path: Path) -> None:
+    restorer, classifier = nets()
+    behind = LoadedNet(name="behind", module=classifier, info=TrainingInfo(seconds=2.0))
+    itself = replace(behind, module=copy.deepcopy(classifier))
+    info = TrainingInfo(seconds=3.0, data="signs", licence="CC0")
+    teachers = (itself, LoadedNet(name="wise", module=sign_net(5), info=info), sign_net(6))
+    path = tmp_path / "pair.safetensors"
+    run = tiny_run(tiny_data, recipe=recipe_with(replace(TUNING, batch=3)))
+    tune_together(run, restorer, behind, path, name="x", teachers=teachers)
+    _, about = load_model(path)
+    assert about["seconds_before"] == 5.0, "the classifier, which is a teacher, too, counts once"
+    assert about["origins"]["teacher 1"] == {"name": "wise", "data": "signs", "licence": "CC0"}
+    assert about["origins"].keys() == {"classifier", "teacher 1"}
+    told = card(path).markdown()
+    assert "It learned the answers of wise, trained on `signs`, under the CC0 licence." in told
+
+
+@pytest.mark.parametrize("tune", [fine_tune, tune_together])
+def test_a_file_of_other_teachers_is_refused(
+    tune: Callable[..., LoadedNet], tiny_data: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "pair.safetensors"
+    tune(tiny_run(tiny_data), *nets(), path, name="x", teachers=[sign_net(5)])
+    tune(tiny_run(tiny_data), *nets(), path, name="x", teachers=[sign_net(5)])
+    for others in ([sign_net(6)], []):
+        with pytest.raises(SettingError, match="was made with other data, settings or seed"):
+            tune(tiny_run(tiny_data), *nets(), path, name="x", teachers=others)
 
 
 def test_both_nets_move_in_place_and_the_restorer_more_slowly(tiny_data: Dataset, tmp_path: Path) -> None:
