@@ -16,11 +16,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
 
 import torch
 from torch import Tensor, nn
-from writing import publish, tell
+from writing import mean_and_deviation, publish, tell
 
 from steadylens.checkpoints.checkpoint import fingerprint
 from steadylens.checkpoints.loading import LoadedNet, load_net
@@ -201,12 +200,7 @@ def tables(found: Found, seeds: Sequence[int]) -> dict[str, object]:
 def _by_sigma(by_seed: Sequence[Sequence[float]], *, sign: str) -> dict[str, str]:
     """Returns mean and standard deviation over seeds at each strength."""
     columns = zip(SIGMAS, zip(*by_seed, strict=True), strict=True)
-    return {f"sigma {sigma}": _mean_and_deviation(values, sign) for sigma, values in columns}
-
-
-def _mean_and_deviation(values: tuple[float, ...], sign: str) -> str:
-    deviation = f" \N{PLUS-MINUS SIGN} {stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{fmean(values):{sign}.2f}{deviation}"
+    return {f"sigma {sigma}": mean_and_deviation(values, sign) for sigma, values in columns}
 
 
 if __name__ == "__main__":

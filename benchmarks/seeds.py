@@ -17,12 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import zip_longest
 from pathlib import Path
-from statistics import fmean, stdev
 
 import numpy
 import torch
 from torch import Tensor, nn
-from writing import publish
+from writing import mean_and_deviation, publish
 
 from steadylens.checkpoints.checkpoint import fingerprint
 from steadylens.checkpoints.loading import LoadedNet, check_classes, check_order, load_net
@@ -149,7 +148,7 @@ def _accuracy(group: str, right: Tensor) -> dict[str, object]:
     columns = {f"sigma {sigma}": shares[:, place] for place, sigma in enumerate(SIGMAS)}
     columns["overall"] = shares[:, 1:].mean(dim=1)
     row: dict[str, object] = {"net": group, "seeds": len(right)}
-    return row | {name: _mean_and_deviation(values.tolist()) for name, values in columns.items()}
+    return row | {name: mean_and_deviation(values.tolist()) for name, values in columns.items()}
 
 
 def _clean(right: Mapping[str, Tensor]) -> Iterator[dict[str, object]]:
@@ -190,11 +189,6 @@ def _differences(right: Mapping[str, Tensor], against: str) -> Iterator[dict[str
 def _with_interval(differences: Tensor) -> str:
     mean, lower, upper = (100 * value for value in mean_difference(differences.tolist()))
     return f"{mean:+.2f} ({lower:+.2f} to {upper:+.2f})"
-
-
-def _mean_and_deviation(values: Sequence[float]) -> str:
-    deviation = f" \N{PLUS-MINUS SIGN} {stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{fmean(values):.2f}{deviation}"
 
 
 def read_groups(given: Sequence[str]) -> dict[str, list[str]]:

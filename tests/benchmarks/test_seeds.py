@@ -39,7 +39,7 @@ def files(tmp_path: Path) -> list[str]:
     return [str(path) for path in paths]
 
 
-def test_hits_on_clean_images_are_right_answers_and_noise_changes_some(
+def test_right_answers_on_clean_images_are_those_of_the_net_and_noise_changes_some(
     seeds: ModuleType, tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seeds, "SIGMAS", (0, 0.1, 1000))

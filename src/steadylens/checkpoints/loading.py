@@ -227,10 +227,9 @@ def count_classes(classifier: LoadedNet, images: Tensor | None = None) -> int:
         SettingError: If it does not return logits of at least two classes.
     """
     tensors = [*classifier.module.parameters(), *classifier.module.buffers()]
-    device = tensors[0].device if tensors else torch.device("cpu")
+    shown = torch.zeros(1, 3, classifier.size, classifier.size) if images is None else images
     with torch.inference_mode(), evaluating(classifier.module):
-        shown = torch.zeros(1, 3, classifier.size, classifier.size) if images is None else images
-        found = classifier.module(shown.to(device))
+        found = classifier.module(shown.to(tensors[0].device) if tensors else shown)
     try:
         return check_logits(found).shape[1]
     except SettingError as error:

@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from steadylens import workers
 from steadylens.checkpoints.checkpoint import fingerprint, has_fingerprint
-from steadylens.checkpoints.loading import LoadedNet, check_classes, check_order
-from steadylens.devices import evaluating
+from steadylens.checkpoints.loading import LoadedNet, check_classes, check_order, count_classes
 from steadylens.errors import SettingError
 from steadylens.images.tensors import to_float
-from steadylens.nets.classification import check_logits
 from steadylens.nets.facts import facts_of
 from steadylens.progress import Update
 from steadylens.training.run import Run
@@ -58,21 +55,15 @@ def check_network(name: str, network: nn.Module, run: Run) -> None:
     """
     names, source = run.data.class_names, run.data.source
     check_test_images(run)
-    device = next((each.device for each in (*network.parameters(), *network.buffers())), run.device)
-    with torch.inference_mode(), evaluating(network):
-        output = network(to_float(run.data.test.images[:1]).to(device))
-    try:
-        logits = check_logits(output)
-    except SettingError as error:
-        raise SettingError(f"{name} is no classifier: {error}") from error
-    if logits.shape[1] != len(names):
+    named = LoadedNet(name=name, module=network)
+    if (classes := count_classes(named, to_float(run.data.test.images[:1]))) != len(names):
         raise SettingError(
-            f"{name} tells {logits.shape[1]} classes apart, {source} has {len(names)}; use it with the data "
+            f"{name} tells {classes} classes apart, {source} has {len(names)}; use it with the data "
             "that it was trained for, or give the names of all of its classes as the data's class names"
         )
     known = facts_of(network).class_names
     if known and len(known) == len(names):
-        check_order(LoadedNet(name=name, module=network), names, source)
+        check_order(named, names, source)
 
 
 def check_workers(run: Run, nets: Mapping[str, nn.Module]) -> None:

@@ -26,6 +26,7 @@ from steadylens.training.recipes import SMOKE
 from steadylens.training.run import ClassifierRecipe, Recipe, Run
 from tests import tiny_runs
 from tests.tiny_runs import Notebook
+from tests.training.fusing.tiny_pairs import same, state
 
 NOISE = gaussian_degradation(60)
 
@@ -65,14 +66,6 @@ def restorer() -> RestorationNet:
     net = seeded(lambda: RestorationNet(depth=3, padding="reflect"))
     assert isinstance(net, RestorationNet)
     return net
-
-
-def state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 @pytest.mark.parametrize("fidelity", [0.0, 0.3])
@@ -121,7 +114,7 @@ def test_labels_are_not_looked_at(tiny_data: Dataset, tmp_path: Path) -> None:
         data = replace(tiny_data, train=replace(tiny_data.train, labels=labels))
         tuned = tune_restorer(run_of(data), restorer(), classifier(), tmp_path / name, name="pair")
         nets.append(tuned.module)
-    assert equal(state(nets[0]), state(nets[1]))
+    assert same(state(nets[0]), state(nets[1]))
 
 
 class NearestColour(nn.Module):
@@ -206,8 +199,8 @@ def test_the_classifier_stays_bit_for_bit_what_it_is(tiny_data: Dataset, tmp_pat
     moved = state(front)
     tuned = tune_restorer(run_of(tiny_data), front, net, tmp_path / "tuned.safetensors", name="pair")
     assert tuned.module is front
-    assert not equal(moved, state(front))
-    assert equal(before, state(net))
+    assert not same(moved, state(front))
+    assert same(before, state(net))
     assert all(parameter.grad is None for parameter in net.parameters())
     assert modes == [part.training for part in net.modules()]
     assert wishes == [parameter.requires_grad for parameter in net.parameters()]
@@ -221,7 +214,7 @@ def test_the_file_holds_the_restorer_and_how_often_answers_were_kept(
     front = tune_restorer(run_of(tiny_data, notebook), restorer(), classifier(), path, name="pair")
     loaded, about = load_model(path)
     assert isinstance(loaded, RestorationNet)
-    assert equal(state(loaded), state(front.module))
+    assert same(state(loaded), state(front.module))
     assert front.info.plain == about
     assert about["stage"] == "label-free tuning pair"
     assert about["samples"] == 4 * 2
@@ -252,7 +245,7 @@ def test_a_tuning_that_was_interrupted_ends_as_if_it_had_not_been(tiny_data: Dat
         "resumed", "finished", "skipped"
     ]  # fmt: skip
     (one, about), (other, other_about) = load_model(whole), load_model(cut)
-    assert equal(state(one), state(other))
+    assert same(state(one), state(other))
     assert about["validation"] == other_about["validation"]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from steadylens.checkpoints.card import card_of
 from steadylens.checkpoints.checkpoint import TrainingInfo, load_model, save_model
@@ -20,14 +20,7 @@ from steadylens.progress import Update
 from steadylens.training.fusing import fuse_as_they_are, fuse_label_free
 from steadylens.training.recipes import SMOKE
 from steadylens.training.run import Run
-
-
-def state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+from tests.training.fusing.tiny_pairs import same, state
 
 
 def pair_run(data: Dataset, news: list[Update]) -> Run:
@@ -49,9 +42,9 @@ def test_a_pair_as_it_is_comes_back_from_its_file(tiny_data: Dataset, tmp_path: 
     known = LoadedNet(name="front", module=restorer, info=TrainingInfo(seconds=3.0, seconds_before=0.5))
     fused = fuse_as_they_are(pair_run(tiny_data, []), known, classifier, path, name="pair")
     loaded, about = load_model(path)
-    assert equal(before, state(fused.module))
+    assert same(before, state(fused.module))
     assert fused.info.plain == about
-    assert equal(before, state(loaded))
+    assert same(before, state(loaded))
     assert about["classes"] == list(tiny_data.class_names)
     assert (about["stage"], about["seconds"]) == ("fusing pair", 3.5)
 
@@ -79,10 +72,10 @@ def test_label_free_tuning_writes_the_pair_and_the_restorer_beside(
         load_model(tmp_path / name) for name in ("pair.safetensors", "pair-restorer.safetensors")
     )
     assert isinstance(pair, FusedClassifier)
-    assert equal(before, state(pair.classifier))
-    assert equal(state(alone), state(pair.restorer))
-    assert not equal(state(alone), state(nets()[0]))
-    assert equal(state(pair), state(fused.module))
+    assert same(before, state(pair.classifier))
+    assert same(state(alone), state(pair.restorer))
+    assert not same(state(alone), state(nets()[0]))
+    assert same(state(pair), state(fused.module))
     assert about["seconds"] == alone_about["seconds"] > 0
     fuse_label_free(pair_run(tiny_data, news), *nets(), tmp_path / "pair.safetensors", name="pair")
     assert [update.state for update in news[-2:]] == ["skipped", "skipped"]
