@@ -52,6 +52,9 @@ README, RESULTS, STEADINESS, PHOTOGRAPHS = (
 PAGES = {README: False, RESULTS: True, STEADINESS: True, PHOTOGRAPHS: True}
 """The pages with tables, and whether they show the cells' notes (intervals, gains)."""
 
+SIGNS = "gtsrb-"
+"""How the name of a run on traffic signs begins; titles leave it out."""
+
 STRESS_RUN = "-stress"
 """How the name of a run ends that is shown on docs/steadiness.md only."""
 
@@ -145,7 +148,10 @@ def filled(text: str, runs: Mapping[str, Sequence[Measurement]], *, notes: bool)
     Raises:
         ValueError: If a marker names no table.
     """
-    known = [_called(records) if len(runs) > 1 else tables_named(records) for records in runs.values()]
+    if len(runs) == 1:
+        known = [tables_named(records) for records in runs.values()]
+    else:
+        known = [_called(name.removeprefix(SIGNS), records) for name, records in runs.items()]
 
     def fill(found: re.Match[str]) -> str:
         begin, name, end = found.groups()
@@ -157,11 +163,10 @@ def filled(text: str, runs: Mapping[str, Sequence[Measurement]], *, notes: bool)
     return MARKED.sub(fill, text)
 
 
-def _called(records: Sequence[Measurement]) -> dict[str, list[Table]]:
-    """Returns the tables of one of several runs, each with the run's recipe in its title."""
-    recipe = records[0].provenance.recipe
+def _called(run: str, records: Sequence[Measurement]) -> dict[str, list[Table]]:
+    """Returns the tables of one of several runs, each with the run's name in its title."""
     return {
-        name: [replace(table, title=f"{table.title}: {recipe}") for table in tables]
+        name: [replace(table, title=f"{table.title}: {run}") for table in tables]
         for name, tables in tables_named(records).items()
     }
 
