@@ -1,7 +1,6 @@
-"""Draws the picture at the top of the README from the nets of a run, on synthetic signs.
+"""Draws the picture at the top of the README with the packaged classifiers, on synthetic signs.
 
-Usage: python docs/overview.py RUN docs/images/overview.png
-RUN is a folder that `steadylens reproduce` wrote, of synthetic signs or of GTSRB, whose classes are the same.
+Usage: python docs/overview.py docs/images/overview.png
 """
 
 import sys
@@ -11,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from steadylens import FusedClassifier, RestorationNet, load_dataset, load_model, to_float, to_uint8
+from steadylens import FusedClassifier, load, load_dataset, to_float, to_uint8
 from steadylens.devices import forward_in_batches
 from steadylens.noise.degradation import gaussian_degradation
 
@@ -21,12 +20,10 @@ COLUMNS = ("noisy", "pattern", "restored")
 RIGHT, WRONG = "#1b7f4d", "#b3261e"
 
 
-def main(run: Path, out: Path) -> None:
-    """Draws the first signs whose answer noise changes and restoring brings back."""
-    original, _ = load_model(run / "models" / "original.safetensors")
-    fused, _ = load_model(run / "models" / "restored.safetensors")
+def main(out: Path) -> None:
+    """Draws the most contrasted signs whose answer noise changes and the pair brings back."""
+    original, fused = load("sign-gtsrb"), load("fused-gtsrb")
     assert isinstance(fused, FusedClassifier)
-    assert isinstance(fused.restorer, RestorationNet)
     data = load_dataset("signs")
     clean = to_float(data.test.images)
     degrade = gaussian_degradation(SIGMA_GREY)
@@ -38,10 +35,10 @@ def main(run: Path, out: Path) -> None:
     saved = candidates[after == data.test.labels[candidates]]
     chosen = _of_different_classes(saved, data.test.labels, noisy)
     with torch.inference_mode():
-        pattern = fused.restorer.pattern(noisy[chosen])
+        restored = fused.restorer(noisy[chosen])
     figure = Figure(figsize=(8.2, 1.75 * len(chosen)), dpi=110, layout="constrained", facecolor="white")
     for row, index in enumerate(chosen.tolist()):
-        images = (noisy[index], 0.5 + 2 * pattern[row], noisy[index] + pattern[row])
+        images = (noisy[index], 0.5 + 2 * (restored[row] - noisy[index]), restored[row])
         for column, (title, image) in enumerate(zip(COLUMNS, images, strict=True)):
             axes = figure.add_subplot(len(chosen), 4, row * 4 + column + 1)
             axes.imshow(to_uint8(image).permute(1, 2, 0).numpy(), interpolation="nearest")
@@ -69,6 +66,6 @@ def _of_different_classes(indices: Tensor, labels: Tensor, noisy: Tensor) -> Ten
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 2:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

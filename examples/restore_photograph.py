@@ -23,10 +23,10 @@ degrade = steadylens.Degradation(families=(gaussian,))
 noisy = degrade(clean, generator=torch.Generator().manual_seed(0))
 
 # %%
-# Restoring is one call. The net ``l11-gtsrb`` comes with the package; ``l5-gtsrb`` takes an eighth of its
-# multiplications and restores less.
+# Restoring is one call. It takes the packaged net for photographs, ``unet-photos``, unless another is named;
+# ``unet-camera`` is for the noise of cameras.
 
-restored = steadylens.restore(noisy, "l11-gtsrb")
+restored = steadylens.restore(noisy)
 before, after = steadylens.psnr(noisy, clean).item(), steadylens.psnr(restored, clean).item()
 print(f"PSNR: {before:.1f} dB noisy, {after:.1f} dB restored")
 

@@ -57,15 +57,16 @@ def limitations(net: LoadedNet) -> Iterator[str]:
         yield "It was trained only on clean images: noise changes its answers, as the figures show."
     elif info.recipe == "camera":
         yield (
-            "It was trained with simulated noise of cameras, also stored as JPEG. Blur and weather were not "
-            "measured."
+            "It was trained with simulated noise of cameras, also stored as JPEG. Its figures say nothing of "
+            "blur and weather."
         )
     elif info.data:
         yield (
-            "It was trained with synthetic additive noise. Blur, compression, weather and "
-            "noise that depends on the brightness were not measured."
+            "It was trained with synthetic additive noise. Its figures say nothing of blur, compression, "
+            "weather and noise that depends on the brightness; `steadylens compare --corruptions` measures "
+            "what they do to a classifier's answers."
         )
-    yield "It is no defence against attacks: adversarial perturbations were not measured."
+    yield "It is no defence against attacks; `steadylens compare --attacks` measures what they do."
     yield from _harms(select(info.figures, Restoring))
     if net.task == CLASSIFYING:
         yield (
