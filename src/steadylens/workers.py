@@ -88,6 +88,10 @@ def joined() -> Iterator[None]:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set; start the "
             "workers with torchrun, or unset WORLD_SIZE"
         )
+    # The first step of an optimizer imports it. Imported while workers are joined, its default arguments
+    # would keep their process group, whose threads may then abort the process as it ends.
+    import torch.distributed.nn.functional  # noqa: PLC0415
+
     global _store  # noqa: PLW0603 - as the process group, it belongs to the process
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _exchanging():

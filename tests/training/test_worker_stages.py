@@ -67,6 +67,12 @@ def test_two_workers_go_on_and_both_have_the_net(
         assert worker["again"] == ["skipped", *first[2:]]
 
 
+def test_no_thread_of_the_exchange_is_left_that_could_abort_a_process_as_it_ends(
+    resumed: list[dict[str, Any]],
+) -> None:
+    assert [worker["threads of the exchange"] for worker in resumed] == [[], []]
+
+
 def test_workers_with_other_settings_are_refused_before_a_step(resumed: list[dict[str, Any]]) -> None:
     for worker in resumed:
         assert "worker 1 has other data, settings or seed than worker 0 (" in worker["seeds of their own"]

@@ -57,6 +57,11 @@ def refused(work: Callable[[], object]) -> str:
     return ""
 
 
+def thread_names() -> list[str]:
+    """Returns the names of all threads of this process, or none where there is no /proc to tell them."""
+    return [file.read_text(encoding="utf-8").strip() for file in Path("/proc/self/task").glob("*/comm")]
+
+
 def main(path: Path, *, killing: bool) -> None:
     found: dict[str, object] = {}
     with patch.object(devices, "has_fast_bfloat16", lambda device: False), workers.joined():
@@ -67,6 +72,7 @@ def main(path: Path, *, killing: bool) -> None:
         found["seeds of their own"] = refused(lambda: trained(other, observe=Notebook(), seed=workers.rank()))
         with patch.object(stages, "save_state", side_effect=StorageError("the disk is full")):
             found["full disk"] = refused(lambda: trained(other, observe=Notebook()))
+    found["threads of the exchange"] = [name for name in thread_names() if "gloo" in name]
     sys.stdout.write(json.dumps(found) + "\n")
 
 
