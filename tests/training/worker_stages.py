@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
@@ -59,7 +60,11 @@ def refused(work: Callable[[], object]) -> str:
 
 def thread_names() -> list[str]:
     """Returns the names of all threads of this process, or none where there is no /proc to tell them."""
-    return [file.read_text(encoding="utf-8").strip() for file in Path("/proc/self/task").glob("*/comm")]
+    names = []
+    for file in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # the thread has just ended
+            names.append(file.read_text(encoding="utf-8").strip())
+    return names
 
 
 def main(path: Path, *, killing: bool) -> None:
