@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs dist fix clean
+.PHONY: demo test coverage check docs dist fix clean
 
 demo: .venv/installed ## train, fuse, evaluate on synthetic traffic signs; write runs/demo/report.html
 	$(BIN)/steadylens reproduce --out runs/demo
@@ -10,8 +10,13 @@ demo: .venv/installed ## train, fuse, evaluate on synthetic traffic signs; write
 # One process a core: threads beside them only wait for each other, and the suite takes twice as long. Files in
 # their own order: else those with few tests, which start processes of their own, would all come at the end.
 # Compiled files are kept whatever the environment says, because the tests start some hundred processes.
-test: .venv/installed-dev ## the test suite, with coverage
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+TESTS = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+test: .venv/installed-dev ## the test suite
+	$(TESTS)
+
+coverage: .venv/installed-dev ## the test suite, and which lines it does not reach; takes longer
+	$(TESTS) --cov --cov-report=term
 
 check: .venv/installed-dev ## lint, formatting, types, layer contract
 	$(BIN)/ruff check .
