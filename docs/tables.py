@@ -55,6 +55,9 @@ PAGES = {README: False, RESULTS: True, STEADINESS: True, PHOTOGRAPHS: True}
 SIGNS = "gtsrb-"
 """How the name of a run on traffic signs begins; titles leave it out."""
 
+PACKAGED_RUNS = ("gtsrb-restorers", "gtsrb-unet")
+"""The runs about nets in the package, which are shown before all others."""
+
 STRESS_RUN = "-stress"
 """How the name of a run ends that is shown on docs/steadiness.md only."""
 
@@ -172,8 +175,9 @@ def _called(run: str, records: Sequence[Measurement]) -> dict[str, list[Table]]:
 
 
 def recorded_runs(folder: Path = ROOT / "results") -> dict[str, list[Measurement]]:
-    """Returns the records of each run in a folder, in the order of the files' names."""
-    return {path.stem: read_records(path) for path in sorted(folder.glob("*.jsonl"))}
+    """Returns the records of each run in a folder, those of packaged nets first, by the files' names."""
+    paths = sorted(folder.glob("*.jsonl"), key=lambda path: (path.stem not in PACKAGED_RUNS, path.stem))
+    return {path.stem: read_records(path) for path in paths}
 
 
 def runs_of_page(

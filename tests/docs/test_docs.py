@@ -59,8 +59,8 @@ def markers(text: str) -> list[str]:
 
 @pytest.mark.parametrize(("page", "notes"), PAGES.items())
 def test_a_page_holds_the_tables_of_the_records_and_nothing_else(page: str, notes: bool) -> None:
-    runs = {path.stem: read_records(path) for path in sorted((ROOT / "results").glob("*.jsonl"))}
-    assert runs
+    runs = FILLER["recorded_runs"]()
+    assert list(runs)[:2] == ["gtsrb-restorers", "gtsrb-unet"]  # those of the packaged nets
     text, shown = (ROOT / page).read_text(encoding="utf-8"), FILLER["runs_of_page"](runs, ROOT / page)
     assert text == filled(text, shown, notes=notes), "run .venv/bin/python docs/tables.py"
 

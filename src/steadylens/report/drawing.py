@@ -6,6 +6,7 @@ are drawn. People with any colour vision can distinguish the colours (Okabe and 
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -110,7 +111,10 @@ def shared_labels(figure: Figure, x: str, y: str) -> None:
 def common_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Puts one legend above all panels."""
     widths = [len(str(handle.get_label())) + HANDLE_LETTERS for handle in handles]
-    columns = len(handles) if sum(widths) <= LEGEND_LETTERS else max(1, LEGEND_LETTERS // max(widths))
+    fits_one_row = sum(widths) <= LEGEND_LETTERS
+    most = max(1, len(handles) if fits_one_row else LEGEND_LETTERS // max(widths))
+    rows = max(1, math.ceil(len(handles) / most))
+    columns = math.ceil(len(handles) / rows)  # no more, so that the rows are about equally long
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
 
 
