@@ -3,15 +3,15 @@
 The answer of the classifier alone for a clean image counts as right; no label is used. Two classifiers: the
 packaged sign net on GTSRB, and a net of timm that is trained here on the synthetic signs, which no restorer
 has seen. All restorers get the same noisy images, clipped and rounded to 8 bits; a difference to the
-classifier alone has an interval, paired over the images. With --tune the first restorer is also tuned for
-each classifier without labels, at several rates; the rate is chosen on validation images.
+classifier alone has an interval, paired over the images. With --tune restorers are also tuned for each
+classifier without labels, at several rates; the rate is chosen on validation images. Tuned nets are kept in
+the folder WORK, so that an interrupted run goes on, and processes that tune some of them each can share it.
 
-    python benchmarks/frozen_classifier.py gtsrb:DIR --tune --out results/benchmarks/frozen_classifier.json
+    python benchmarks/frozen_classifier.py gtsrb:DIR --tune unet-gtsrb l5-gtsrb --work runs/frozen
 """
 
 import argparse
 import copy
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from writing import publish, tell
 
+from steadylens.checkpoints.checkpoint import fingerprint
 from steadylens.checkpoints.loading import load_net
 from steadylens.data.datasets import Dataset, load_dataset
 from steadylens.devices import default_device, fast_memory_format, forward_in_batches
@@ -135,26 +136,30 @@ def rows_of(
 
 
 def tuned(
-    run: Run, restorer: nn.Module, classifier: nn.Module, images: int, folder: Path
-) -> tuple[str, nn.Module, list[dict[str, object]]]:
-    """Tunes a restorer without labels at each rate; returns the best on validation images, and all trials."""
+    run: Run, restorer: nn.Module, classifier: nn.Module, images: int, work: Path
+) -> tuple[str, nn.Module, dict[str, str]]:
+    """Tunes a restorer without labels at each rate.
+
+    Returns:
+        The rate that is best on validation images, its net, and the share of answers kept in per cent, in the
+        mean over the strengths, by rate. The best may be "not tuned".
+    """
     clean = chosen(run.data.validation.images, images)
     wanted = answers(forward_in_batches(classifier, clean))
-    before = kept(restorer, classifier, clean, wanted)
-    trials: list[dict[str, object]] = [{"rate": "not tuned", **before.cells(before)}]
-    nets: dict[str, tuple[float, nn.Module]] = {"not tuned": (float(before.same.double().mean()), restorer)}
+    nets = {"not tuned": restorer}
+    nets_called = f"{fingerprint(restorer)[:8]}-{fingerprint(classifier)[:8]}"
     for rate in RATES:
         settings = ConsistencyTuning(optimization=OneCycleAdam(learning_rate=rate))
-        path = folder / f"rate-{rate}.safetensors"
-        found = tune_restorer(
-            run, copy.deepcopy(restorer), classifier, path, name=f"rate {rate}", tuning=settings
-        )
-        after = kept(found.module, classifier, clean, wanted)
-        trials.append({"rate": f"{rate:g}", **after.cells(before)})
-        nets[f"{rate:g}"] = (float(after.same.double().mean()), found.module)
-        print(trials[-1], flush=True)
-    best = max(nets, key=lambda name: nets[name][0])
-    return best, nets[best][1], trials
+        path = work / f"{nets_called}-{rate:g}.safetensors"
+        copied = copy.deepcopy(restorer)
+        found = tune_restorer(run, copied, classifier, path, name=f"rate {rate:g}", tuning=settings)
+        nets[f"{rate:g}"] = found.module
+    shares = {
+        rate: 100 * float(kept(net, classifier, clean, wanted).same.double().mean())
+        for rate, net in nets.items()
+    }
+    best = max(shares, key=shares.__getitem__)
+    return best, nets[best], {rate: f"{share:.2f}" for rate, share in shares.items()}
 
 
 def measured(
@@ -163,13 +168,15 @@ def measured(
     """Measures one classifier behind all restorers; returns the results as plain data."""
     found: dict[str, object] = {}
     behind = dict(restorers)
-    if given.tune:
-        first = next(iter(restorers))
-        with tempfile.TemporaryDirectory() as folder:
-            best, net, trials = tuned(run, restorers[first], classifier, given.images, Path(folder))
-        found[f"{first} tuned for {name} at each rate, differences to untuned, validation images"] = trials
+    trials = []
+    for restorer in given.tune:
+        best, net, shares = tuned(run, restorers[restorer], classifier, given.images, given.work)
+        trials.append({"restorer": restorer, **shares})
+        print(name, trials[-1], flush=True)
         if best != "not tuned":
-            behind[f"{first}, tuned without labels at {best}"] = net
+            behind[f"{restorer}, tuned without labels at {best}"] = net
+    if trials:
+        found[f"{name}: answers kept after tuning at each rate, in per cent, validation images"] = trials
     test = chosen(run.data.test.images, given.images)
     return {**found, f"{name}: answers kept in per cent of {len(test)}": rows_of(classifier, behind, test)}
 
@@ -201,11 +208,18 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", help="gtsrb:DIR")
     parser.add_argument("--classifier", default="sign-gtsrb", help="a file, or the name of a packaged net")
-    parser.add_argument("--restorers", nargs="+", default=RESTORERS, help="the first one is tuned")
+    parser.add_argument("--restorers", nargs="+", default=RESTORERS)
     parser.add_argument("--images", type=int, default=2000, help="test images of each classifier")
     parser.add_argument("--body-steps", type=int, default=600, help=f"steps of the training of {BODY}")
-    parser.add_argument("--tune", action="store_true", help="also tune the first restorer without labels")
+    parser.add_argument("--tune", nargs="+", default=(), help="restorers that are also tuned without labels")
     parser.add_argument("--tuning-steps", type=int, default=500)
+    parser.add_argument("--work", type=Path, help="folder for the tuned nets")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if unknown := set(arguments.tune) - set(arguments.restorers):
+        parser.error(
+            f"--tune has {', '.join(sorted(unknown))}, which --restorers lacks; give only those in it"
+        )
+    if arguments.tune and arguments.work is None:
+        parser.error("--tune keeps its nets; give a folder for them with --work")
     publish(main(arguments), arguments.out)

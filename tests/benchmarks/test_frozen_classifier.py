@@ -3,7 +3,6 @@
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import fmean
 from types import ModuleType
 
 import pytest
@@ -70,25 +69,38 @@ def test_a_restorer_is_tuned_at_each_rate_and_the_best_one_chosen(
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 4)).requires_grad_(False)
     restorer = restorer_named("L3")
     before = {name: value.clone() for name, value in restorer.state_dict().items()}
-    best, net, trials = frozen.tuned(run, restorer, classifier, 8, tmp_path)
-    names = [row["rate"] for row in trials]
-    assert names == ["not tuned", *(f"{rate:g}" for rate in frozen.RATES)]
-    means = [fmean(float(row[f"sigma {sigma}"].split()[0]) for sigma in frozen.SIGMAS) for row in trials]
-    assert means[names.index(best)] == pytest.approx(max(means))
+    best, net, shares = frozen.tuned(run, restorer, classifier, 8, tmp_path)
+    assert list(shares) == ["not tuned", *(f"{rate:g}" for rate in frozen.RATES)]
+    assert float(shares[best]) == max(map(float, shares.values()))
     assert (net is restorer) == (best == "not tuned")
     assert all(torch.equal(value, before[name]) for name, value in restorer.state_dict().items())
 
 
-@pytest.mark.parametrize("tune", [False, True])
+@pytest.mark.parametrize("tune", [(), ("second", "first")])
 def test_a_classifier_gets_a_row_for_each_restorer_and_one_for_what_was_tuned(
-    frozen: ModuleType, tiny_data: Dataset, tune: bool
+    frozen: ModuleType, tiny_data: Dataset, tmp_path: Path, tune: tuple[str, ...]
 ) -> None:
     run = run_of(tiny_data, Notebook(), recipe=SMOKE)
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 4)).requires_grad_(False)
     restorers = {"first": restorer_named("L3"), "second": restorer_named("Dong")}
-    found = frozen.measured("net", run, classifier, restorers, Namespace(tune=tune, images=6))
+    found = frozen.measured("net", run, classifier, restorers, Namespace(tune=tune, images=6, work=tmp_path))
     rows = [row["restorer"] for row in found["net: answers kept in per cent of 6"]]
     assert rows[:3] == ["none", "first", "second"]
-    assert all(row.startswith("first, tuned without labels at ") for row in rows[3:])
-    trials = found.get("first tuned for net at each rate, differences to untuned, validation images", [])
-    assert len(trials) == (1 + len(frozen.RATES) if tune else 0)
+    assert all(", tuned without labels at " in row for row in rows[3:])
+    trials = found.get("net: answers kept after tuning at each rate, in per cent, validation images", [])
+    assert [row["restorer"] for row in trials] == list(tune)
+
+
+def test_a_restorer_that_was_tuned_before_is_not_tuned_again(
+    frozen: ModuleType, tiny_data: Dataset, tmp_path: Path
+) -> None:
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 4)).requires_grad_(False)
+    restorer = restorer_named("L3")
+    before, after = Notebook(), Notebook()
+    first, again = (
+        frozen.tuned(run_of(tiny_data, notebook, recipe=SMOKE), restorer, classifier, 8, tmp_path)
+        for notebook in (before, after)
+    )
+    assert first[2] == again[2]
+    assert "advanced" in before.states
+    assert "advanced" not in after.states
