@@ -70,6 +70,7 @@ from .noise.pool import NoisePool as NoisePool
 from .training.fusing.label_free import fuse_label_free as fuse_label_free
 from .training.fusing.label_free import tune_restorer as tune_restorer
 from .training.fusing.labelled import fine_tune as fine_tune
+from .training.fusing.labelled import tune_together as tune_together
 from .training.fusing.pairs import fuse_as_they_are as fuse_as_they_are
 from .training.loop import Training as Training
 from .training.objectives import classifying_objective as classifying_objective
@@ -157,5 +158,6 @@ __all__ = [
     "torchvision_classifier",
     "transformers_classifier",
     "tune_restorer",
+    "tune_together",
     "write_image",
 ]
