@@ -119,7 +119,7 @@ def tables_named(records: Sequence[Measurement]) -> dict[str, list[Table]]:
 def glance_tables(records: Sequence[Measurement]) -> list[Table]:
     """Returns the few numbers that tell how much a restorer helps, with the baseline that needs none."""
     top1 = {row.network: row for row in select(records, Accuracy) if row.k == 1}
-    rows = [row for row in select(records, Stability) if row.population == "own"]
+    rows = [row for row in select(records, Stability) if row.population == "all"]
     known = {(row.network, row.sigma_grey): row for row in rows if row.noise == FIRST_PAGE_NOISE}
     if not known or not all(name in top1 for name in GLANCE):
         return []
@@ -131,8 +131,7 @@ def glance_tables(records: Sequence[Measurement]) -> list[Table]:
         table_rows.append(text_row(title, *(f"{row.correct / row.samples:.1%}" for row in shares)))
     table = Table(
         title="How much it helps",
-        caption="Traffic signs (GTSRB): accuracy on clean images, then the share of its right answers that a "
-        "classifier keeps under noise.",
+        caption="Traffic signs (GTSRB): right answers on clean images, and under noise of some strengths.",
         source=source(shown, count="noisy images in a cell"),
         header=("", "clean", *(f"{SIGMA} = {sigma:g}" for sigma in GLANCE_SIGMAS)),
         rows=tuple(table_rows),

@@ -84,7 +84,7 @@ def test_the_numbers_of_the_first_page_are_shares_of_the_rows() -> None:
         for row in rows
         if isinstance(row, Stability)
         and (row.network, row.sigma_grey, row.population, row.noise)
-        == (ORIGINAL, 40, "own", "clipped, 8-bit")
+        == (ORIGINAL, 40, "all", "clipped, 8-bit")
     )
     assert table.rows[0].cells[-1].text == f"{100 * cell.correct / cell.samples:.1f}%"
 
