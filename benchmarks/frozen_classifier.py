@@ -147,10 +147,10 @@ def tuned(
     clean = chosen(run.data.validation.images, images)
     wanted = answers(forward_in_batches(classifier, clean))
     nets = {"not tuned": restorer}
-    nets_called = f"{fingerprint(restorer)[:8]}-{fingerprint(classifier)[:8]}"
+    stem = f"{fingerprint(restorer)[:8]}-{fingerprint(classifier)[:8]}"
     for rate in RATES:
         settings = ConsistencyTuning(optimization=OneCycleAdam(learning_rate=rate))
-        path = work / f"{nets_called}-{rate:g}.safetensors"
+        path = work / f"{stem}-{rate:g}.safetensors"
         copied = copy.deepcopy(restorer)
         found = tune_restorer(run, copied, classifier, path, name=f"rate {rate:g}", tuning=settings)
         nets[f"{rate:g}"] = found.module

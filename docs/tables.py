@@ -55,9 +55,6 @@ PAGES = {README: False, RESULTS: True, STEADINESS: True, PHOTOGRAPHS: True}
 SIGNS = "gtsrb-"
 """How the name of a run on traffic signs begins; titles leave it out."""
 
-PACKAGED_RUNS = ("gtsrb-restorers", "gtsrb-unet")
-"""The runs about nets in the package, which are shown before all others."""
-
 STRESS_RUN = "-stress"
 """How the name of a run ends that is shown on docs/steadiness.md only."""
 
@@ -66,6 +63,9 @@ PHOTOGRAPH_RUN = "photographs"
 
 FIRST_PAGE_RUN = "gtsrb-unet"
 """The run that README.md shows: that of the classifiers in the package."""
+
+PACKAGED_RUNS = ("gtsrb-restorers", FIRST_PAGE_RUN)
+"""The runs about nets in the package, which are shown before all others."""
 
 FIRST_PAGE_NOISE = "clipped, 8-bit"
 """The noise that README.md shows: on images as they are stored."""

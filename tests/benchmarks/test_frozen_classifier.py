@@ -86,9 +86,14 @@ def test_a_classifier_gets_a_row_for_each_restorer_and_one_for_what_was_tuned(
     found = frozen.measured("net", run, classifier, restorers, Namespace(tune=tune, images=6, work=tmp_path))
     rows = [row["restorer"] for row in found["net: answers kept in per cent of 6"]]
     assert rows[:3] == ["none", "first", "second"]
-    assert all(", tuned without labels at " in row for row in rows[3:])
+    for row in rows[3:]:
+        restorer, tuned_at, rate = row.partition(", tuned without labels at ")
+        assert tuned_at
+        assert restorer in tune
+        assert rate in {f"{each:g}" for each in frozen.RATES}
     trials = found.get("net: answers kept after tuning at each rate, in per cent, validation images", [])
     assert [row["restorer"] for row in trials] == list(tune)
+    assert all(len(row) == 2 + len(frozen.RATES) for row in trials)  # its name, untuned, and each rate
 
 
 def test_a_restorer_that_was_tuned_before_is_not_tuned_again(
