@@ -91,6 +91,18 @@ def test_only_a_pair_that_was_fine_tuned_is_said_to_be() -> None:
         assert ("fine-tuned" in text) == (stage == "fine-tuning mine")
 
 
+def test_a_classifier_that_was_tuned_alone_is_not_said_to_have_a_restorer() -> None:
+    pair = FusedClassifier(nn.Identity(), SignNet())
+    about = {"stage": "fine-tuning mine", "data": "folder:photos", "origins": {"classifier": {"name": "its"}}}
+    card = card_of(loaded(pair, about))
+    assert card.purpose == "A classifier that was fine-tuned on noisy images, without a restorer."
+    assert section(card, "Data").strip() == (
+        "The classifier was fine-tuned on `folder:photos`. "
+        "Its classifier began as its, with unknown training data."
+    )
+    assert "restorer" not in section(card, "Data")
+
+
 @pytest.mark.parametrize("data", ["signs", ""])
 def test_only_a_restorer_that_was_tuned_for_its_classifier_is_said_to_be(data: str) -> None:
     text = intended_use(loaded(PAIR, {"stage": "fusing mine", "data": data}))
@@ -333,7 +345,7 @@ def test_the_example_fits_photographs_as_the_classifier_reads_them() -> None:
             "folder:photos",
             "The restorer was tuned on `folder:photos` for its",
         ),
-        ("fine-tuning mine", "folder:photos", "The classifier was fine-tuned on `folder:photos` behind the"),
+        ("fine-tuning mine", "folder:photos", "The classifier was fine-tuned on `folder:photos`. Its"),
     ],
 )
 def test_a_card_tells_what_each_part_began_as(stage: str, data: str, lead: str) -> None:

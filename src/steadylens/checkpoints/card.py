@@ -32,6 +32,8 @@ def intended_use(net: LoadedNet) -> str:
     match net.info.training_kind:
         case "pair tuned without labels":
             return "A restorer in front of a frozen classifier, for which it was tuned without labels."
+        case "fine-tuned pair" if isinstance(getattr(net.module, "restorer", None), nn.Identity):
+            return "A classifier that was fine-tuned on noisy images, without a restorer."
         case "fine-tuned pair":
             return "A frozen restorer in front of a classifier that was fine-tuned behind it on noisy images."
     usual = f"A net of type {type(net.module).__name__} that restores images."
@@ -190,7 +192,7 @@ def _data(card: Card) -> str:
     elif kind == "restorer tuned without labels":
         how = f"It was tuned on {data} for a classifier, without labels."
     elif kind == "fine-tuned pair" and card.info.origins:
-        how = f"The classifier was fine-tuned on {data} behind the restorer."
+        how = f"The classifier was fine-tuned on {data}."
     else:
         how = f"Trained on {data}."
     began = [_beginning(card, part, known) for part, known in card.info.origins.items()]
@@ -235,7 +237,7 @@ def _figures(figures: Sequence[Measurement]) -> Iterator[str]:
         *cost_tables(select(figures, Cost)),
     ]
     if tables:
-        yield "## Figures\n\nMeasured with the weights as they were trained, in float32.\n"
+        yield "## Figures\n\nMeasured in float32.\n"
     for table in tables:
         yield _unranked(table).markdown()
 

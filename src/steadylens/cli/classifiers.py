@@ -306,14 +306,7 @@ def _opened(
     classifier: str, described: ClassifierOptions, restorers: list[str], fused: list[Path]
 ) -> "tuple[LoadedNet, list[LoadedNet]]":
     """Opens a classifier and its pairs, and says how images are prepared for them."""
-    from steadylens.checkpoints.loading import load_classifier
-
-    alone = load_classifier(
-        classifier,
-        weights=described.weights,
-        options=described.preprocessing(),
-        ema=described.ema,
-    )
+    alone = described.load(classifier)
     pairs = _pairs(alone, restorers, fused)
     say(_preparation(alone))
     return alone, pairs
@@ -379,6 +372,10 @@ def _pairs(alone: "LoadedNet", restorers: list[str], fused: list[Path]) -> "list
     return pairs
 
 
+NO_RESTORER = "none"
+"""Stands for the restorer where a classifier is tuned without one."""
+
+
 class TunedPart(StrEnum):
     """The part that is trained when a restorer and a classifier are fused."""
 
@@ -392,7 +389,10 @@ class TunedPart(StrEnum):
 def fuse(
     restorer: Annotated[
         str,
-        typer.Argument(help="The restorer: a .safetensors file or the name of a packaged net (unet-gtsrb)."),
+        typer.Argument(
+            help="The restorer: a .safetensors file or the name of a packaged net (unet-gtsrb). The word "
+            "none stands for no restorer: then the classifier alone is tuned on noisy images, for comparison."
+        ),
     ],
     classifier: ClassifierName,
     out: File,
@@ -427,25 +427,25 @@ def fuse(
     """Put a restorer in front of a classifier and save the pair; train one of the two, both, or neither."""
     with sharing_work(debug):
         if restorer_only and tune is not TunedPart.restorer:
-            raise SettingError(
-                "--restorer-only needs --tune restorer; otherwise the restorer stays unchanged"
-            )
+            raise SettingError("--restorer-only needs --tune restorer; otherwise the restorer is unchanged")
         if teacher and tune not in (TunedPart.classifier, TunedPart.both):
             raise SettingError(f"--teacher needs --tune classifier or both; --tune {tune} learns no answers")
-        from steadylens.checkpoints.loading import load_classifier, load_net
+        if restorer == NO_RESTORER and tune is not TunedPart.classifier:
+            raise SettingError(
+                f"without a restorer ({NO_RESTORER}) only the classifier can be tuned, but --tune is {tune}; "
+                "give --tune classifier, or name a restorer"
+            )
+        from torch import nn
+
+        from steadylens.checkpoints.loading import load_net
         from steadylens.evaluation.checks import check_against
         from steadylens.nets.architecture import describe
         from steadylens.nets.facts import CLASSIFYING, RESTORING
         from steadylens.training.stages import check_suffix
 
         check_suffix(out)
-        front = load_net(restorer, task=RESTORING)
-        behind = load_classifier(
-            classifier,
-            weights=described.weights,
-            options=described.preprocessing(),
-            ema=described.ema,
-        )
+        front = nn.Identity() if restorer == NO_RESTORER else load_net(restorer, task=RESTORING)
+        behind = described.load(classifier)
         if not restorer_only:
             describe(behind.module)  # refuses a classifier that cannot be saved, before the long work
         teachers = [load_net(each, task=CLASSIFYING) for each in teacher or ()]

@@ -31,6 +31,7 @@ from steadylens.progress import Update
 if TYPE_CHECKING:
     import torch
 
+    from steadylens.checkpoints.loading import LoadedNet
     from steadylens.images.preprocessing import Fit, PreprocessingOptions
     from steadylens.training.run import Recipe, Run
 
@@ -249,6 +250,12 @@ class ClassifierOptions:
 
         fit = None if self.fit is None else Fit.parse(self.fit)
         return PreprocessingOptions(size=self.size, mean=self.mean, std=self.std, fit=fit)
+
+    def load(self, source: str) -> "LoadedNet":
+        """Returns the classifier of that name or file, as the options describe it."""
+        from steadylens.checkpoints.loading import load_classifier
+
+        return load_classifier(source, weights=self.weights, options=self.preprocessing(), ema=self.ema)
 
 
 def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
