@@ -186,7 +186,10 @@ def main(given: argparse.Namespace) -> dict[str, object]:
     device = default_device()
     names: Sequence[str] = given.restorers
     restorers = {name: load_net(name).module.to(device) for name in names}
-    recipe = replace(UNET, fine_tuning=replace(UNET.fine_tuning, steps=given.tuning_steps, batch=32))
+    # The share is the one that the recipe had when this was first measured.
+    recipe = replace(
+        UNET, fine_tuning=replace(UNET.fine_tuning, steps=given.tuning_steps, batch=32, start_share=0.25)
+    )
     signs, drawn = (
         Run(data=load_dataset(source).to(device), recipe=recipe, seed=0, device=device, observe=tell)
         for source in (given.data, "signs")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadylens.checkpoints.checkpoint import SUFFIX, load_model, save_model
+from steadylens.checkpoints.checkpoint import SUFFIX, fingerprint, load_model, save_model
 from steadylens.errors import SettingError
 from steadylens.files import replacing
 from steadylens.images.tensors import GREY_LEVELS
@@ -97,7 +97,8 @@ def package(source: Path, target: Path, figures: Sequence[Measurement], attribut
     if attribution:
         about["attribution"] = attribution
     about["figures"] = [encode(row) for row in figures]
-    about["stored_as"] = f"float16, which {rounding(module)}"
+    # What rounding changed cannot be told of weights that were rounded before.
+    about["stored_as"] = about.get("stored_as", "float16") if is_rounded(module) else rounding(module)
     save_model(target, module, about=about, dtype=torch.float16)
 
 
@@ -108,13 +109,25 @@ def forget_folders(about: dict[str, Any]) -> None:
         described["data"] = f"{kind}{colon}{Path(place).name}"
 
 
+def is_rounded(module: nn.Module) -> bool:
+    """Whether float16 holds the weights of a net as they are."""
+    return fingerprint(rounded(module)) == fingerprint(module)
+
+
+def rounded(module: nn.Module) -> nn.Module:
+    """Returns a copy of a net whose weights went through float16."""
+    return copy.deepcopy(module).half().float()
+
+
 def rounding(module: nn.Module) -> str:
-    """Says how much rounding its weights to float16 changes what a net makes of the fixed image."""
+    """Says that weights are stored in float16, and how much this changed the answer to the fixed image."""
     before = answer(module)
-    change = float((answer(copy.deepcopy(module).half().float()) - before).abs().max())
+    change = float((answer(rounded(module)) - before).abs().max())
     if before.ndim == IMAGE_AXES:
-        return f"changed an example of restored images by at most {change * GREY_LEVELS:.2g} grey levels"
-    return f"changed an example of logits by at most {change:.2g}, their spread being {before.std():.2g}"
+        told = f"restored images by at most {change * GREY_LEVELS:.2g} grey levels"
+    else:
+        told = f"logits by at most {change:.2g}, their spread being {before.std():.2g}"
+    return f"float16, which changed an example of {told}"
 
 
 def figures_of(network: str, rows: Sequence[Measurement]) -> list[Measurement]:

@@ -42,14 +42,15 @@ from steadylens.report.tables import SIGMA, Table, first_run, select, source, te
 
 ROOT = Path(__file__).resolve().parent.parent
 
-README, RESULTS, STEADINESS, PHOTOGRAPHS = (
+README, INDEX, RESULTS, STEADINESS, PHOTOGRAPHS = (
     ROOT / "README.md",
+    ROOT / "docs" / "index.md",
     ROOT / "docs" / "results.md",
     ROOT / "docs" / "steadiness.md",
     ROOT / "docs" / "photographs.md",
 )
 
-PAGES = {README: False, RESULTS: True, STEADINESS: True, PHOTOGRAPHS: True}
+PAGES = {README: False, INDEX: False, RESULTS: True, STEADINESS: True, PHOTOGRAPHS: True}
 """The pages with tables, and whether they show the cells' notes (intervals, gains)."""
 
 SIGNS = "gtsrb-"
@@ -62,23 +63,23 @@ PHOTOGRAPH_RUN = "photographs"
 """The run that is shown on docs/photographs.md only."""
 
 FIRST_PAGE_RUN = "gtsrb-unet"
-"""The run that README.md shows: that of the classifiers in the package."""
+"""The run that README.md and docs/index.md show: that of the classifiers in the package."""
 
 PACKAGED_RUNS = ("gtsrb-restorers", FIRST_PAGE_RUN)
 """The runs about nets in the package, which are shown before all others."""
 
 FIRST_PAGE_NOISE = "clipped, 8-bit"
-"""The noise that README.md shows: on images as they are stored."""
+"""The noise that these two show: on images as they are stored."""
 
 GLANCE = {
     ORIGINAL: "classifier alone",
     TOGETHER: "restorer in front, both tuned together",
     FINE_TUNED: "baseline: classifier tuned on the same noise, no restorer",
 }
-"""The networks that README.md shows, in words."""
+"""The networks that these two show, in words."""
 
 GLANCE_SIGMAS = (4, 15, 25, 40)
-"""The strengths that README.md shows, in grey levels of 255."""
+"""The strengths that these two show, in grey levels of 255."""
 
 STRESS = Certificate | Corrupted | Attacked
 """Records of what docs/steadiness.md shows."""
@@ -183,8 +184,8 @@ def runs_of_page(
     runs: Mapping[str, Sequence[Measurement]], page: Path
 ) -> Mapping[str, Sequence[Measurement]]:
     """Returns the records that a page shows: those of one run, or all of signs, with or without stress."""
-    if page in (README, PHOTOGRAPHS):
-        shown = FIRST_PAGE_RUN if page == README else PHOTOGRAPH_RUN
+    if page in (README, INDEX, PHOTOGRAPHS):
+        shown = PHOTOGRAPH_RUN if page == PHOTOGRAPHS else FIRST_PAGE_RUN
         return {shown: runs[shown]}
     return {
         name: records

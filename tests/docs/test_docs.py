@@ -17,7 +17,13 @@ from tests.sample_records import sample_records
 
 ROOT = Path(__file__).parents[2]
 FILLER: dict[str, Any] = runpy.run_path(str(ROOT / "docs" / "tables.py"), run_name="tables")
-PAGES = {"README.md": False, "docs/results.md": True, "docs/steadiness.md": True, "docs/photographs.md": True}
+PAGES = {
+    "README.md": False,
+    "docs/index.md": False,
+    "docs/results.md": True,
+    "docs/steadiness.md": True,
+    "docs/photographs.md": True,
+}
 STEADINESS = ("summary", "certificates", "corruptions", "attacks")
 """The tables of docs/steadiness.md, in its order."""
 NAMES = sorted(FILLER["tables_named"]([]))
@@ -129,6 +135,7 @@ def test_runs_of_stress_and_of_photographs_are_shown_on_their_own_pages_only() -
     shown = {page: [*FILLER["runs_of_page"](runs, ROOT / page)] for page in PAGES}
     assert shown == {
         "README.md": ["gtsrb-unet"],
+        "docs/index.md": ["gtsrb-unet"],
         "docs/results.md": ["gtsrb-unet"],
         "docs/steadiness.md": ["gtsrb-unet", "gtsrb-stress"],
         "docs/photographs.md": ["photographs"],

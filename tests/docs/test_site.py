@@ -7,9 +7,6 @@ import pytest
 from sphinx.cmd.build import build_main
 
 import steadylens
-from steadylens.records import Accuracy, Stability, read_records
-from steadylens.report.paper import FINE_TUNED, ORIGINAL, TOGETHER
-from steadylens.report.tables import first_run, select
 from tests.browsers import chromium
 
 ROOT = Path(__file__).parents[2]
@@ -35,29 +32,6 @@ def test_every_example_has_its_place_in_the_gallery() -> None:
     assert set(re.findall(r'"(\w+\.py)"', settings)) == {
         path.name for path in (ROOT / "examples").glob("*.py")
     }
-
-
-@pytest.mark.parametrize(
-    ("name", "network"),
-    [
-        ("the classifier alone", ORIGINAL),
-        ("the restorer in front, both tuned together", TOGETHER),
-        ("alone, tuned on the same noise", FINE_TUNED),
-    ],
-)
-def test_the_first_page_tells_what_the_records_tell(name: str, network: str) -> None:
-    records = first_run(read_records(ROOT / "results" / "gtsrb-unet.jsonl"))
-    (clean,) = (row for row in select(records, Accuracy) if (row.network, row.k) == (network, 1))
-    measured = {
-        row.sigma_grey: f"{100 * row.correct / row.samples:.1f}"
-        for row in select(records, Stability)
-        if (row.network, row.population, row.noise) == (network, "own", "clipped, 8-bit")
-    }
-    text = (DOCS / "index.md").read_text(encoding="utf-8")
-    strengths = [float(sigma) for sigma in re.findall(r"&nbsp;=&nbsp;(\d+)", text)]
-    (shown,) = re.findall(rf"^\| {name} \| (.*) \|$", text, re.MULTILINE)
-    on_clean = f"{100 * clean.correct / clean.samples:.2f}"
-    assert shown.split(" | ") == [on_clean, *(measured[sigma] for sigma in strengths)]
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)

@@ -298,19 +298,19 @@ UNET = replace(
     classifier=UNET_CLASSIFIER,
     fine_tuning=replace(
         UNET_CLASSIFIER,
-        steps=5_000,
+        steps=10_000,
         optimization=OneCycleAdam(learning_rate=5e-4, warmup_share=0.02, weight_decay=0.02),
         augmentation=StrongAugmentation(light=0.7, noise_grey=0),
         degradation=STRONG_AND_CLEAN,
         consistency=1.0,
         # So that clean images, which suffer from learning noise, are read nearly as well as before.
-        start_share=0.25,
-        joint_start_share=0.6,
+        start_share=0.4,
+        joint_start_share=0.4,
     ),
     # As many images as training and fine-tuning use together.
     noise_training=replace(
         UNET_CLASSIFIER,
-        steps=13_000,
+        steps=18_000,
         augmentation=StrongAugmentation(light=0.7, noise_grey=0),
         degradation=STRONG_AND_CLEAN,
     ),
