@@ -426,8 +426,6 @@ def fuse(
 ) -> None:
     """Put a restorer in front of a classifier and save the pair; train one of the two, both, or neither."""
     with sharing_work(debug):
-        if restorer_only and tune is not TunedPart.restorer:
-            raise SettingError("--restorer-only needs --tune restorer; otherwise the restorer is unchanged")
         if teacher and tune not in (TunedPart.classifier, TunedPart.both):
             raise SettingError(f"--teacher needs --tune classifier or both; --tune {tune} learns no answers")
         if restorer == NO_RESTORER and tune is not TunedPart.classifier:
@@ -435,6 +433,8 @@ def fuse(
                 f"without a restorer ({NO_RESTORER}) only the classifier can be tuned, but --tune is {tune}; "
                 "give --tune classifier, or name a restorer"
             )
+        if restorer_only and tune is not TunedPart.restorer:
+            raise SettingError("--restorer-only needs --tune restorer; otherwise the restorer is unchanged")
         from torch import nn
 
         from steadylens.checkpoints.loading import load_net
