@@ -40,6 +40,13 @@ def resnet(parts: Path, *, size: int = SIZE) -> list[str | Path]:
     return ["timm:test_resnet", "--weights", parts / "net.pth", "--size", str(size)]
 
 
+def untuned(parts: Path) -> nn.Module:
+    """Returns the timm model as it was before any tuning."""
+    net = timm.create_model("test_resnet", num_classes=3)
+    net.load_state_dict(torch.load(parts / "net.pth"))
+    return net
+
+
 def program(parts: Path) -> Path:
     """Returns the file of an exported program, which is written once."""
     if (parts / "net.pt2").exists():
@@ -83,13 +90,11 @@ def test_what_is_tuned_moves_and_the_rest_stays(
     assert len([*tmp_path.glob("*.safetensors")]) == len(files)
     pair, about = load_model(out)
     front, _ = load_model(parts / "front.safetensors")
-    net = timm.create_model("test_resnet", num_classes=3)
-    net.load_state_dict(torch.load(parts / "net.pth"))
     assert isinstance(pair, FusedClassifier)
     assert isinstance(pair.classifier, PreparedClassifier)
     assert pair.classifier.input_size == SIZE
     assert moved(pair.restorer, front) == restorer_moves
-    assert moved(pair.classifier.body, net) == classifier_moves
+    assert moved(pair.classifier.body, untuned(parts)) == classifier_moves
     # Without labels, what the folders are called says nothing about the classes.
     assert about["classes"] == ([] if tune == "restorer" else ["a", "b", "c"])
     assert about["origins"] == {"restorer": {"name": "front"}, "classifier": {"name": "timm:test_resnet"}}
@@ -104,9 +109,7 @@ def test_without_a_restorer_the_classifier_alone_is_tuned_on_noise(parts: Path, 
     assert isinstance(tuned, FusedClassifier)
     assert isinstance(tuned.restorer, nn.Identity)
     assert isinstance(tuned.classifier, PreparedClassifier)
-    net = timm.create_model("test_resnet", num_classes=3)
-    net.load_state_dict(torch.load(parts / "net.pth"))
-    assert moved(tuned.classifier.body, net)
+    assert moved(tuned.classifier.body, untuned(parts))
     assert about["origins"] == {"classifier": {"name": "timm:test_resnet"}}
     code, _, error = fuse(
         parts, tmp_path / "both.safetensors", *resnet(parts), "--tune", "both", front="none"
