@@ -327,6 +327,18 @@ def test_every_packaged_net_defends_against_no_adversary_and_knows_the_images_of
     assert ("No safety function should rely on it alone" in limits) == (name in {"sign-gtsrb", "fused-gtsrb"})
 
 
+def test_the_example_of_a_file_loads_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steadylens.save_model(tmp_path / "mine.safetensors", DongNet(), about={})
+    write_image(tmp_path / "photo.jpg", torch.rand(3, 20, 30))
+    markdown = steadylens.card(tmp_path / "mine.safetensors").markdown()
+    example = markdown.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102 - the code of the card
+    assert names["restored"].shape == (1, 3, 20, 30)
+    assert 'load("l3-gtsrb")' in steadylens.card("l3-gtsrb").markdown()
+
+
 def test_the_example_fits_photographs_as_the_classifier_reads_them() -> None:
     fit = Fit(keeps_shape=True, side=10)
     named = PreparedClassifier(nn.Flatten(), Preprocessing(size=8, fit=fit))

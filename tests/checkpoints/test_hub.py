@@ -446,7 +446,7 @@ def test_without_the_extra_folders_work_and_hub_calls_name_the_extra(
     save_pretrained(net, tmp_path, name="net")
     assert same(from_pretrained(tmp_path), net)
     card = (tmp_path / "README.md").read_text()
-    assert card == card_of(LoadedNet(name="net", module=net)).markdown(loader="from_pretrained")
+    assert card == card_of(LoadedNet(name="net", module=net), given="net").markdown(loader="from_pretrained")
     assert card.startswith("# net\n")  # huggingface_hub writes the header: without it there is none
     for call in (lambda: from_pretrained("someone/net"), lambda: push_to_hub(net, "someone/net")):
         with pytest.raises(MissingExtraError, match=r"pip install 'steadylens\[hub\]'"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from steadylens.checkpoints.checkpoint import LICENCE, TEACHER, TrainingInfo
+from steadylens.checkpoints.checkpoint import LICENCE, SUFFIX, TEACHER, TrainingInfo
 from steadylens.checkpoints.loading import LoadedNet, load_net
 from steadylens.images.preprocessing import Fit
 from steadylens.images.tensors import SQUASHED
@@ -97,6 +97,7 @@ class Card:
 
     Attributes:
         name: Name of the net.
+        given: What its loader is given: the name of a packaged net, a file, or a name on the hub.
         purpose: What it does, in one sentence.
         task: `RESTORING` or `CLASSIFYING`.
         size: Height and width in pixels of its input images, or None if any size will do.
@@ -109,6 +110,7 @@ class Card:
     """
 
     name: str
+    given: str
     purpose: str
     task: str
     size: int | None
@@ -127,7 +129,7 @@ class Card:
         """Returns the model card as Markdown; `save_pretrained` adds the header that the hub reads.
 
         Args:
-            loader: Name of the package's function that loads the net by its name.
+            loader: Name of the package's function that loads the net.
         """
         sections = (
             f"# {self.name}\n\n{self.purpose}\n",
@@ -141,10 +143,11 @@ class Card:
         return "\n".join(sections)
 
 
-def card_of(net: LoadedNet) -> Card:
-    """Returns the card of a net."""
+def card_of(net: LoadedNet, *, given: str = "") -> Card:
+    """Returns the card of a net; what its loader is given is by default its packaged name, or its file."""
     return Card(
         name=net.name,
+        given=given or net.packaged or f"{net.name}{SUFFIX}",
         purpose=intended_use(net),
         task=net.task or RESTORING,
         size=facts_of(net.module).input_size,
@@ -174,7 +177,7 @@ def _example(card: Card, loader: str) -> str:
     return (
         "```python\n"
         "import steadylens\n\n"
-        f"net = steadylens.{loader}({json.dumps(card.name)})\n"
+        f"net = steadylens.{loader}({json.dumps(card.given)})\n"
         f'images = steadylens.to_float(steadylens.read_image("{picture}"{size}{fit}))[None]\n'
         f"{last}\n"
         "```\n"

@@ -68,7 +68,8 @@ def save_pretrained(
         about = dict(loaded.info.plain)
     about = about | ({} if licence is None else {"licence": licence})
     title, module = name or place.resolve().name, loaded.module
-    card = card_of(LoadedNet(name=title, module=module, info=TrainingInfo.of_plain(about, name=title)))
+    info = TrainingInfo.of_plain(about, name=title)
+    card = card_of(LoadedNet(name=title, module=module, info=info), given=title)
     texts = {"config.json": json.dumps(describe(module), indent=2) + "\n", "README.md": readme_of(card)}
     save_model(place / WEIGHTS, module, about=about)
     for file, text in texts.items():
