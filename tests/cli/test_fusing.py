@@ -104,7 +104,7 @@ def test_without_a_restorer_the_classifier_alone_is_tuned_on_noise(parts: Path, 
     out = tmp_path / "noisy.safetensors"
     code, said, error = fuse(parts, out, *resnet(parts), front="none")
     assert (code, error) == (0, "")
-    assert said.splitlines()[-1] == f"fused classifier: {out.resolve()}"
+    assert said.splitlines()[-1] == f"classifier without a restorer: {out.resolve()}"
     tuned, about = load_model(out)
     assert isinstance(tuned, FusedClassifier)
     assert isinstance(tuned.restorer, nn.Identity)
@@ -116,6 +116,9 @@ def test_without_a_restorer_the_classifier_alone_is_tuned_on_noise(parts: Path, 
     )
     assert (code, (tmp_path / "both.safetensors").exists()) == (2, False)
     assert "without a restorer (none) only the classifier can be tuned, but --tune is both" in error
+    code, _, error = fuse(parts, tmp_path / "other.safetensors", *resnet(parts), front="None")
+    assert (code, (tmp_path / "other.safetensors").exists()) == (2, False)
+    assert error.endswith(", or none for no restorer\n")
 
 
 def test_a_packaged_restorer_leaves_word_of_its_data_and_its_licence(parts: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands for a classifier: put a restorer in front of it, and compare it before and after."""
+"""The commands that measure a classifier: alone, and with a restorer in front of it."""
 
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -12,7 +12,6 @@ from steadylens.cli.console import (
     ClassifierName,
     ClassifierOptions,
     Debug,
-    File,
     Out,
     RunOptions,
     SamplingOptions,
@@ -31,10 +30,6 @@ if TYPE_CHECKING:
     from steadylens.evaluation.stress.certification import Certifying
     from steadylens.evaluation.stress.corruptions import Corruptions
     from steadylens.training.run import Run
-
-
-PAIR = "pair"
-"""The name of every pair in its training, where it is part of the random seed; the file's name is not."""
 
 
 RestorersInFront = Annotated[
@@ -308,7 +303,7 @@ def _opened(
     """Opens a classifier and its pairs, and says how images are prepared for them."""
     alone = described.load(classifier)
     pairs = _pairs(alone, restorers, fused)
-    say(_preparation(alone))
+    say(preparation(alone))
     return alone, pairs
 
 
@@ -335,7 +330,7 @@ def _networks(run: "Run", alone: "LoadedNet", pairs: "list[LoadedNet]") -> "dict
     }
 
 
-def _preparation(classifier: "LoadedNet") -> str:
+def preparation(classifier: "LoadedNet") -> str:
     """Returns in one line how images are prepared for a classifier, for users to compare with their own."""
     from steadylens.nets.facts import facts_of
 
@@ -370,131 +365,3 @@ def _pairs(alone: "LoadedNet", restorers: list[str], fused: list[Path]) -> "list
     if len(set(names)) < len(names):
         raise SettingError(f"the pairs are called {', '.join(names)}; give each file a different name")
     return pairs
-
-
-NO_RESTORER = "none"
-"""Stands for the restorer where a classifier is tuned without one."""
-
-
-class TunedPart(StrEnum):
-    """The part that is trained when a restorer and a classifier are fused."""
-
-    classifier = "classifier"
-    both = "both"
-    restorer = "restorer"
-    nothing = "nothing"
-
-
-@with_option_groups
-def fuse(
-    restorer: Annotated[
-        str,
-        typer.Argument(
-            help="The restorer: a .safetensors file or the name of a packaged net (unet-gtsrb). The word "
-            "none stands for no restorer: then the classifier alone is tuned on noisy images, for comparison."
-        ),
-    ],
-    classifier: ClassifierName,
-    out: File,
-    tune: Annotated[
-        TunedPart,
-        typer.Option(
-            help="classifier: fine-tune the classifier on labelled noisy images, as the paper does. "
-            "both: train the restorer and the classifier together, on labelled noisy images. "
-            "restorer: train the restorer so that the unchanged classifier keeps its answers, without "
-            "labels. nothing: only combine the two."
-        ),
-    ] = TunedPart.classifier,
-    restorer_only: Annotated[
-        bool,
-        typer.Option(
-            "--restorer-only", help="Write only the trained restorer, not the pair. Needs --tune restorer."
-        ),
-    ] = False,
-    teacher: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A classifier whose answers for clean images the pair learns for noisy ones, instead of the "
-            "classifier's own: a .safetensors file or the name of a packaged net. May be repeated. Needs "
-            "--tune classifier or both."
-        ),
-    ] = None,
-    *,
-    described: ClassifierOptions,
-    options: RunOptions,
-    debug: Debug = False,
-) -> None:
-    """Put a restorer in front of a classifier and save the pair; train one of the two, both, or neither."""
-    with sharing_work(debug):
-        if teacher and tune not in (TunedPart.classifier, TunedPart.both):
-            raise SettingError(f"--teacher needs --tune classifier or both; --tune {tune} learns no answers")
-        if restorer == NO_RESTORER and tune is not TunedPart.classifier:
-            raise SettingError(
-                f"without a restorer ({NO_RESTORER}) only the classifier can be tuned, but --tune is {tune}; "
-                "give --tune classifier, or name a restorer"
-            )
-        if restorer_only and tune is not TunedPart.restorer:
-            raise SettingError("--restorer-only needs --tune restorer; otherwise the restorer is unchanged")
-        from torch import nn
-
-        from steadylens.checkpoints.loading import load_net
-        from steadylens.evaluation.checks import check_against
-        from steadylens.nets.architecture import describe
-        from steadylens.nets.facts import CLASSIFYING, RESTORING
-        from steadylens.training.stages import check_suffix
-
-        check_suffix(out)
-        front = nn.Identity() if restorer == NO_RESTORER else load_net(restorer, task=RESTORING)
-        behind = described.load(classifier)
-        if not restorer_only:
-            describe(behind.module)  # refuses a classifier that cannot be saved, before the long work
-        teachers = [load_net(each, task=CLASSIFYING) for each in teacher or ()]
-        labels_matter = tune is not TunedPart.restorer
-        names = () if labels_matter else _class_names(behind, options.class_names)
-        selected = options if labels_matter else replace(options, class_names=None)
-        say(_preparation(behind))
-        training = tune is not TunedPart.nothing
-        with open_run(selected, out, size=behind.size, fit=behind.fit, training=training) as opened:
-            from steadylens.training.fusing import (
-                fine_tune,
-                fuse_as_they_are,
-                fuse_label_free,
-                restorer_beside,
-                tune_restorer,
-                tune_together,
-            )
-
-            run = opened
-            if labels_matter:
-                check_against(behind, run)
-            else:
-                run = replace(run, data=run.data.unlabelled(names))
-            match tune:
-                case TunedPart.classifier:
-                    fine_tune(run, front, behind, out, name=PAIR, teachers=teachers)
-                case TunedPart.both:
-                    tune_together(run, front, behind, out, name=PAIR, teachers=teachers)
-                case TunedPart.restorer if restorer_only:
-                    tune_restorer(run, front, behind, out, name=PAIR)
-                case TunedPart.restorer:
-                    fuse_label_free(run, front, behind, out, name=PAIR)
-                case TunedPart.nothing:
-                    fuse_as_they_are(run, front, behind, out, name=PAIR)
-        if tune is TunedPart.restorer and not restorer_only:
-            say(f"restorer: {restorer_beside(out).resolve()}")
-        say(f"{'restorer' if restorer_only else 'fused classifier'}: {out.resolve()}")
-
-
-def _class_names(classifier: "LoadedNet", path: Path | None) -> tuple[str, ...]:
-    """Returns the class names from a file, or those of the classifier; the data may have other classes."""
-    from steadylens.checkpoints.loading import count_classes
-    from steadylens.data.class_folders import read_class_names
-
-    if path is None:
-        return classifier.class_names
-    names = read_class_names(path)
-    if len(names) != (classes := count_classes(classifier)):
-        raise SettingError(
-            f"{path} has {len(names)} names; {classifier.name} has {classes} classes, and each needs a line"
-        )
-    return names

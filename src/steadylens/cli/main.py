@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from steadylens.cli.classifiers import certify, compare, fuse
+from steadylens.cli.classifiers import certify, compare
 from steadylens.cli.deploy import export, serve, serve_page
 from steadylens.cli.display import complain, say, several
+from steadylens.cli.fusing import fuse
 from steadylens.cli.paper import evaluate, report, reproduce, train_one_classifier, train_one_restorer
 from steadylens.cli.restore import merge_logs, restore
 
