@@ -56,7 +56,7 @@ def limitations(net: LoadedNet) -> Iterator[str]:
             "measured. Where noise is strong, it removes fine texture with it."
         )
     if info.training_kind == "clean classifier":
-        yield "It was trained only on clean images: noise changes its answers, as the figures show."
+        yield "It was not trained for noise, which changes its answers, as the figures show."
     elif info.recipe == "camera":
         yield (
             "It was trained with simulated noise of cameras, also stored as JPEG. Its figures say nothing of "

@@ -134,7 +134,8 @@ def decision_tables(records: Sequence[Measurement]) -> list[Table]:
     table = Table(
         title="With and without the restorer",
         caption="Shares of the test images in per cent, and differences from the classifier alone in "
-        "percentage points. A number is bold where a difference can be measured: its interval excludes zero.",
+        "percentage points. A number is bold where a gain can be measured: the interval of its difference "
+        "excludes zero.",
         notes_caption=INTERVALS
         + (NOISE_DIFFERENCES if select(paired, NoisyComparison) else "")
         + (KINDS_INTERVALS if select(known, Corrupted) else ""),
