@@ -132,8 +132,8 @@ def glance_tables(records: Sequence[Measurement]) -> list[Table]:
         table_rows.append(text_row(title, *(f"{row.correct / row.samples:.1%}" for row in shares)))
     table = Table(
         title="How much it helps",
-        caption="Traffic signs (GTSRB): right answers on clean images, and under Gaussian noise whose standard "
-        f"deviation {SIGMA} is in grey levels of 255.",
+        caption="Traffic signs (GTSRB): right answers on clean images, and under Gaussian noise whose "
+        f"standard deviation {SIGMA} is in grey levels of 255.",
         source=source(shown, count="noisy images in a cell"),
         header=("", "clean", *(f"{SIGMA} = {sigma:g}" for sigma in GLANCE_SIGMAS)),
         rows=tuple(table_rows),
