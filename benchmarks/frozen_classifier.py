@@ -2,20 +2,23 @@
 
 The answer of the classifier alone for a clean image counts as right; no label is used. Two classifiers: the
 packaged sign net on GTSRB, and a net of timm that is trained here on the synthetic signs, which no restorer
-has seen. All restorers get the same noisy images, clipped and rounded to 8 bits; a difference to the
-classifier alone has an interval, paired over the images. With --tune restorers are also tuned for each
-classifier without labels, at several rates; the rate is chosen on validation images. Tuned nets are kept in
-the folder WORK, so that an interrupted run goes on, and processes that tune some of them each can share it.
+has seen. All restorers get the same noisy images, clipped and rounded to 8 bits; differences to the
+classifier alone, and to the first restorer, have intervals, paired over the images. With --tune restorers
+are also tuned for each classifier without labels, at several rates; the rate is chosen on validation
+images. Tuned nets, and which answers each net keeps, are kept in the folder WORK, so that an interrupted
+run goes on, and processes that tune some of them each can share it.
 
     python benchmarks/frozen_classifier.py gtsrb:DIR --tune unet-gtsrb l5-gtsrb --work runs/frozen
 """
 
 import argparse
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy
 import timm
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,7 @@ from steadylens.checkpoints.checkpoint import fingerprint
 from steadylens.checkpoints.loading import load_net
 from steadylens.data.datasets import Dataset, load_dataset
 from steadylens.devices import default_device, fast_memory_format, forward_in_batches
+from steadylens.files import replacing
 from steadylens.images.tensors import to_float
 from steadylens.intervals import paired_difference
 from steadylens.metrics import answers
@@ -67,28 +71,55 @@ class Kept:
         """Returns the share at each strength in per cent, and the difference to the classifier alone."""
         found = {}
         for sigma, own, other in zip(SIGMAS, self.same, alone.same, strict=True):
-            found[f"sigma {sigma}"] = f"{100 * float(own.double().mean()):.2f}{_difference(own, other)}"
+            differs = bool((own != other).any())
+            found[f"sigma {sigma}"] = f"{100 * float(own.double().mean()):.2f}" + (
+                " ({}, {} to {})".format(*_difference(own, other)) if differs else ""
+            )
         return found
 
+    def less(self, other: "Kept") -> dict[str, str]:
+        """Returns the difference to another net at each strength, in percentage points, with its interval."""
+        return {
+            f"sigma {sigma}": "{} ({} to {})".format(*_difference(*pair))
+            for sigma, *pair in zip(SIGMAS, self.same, other.same, strict=True)
+        }
 
-def _difference(own: Tensor, other: Tensor) -> str:
+
+def _difference(own: Tensor, other: Tensor) -> list[str]:
     only_own, only_other = int((own & ~other).sum()), int((other & ~own).sum())
-    if only_own == only_other == 0:
-        return ""
-    found = paired_difference(only_own, only_other, len(own))
-    difference, lower, upper = (f"{100 * value:+.2f}" for value in found)
-    return f" ({difference}, {lower} to {upper})"
+    return [f"{100 * value:+.2f}" for value in paired_difference(only_own, only_other, len(own))]
 
 
-def kept(restorer: nn.Module, classifier: nn.Module, clean: Tensor, wanted: Tensor) -> Kept:
-    """Returns which answers stay the same behind a restorer; every restorer sees the same noise."""
+def kept(
+    restorer: nn.Module, classifier: nn.Module, clean: Tensor, wanted: Tensor, *, work: Path | None = None
+) -> Kept:
+    """Returns which answers stay the same behind a restorer; every restorer sees the same noise.
+
+    Args:
+        restorer: The net in front, or nothing.
+        classifier: The classifier.
+        clean: The images.
+        wanted: Its answers to them.
+        work: Folder where the result is kept for another run of the same nets on the same images.
+    """
+    path = None
+    if work is not None:
+        pixels = hashlib.sha256(clean.cpu().numpy().tobytes()).hexdigest()
+        of = "-".join(key[:8] for key in (fingerprint(restorer), fingerprint(classifier), pixels))
+        path = work / f"kept-{of}-{clean.device.type}.npy"
+        if path.exists():
+            return Kept(same=torch.from_numpy(numpy.load(path)))
     rows = []
     for sigma in SIGMAS:
         generator = derived_generator(0, "frozen classifier", sigma, device=clean.device)
         noisy = gaussian_degradation(sigma)(clean, generator=generator)
         logits = forward_in_batches(lambda some: classifier(restorer(some)), noisy)
         rows.append((answers(logits) == wanted).cpu())
-    return Kept(same=torch.stack(rows))
+    found = Kept(same=torch.stack(rows))
+    if path is not None:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            numpy.save(file, found.same.numpy())
+    return found
 
 
 def synthetic_classifier(data: Dataset, steps: int, device: torch.device) -> nn.Module:
@@ -123,16 +154,16 @@ def chosen(images: Tensor, count: int) -> Tensor:
     return to_float(images[order[:count].to(images.device)])
 
 
-def rows_of(
-    classifier: nn.Module, restorers: Mapping[str, nn.Module], clean: Tensor
-) -> list[dict[str, object]]:
-    """Returns a row for the classifier alone and one for each restorer."""
+def kept_by_all(
+    classifier: nn.Module, restorers: Mapping[str, nn.Module], clean: Tensor, work: Path | None
+) -> dict[str, Kept]:
+    """Returns which answers the classifier keeps alone, by the name "none", and behind each restorer."""
     wanted = answers(forward_in_batches(classifier, clean))
-    found = {"none": kept(nn.Identity(), classifier, clean, wanted)}
-    for name, net in restorers.items():
-        found[name] = kept(net, classifier, clean, wanted)
+    found = {}
+    for name, net in {"none": nn.Identity(), **restorers}.items():
+        found[name] = kept(net, classifier, clean, wanted, work=work)
         print(name, found[name].cells(found["none"]), flush=True)
-    return [{"restorer": name, **row.cells(found["none"])} for name, row in found.items()]
+    return found
 
 
 def tuned(
@@ -155,7 +186,7 @@ def tuned(
         found = tune_restorer(run, copied, classifier, path, name=f"rate {rate:g}", tuning=settings)
         nets[f"{rate:g}"] = found.module
     shares = {
-        rate: 100 * float(kept(net, classifier, clean, wanted).same.double().mean())
+        rate: 100 * float(kept(net, classifier, clean, wanted, work=work).same.double().mean())
         for rate, net in nets.items()
     }
     best = max(shares, key=shares.__getitem__)
@@ -178,7 +209,17 @@ def measured(
     if trials:
         found[f"{name}: answers kept after tuning at each rate, in per cent, validation images"] = trials
     test = chosen(run.data.test.images, given.images)
-    return {**found, f"{name}: answers kept in per cent of {len(test)}": rows_of(classifier, behind, test)}
+    rows = kept_by_all(classifier, behind, test, given.work)
+    first, *others = behind
+    return {
+        **found,
+        f"{name}: answers kept in per cent of {len(test)}": [
+            {"restorer": restorer, **row.cells(rows["none"])} for restorer, row in rows.items()
+        ],
+        f"{name}: the same less that of {first}": [
+            {"restorer": restorer, **rows[restorer].less(rows[first])} for restorer in others
+        ],
+    }
 
 
 def main(given: argparse.Namespace) -> dict[str, object]:
@@ -186,6 +227,8 @@ def main(given: argparse.Namespace) -> dict[str, object]:
     device = default_device()
     names: Sequence[str] = given.restorers
     restorers = {name: load_net(name).module.to(device) for name in names}
+    if given.work is not None:
+        given.work.mkdir(parents=True, exist_ok=True)
     # The share is the one that the recipe had when this was first measured.
     recipe = replace(
         UNET, fine_tuning=replace(UNET.fine_tuning, steps=given.tuning_steps, batch=32, start_share=0.25)
@@ -216,7 +259,7 @@ if __name__ == "__main__":
     parser.add_argument("--body-steps", type=int, default=600, help=f"steps of the training of {BODY}")
     parser.add_argument("--tune", nargs="+", default=(), help="restorers that are also tuned without labels")
     parser.add_argument("--tuning-steps", type=int, default=500)
-    parser.add_argument("--work", type=Path, help="folder for the tuned nets")
+    parser.add_argument("--work", type=Path, help="folder for the tuned nets and the answers")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if unknown := set(arguments.tune) - set(arguments.restorers):

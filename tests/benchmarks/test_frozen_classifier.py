@@ -60,6 +60,9 @@ def test_a_cell_has_the_share_and_its_paired_difference(frozen: ModuleType) -> N
     assert cells[f"sigma {frozen.SIGMAS[0]}"] == "60.00"
     difference, lower, upper = (100 * value for value in paired_difference(10, 1, 50))
     assert cells[f"sigma {frozen.SIGMAS[-1]}"] == f"78.00 ({difference:+.2f}, {lower:+.2f} to {upper:+.2f})"
+    less = frozen.Kept(same=own).less(frozen.Kept(same=alone))
+    assert less[f"sigma {frozen.SIGMAS[-1]}"] == f"{difference:+.2f} ({lower:+.2f} to {upper:+.2f})"
+    assert less[f"sigma {frozen.SIGMAS[0]}"].startswith("+0.00 (-")
 
 
 def test_a_restorer_is_tuned_at_each_rate_and_the_best_one_chosen(
@@ -91,6 +94,8 @@ def test_a_classifier_gets_a_row_for_each_restorer_and_one_for_what_was_tuned(
         assert tuned_at
         assert restorer in tune
         assert rate in {f"{each:g}" for each in frozen.RATES}
+    less = found["net: the same less that of first"]
+    assert [row["restorer"] for row in less] == rows[2:]
     trials = found.get("net: answers kept after tuning at each rate, in per cent, validation images", [])
     assert [row["restorer"] for row in trials] == list(tune)
     assert all(len(row) == 2 + len(frozen.RATES) for row in trials)  # its name, untuned, and each rate
@@ -107,5 +112,6 @@ def test_a_restorer_that_was_tuned_before_is_not_tuned_again(
         for notebook in (before, after)
     )
     assert first[2] == again[2]
+    assert len([*tmp_path.glob("kept-*.npy")]) == 1 + len(frozen.RATES)
     assert "advanced" in before.states
     assert "advanced" not in after.states
