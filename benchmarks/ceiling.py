@@ -1,4 +1,4 @@
-"""How much of a sign is left under noise: a classifier ten times as large, trained long on noisy images.
+"""How much of a sign is left under noise: a classifier ten times as large, trained on noisy images.
 
 No restorer and no tuning can bring back what the noise has destroyed. A residual net of eleven million
 parameters (He et al., 2016, 18 layers), trained from scratch on the same noise, tells about how much is left:
@@ -101,7 +101,7 @@ class LargeClassifier(nn.Module):
 
 
 def train(run: Run, work: Path) -> nn.Module:
-    """Trains the large classifier on noisy images, with the augmentation of the recipe's fine-tuning."""
+    """Trains the large classifier on noisy images, as the recipe trains a classifier on noise."""
     settings = run.recipe.noise_training
     net = LargeClassifier(len(run.data.class_names))
     net.initialize(generator=derived_generator(run.seed, "large classifier", "weights"))

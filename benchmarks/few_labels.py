@@ -1,11 +1,11 @@
 """What a restorer brings where labels are few: some labelled tracks a class, and noise of several strengths.
 
 The restorer never sees a label, so it may learn from all training images. The sign net learns from the
-images of 1, 3, 10 and 30 tracks a class (a track is one physical sign, some 30 frames): on clean images; then
-tuned on noisy ones, alone, behind the frozen restorer, and together with it. All ways have the same images,
-steps, augmentation and loss. Every net is kept in the folder WORK, so that an interrupted run goes on. What
-each seed gave is kept beside the result, in NAME-seeds.jsonl, so that more seeds can be added; several
-such files may be put together.
+images of 1, 3, 10 and 30 tracks a class (a track is one physical sign, some 30 frames): on clean images;
+then tuned on noisy ones, alone, behind the frozen restorer, and together with it. All ways have the same
+images, steps and augmentation, and the loss of the answers. Every net is kept in the folder WORK, so that
+an interrupted run goes on. What each seed gave is kept beside the result, in NAME-seeds.jsonl, so that more
+seeds can be added; several such files may be put together.
 
     python benchmarks/few_labels.py gtsrb:DIR --work runs/few-labels --out results/benchmarks/few_labels.json
 """
@@ -72,11 +72,12 @@ def ways(run: Run, restorer: LoadedNet, folder: Path) -> Iterator[tuple[str, nn.
     def front() -> LoadedNet:
         return replace(restorer, module=copy.deepcopy(restorer.module))
 
+    clean = train_classifier(run, folder / "clean.safetensors")
+
     def behind() -> LoadedNet:
         return replace(clean, name="", module=copy.deepcopy(clean.module))
 
     nothing = LoadedNet(name="", module=nn.Identity())
-    clean = train_classifier(run, folder / "clean.safetensors")
     yield "clean images", clean.module
     yield "clean images, behind the restorer", FusedClassifier(restorer.module, clean.module).eval()
     yield NOISY, fine_tune(run, nothing, behind(), folder / "noisy.safetensors", name="noisy").module

@@ -105,7 +105,8 @@ def kept(
     path = None
     if work is not None:
         pixels = hashlib.sha256(clean.cpu().numpy().tobytes()).hexdigest()
-        of = "-".join(key[:8] for key in (fingerprint(restorer), fingerprint(classifier), pixels))
+        settings = hashlib.sha256(repr((pixels, SIGMAS)).encode()).hexdigest()
+        of = "-".join(key[:8] for key in (fingerprint(restorer), fingerprint(classifier), settings))
         path = work / f"kept-{of}-{clean.device.type}.npy"
         if path.exists():
             return Kept(same=torch.from_numpy(numpy.load(path)))
@@ -123,7 +124,7 @@ def kept(
 
 
 def synthetic_classifier(data: Dataset, steps: int, device: torch.device) -> nn.Module:
-    """Returns a net of timm, trained on clean synthetic signs."""
+    """Returns a net of timm, trained on synthetic signs, which are clean but for the augmentation."""
     torch.manual_seed(0)  # timm draws its first weights from the global generator
     net = timm.create_model(BODY, num_classes=len(data.class_names))
     net.to(device).to(memory_format=fast_memory_format(device))
@@ -229,10 +230,7 @@ def main(given: argparse.Namespace) -> dict[str, object]:
     restorers = {name: load_net(name).module.to(device) for name in names}
     if given.work is not None:
         given.work.mkdir(parents=True, exist_ok=True)
-    # The share is the one that the recipe had when this was first measured.
-    recipe = replace(
-        UNET, fine_tuning=replace(UNET.fine_tuning, steps=given.tuning_steps, batch=32, start_share=0.25)
-    )
+    recipe = replace(UNET, fine_tuning=replace(UNET.fine_tuning, steps=given.tuning_steps, batch=32))
     signs, drawn = (
         Run(data=load_dataset(source).to(device), recipe=recipe, seed=0, device=device, observe=tell)
         for source in (given.data, "signs")

@@ -377,8 +377,8 @@ def variation_tables(records: Sequence[Measurement]) -> list[Table]:
     columns = unique(column for own in numbers.values() for column in own)
     table = Table(
         title="Variation over seeds",
-        caption="In per cent: mean and standard deviation over trainings of the classifier, and of its "
-        "fine-tuning behind the same restorer, with different seeds.",
+        caption="In per cent: mean and standard deviation over trainings with different seeds, of the "
+        "classifier and of what is tuned from it; the restorer in front is the same.",
         notes_caption="The range is from the smallest to the largest.",
         source=source(shown, count="images or noisy images in a number"),
         header=("network", *columns),

@@ -162,7 +162,7 @@ def _draw_patches(images: Tensor, batch: int, patch: int, generator: torch.Gener
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fidelity:
-    """The restoration loss that consistency tuning adds, so that restored images still look like clean ones.
+    """The restoration loss beside that of the answers, so that restored images still look like clean ones.
 
     Attributes:
         weight: Factor on the loss.
@@ -320,7 +320,7 @@ class PairLoss:
             restorer is not trained.
 
     Raises:
-        SettingError: If there is no teacher.
+        SettingError: If there is no teacher, or `consistency` is negative.
     """
 
     teachers: Sequence[nn.Module]
@@ -331,6 +331,8 @@ class PairLoss:
     def __post_init__(self) -> None:
         if not self.teachers:
             raise SettingError("there are no teachers; give at least one, such as a copy of the classifier")
+        if not self.consistency >= 0:
+            raise SettingError(f"consistency is {self.consistency}, it must be at least 0")
 
 
 def pair_objective(

@@ -1,8 +1,8 @@
 """The recipes, from the paper's settings to a smoke test. A recipe is only data; all run the same code.
 
 PAPER has the settings of the paper, PAPER_QUARTER a quarter of its iterations. UNET is what we recommend: it
-trains the U-Net, and then the U-Net and the classifier together, in some hours on two CPU cores. SMOOTHING
-tunes classifiers for certificates. PHOTOGRAPHS trains the U-Net on photographs, and CAMERA goes on with the
+trains the U-Net, and then the U-Net and the classifier together, in a day on two CPU cores. SMOOTHING tunes
+classifiers for certificates. PHOTOGRAPHS trains the U-Net on photographs, and CAMERA goes on with the
 noise of cameras. LONG trains the nets of the paper for twenty minutes on a GPU, which would take days on two
 CPU cores. There, THOROUGH takes some hours and FAST half an hour. QUICK runs the whole pipeline in under five
 minutes, SMOKE in seconds, with nets that have learned next to nothing.
@@ -122,7 +122,7 @@ FAST_CLASSIFIER = ClassifierRecipe(
     standardize=True,
 )
 
-# Batches of 32: a step of the U-Net takes a thirteenth of the time of L11's.
+# Batches of 32: the U-Net needs a fourteenth of L11's multiply-adds.
 FAST_UNET = replace(FAST_RESTORER, steps=2_000, batch=32, patch=48, averaging=0.99)
 
 FAST = Recipe(
@@ -325,7 +325,7 @@ UNET = replace(
     together=True,
     wider=1.5,  # the multiply-adds of the U-Net and the sign net together
 )
-"""The recommended settings: the U-Net, a better sign net, and both trained together. Hours on two cores."""
+"""The recommended settings: the U-Net, a better sign net, and both trained together. A day on two cores."""
 
 SMOOTHING = replace(
     UNET,

@@ -183,11 +183,27 @@ def test_a_recipe_that_shows_more_clean_images_keeps_them() -> None:
         lambda: ConsistencyTuning(slight_share=1.0),
         lambda: ConsistencyTuning(clean_share=-0.1),
         lambda: ConsistencyTuning(fidelity=-1.0),
+        lambda: ConsistencyTuning(start_share=1.0),
     ],
 )
 def test_settings_that_are_none_are_refused(make: Callable[[], ConsistencyTuning]) -> None:
-    with pytest.raises(SettingError, match=r"shares must lie in \[0, 1\), a weight must be at least 0"):
+    with pytest.raises(SettingError, match="must lie in"):
         make()
+
+
+def test_the_share_of_the_weights_before_is_that_of_the_tuning_not_of_the_recipe(
+    tiny_data: Dataset, tmp_path: Path
+) -> None:
+    def tuned(recipe: float, own: float) -> dict[str, Tensor]:
+        settings = replace(SMOKE, fine_tuning=replace(SMOKE.fine_tuning, start_share=recipe))
+        run = run_of(tiny_data, recipe=settings)
+        path, tuning = tmp_path / f"{recipe}-{own}.safetensors", ConsistencyTuning(start_share=own)
+        return state(tune_restorer(run, restorer(), classifier(), path, name="pair", tuning=tuning).module)
+
+    before, after, half = state(restorer()), tuned(0.5, 0), tuned(0, 0.5)
+    assert all(torch.equal(value, after[name]) for name, value in tuned(0, 0).items())
+    for name, value in half.items():
+        torch.testing.assert_close(value, (before[name] + after[name]) / 2)
 
 
 def test_the_classifier_stays_bit_for_bit_what_it_is(tiny_data: Dataset, tmp_path: Path) -> None:

@@ -168,3 +168,8 @@ def test_teachers_take_turns_by_the_place_of_an_image_in_the_whole_batch(
 def test_a_loss_without_a_teacher_is_refused() -> None:
     with pytest.raises(SettingError, match="there are no teachers; give at least one"):
         PairLoss(teachers=[])
+
+
+def test_a_loss_that_rewards_other_answers_than_the_teachers_is_refused() -> None:
+    with pytest.raises(SettingError, match="consistency is -1, it must be at least 0"):
+        PairLoss(teachers=[nn.Identity()], consistency=-1)

@@ -8,11 +8,10 @@ harmed.
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from steadylens import workers
 from steadylens.checkpoints.checkpoint import fingerprint
@@ -20,10 +19,12 @@ from steadylens.checkpoints.loading import LoadedNet
 from steadylens.devices import evaluating, forward_in_batches, moved, without_gradient
 from steadylens.errors import SettingError
 from steadylens.images.tensors import to_float
+from steadylens.metrics import answers
 from steadylens.nets.architecture import describe
 from steadylens.noise.degradation import Degradation
 from steadylens.noise.mixtures import SLIGHT
 from steadylens.training.fusing.pairs import Net, loaded, noise_of, save_pair, tell_of_mismatch
+from steadylens.training.loop import check_start_share
 from steadylens.training.objectives import Fidelity, LogSquaredError, RestorationLoss, consistency_objective
 from steadylens.training.optimizers import OneCycleAdam, Optimization
 from steadylens.training.run import Run
@@ -47,9 +48,12 @@ class ConsistencyTuning:
         loss: The restoration loss.
         slight_share: Share of the images with slight noise, which is added to the recipe's noise types.
         clean_share: Smallest share of images without noise.
+        start_share: Share of the weights before the tuning in those after it: see `Training`. The recipe's
+            own is for classifiers.
 
     Raises:
-        SettingError: If a share lies outside [0, 1), or `fidelity` is negative.
+        SettingError: If `slight_share` or `start_share` lies outside [0, 1), `clean_share` outside [0, 1], or
+            `fidelity` is negative.
     """
 
     optimization: Optimization = field(default_factory=lambda: OneCycleAdam(learning_rate=3e-5))
@@ -57,12 +61,15 @@ class ConsistencyTuning:
     loss: RestorationLoss = field(default_factory=LogSquaredError)
     slight_share: float = 0.3
     clean_share: float = 0.05
+    start_share: float = 0.0
 
     def __post_init__(self) -> None:
+        check_start_share(self.start_share)
         if not (0 <= self.slight_share < 1 and 0 <= self.clean_share <= 1 and self.fidelity >= 0):
             raise SettingError(
                 f"slight_share is {self.slight_share}, clean_share {self.clean_share}, fidelity "
-                f"{self.fidelity}; shares must lie in [0, 1), a weight must be at least 0"
+                f"{self.fidelity}; slight_share must lie in [0, 1), clean_share in [0, 1], and fidelity must "
+                "be at least 0"
             )
 
     def noise(self, degradation: Degradation) -> Degradation:
@@ -78,7 +85,7 @@ class ConsistencyTuning:
 
 
 CONSISTENCY = ConsistencyTuning()
-"""The settings that kept the most predictions without making images of any noise strength worse."""
+"""The settings of `fuse --tune restorer`."""
 
 
 def tune_restorer(
@@ -136,7 +143,7 @@ def tune_restorer(
         return run_stage(
             run,
             Stage(name=stage, path=Path(path), key=key, made_from={"restorer": given_restorer}),
-            new_training(run, stage, tuned, objective, settings, start_share=settings.start_share),
+            new_training(run, stage, tuned, objective, settings, start_share=tuning.start_share),
             images_per_step=settings.batch * degradation.versions,
             validate=lambda: _validate_pair(run, before, tuned, unchanged, degradation),
         )
@@ -193,11 +200,6 @@ def fuse_label_free(
     )
 
 
-def _predicted(classifier: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Returns the predicted classes of images, int64 (N,)."""
-    return forward_in_batches(classifier, images).argmax(dim=1)
-
-
 def _validate_pair(
     run: Run, before: nn.Module, after: nn.Module, classifier: nn.Module, degradation: Degradation
 ) -> dict[str, float]:
@@ -206,10 +208,10 @@ def _validate_pair(
     if len(clean) == 0:
         return {}
     noisy = validation_noise(run, clean, degradation)
-    predictions = _predicted(classifier, clean)
+    wanted = answers(forward_in_batches(classifier, clean))
 
     def kept(restorer: nn.Module) -> float:
-        same = _predicted(lambda images: classifier(restorer(images)), noisy) == predictions
-        return float(same.float().mean())
+        found = answers(forward_in_batches(lambda images: classifier(restorer(images)), noisy))
+        return float((found == wanted).float().mean())
 
     return {"kept_before": kept(before), "kept": kept(after), "images": len(clean)}

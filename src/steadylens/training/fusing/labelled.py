@@ -81,7 +81,8 @@ class JointTuning:
         fidelity: Weight of the restoration loss. With 0, a restored image need not look like the clean one.
         loss: The restoration loss.
         consistency: Weight of KL(p(x) || q(x + nu)), where p are the probabilities of the classifier before
-            the tuning, or of the teachers, for a clean image, and q those of the pair for a noisy one.
+            the tuning, or of the teachers, for a clean image, and q those of the pair for a noisy one. It
+            replaces the recipe's, `ClassifierRecipe.consistency`, which is for a classifier alone.
 
     Raises:
         SettingError: If `restorer_factor` is not positive, or a weight is negative.
@@ -146,7 +147,7 @@ def tune_together(
     if not isinstance(optimization, OneCycleAdam):
         raise SettingError(
             f"recipe {run.recipe.name} fine-tunes by {type(optimization).__name__}; restorer and classifier "
-            "are trained together by OneCycleAdam, as in the recipes fast, thorough and unet"
+            "are trained together by OneCycleAdam, as in the recipes quick, fast, thorough, long and unet"
         )
     if not any(True for _ in given_restorer.module.parameters()):
         kind = type(given_restorer.module).__name__
