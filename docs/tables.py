@@ -27,7 +27,7 @@ from steadylens.records import (
     read_records,
 )
 from steadylens.report.decision import decision_tables
-from steadylens.report.paper import FINE_TUNED, ORIGINAL, TOGETHER
+from steadylens.report.paper import FINE_TUNED, ORIGINAL, TOGETHER, WIDER
 from steadylens.report.paper_tables import (
     accuracy_tables,
     cost_tables,
@@ -75,6 +75,7 @@ GLANCE = {
     ORIGINAL: "classifier alone",
     TOGETHER: "restorer in front, both tuned together",
     FINE_TUNED: "baseline: classifier tuned on the same noise, no restorer",
+    WIDER: "baseline: the same with a larger classifier, of the pair's cost",
 }
 """The networks that these two show, in words."""
 

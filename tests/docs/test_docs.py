@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from steadylens.records import Accuracy, Measurement, Stability, read_records
-from steadylens.report.paper import ORIGINAL, RESTORED, TOGETHER
+from steadylens.report.paper import ORIGINAL, RESTORED, TOGETHER, WIDER
 from steadylens.report.paper_tables import stability_tables
 from tests.sample_records import sample_records
 
@@ -30,10 +30,11 @@ NAMES = sorted(FILLER["tables_named"]([]))
 
 
 def with_a_pair_trained_together() -> list[Measurement]:
-    """Returns the sample records, with those of the pair once more as if both nets were trained together."""
+    """Returns the sample records, with those of the pair once more for each network that they lack."""
     rows = sample_records()
     return rows + [
-        replace(row, network=TOGETHER)
+        replace(row, network=network)
+        for network in (TOGETHER, WIDER)
         for row in rows
         if isinstance(row, Accuracy | Stability) and row.network == RESTORED
     ]
@@ -73,12 +74,15 @@ def test_a_page_holds_the_tables_of_the_records_and_nothing_else(page: str, note
 
 def test_the_first_page_shows_the_baseline_beside_the_restorer() -> None:
     (table,) = FILLER["glance_tables"](read_records(ROOT / "results" / f"{FILLER['FIRST_PAGE_RUN']}.jsonl"))
-    alone, restored, baseline = ([cell.text for cell in row.cells] for row in table.rows)
+    alone, restored, baseline, larger = ([cell.text for cell in row.cells] for row in table.rows)
     assert baseline[0].startswith("baseline")
+    assert larger[0].startswith("baseline")
     assert table.header[-1].endswith("40")
-    assert alone[-1] < min(restored[-1], baseline[-1]), (
-        "the page says in words that both gain at strong noise"
+    assert alone[-1] < min(restored[-1], baseline[-1], larger[-1]), (
+        "the page says in words that all gain at strong noise"
     )
+    shares = [float(row[-1].rstrip("%")) for row in (restored, larger)]
+    assert abs(shares[0] - shares[1]) < 0.3, "and that a larger classifier gains as much as the pair"
     assert baseline[1] < restored[1] <= alone[1], "and that the restorer costs fewer answers on clean images"
 
 
