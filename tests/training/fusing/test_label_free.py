@@ -183,12 +183,17 @@ def test_a_recipe_that_shows_more_clean_images_keeps_them() -> None:
         lambda: ConsistencyTuning(slight_share=1.0),
         lambda: ConsistencyTuning(clean_share=-0.1),
         lambda: ConsistencyTuning(fidelity=-1.0),
-        lambda: ConsistencyTuning(start_share=1.0),
     ],
 )
 def test_settings_that_are_none_are_refused(make: Callable[[], ConsistencyTuning]) -> None:
-    with pytest.raises(SettingError, match="must lie in"):
+    wanted = r"slight_share must lie in \[0, 1\), clean_share in \[0, 1\], and fidelity must be at least 0"
+    with pytest.raises(SettingError, match=wanted):
         make()
+
+
+def test_a_share_of_the_weights_before_that_leaves_no_tuning_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"start_share is 1\.0, it must lie in \[0, 1\)"):
+        ConsistencyTuning(start_share=1.0)
 
 
 def test_the_share_of_the_weights_before_is_that_of_the_tuning_not_of_the_recipe(
