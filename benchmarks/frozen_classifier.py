@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy
 import timm
 import torch
+from keeping import kept_tensor
 from torch import Tensor, nn
 from writing import publish, tell
 
@@ -28,7 +28,6 @@ from steadylens.checkpoints.checkpoint import fingerprint
 from steadylens.checkpoints.loading import load_net
 from steadylens.data.datasets import Dataset, load_dataset
 from steadylens.devices import default_device, fast_memory_format, forward_in_batches
-from steadylens.files import replacing
 from steadylens.images.tensors import to_float
 from steadylens.intervals import paired_difference
 from steadylens.metrics import answers
@@ -102,25 +101,23 @@ def kept(
         wanted: Its answers to them.
         work: Folder where the result is kept for another run of the same nets on the same images.
     """
-    path = None
-    if work is not None:
-        pixels = hashlib.sha256(clean.cpu().numpy().tobytes()).hexdigest()
-        settings = hashlib.sha256(repr((pixels, SIGMAS)).encode()).hexdigest()
-        of = "-".join(key[:8] for key in (fingerprint(restorer), fingerprint(classifier), settings))
-        path = work / f"kept-{of}-{clean.device.type}.npy"
-        if path.exists():
-            return Kept(same=torch.from_numpy(numpy.load(path)))
+    if work is None:
+        return Kept(same=_same(restorer, classifier, clean, wanted))
+    pixels = hashlib.sha256(clean.cpu().numpy().tobytes()).hexdigest()
+    settings = hashlib.sha256(repr((pixels, SIGMAS)).encode()).hexdigest()
+    of = "-".join(key[:8] for key in (fingerprint(restorer), fingerprint(classifier), settings))
+    path = work / f"kept-{of}-{clean.device.type}.npy"
+    return Kept(same=kept_tensor(path, lambda: _same(restorer, classifier, clean, wanted)))
+
+
+def _same(restorer: nn.Module, classifier: nn.Module, clean: Tensor, wanted: Tensor) -> Tensor:
     rows = []
     for sigma in SIGMAS:
         generator = derived_generator(0, "frozen classifier", sigma, device=clean.device)
         noisy = gaussian_degradation(sigma)(clean, generator=generator)
         logits = forward_in_batches(lambda some: classifier(restorer(some)), noisy)
         rows.append((answers(logits) == wanted).cpu())
-    found = Kept(same=torch.stack(rows))
-    if path is not None:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            numpy.save(file, found.same.numpy())
-    return found
+    return torch.stack(rows)
 
 
 def synthetic_classifier(data: Dataset, steps: int, device: torch.device) -> nn.Module:

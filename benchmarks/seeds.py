@@ -18,8 +18,8 @@ from contextlib import nullcontext
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy
 import torch
+from keeping import kept_tensor
 from torch import Tensor, nn
 from writing import mean_and_deviation, publish
 
@@ -28,7 +28,6 @@ from steadylens.checkpoints.loading import LoadedNet, check_classes, check_order
 from steadylens.data.datasets import Dataset, ImageSet, load_dataset
 from steadylens.devices import default_device, fast_autocast, forward_in_batches, has_fast_bfloat16
 from steadylens.errors import SettingError
-from steadylens.files import replacing
 from steadylens.images.tensors import to_float
 from steadylens.intervals import mcnemar, mean_difference
 from steadylens.metrics import top_k
@@ -52,9 +51,10 @@ def right_answers(net: nn.Module, test: ImageSet, kept: Path, *, key: str) -> Te
         kept: Folder of the files of earlier runs. If the net has one there, it is read.
         key: What such a file depends on besides the net's weights: data, device and number format.
     """
-    path = kept / f"{fingerprint(net)}-{key}.npy"
-    if path.exists():
-        return torch.from_numpy(numpy.load(path))
+    return kept_tensor(kept / f"{fingerprint(net)}-{key}.npy", lambda: _measured(net, test))
+
+
+def _measured(net: nn.Module, test: ImageSet) -> Tensor:
     device = test.images.device
     net.to(device)
     found = torch.empty((len(SIGMAS), len(test)), dtype=torch.bool)
@@ -70,8 +70,6 @@ def right_answers(net: nn.Module, test: ImageSet, kept: Path, *, key: str) -> Te
             with fast_autocast(device) if sigma else nullcontext():
                 right.append(top_k(forward_in_batches(net, shown).float(), labels, 1))
         found[row] = torch.cat(right).cpu()
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        numpy.save(file, found.numpy())
     return found
 
 
