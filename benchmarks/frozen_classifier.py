@@ -3,10 +3,10 @@
 The answer of the classifier alone for a clean image counts as right; no label is used. Two classifiers: the
 packaged sign net on GTSRB, and a net of timm that is trained here on the synthetic signs, which no restorer
 has seen. All restorers get the same noisy images, clipped and rounded to 8 bits; differences to the
-classifier alone, and to the first restorer, have intervals, paired over the images. With --tune restorers
-are also tuned for each classifier without labels, at several rates; the rate is chosen on validation
-images. Tuned nets, and which answers each net keeps, are kept in the folder WORK, so that an interrupted
-run goes on, and processes that tune some of them each can share it.
+classifier alone, and between restorers, have intervals, paired over the images. With --tune restorers are
+also tuned for each classifier without labels, at several rates; the rate is chosen on validation images.
+Tuned nets, and which answers each net keeps, are kept in the folder WORK, so that an interrupted run goes
+on, and processes that tune some of them each can share it.
 
     python benchmarks/frozen_classifier.py gtsrb:DIR --tune unet-gtsrb l5-gtsrb --work runs/frozen
 """
@@ -14,7 +14,7 @@ run goes on, and processes that tune some of them each can share it.
 import argparse
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,7 +56,7 @@ RESTORERS = (
 BODY = "resnet10t"
 """The net of timm."""
 
-RATES = (1e-5, 3e-5, 1e-4)
+RATES = (3e-5, 1e-4, 3e-4)
 """Learning rates of the tuning without labels, one of which is chosen on validation images."""
 
 
@@ -195,29 +195,32 @@ def measured(
     name: str, run: Run, classifier: nn.Module, restorers: Mapping[str, nn.Module], given: argparse.Namespace
 ) -> dict[str, object]:
     """Measures one classifier behind all restorers; returns the results as plain data."""
-    found: dict[str, object] = {}
-    behind = dict(restorers)
-    trials = []
+    behind, after, trials = dict(restorers), {}, []
     for restorer in given.tune:
-        best, net, shares = tuned(run, restorers[restorer], classifier, given.images, given.work)
+        best, net, shares = tuned(run, restorers[restorer], classifier, given.choice_images, given.work)
         trials.append({"restorer": restorer, **shares})
         print(name, trials[-1], flush=True)
-        if best != "not tuned":
-            behind[f"{restorer}, tuned without labels at {best}"] = net
-    if trials:
-        found[f"{name}: answers kept after tuning at each rate, in per cent, validation images"] = trials
+        after[restorer] = f"{restorer}, tuned without labels at {best}" if best != "not tuned" else restorer
+        behind[after[restorer]] = net
     test = chosen(run.data.test.images, given.images)
     rows = kept_by_all(classifier, behind, test, given.work)
-    first, *others = behind
-    return {
-        **found,
+
+    def less(pairs: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+        return [{"restorer": own, **rows[own].less(rows[other])} for own, other in pairs if own != other]
+
+    first = next(iter(restorers))
+    found: dict[str, object] = {
+        f"{name}: answers kept after tuning at each rate, in per cent, validation images": trials,
         f"{name}: answers kept in per cent of {len(test)}": [
             {"restorer": restorer, **row.cells(rows["none"])} for restorer, row in rows.items()
         ],
-        f"{name}: the same less that of {first}": [
-            {"restorer": restorer, **rows[restorer].less(rows[first])} for restorer in others
-        ],
+        f"{name}: the same less that of {first}": less((own, first) for own in restorers),
+        f"{name}: the same, tuned less untuned": less((own, untuned) for untuned, own in after.items()),
     }
+    if first in after:
+        title = f"{name}: the same, tuned, less that of {first}, tuned"
+        found[title] = less((own, after[first]) for own in after.values())
+    return {title: table for title, table in found.items() if table}
 
 
 def main(given: argparse.Namespace) -> dict[str, object]:
@@ -251,9 +254,10 @@ if __name__ == "__main__":
     parser.add_argument("--classifier", default="sign-gtsrb", help="a file, or the name of a packaged net")
     parser.add_argument("--restorers", nargs="+", default=RESTORERS)
     parser.add_argument("--images", type=int, default=2000, help="test images of each classifier")
+    parser.add_argument("--choice-images", type=int, default=1000, help="validation images, to choose a rate")
     parser.add_argument("--body-steps", type=int, default=600, help=f"steps of the training of {BODY}")
     parser.add_argument("--tune", nargs="+", default=(), help="restorers that are also tuned without labels")
-    parser.add_argument("--tuning-steps", type=int, default=500)
+    parser.add_argument("--tuning-steps", type=int, default=400)
     parser.add_argument("--work", type=Path, help="folder for the tuned nets and the answers")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()

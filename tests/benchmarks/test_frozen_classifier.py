@@ -86,16 +86,21 @@ def test_a_classifier_gets_a_row_for_each_restorer_and_one_for_what_was_tuned(
     run = run_of(tiny_data, Notebook(), recipe=SMOKE)
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(3 * 48 * 48, 4)).requires_grad_(False)
     restorers = {"first": restorer_named("L3"), "second": restorer_named("Dong")}
-    found = frozen.measured("net", run, classifier, restorers, Namespace(tune=tune, images=6, work=tmp_path))
+    given = Namespace(tune=tune, images=6, choice_images=4, work=tmp_path)
+    found = frozen.measured("net", run, classifier, restorers, given)
     rows = [row["restorer"] for row in found["net: answers kept in per cent of 6"]]
     assert rows[:3] == ["none", "first", "second"]
-    for row in rows[3:]:
+    tuned_rows = rows[3:]
+    for row in tuned_rows:
         restorer, tuned_at, rate = row.partition(", tuned without labels at ")
         assert tuned_at
         assert restorer in tune
         assert rate in {f"{each:g}" for each in frozen.RATES}
-    less = found["net: the same less that of first"]
-    assert [row["restorer"] for row in less] == rows[2:]
+    assert [row["restorer"] for row in found["net: the same less that of first"]] == ["second"]
+    less_before = found.get("net: the same, tuned less untuned", [])
+    assert [row["restorer"] for row in less_before] == tuned_rows
+    less_first = found.get("net: the same, tuned, less that of first, tuned", [])
+    assert [row["restorer"].partition(",")[0] for row in less_first] == (["second"] if tune else [])
     trials = found.get("net: answers kept after tuning at each rate, in per cent, validation images", [])
     assert [row["restorer"] for row in trials] == list(tune)
     assert all(len(row) == 2 + len(frozen.RATES) for row in trials)  # its name, untuned, and each rate
