@@ -38,7 +38,7 @@ from steadylens.training.loop import Training
 from steadylens.training.objectives import classifying_objective
 from steadylens.training.optimizers import OneCycleAdam
 from steadylens.training.recipes import UNET
-from steadylens.training.run import Run
+from steadylens.training.run import Recipe, Run
 
 SIGMAS = (0, 4, 8, 15, 25, 40)
 """Strengths of the noise, in grey levels."""
@@ -223,6 +223,11 @@ def measured(
     return {title: table for title, table in found.items() if table}
 
 
+def tuning_recipe(steps: int) -> Recipe:
+    """Returns a recipe whose fine-tuning, from which consistency tuning takes noise and steps, is short."""
+    return replace(UNET, fine_tuning=replace(UNET.fine_tuning, steps=steps, batch=32))
+
+
 def main(given: argparse.Namespace) -> dict[str, object]:
     """Measures both classifiers; returns the results as plain data."""
     device = default_device()
@@ -230,19 +235,19 @@ def main(given: argparse.Namespace) -> dict[str, object]:
     restorers = {name: load_net(name).module.to(device) for name in names}
     if given.work is not None:
         given.work.mkdir(parents=True, exist_ok=True)
-    recipe = replace(UNET, fine_tuning=replace(UNET.fine_tuning, steps=given.tuning_steps, batch=32))
     signs, drawn = (
         Run(data=load_dataset(source).to(device), recipe=recipe, seed=0, device=device, observe=tell)
-        for source in (given.data, "signs")
+        for source, recipe in zip((given.data, "signs"), map(tuning_recipe, given.tuning_steps), strict=True)
     )
     sign_net = load_net(given.classifier).module.to(device).requires_grad_(False)
     body = synthetic_classifier(drawn.data, given.body_steps, device)
     test = drawn.data.test
     right = answers(forward_in_batches(body, to_float(test.images))) == test.labels
+    steps = ", ".join(map(str, given.tuning_steps))
     return {
         f"accuracy of {BODY} on synthetic signs": f"{100 * float(right.double().mean()):.2f} %",
         "steps of its training": given.body_steps,
-        **({"steps of tuning": given.tuning_steps} if given.tune else {}),
+        **({f"steps of tuning for {given.classifier}, {BODY}": steps} if given.tune else {}),
         **measured(f"{given.classifier} on GTSRB", signs, sign_net, restorers, given),
         **measured(f"{BODY} on synthetic signs", drawn, body, restorers, given),
     }
@@ -257,7 +262,9 @@ if __name__ == "__main__":
     parser.add_argument("--choice-images", type=int, default=1000, help="validation images, to choose a rate")
     parser.add_argument("--body-steps", type=int, default=600, help=f"steps of the training of {BODY}")
     parser.add_argument("--tune", nargs="+", default=(), help="restorers that are also tuned without labels")
-    parser.add_argument("--tuning-steps", type=int, default=400)
+    parser.add_argument(
+        "--tuning-steps", type=int, nargs=2, default=(400, 200), help="of the tuning, for each classifier"
+    )
     parser.add_argument("--work", type=Path, help="folder for the tuned nets and the answers")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
