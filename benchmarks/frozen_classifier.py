@@ -5,8 +5,8 @@ packaged sign net on GTSRB, and a net of timm that is trained here on the synthe
 has seen. All restorers get the same noisy images, clipped and rounded to 8 bits; differences to the
 classifier alone, and between restorers, have intervals, paired over the images. With --tune restorers are
 also tuned for each classifier without labels, at several rates; the rate is chosen on validation images.
-Tuned nets, and which answers each net keeps, are kept in the folder WORK, so that an interrupted run goes
-on, and processes that tune some of them each can share it.
+The net of timm, tuned nets, and which answers each net keeps, are kept in the folder WORK, so that an
+interrupted run goes on, and processes that tune some of them each can share it.
 
     python benchmarks/frozen_classifier.py gtsrb:DIR --tune unet-gtsrb l5-gtsrb --work runs/frozen
 """
@@ -24,13 +24,15 @@ from keeping import kept_tensor
 from torch import Tensor, nn
 from writing import publish, tell
 
-from steadylens.checkpoints.checkpoint import fingerprint
+from steadylens.checkpoints.checkpoint import fingerprint, save_model
 from steadylens.checkpoints.loading import load_net
 from steadylens.data.datasets import Dataset, load_dataset
 from steadylens.devices import default_device, fast_memory_format, forward_in_batches
 from steadylens.images.tensors import to_float
 from steadylens.intervals import paired_difference
 from steadylens.metrics import answers
+from steadylens.nets.architecture import register_net
+from steadylens.nets.facts import CLASSIFYING
 from steadylens.noise.degradation import gaussian_degradation
 from steadylens.randomness import derived_generator
 from steadylens.training.fusing import ConsistencyTuning, tune_restorer
@@ -58,6 +60,31 @@ BODY = "resnet10t"
 
 RATES = (3e-5, 1e-4, 3e-4)
 """Learning rates of the tuning without labels, one of which is chosen on validation images."""
+
+
+@register_net
+class Body(nn.Module):
+    """The net of timm, registered so that it has the same fingerprint in every process.
+
+    Args:
+        classes: Number of classes.
+    """
+
+    kind = "frozen_classifier.Body"
+    task = CLASSIFYING
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.net = timm.create_model(BODY, num_classes=classes)
+
+    def config(self) -> dict[str, int]:
+        """Returns the arguments of the constructor."""
+        return {"classes": self.classes}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits (N, classes) for images (N, 3, H, W)."""
+        return self.net(images)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,10 +147,16 @@ def _same(restorer: nn.Module, classifier: nn.Module, clean: Tensor, wanted: Ten
     return torch.stack(rows)
 
 
-def synthetic_classifier(data: Dataset, steps: int, device: torch.device) -> nn.Module:
-    """Returns a net of timm, trained on synthetic signs, which are clean but for the augmentation."""
+def synthetic_classifier(data: Dataset, steps: int, device: torch.device, work: Path | None) -> nn.Module:
+    """Returns a net of timm, trained on synthetic signs, which are clean but for the augmentation.
+
+    If there is a folder `work`, the net is kept there.
+    """
+    path = work / f"{BODY}-{steps}-{data.fingerprint}.safetensors" if work is not None else None
+    if path is not None and path.exists():
+        return load_net(path).module.to(device).requires_grad_(False)
     torch.manual_seed(0)  # timm draws its first weights from the global generator
-    net = timm.create_model(BODY, num_classes=len(data.class_names))
+    net = Body(len(data.class_names))
     net.to(device).to(memory_format=fast_memory_format(device))
     settings = UNET.classifier
     training = Training(
@@ -143,6 +176,8 @@ def synthetic_classifier(data: Dataset, steps: int, device: torch.device) -> nn.
     )
     for _ in training.run():
         pass
+    if path is not None:
+        save_model(path, net, about={})
     return net.eval().requires_grad_(False)
 
 
@@ -240,7 +275,7 @@ def main(given: argparse.Namespace) -> dict[str, object]:
         for source, recipe in zip((given.data, "signs"), map(tuning_recipe, given.tuning_steps), strict=True)
     )
     sign_net = load_net(given.classifier).module.to(device).requires_grad_(False)
-    body = synthetic_classifier(drawn.data, given.body_steps, device)
+    body = synthetic_classifier(drawn.data, given.body_steps, device, given.work)
     test = drawn.data.test
     right = answers(forward_in_batches(body, to_float(test.images))) == test.labels
     steps = ", ".join(map(str, given.tuning_steps))

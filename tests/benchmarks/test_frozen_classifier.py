@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from steadylens.checkpoints.checkpoint import fingerprint
 from steadylens.data.datasets import Dataset
 from steadylens.intervals import paired_difference
 from steadylens.nets.architecture import restorer_named
@@ -120,3 +121,15 @@ def test_a_restorer_that_was_tuned_before_is_not_tuned_again(
     assert len([*tmp_path.glob("kept-*.npy")]) == 1 + len(frozen.RATES)
     assert "advanced" in before.states
     assert "advanced" not in after.states
+
+
+def test_the_net_of_timm_is_trained_once_and_then_loaded(
+    frozen: ModuleType, tiny_data: Dataset, tmp_path: Path
+) -> None:
+    cpu = torch.device("cpu")
+    trained, loaded = (frozen.synthetic_classifier(tiny_data, 2, cpu, tmp_path) for _ in range(2))
+    assert fingerprint(loaded) == fingerprint(trained)
+    images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loaded(images), trained(images))
+    assert trained(images).shape == (2, len(tiny_data.class_names))
+    assert not any(value.requires_grad for net in (trained, loaded) for value in net.parameters())
