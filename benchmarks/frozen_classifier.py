@@ -26,7 +26,7 @@ from writing import publish, tell
 
 from steadylens.checkpoints.checkpoint import fingerprint, save_model
 from steadylens.checkpoints.loading import load_net
-from steadylens.data.datasets import Dataset, load_dataset
+from steadylens.data.datasets import load_dataset
 from steadylens.devices import default_device, fast_memory_format, forward_in_batches
 from steadylens.images.tensors import to_float
 from steadylens.intervals import paired_difference
@@ -147,24 +147,24 @@ def _same(restorer: nn.Module, classifier: nn.Module, clean: Tensor, wanted: Ten
     return torch.stack(rows)
 
 
-def synthetic_classifier(data: Dataset, steps: int, device: torch.device, work: Path | None) -> nn.Module:
+def synthetic_classifier(run: Run, steps: int, work: Path | None) -> nn.Module:
     """Returns a net of timm, trained on synthetic signs, which are clean but for the augmentation.
 
     If there is a folder `work`, the net is kept there.
     """
-    path = work / f"{BODY}-{steps}-{data.fingerprint}.safetensors" if work is not None else None
+    settings, device = run.recipe.classifier, run.device
+    path = work / f"{BODY}-{run.key(BODY, settings, steps)}.safetensors" if work is not None else None
     if path is not None and path.exists():
         return load_net(path).module.to(device).requires_grad_(False)
     torch.manual_seed(0)  # timm draws its first weights from the global generator
-    net = Body(len(data.class_names))
+    net = Body(len(run.data.class_names))
     net.to(device).to(memory_format=fast_memory_format(device))
-    settings = UNET.classifier
     training = Training(
         net,
         classifying_objective(
             net,
-            data.train.images.to(device),
-            data.train.labels.to(device),
+            run.data.train.images,
+            run.data.train.labels,
             batch=settings.batch,
             augmentation=settings.augmentation,
             label_smoothing=settings.label_smoothing,
@@ -275,7 +275,7 @@ def main(given: argparse.Namespace) -> dict[str, object]:
         for source, recipe in zip((given.data, "signs"), map(tuning_recipe, given.tuning_steps), strict=True)
     )
     sign_net = load_net(given.classifier).module.to(device).requires_grad_(False)
-    body = synthetic_classifier(drawn.data, given.body_steps, device, given.work)
+    body = synthetic_classifier(drawn, given.body_steps, given.work)
     test = drawn.data.test
     right = answers(forward_in_batches(body, to_float(test.images))) == test.labels
     steps = ", ".join(map(str, given.tuning_steps))

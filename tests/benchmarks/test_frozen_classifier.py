@@ -126,8 +126,8 @@ def test_a_restorer_that_was_tuned_before_is_not_tuned_again(
 def test_the_net_of_timm_is_trained_once_and_then_loaded(
     frozen: ModuleType, tiny_data: Dataset, tmp_path: Path
 ) -> None:
-    cpu = torch.device("cpu")
-    trained, loaded = (frozen.synthetic_classifier(tiny_data, 2, cpu, tmp_path) for _ in range(2))
+    run = run_of(tiny_data, Notebook(), recipe=SMOKE)
+    trained, loaded = (frozen.synthetic_classifier(run, 2, tmp_path) for _ in range(2))
     assert fingerprint(loaded) == fingerprint(trained)
     images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(loaded(images), trained(images))
